@@ -1,0 +1,28 @@
+# The README's commands. Both targets make the .venv and install what they need.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: serve test lint clean
+
+serve: .venv/installed
+	$(BIN)/python -m deployments.config serve_config.yaml
+	@echo "the page opens at http://127.0.0.1:8000/ once the world has warmed up"
+	RAY_AUTH_MODE=disabled $(BIN)/serve run serve_config.yaml
+
+test: .venv/installed lint
+	RAY_AUTH_MODE=disabled $(BIN)/pytest --durations=10
+
+lint: .venv/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# One file says that the install is whole: a half-made .venv is made again.
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

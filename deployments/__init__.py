@@ -1,0 +1,1 @@
+"""The Ray Serve shells that join the model and the conversation."""

@@ -1,0 +1,1 @@
+"""The world model: weights, sessions and one step of a world. Knows no server."""

@@ -1,0 +1,82 @@
+"""Pictures to the latents that the DiT works on, and back.
+
+Shape letters: F latent frames, T frames, H W pixels, h w latent pixels.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lingbot.config import TEMPORAL_STRIDE
+from lingbot.errors import WeightsError
+from lingbot.tiny_vae import DecoderState, TinyVAE
+from lingbot.weights import read_tensors
+
+Frames = NDArray[np.uint8]
+
+
+class Condition(NamedTuple):
+    """Mask and image latents, as the DiT takes them beside the noise; [1, 20, F, h, w] each."""
+
+    first: Tensor  # of the chunk that begins with the picture
+    later: Tensor  # of every chunk after it
+
+    def of_chunk(self, index: int) -> Tensor:
+        return self.later if index else self.first
+
+
+@dataclass(frozen=True, slots=True)
+class FrameCodec:
+    """An autoencoder and the statistics that make its latents unit normal."""
+
+    vae: TinyVAE
+    mean: Tensor  # [16, 1, 1, 1]
+    std: Tensor
+
+    @classmethod
+    def load(cls, path: Path, *, device: torch.device, dtype: torch.dtype) -> Self:
+        """Read TAEHV-layout weights with ``latents_mean`` and ``latents_std`` [16] beside them."""
+        tensors = read_tensors(path)
+        try:
+            mean, std = (tensors.pop(name).float() for name in ("latents_mean", "latents_std"))
+            vae = TinyVAE.from_state_dict(tensors)
+        except (KeyError, RuntimeError) as exc:
+            raise WeightsError(f"{path}: {exc}") from exc
+        vae = vae.to(device=device, dtype=dtype).eval().requires_grad_(False)
+        return cls(vae, *(t.to(device)[:, None, None, None] for t in (mean, std)))
+
+    def encode(self, video: Tensor) -> Tensor:
+        """[1, 4F, 3, H, W] in 0..1 -> latents [1, 16, F, h, w] float32."""
+        weight = next(self.vae.parameters())
+        latents = self.vae.encode(video.to(device=weight.device, dtype=weight.dtype))
+        return (latents.float().transpose(1, 2) - self.mean) / self.std
+
+    def decode(self, latents: Tensor, state: DecoderState) -> Frames:
+        """[1, 16, F, h, w] -> [T, H, W, 3]; T is 4F, 3 fewer where the state is fresh."""
+        weight = next(self.vae.parameters())
+        latents = (latents * self.std + self.mean).transpose(1, 2).to(weight.dtype)
+        frames = self.vae.decode(latents, state)[0]
+        pixels = (frames.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+        return np.ascontiguousarray(pixels.cpu().numpy())
+
+    def encode_image(self, image: Frames, *, chunk: int) -> Condition:
+        """The condition of a world that starts from ``image`` [H, W, 3].
+
+        The picture, then grey for the rest of two chunks, is encoded once: by the second chunk the
+        picture is out of the encoder's sight, so that chunk's condition serves all later ones.
+        The mask is 1 on the picture's latent frame.
+        """
+        height, width, _ = image.shape
+        video = torch.full((1, 2 * chunk * TEMPORAL_STRIDE, 3, height, width), 0.5)
+        picture = torch.from_numpy(image.astype(np.float32) / 255)
+        video[:, :TEMPORAL_STRIDE] = picture.permute(2, 0, 1)
+        latents = self.encode(video)
+        mask = torch.zeros_like(latents[:, :4])
+        mask[:, :, 0] = 1
+        first, later = torch.cat([mask, latents], dim=1).split(chunk, dim=2)
+        return Condition(first, later)

@@ -1,0 +1,42 @@
+"""Presets to engines: which files a world is made of, and where they are."""
+
+from pathlib import Path
+
+import torch
+
+from lingbot import pocket
+from lingbot.config import PRESETS
+from lingbot.engine import Engine
+from lingbot.errors import LingbotError
+from lingbot.frame_codec import FrameCodec
+from lingbot.text import PocketTextEncoder
+from lingbot.weights import load_dit
+
+VAE_FILE = "tiny_vae.safetensors"
+
+
+def load_engine(
+    preset: str,
+    *,
+    weights: Path | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Engine:
+    """The engine of a preset, with its own weights or with those of a folder in the same layout.
+
+    Raises LingbotError for an unknown preset, WeightsError for a folder that cannot be read.
+    """
+    if preset not in PRESETS:
+        raise LingbotError(
+            f"unknown preset {preset!r}, expected one of {sorted(PRESETS)}", field="preset"
+        )
+    folder = weights or Path(pocket.__file__).parent
+    device = torch.device(device)
+    model = load_dit(folder, device=device, dtype=dtype)
+    shape = model.config
+    return Engine(
+        PRESETS[preset],
+        model=model,
+        codec=FrameCodec.load(folder / VAE_FILE, device=device, dtype=dtype),
+        text_encoder=PocketTextEncoder(text_dim=shape.text_dim, text_len=shape.text_len),
+    )

@@ -1,0 +1,323 @@
+"""LingBot-World's causal diffusion transformer: one chunk of noisy latents in, its flow out.
+
+The arithmetic is that of the public reference (robbyant/lingbot-world); tests/golden pins it.
+
+Shape letters: B batch, F latent frames of the chunk, T tokens of a latent frame, L text tokens,
+C dim, H heads, D head_dim, N layers, h and w latent rows and columns.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lingbot.config import LATENT_CHANNELS, PATCH, SPATIAL_STRIDE, ModelConfig
+from lingbot.errors import LingbotError
+from lingbot.layers import (
+    RMSNorm,
+    attention,
+    layer_norm,
+    modulate,
+    patchify,
+    rotary,
+    rotate,
+    unpatchify,
+)
+from lingbot.schedule import timestep_embedding
+
+INPUT_CHANNELS = LATENT_CHANNELS + 4 + LATENT_CHANNELS  # noisy latent, mask, image condition
+
+
+class CameraMaps(NamedTuple):
+    """What the camera does to each block's stream: x -> (1 + scale) * x + shift."""
+
+    scale: Tensor  # [N, B, F, T, C], or a list of N
+    shift: Tensor
+
+
+class TextKV(NamedTuple):
+    """Cross-attention keys and values of one block; they change only with the prompt."""
+
+    k: Tensor  # [B, L, H, D]
+    v: Tensor
+
+
+class Memory(Protocol):
+    """Where the past is. The caller owns it: the model holds weights and nothing else."""
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Let the chunk's q look at the past and at its own k, v; all [B, F, T, H, D]."""
+
+    def store(self, layer: int, k: Tensor, v: Tensor) -> None:
+        """Keep the chunk's k, v without looking at anything."""
+
+
+def linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    """Products run in the weights' type, whatever the stream's."""
+    return F.linear(x.to(layer.weight.dtype), layer.weight, layer.bias)
+
+
+def mlp(layers: nn.Sequential, x: Tensor) -> Tensor:
+    for layer in layers:
+        x = linear(layer, x) if isinstance(layer, nn.Linear) else layer(x)
+    return x
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.q, self.k, self.v, self.o = (nn.Linear(config.dim, config.dim) for _ in range(4))
+        self.norm_q = RMSNorm(config.dim, config.eps)
+        self.norm_k = RMSNorm(config.dim, config.eps)
+
+    def project(self, x: Tensor, turn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x [B, F, T, C] -> rotated q and k, and v: [B, F, T, H, D]."""
+        q, k = self.norm_q(linear(self.q, x)), self.norm_k(linear(self.k, x))
+        q, k, v = (t.unflatten(-1, (self.num_heads, -1)) for t in (q, k, linear(self.v, x)))
+        return rotate(q, turn), rotate(k, turn), v
+
+    def output(self, y: Tensor) -> Tensor:
+        return linear(self.o, y.flatten(-2))
+
+
+class CrossAttention(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.q, self.k, self.v, self.o = (nn.Linear(config.dim, config.dim) for _ in range(4))
+        self.norm_q = RMSNorm(config.dim, config.eps)
+        self.norm_k = RMSNorm(config.dim, config.eps)
+
+    def compute_kv(self, context: Tensor) -> TextKV:
+        k, v = self.norm_k(linear(self.k, context)), linear(self.v, context)
+        return TextKV(*(t.unflatten(-1, (self.num_heads, -1)) for t in (k, v)))
+
+    def forward(self, x: Tensor, text: TextKV) -> Tensor:
+        q = self.norm_q(linear(self.q, x)).unflatten(-1, (self.num_heads, -1))
+        y = attention(q.flatten(1, 2), text.k, text.v)
+        return linear(self.o, y.flatten(-2)).view_as(x)
+
+
+class CameraConditioner(nn.Module):
+    """Scales and shifts the stream by where the camera went.
+
+    Its maps depend on the pose and the weights alone, so they can be computed once and kept.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.layer1, self.layer2 = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.scale, self.shift = nn.Linear(dim, dim), nn.Linear(dim, dim)
+
+    def compute_scale_shift(self, camera: Tensor) -> tuple[Tensor, Tensor]:
+        """camera tokens [..., C] -> scale and shift, [..., C] each."""
+        hidden = linear(self.layer2, F.silu(linear(self.layer1, camera))) + camera
+        return linear(self.scale, hidden), linear(self.shift, hidden)
+
+    def forward(
+        self,
+        x: Tensor,
+        camera: Tensor | None = None,
+        *,
+        maps: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """Condition x on camera tokens, or on the ``maps`` that were computed from them before."""
+        if maps is None:
+            assert camera is not None
+            maps = self.compute_scale_shift(camera)
+        scale, shift = maps
+        return (1 + scale) * x + shift
+
+
+class Block(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.eps = config.eps
+        self.self_attn = SelfAttention(config)
+        self.camera = CameraConditioner(config.dim)
+        self.norm3 = nn.LayerNorm(config.dim, eps=config.eps)
+        self.cross_attn = CrossAttention(config)
+        self.ffn = nn.Sequential(
+            nn.Linear(config.dim, config.ffn_dim),
+            nn.GELU(approximate="tanh"),
+            nn.Linear(config.ffn_dim, config.dim),
+        )
+        self.modulation = nn.Parameter(torch.randn(1, 6, config.dim) / config.dim**0.5)
+
+    def modulate_by(self, time: Tensor) -> tuple[Tensor, ...]:
+        """time [B, F, 6, C] -> shift, scale, gate of self-attention, then of the FFN."""
+        return (self.modulation.float() + time)[:, :, :, None].unbind(2)  # 6 x [B, F, 1, C]
+
+    def project(self, x: Tensor, time: Tensor, turn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The q, k and v that this block's self-attention sees."""
+        shift, scale = self.modulate_by(time)[:2]
+        return self.self_attn.project(modulate(x, shift=shift, scale=scale, eps=self.eps), turn)
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        layer: int,
+        time: Tensor,
+        turn: Tensor,
+        camera: tuple[Tensor, Tensor],
+        text: TextKV,
+        memory: Memory,
+    ) -> Tensor:
+        _, _, gate, ffn_shift, ffn_scale, ffn_gate = self.modulate_by(time)
+        attended = memory.attend(layer, *self.project(x, time, turn))
+        x = x + self.self_attn.output(attended) * gate
+        x = self.camera(x, maps=camera)
+        x = x + self.cross_attn(linear_norm(self.norm3, x), text)
+        hidden = modulate(x, shift=ffn_shift, scale=ffn_scale, eps=self.eps)
+        return x + mlp(self.ffn, hidden) * ffn_gate
+
+
+def linear_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
+    """A norm with weights, in float32."""
+    return layer_norm(x, norm.eps) * norm.weight.float() + norm.bias.float()
+
+
+class Head(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.eps = config.eps
+        self.head = nn.Linear(config.dim, LATENT_CHANNELS * PATCH**2)
+        self.modulation = nn.Parameter(torch.randn(1, 2, config.dim) / config.dim**0.5)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """x [B, F, T, C], time [B, F, C] -> [B, F, T, 4 * 16]."""
+        shift, scale = (self.modulation.float() + time[:, :, None])[:, :, :, None].unbind(2)
+        return linear(self.head, modulate(x, shift=shift, scale=scale, eps=self.eps))
+
+
+class WorldModel(nn.Module):
+    """The DiT. ``forward`` predicts a chunk's flow; ``remember`` writes a clean chunk's K/V."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim, patch = config.dim, (1, PATCH, PATCH)
+        control = config.control_channels * SPATIAL_STRIDE**2 * PATCH**2
+        self.patch_embedding = nn.Conv3d(INPUT_CHANNELS, dim, patch, patch)
+        self.camera_embedding = nn.Linear(control, dim)
+        self.camera_layer1, self.camera_layer2 = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.text_embedding = nn.Sequential(
+            nn.Linear(config.text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim)
+        )
+        self.time_embedding = nn.Sequential(
+            nn.Linear(config.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim)
+        )
+        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.head = Head(config)
+
+    def embed_text(self, context: Tensor) -> tuple[TextKV, ...]:
+        """A prompt's keys and values for all blocks: context [B, L, text_dim], L <= text_len.
+
+        Padded with zeros before the embedding, and the padding is attended to: so was the
+        reference trained.
+        """
+        missing = self.config.text_len - context.shape[1]
+        if missing < 0:
+            raise LingbotError(
+                f"a prompt has at most {self.config.text_len} tokens", field="prompt"
+            )
+        tokens = mlp(self.text_embedding, F.pad(context, (0, 0, 0, missing)))
+        return tuple(block.cross_attn.compute_kv(tokens) for block in self._blocks())
+
+    def embed_camera(self, control: Tensor) -> Tensor:
+        """Folded control maps [B, 384 or 448, F, h, w] -> camera tokens [B, F, T, C]."""
+        tokens = linear(self.camera_embedding, patchify(control))
+        return tokens + linear(self.camera_layer2, F.silu(linear(self.camera_layer1, tokens)))
+
+    def compute_camera_maps(self, control: Tensor) -> CameraMaps:
+        """Scale and shift of all blocks for control maps [B, 384 or 448, F, h, w].
+
+        One latent frame at a time: a product over several frames at once may round differently, and
+        a pose must mean the same bits wherever it stands in a chunk.
+        """
+        frames = []
+        for frame in control.split(1, dim=2):
+            camera = self.embed_camera(frame)
+            maps = [block.camera.compute_scale_shift(camera) for block in self._blocks()]
+            frames.append(torch.stack([torch.stack(pair) for pair in maps]))
+        scale, shift = torch.cat(frames, dim=3).unbind(1)  # [N, B, F, T, C] each
+        return CameraMaps(scale, shift)
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        condition: Tensor,
+        timestep: Tensor,
+        positions: Tensor,
+        camera: CameraMaps,
+        text: Sequence[TextKV],
+        memory: Memory,
+    ) -> Tensor:
+        """The flow of a chunk: x [B, 16, F, h, w] -> [B, 16, F, h, w] float32.
+
+        condition [B, 20, F, h, w] (mask and image), timestep [B, F] in 0..1000, positions [F] the
+        latent frames' places in the world.
+        """
+        tokens, time, time6, turn = self._embed(x, condition, timestep, positions)
+        for layer, block in enumerate(self._blocks()):
+            tokens = block(
+                tokens,
+                layer=layer,
+                time=time6,
+                turn=turn,
+                camera=(camera.scale[layer], camera.shift[layer]),
+                text=text[layer],
+                memory=memory,
+            )
+        grid = (x.shape[3] // PATCH, x.shape[4] // PATCH)
+        return unpatchify(self.head(tokens, time), grid).float()
+
+    def remember(
+        self,
+        x: Tensor,
+        *,
+        condition: Tensor,
+        positions: Tensor,
+        camera: CameraMaps,
+        text: Sequence[TextKV],
+        memory: Memory,
+    ) -> None:
+        """Write a clean chunk's keys and values to ``memory``, and stop at the last block's."""
+        timestep = torch.zeros(x.shape[0], x.shape[2], device=x.device)
+        tokens, _, time6, turn = self._embed(x, condition, timestep, positions)
+        *blocks, last = self._blocks()
+        for layer, block in enumerate(blocks):
+            tokens = block(
+                tokens,
+                layer=layer,
+                time=time6,
+                turn=turn,
+                camera=(camera.scale[layer], camera.shift[layer]),
+                text=text[layer],
+                memory=memory,
+            )
+        _, k, v = last.project(tokens, time6, turn)
+        memory.store(len(blocks), k, v)
+
+    def _embed(
+        self, x: Tensor, condition: Tensor, timestep: Tensor, positions: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Tokens [B, F, T, C], time [B, F, C] and [B, F, 6, C], rotary turn."""
+        weight, bias = self.patch_embedding.weight, self.patch_embedding.bias
+        patches = patchify(torch.cat([x, condition], dim=1)).to(weight.dtype)
+        tokens = F.linear(patches, weight.flatten(1), bias).float()
+        frequencies = timestep_embedding(timestep, self.config.freq_dim)
+        time = mlp(self.time_embedding, frequencies).float()
+        time6 = mlp(self.time_projection, time).float().unflatten(-1, (6, -1))
+        grid = (x.shape[3] // PATCH, x.shape[4] // PATCH)
+        turn = rotary(positions, grid=grid, head_dim=self.config.head_dim)
+        return tokens, time, time6, turn
+
+    def _blocks(self) -> list[Block]:
+        return list(self.blocks)  # type: ignore[arg-type]

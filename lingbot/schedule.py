@@ -1,0 +1,60 @@
+"""The few noise levels a distilled model visits.
+
+Flow matching: a latent at noise level sigma is ``(1 - sigma) * x0 + sigma * noise``, and the model
+predicts the flow ``noise - x0``.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lingbot.config import NUM_TRAIN_TIMESTEPS, ScheduleConfig
+
+
+class Step(NamedTuple):
+    timestep: int  # what the model is told
+    sigma: float  # noise level that the flow is subtracted with
+    renoise_sigma: float  # noise level that this step's input was made with
+
+
+def build_steps(config: ScheduleConfig, *, num_steps: int | None = None) -> tuple[Step, ...]:
+    """The steps from noise to clean, ``len(config.indices)`` or ``num_steps`` of them.
+
+    The public reference truncates its 1000 shifted timesteps to integers, so neighbours share one,
+    and it looks sigmas up by that integer: the first match when it predicts x0, the second when it
+    adds noise again. A model distilled with those levels expects them.
+    """
+    levels = np.linspace(1 - 1 / NUM_TRAIN_TIMESTEPS, 0.0, NUM_TRAIN_TIMESTEPS + 1)[:-1]
+    sigmas = config.shift * levels / (1 + (config.shift - 1) * levels)
+    timesteps = (sigmas * NUM_TRAIN_TIMESTEPS).astype(np.int64)
+    sigmas = sigmas.astype(np.float32)
+
+    indices = config.indices
+    if num_steps is not None and num_steps != len(indices):
+        indices = tuple(i * NUM_TRAIN_TIMESTEPS // num_steps for i in range(num_steps))
+
+    steps = []
+    for index in indices:
+        twins = np.flatnonzero(timesteps == timesteps[index])
+        first, second = twins[0], twins[min(1, len(twins) - 1)]
+        steps.append(Step(int(timesteps[index]), float(sigmas[first]), float(sigmas[second])))
+    return tuple(steps)
+
+
+def flow_to_x0(x: Tensor, flow: Tensor, sigma: float) -> Tensor:
+    """The clean latent that a noisy one and its flow point to. In float64, as the reference."""
+    return (x.double() - sigma * flow.double()).to(x.dtype)
+
+
+def add_noise(x0: Tensor, noise: Tensor, sigma: float) -> Tensor:
+    return (1 - sigma) * x0 + sigma * noise
+
+
+def timestep_embedding(timestep: Tensor, dim: int) -> Tensor:
+    """Sinusoids of a timestep, cosines first: [...] -> [..., dim] float32."""
+    half = dim // 2
+    exponents = torch.arange(half, dtype=torch.float64, device=timestep.device) / half
+    angles = timestep.double()[..., None] * torch.pow(10000.0, -exponents)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1).float()

@@ -1,0 +1,41 @@
+"""Everything that differs between two users."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from lingbot.camera import Trajectory
+from lingbot.frame_codec import Condition
+from lingbot.kv_cache import KVWindow
+from lingbot.model import TextKV
+from lingbot.schedule import Step
+from lingbot.tiny_vae import DecoderState
+
+
+class SessionSpec(Struct, frozen=True, kw_only=True):
+    """What a user asks for. None leaves a choice to the world's config."""
+
+    first_frame: NDArray[np.uint8]  # [H, W, 3], the size that is served
+    prompt: str = ""
+    seed: int = 42
+    num_steps: int | None = None
+    window: int | None = None
+    sink: int | None = None
+
+
+@dataclass(slots=True)
+class Session:
+    """Drop it and every trace of the user is gone: no other object holds session state."""
+
+    window: KVWindow
+    text: tuple[TextKV, ...]
+    condition: Condition
+    steps: tuple[Step, ...]
+    noise: torch.Generator  # on the CPU: a seed means the same noise on every device
+    trajectory: Trajectory = field(default_factory=Trajectory)
+    decoder: DecoderState = field(default_factory=DecoderState)
+    next_chunk: int = 0
+    broken: bool = False  # a step raised: what it left behind is unusable

@@ -1,0 +1,195 @@
+"""The tiny video autoencoder in the TAEHV layout, with an explicit decoder state.
+
+Shape letters: B batch, T frames at the rate of the layer, C channels, H W pixels, h w = H/8 W/8.
+Time folds 4 to 1, space 8 to 1. Every layer works on single frames but `MemoryBlock`, which also
+sees the frame before: a whole clip is one batch of B * T frames. The layout is that of
+madebyollin/taehv (`taew2_1`), whose decoder delays its output by 3 frames: the first 3 are dropped.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+LATENT_CHANNELS = 16
+TIME_FACTOR = 4
+SPACE_FACTOR = 8
+DELAY = 3  # frames by which the decoder's output lags
+
+Widths = tuple[int, int, int, int]
+
+
+@dataclass(slots=True)
+class DecoderState:
+    """What one session's decoder remembers: the last input of each memory block, [B, C, H, W]."""
+
+    memory: list[Tensor] = field(default_factory=list)  # empty: nothing decoded yet
+
+    def clone(self) -> "DecoderState":
+        """Give a copy that later decoding with this one leaves alone."""
+        return DecoderState([last.clone() for last in self.memory])
+
+
+class Clamp(nn.Module):
+    """A soft limit of ±3 on the latents."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(x / 3) * 3
+
+
+class MemoryBlock(nn.Module):
+    """A residual block over a frame and the one before it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(
+            nn.Conv2d(2 * width, width, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(width, width, 3, padding=1),
+        )
+
+    def forward(self, x: Tensor, before: Tensor) -> Tensor:
+        """Both [B * T, C, H, W]."""
+        return F.relu(self.conv(torch.cat([x, before], dim=1)) + x)
+
+
+class TimePool(nn.Module):
+    """Fold `stride` frames into the channels of one."""
+
+    def __init__(self, width: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.conv = nn.Conv2d(width * stride, width, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        _, C, H, W = x.shape
+        y: Tensor = self.conv(x.reshape(-1, self.stride * C, H, W))
+        return y
+
+
+class TimeGrow(nn.Module):
+    """Unfold `stride` frames out of one, at twice the size.
+
+    The layout upsamples before this 1x1 convolution. The two commute, so the convolution is done
+    on a quarter of the pixels.
+    """
+
+    def __init__(self, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width * stride, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        _, C, H, W = x.shape
+        return F.interpolate(self.conv(x).reshape(-1, C, H, W), scale_factor=2.0, mode="nearest")
+
+
+class TinyVAE(nn.Module):
+    """TAEHV. The official widths are the default; the pocket world's are narrower."""
+
+    def __init__(
+        self,
+        *,
+        encoder_channels: Widths = (64, 64, 64, 64),
+        decoder_channels: Widths = (256, 128, 64, 64),
+    ) -> None:
+        super().__init__()
+        self.encoder = build_encoder(encoder_channels)
+        self.decoder = build_decoder(decoder_channels)
+
+    @classmethod
+    def from_state_dict(cls, state_dict: Mapping[str, Tensor]) -> Self:
+        """Build the autoencoder whose widths the weights show, and load them.
+
+        Raises KeyError for a missing convolution, RuntimeError where names or shapes differ.
+        """
+        encoder = [state_dict[f"encoder.{i}.weight"].shape[0] for i in (0, 3, 8, 13)]
+        decoder = [state_dict[f"decoder.{i}.weight"].shape[0] for i in (1, 8, 14, 20)]
+        vae = cls(encoder_channels=_four(encoder), decoder_channels=_four(decoder))
+        vae.load_state_dict(state_dict)
+        # Twice as fast on a CPU. The stubs do not know the argument.
+        vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return vae
+
+    def encode(self, video: Tensor) -> Tensor:
+        """[B, 4T, 3, H, W] in 0..1 -> latents [B, T, 16, h, w].
+
+        A world begins with one picture: `repeat_first` fills its group of 4 frames.
+        """
+        B, num_frames, _, H, W = video.shape
+        if num_frames % TIME_FACTOR or H % SPACE_FACTOR or W % SPACE_FACTOR:
+            raise ValueError(
+                f"{num_frames} frames of {W}x{H}: expected multiples of {TIME_FACTOR} frames "
+                f"and {SPACE_FACTOR} pixels"
+            )
+        return _run(self.encoder, video, [], [])
+
+    def decode(self, latents: Tensor, state: DecoderState, *, clamp: bool = True) -> Tensor:
+        """[B, T, 16, h, w] -> frames [B, 4T, 3, 8h, 8w] in 0..1, 3 fewer where `state` is fresh.
+
+        The state moves on: decoding in pieces gives what decoding at once does. Training leaves
+        `clamp` off, since a clamped pixel teaches nothing.
+        """
+        remembered: list[Tensor] = []
+        frames = _run(self.decoder, latents, state.memory, remembered)
+        fresh = not state.memory
+        state.memory = remembered
+        frames = frames[:, DELAY if fresh else 0 :]
+        return frames.clamp(0, 1) if clamp else frames
+
+
+def repeat_first(video: Tensor) -> Tensor:
+    """[B, 4T - 3, ...] -> [B, 4T, ...]: the first picture fills a group of its own."""
+    first = video[:, :1].repeat_interleave(TIME_FACTOR - 1, dim=1)
+    return torch.cat([first, video], dim=1)
+
+
+def build_encoder(channels: Widths) -> nn.Sequential:
+    layers: list[nn.Module] = [nn.Conv2d(3, channels[0], 3, padding=1), nn.ReLU(inplace=True)]
+    for width, next_width, stride in zip(channels, channels[1:], (2, 2, 1), strict=False):
+        layers.append(TimePool(width, stride))
+        layers.append(nn.Conv2d(width, next_width, 3, stride=2, padding=1, bias=False))
+        layers.extend(MemoryBlock(next_width) for _ in range(3))
+    layers.append(nn.Conv2d(channels[3], LATENT_CHANNELS, 3, padding=1))
+    return nn.Sequential(*layers)
+
+
+def build_decoder(channels: Widths) -> nn.Sequential:
+    first = nn.Conv2d(LATENT_CHANNELS, channels[0], 3, padding=1)
+    layers: list[nn.Module] = [Clamp(), first, nn.ReLU(inplace=True)]
+    for width, next_width, stride in zip(channels, channels[1:], (1, 2, 2), strict=False):
+        layers.extend(MemoryBlock(width) for _ in range(3))
+        layers.append(nn.Identity())  # the layout's upsampling, which `TimeGrow` does
+        layers.append(TimeGrow(width, stride))
+        layers.append(nn.Conv2d(width, next_width, 3, padding=1, bias=False))
+    layers.extend([nn.ReLU(inplace=True), nn.Conv2d(channels[3], 3, 3, padding=1)])
+    return nn.Sequential(*layers)
+
+
+def _run(layers: nn.Sequential, x: Tensor, memory: list[Tensor], last: list[Tensor]) -> Tensor:
+    """Apply `layers` to x [B, T, C, H, W].
+
+    `memory` holds the frame before x at each memory block (nothing: zeros); `last` receives the
+    last frame of x there.
+    """
+    B = x.shape[0]
+    x = x.flatten(0, 1)
+    for layer in layers:
+        if not isinstance(layer, MemoryBlock):
+            x = layer(x)
+            continue
+        clip = x.reshape(B, -1, *x.shape[1:])
+        past = memory[len(last)] if memory else torch.zeros_like(clip[:, 0])
+        last.append(clip[:, -1].clone())
+        before = torch.cat([past.unsqueeze(1), clip[:, :-1]], dim=1)
+        x = layer(x, before.flatten(0, 1))
+    return x.reshape(B, -1, *x.shape[1:])
+
+
+def _four(widths: list[int]) -> Widths:
+    first, second, third, fourth = widths
+    return first, second, third, fourth

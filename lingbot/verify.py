@@ -1,0 +1,199 @@
+"""``python -m lingbot.verify DIR``: rerun a golden folder and print how far off each quantity is.
+
+A golden folder holds inputs and outputs of the public reference; its files tell its kind. Exit
+status: 0 where every error is below the tolerance, 1 where one is not, 2 for an unreadable folder.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor
+
+from lingbot.camera import (
+    Intrinsics,
+    actions_to_poses,
+    interpolate_poses,
+    plucker_map,
+    relative_poses,
+)
+from lingbot.config import PATCH, SCHEDULE_V1, SCHEDULE_V2, ScheduleConfig
+from lingbot.errors import LingbotError, WeightsError
+from lingbot.kv_cache import KVWindow
+from lingbot.model import WorldModel
+from lingbot.sampler import sample_chunk
+from lingbot.schedule import build_steps
+from lingbot.weights import DIT_FILE, load_dit, read_config, read_tensors
+
+Errors = Iterator[tuple[str, float]]
+
+
+def relative_error(ours: Tensor, reference: Tensor) -> float:
+    """``|ours - reference| / |reference|`` in float64."""
+    reference = reference.double()
+    return float((ours.double() - reference).norm() / reference.norm())
+
+
+def verify_dit(folder: Path) -> Errors:
+    """Rerun a rollout of the DiT: every flow, every clean latent, and what it remembers."""
+    model = load_dit(folder, device=torch.device("cpu"), dtype=torch.float32)
+    recorded = read_tensors(folder / "rollout.safetensors")
+    schedule = find_schedule(recorded)
+    for name in ("timestep", "sigma", "renoise_sigma"):
+        ours = torch.tensor([getattr(step, name) for step in build_steps(schedule)])
+        reference = recorded[{"timestep": "timesteps", "sigma": "x0_sigmas"}.get(name, name + "s")]
+        yield name, relative_error(ours[-len(reference) :], reference)
+
+    window, flows, latents = rerun(model, folder, recorded, schedule)
+    yield "flow", relative_error(flows, recorded["flow_pred"])
+    yield "x0", relative_error(latents, recorded["x0"])
+    yield "first block's keys", slot_error(window.k_NBFTHD[0, 0], recorded["kv0_k"])
+    yield "last block's values", slot_error(window.v_NBFTHD[-1, 0], recorded["kvlast_v"])
+
+
+def find_schedule(recorded: dict[str, Tensor]) -> ScheduleConfig:
+    """The known schedule that visits the recorded timesteps."""
+    timesteps = recorded["timesteps"].tolist()
+    for schedule in (SCHEDULE_V1, SCHEDULE_V2):
+        if [step.timestep for step in build_steps(schedule)] == timesteps:
+            return schedule
+    raise LingbotError(f"timesteps {timesteps} belong to no known schedule")
+
+
+def rerun(
+    model: WorldModel, folder: Path, recorded: dict[str, Tensor], schedule: ScheduleConfig
+) -> tuple[KVWindow, Tensor, Tensor]:
+    """The window after the last chunk, flows [C, S, 16, F, h, w] and latents [16, C * F, h, w]."""
+    official = read_config(folder)
+    num_chunks, _, _, chunk, height, width = recorded["flow_pred"].shape
+    everything = recorded["noise"].shape[1]
+    window = KVWindow.empty(
+        model.config,
+        window=official.local_attn_size if official.local_attn_size > 0 else everything,
+        sink=official.sink_size,
+        chunk=chunk,
+        tokens=height * width // PATCH**2,
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+    )
+    text = model.embed_text(recorded["context"][None])
+    flows: list[Tensor] = []
+    latents: list[Tensor] = []
+    for index in range(num_chunks):
+        here = slice(index * chunk, (index + 1) * chunk)
+        step_noise = recorded["step_noise"][index][:, None]
+        latents += sample_chunk(
+            model,
+            noise=recorded["noise"][None, :, here],
+            renoise=step_noise.__getitem__,
+            condition=recorded["y"][None, :, here],
+            camera=model.compute_camera_maps(recorded["plucker"][:, :, here]),
+            text=text,
+            window=window,
+            steps=build_steps(schedule),
+            observe=lambda _, flow: flows.append(flow[0]),
+        )
+    return window, torch.stack(flows).unflatten(0, (num_chunks, -1)), torch.cat(latents, dim=1)
+
+
+def slot_error(ours: Tensor, reference: Tensor) -> float:
+    """Compare [F, T, H, D] with [1, F * T, H, D] as sets of latent frames: the slots may differ.
+
+    Each recorded frame is held against the nearest of ours; the worst one counts.
+    """
+    frames = reference[0].unflatten(0, (-1, ours.shape[1]))
+    return max(min(relative_error(slot, frame) for slot in ours) for frame in frames)
+
+
+def verify_camera(folder: Path) -> Errors:
+    """Redo the poses and maps of a pose file and of an action string."""
+    recorded = read_tensors(folder / "camera.safetensors")
+    meta = msgspec.json.decode((folder / "camera.json").read_bytes(), type=CameraMeta)
+
+    walked = actions_to_poses(["".join(keys) for keys in meta.keys])
+    yield "action_c2w", relative_error(torch.from_numpy(walked), recorded["action_c2w"])
+
+    intrinsics = Intrinsics(*recorded["intrinsics"][0].tolist()).scaled(
+        source=(meta.source_width, meta.source_height), size=(meta.width, meta.height)
+    )
+    yield (
+        "intrinsics_scaled",
+        relative_error(torch.tensor(intrinsics), recorded["intrinsics_scaled"]),
+    )
+    c2w = recorded["c2w"].double().numpy()
+    interpolated = interpolate_poses(c2w, meta.latent_frames)
+    yield "interpolated", relative_error(torch.from_numpy(interpolated), recorded["interpolated"])
+    relative = relative_poses(interpolated)
+    yield "relative", relative_error(torch.from_numpy(relative), recorded["relative"])
+    plucker = plucker_map(relative, intrinsics, width=meta.width, height=meta.height)
+    yield "plucker", relative_error(plucker, recorded["plucker"][0])
+
+
+class CameraMeta(msgspec.Struct, frozen=True):
+    """camera.json of a golden folder."""
+
+    width: int
+    height: int
+    source_width: int
+    source_height: int
+    latent_frames: int
+    keys: list[list[str]]
+
+
+# The files that tell a folder's kind, and what checks it.
+KINDS: dict[tuple[str, ...], Callable[[Path], Errors]] = {
+    (DIT_FILE, "rollout.safetensors"): verify_dit,
+    ("camera.json", "camera.safetensors"): verify_camera,
+}
+
+
+def verify(folder: Path) -> Errors:
+    """Name and relative error of each quantity of a golden folder.
+
+    Raises LingbotError for a folder of no known kind, or one whose files do not fit together.
+    """
+    if not folder.is_dir():
+        raise LingbotError(f"{folder} is not a folder")
+    try:
+        with torch.inference_mode():
+            yield from find_check(folder)(folder)
+    except LingbotError:
+        raise
+    except KeyError as exc:
+        raise WeightsError(f"{folder}: no tensor {exc}") from exc
+    except (ValueError, RuntimeError, json.JSONDecodeError, msgspec.DecodeError) as exc:
+        raise WeightsError(f"{folder}: {exc}") from exc
+
+
+def find_check(folder: Path) -> Callable[[Path], Errors]:
+    for files, check in KINDS.items():
+        if all((folder / name).exists() for name in files):
+            return check
+    known = "; ".join(" and ".join(files) for files in KINDS)
+    raise LingbotError(f"{folder} holds none of: {known}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m lingbot.verify", description=__doc__)
+    parser.add_argument("folder", type=Path, metavar="DIR")
+    parser.add_argument("--tolerance", type=float, default=1e-4)
+    options = parser.parse_args(argv)
+    worst = 0.0
+    try:
+        for name, error in verify(options.folder):
+            print(f"{name}: {error:.3g}")
+            worst = float(np.fmax(worst, error)) if error == error else float("inf")
+    except LingbotError as exc:
+        print(f"verify: {exc}", file=sys.stderr)
+        return 2
+    print(f"worst: {worst:.3g}")
+    return 0 if worst < options.tolerance else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

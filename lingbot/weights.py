@@ -1,0 +1,127 @@
+"""Checkpoint folders to models: every known layout becomes one strict state dict."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lingbot.config import ModelConfig
+from lingbot.errors import WeightsError
+from lingbot.model import WorldModel
+
+CONFIG_FILE = "config.json"
+DIT_FILE = "diffusion_pytorch_model.safetensors"
+
+# The official names, and ours where they say more.
+RENAMES = (
+    (r"^patch_embedding_wancamctrl\.", "camera_embedding."),
+    (r"^c2ws_hidden_states_layer([12])\.", r"camera_layer\1."),
+    (r"\.cam_injector_layer([12])\.", r".camera.layer\1."),
+    (r"\.cam_(scale|shift)_layer\.", r".camera.\1."),
+)
+
+
+class OfficialConfig(msgspec.Struct, frozen=True):
+    """The keys of an official config.json that the code needs; shapes give the rest."""
+
+    dim: int
+    ffn_dim: int
+    freq_dim: int
+    num_heads: int
+    num_layers: int
+    text_len: int
+    control_type: str = "cam"
+    eps: float = 1e-6
+    in_dim: int = 36
+    out_dim: int = 16
+    local_attn_size: int = -1  # the window in latent frames; -1: everything
+    sink_size: int = 0
+
+
+def read_config(folder: Path) -> OfficialConfig:
+    """Raise WeightsError with the file and the field that is wrong."""
+    path = folder / CONFIG_FILE
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=OfficialConfig)
+    except (OSError, msgspec.DecodeError) as exc:
+        raise WeightsError(f"{path}: {exc}") from exc
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, or of all the files its ``.index.json`` names."""
+    index = path.with_name(path.name + ".index.json")
+    try:
+        if path.exists() or not index.exists():
+            return load_file(path)
+        shards = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+        return {name: t for shard in shards for name, t in load_file(path.parent / shard).items()}
+    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as exc:
+        raise WeightsError(f"{path}: {exc}") from exc
+
+
+def rename(name: str) -> str:
+    for pattern, ours in RENAMES:
+        name = re.sub(pattern, ours, name)
+    return name
+
+
+def load_dit(folder: Path, *, device: torch.device, dtype: torch.dtype) -> WorldModel:
+    """The DiT of a checkpoint folder in the official layout.
+
+    Raises WeightsError for a missing file, a missing or unknown tensor, or a wrong shape.
+    """
+    official = read_config(folder)
+    tensors = {rename(name): t for name, t in read_tensors(folder / DIT_FILE).items()}
+    model = build_dit(official, tensors, source=folder)
+    return model.to(device=device, dtype=dtype).eval().requires_grad_(False)
+
+
+def build_dit(official: OfficialConfig, tensors: dict[str, Tensor], *, source: Path) -> WorldModel:
+    try:
+        text_dim = tensors["text_embedding.0.weight"].shape[1]
+        config = msgspec.convert(
+            {
+                "text_dim": text_dim,
+                "control": official.control_type,
+                **{k: v for k, v in msgspec.to_builtins(official).items() if k in FIELDS},
+            },
+            ModelConfig,
+        )
+    except KeyError as exc:
+        raise WeightsError(f"{source}: no tensor {exc}") from exc
+    except msgspec.ValidationError as exc:
+        raise WeightsError(f"{source / CONFIG_FILE}: {exc}") from exc
+    with torch.device("meta"):
+        model = WorldModel(config)
+    try:
+        model.load_state_dict(tensors, strict=True, assign=True)
+    except RuntimeError as exc:
+        raise WeightsError(f"{source / DIT_FILE}: {exc}") from exc
+    return model
+
+
+FIELDS = set(ModelConfig.__struct_fields__)
+
+
+def save_dit(model: WorldModel, folder: Path, *, extra: dict[str, Any] | None = None) -> None:
+    """Write a checkpoint folder that ``load_dit`` reads, official names included."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = msgspec.to_builtins(model.config)
+    config["control_type"] = config.pop("control")
+    config.pop("text_dim")
+    (folder / CONFIG_FILE).write_text(json.dumps({**config, **(extra or {})}, indent=1) + "\n")
+    tensors = {unrename(k): v.contiguous() for k, v in model.state_dict().items()}
+    save_file(tensors, folder / DIT_FILE)
+
+
+def unrename(name: str) -> str:
+    name = re.sub(r"^camera_embedding\.", "patch_embedding_wancamctrl.", name)
+    name = re.sub(r"^camera_layer([12])\.", r"c2ws_hidden_states_layer\1.", name)
+    name = re.sub(r"\.camera\.layer([12])\.", r".cam_injector_layer\1.", name)
+    return re.sub(r"\.camera\.(scale|shift)\.", r".cam_\1_layer.", name)

@@ -1,0 +1,72 @@
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from lingbot.verify import main, verify
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+@pytest.mark.parametrize("name", ["dit_cam_global", "dit_cam_window", "dit_act_window", "camera"])
+def test_golden_folders_are_reproduced(name):
+    errors = dict(verify(GOLDEN / name))
+    assert len(errors) >= 5
+    assert max(errors.values()) < 1e-5, errors
+
+
+def test_report_ends_with_the_worst(capsys):
+    assert main([str(GOLDEN / "camera"), "--tolerance", "1e-5"]) == 0
+    *quantities, last = capsys.readouterr().out.splitlines()
+    worst = max(quantities, key=lambda line: float(line.split(": ")[1]))
+    assert last == f"worst: {worst.split(': ')[1]}"
+
+
+@pytest.fixture
+def copy(tmp_path):
+    return Path(shutil.copytree(GOLDEN / "dit_cam_window", tmp_path / "copy"))
+
+
+@pytest.mark.parametrize(
+    "file, name", [("rollout", "x0"), ("rollout", "kv0_k"), ("diffusion_pytorch_model", None)]
+)
+def test_a_wrong_number_is_found(copy, file, name):
+    path = copy / f"{file}.safetensors"
+    tensors = load_file(path)
+    changed = tensors[name or "blocks.1.cam_shift_layer.bias"]
+    changed[0] += 0.5
+    save_file(tensors, path)
+    assert main([str(copy)]) == 1
+
+
+def test_not_a_number_is_not_below_the_tolerance(copy):
+    tensors = load_file(copy / "rollout.safetensors")
+    tensors["x0"][0, 0] = float("nan")
+    save_file(tensors, copy / "rollout.safetensors")
+    assert main([str(copy)]) == 1
+
+
+def damage_weights(folder):
+    path = folder / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    del tensors["blocks.0.ffn.0.bias"]
+    save_file(tensors, path)
+
+
+@pytest.mark.parametrize(
+    "damage, reason",
+    [
+        (lambda folder: shutil.rmtree(folder), "is not a folder"),
+        (lambda folder: (folder / "rollout.safetensors").unlink(), "holds none of"),
+        (lambda folder: (folder / "config.json").unlink(), "config.json"),
+        (lambda folder: (folder / "config.json").write_text('{"dim": 64}'), "ffn_dim"),
+        (lambda folder: (folder / "rollout.safetensors").write_bytes(b"junk"), "rollout"),
+        (damage_weights, "blocks.0.ffn.0.bias"),
+    ],
+)
+def test_an_unreadable_folder_gives_a_reason(copy, damage, reason, capsys):
+    damage(copy)
+    assert main([str(copy)]) == 2
+    out, err = capsys.readouterr()
+    assert "worst" not in out and reason in err

@@ -1,0 +1,1 @@
+"""The browser player: static files, no build step."""
