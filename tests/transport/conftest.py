@@ -1,0 +1,165 @@
+"""A world of ten lines, and a client that reads the wire."""
+
+import io
+import threading
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import anyio
+import hypothesis
+import numpy as np
+import pytest
+from msgspec import msgpack
+from PIL import Image
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
+
+from transport.app import SOCKET_PATH, build_app
+from transport.limits import Limits
+from transport.world import Opening, WorldInfo
+
+# Examples are timed by the clock of a machine that does other work, too.
+hypothesis.settings.register_profile(
+    "shared", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("shared")
+
+
+def png(width=20, height=10, color=(10, 20, 30)):
+    file = io.BytesIO()
+    Image.new("RGB", (width, height), color).save(file, "PNG")
+    return file.getvalue()
+
+
+class FakeWorld:
+    """Shades of grey, and a record of what was asked. `hold` stops it in the middle of a step."""
+
+    def __init__(self, size=(32, 16)):
+        openings = (Opening("grey hill", "a grey hill", png()),)
+        self.info = WorldInfo("fake", (size,), 16, 1 << 20, 60, 3, 9, 12, 21, 4, openings)
+        self.live, self.specs, self.steps = set(), [], []
+        self.on_open = self.on_step = None  # errors to raise
+        self.news = []  # what a client that waits is told
+        self.lost_because = None
+        self.hold, self.stepping = threading.Event(), threading.Event()
+        self.hold.set()
+
+    async def open(self, spec, *, on_wait):
+        for message in self.news:
+            await on_wait(message)
+        if self.on_open:
+            raise self.on_open
+        self.specs.append(spec)
+        return FakeSession(self, spec, f"s{len(self.specs)}")
+
+    async def ready(self):
+        return self.hold.is_set()
+
+
+class FakeSession:
+    def __init__(self, world, spec, name):
+        self.world, self.spec, self.id, self.num_chunks = world, spec, name, 0
+        world.live.add(name)
+
+    async def step(self, actions, *, prompt):
+        self.world.steps.append((list(actions), prompt))
+        self.world.stepping.set()
+        while not self.world.hold.is_set():
+            await anyio.sleep(0.005)
+        if self.world.on_step:
+            raise self.world.on_step
+        self.num_chunks += 1
+        num_frames = 9 if self.num_chunks == 1 else 12
+        shape = (num_frames, self.spec.height, self.spec.width, 3)
+        return np.full(shape, self.num_chunks, np.uint8)
+
+    async def lost(self):
+        while self.world.lost_because is None:
+            await anyio.sleep(0.005)
+        return self.world.lost_because
+
+    def close(self):
+        self.world.live.discard(self.id)
+
+
+class Peer:
+    """A client that speaks the wire and checks that a header is followed by its payload."""
+
+    def __init__(self, socket):
+        self.socket = socket
+
+    def send(self, **fields):
+        self.socket.send_bytes(msgpack.encode(fields))
+
+    def init(self, **fields):
+        self.send(type="init", **fields)
+
+    def event(self, kind, payload, **fields):
+        self.send(type="event", kind=kind, payload=payload, **fields)
+
+    def read(self):
+        message = msgpack.decode(self.socket.receive_bytes())
+        if message["type"] == "frame_batch_header":
+            message["payload"] = self.socket.receive_bytes()
+        if "payload" in message:
+            assert len(message["payload"]) == message["total_size"]
+        return message
+
+    def read_until(self, kind):
+        """Messages up to and with the first of this type."""
+        messages = [self.read()]
+        while messages[-1]["type"] != kind:
+            messages.append(self.read())
+        return messages
+
+    def close_of(self):
+        """(code, reason) once the server has closed; frames on the way are skipped."""
+        with pytest.raises(WebSocketDisconnect) as closed:
+            while True:
+                self.socket.receive_bytes()
+        return closed.value.code, closed.value.reason
+
+
+@pytest.fixture
+def make_world():
+    return FakeWorld
+
+
+@pytest.fixture
+def make_png():
+    return png
+
+
+@pytest.fixture
+def world():
+    return FakeWorld()
+
+
+@pytest.fixture
+def serve():
+    """Serves a world; `.http` is a client, `.dial()` opens a socket."""
+
+    @contextmanager
+    def serving(world, **limits):
+        with TestClient(build_app(world, limits=Limits(**limits))) as http:
+
+            @contextmanager
+            def dial():
+                with http.websocket_connect(SOCKET_PATH) as socket:
+                    yield Peer(socket)
+
+            yield SimpleNamespace(http=http, dial=dial)
+
+    return serving
+
+
+@pytest.fixture
+def server(world, serve):
+    with serve(world) as serving:
+        yield serving
+
+
+@pytest.fixture
+def peer(server):
+    with server.dial() as one:
+        yield one

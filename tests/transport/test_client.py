@@ -1,0 +1,120 @@
+import asyncio
+import io
+import socket
+import threading
+import time
+
+import av
+import numpy as np
+import pytest
+import uvicorn
+
+from transport.app import SOCKET_PATH, build_app
+from transport.client import connect, main
+from transport.errors import Busy, TransportError
+from transport.messages import Warming
+
+
+@pytest.fixture
+def url(world):
+    """A real server on a free port: the client has a real socket."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(build_app(world), ws="websockets-sansio", log_level="warning")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield f"ws://127.0.0.1:{listener.getsockname()[1]}{SOCKET_PATH}"
+    server.should_exit = True
+    thread.join()
+    listener.close()
+
+
+def walk(url, out, *options):
+    return main(["--url", url, "--out", str(out), *options])
+
+
+@pytest.mark.parametrize("encoding", ["raw", "jpeg"])
+def test_a_walk_is_recorded(url, world, tmp_path, capsys, encoding):
+    out = tmp_path / "walk.mp4"
+    assert walk(url, out, "--actions", "w-4,none-1", "--format", encoding, "--seed", "7") == 0
+    assert capsys.readouterr().out == f"{out}: 17 frames, 0.28 s at 60 frames/s\n"
+    with av.open(io.BytesIO(out.read_bytes())) as file:
+        assert sum(1 for _ in file.decode(video=0)) == 17
+    assert [actions for actions, _ in world.steps][:2] == [["w"] * 3, ["w", "", ""]]
+    assert world.specs[0].seed == 7
+
+
+def test_a_walk_may_start_from_a_picture(url, world, tmp_path, make_png):
+    picture = tmp_path / "start.png"
+    picture.write_bytes(make_png(color=(7, 7, 7)))
+    assert walk(url, tmp_path / "a.mp4", "--actions", "w-1", "--image", str(picture)) == 0
+    assert (world.specs[0].first_frame == 7).all()
+
+
+def test_who_waits_is_told_why(url, world, tmp_path, capsys):
+    world.news = [Warming()]
+    assert walk(url, tmp_path / "a.mp4", "--actions", "w-1") == 0
+    assert capsys.readouterr().err == "the world is warming up\n"
+
+
+def test_frames_controls_and_receipts(url):
+    async def scenario():
+        async with connect(url, realtime_output_pacing=False) as client:
+            chunks = client.chunks()
+            first = await anext(chunks)
+            event_id = await client.hold("w", "wl")
+            await client.prompt("rain")
+            async for chunk in chunks:
+                if event_id in chunk.applied.event_ids:
+                    break
+            await client.send_actions([["s"]])
+            return client, first, chunk
+
+    client, first, chunk = asyncio.run(scenario())
+    assert np.array_equal(first.frames, np.full((9, 16, 32, 3), 1, np.uint8))
+    assert first.stats.num_frames == 9
+    assert chunk.applied.actions[-1] == ["w", "l"]
+    assert client.session.session_id == "s1"
+    assert client.acked_events[0] == 1
+
+
+def test_the_reason_of_an_error_is_raised(url, world):
+    world.on_open = Busy("every place is taken")
+
+    async def scenario():
+        async with connect(url) as client:
+            await anext(client.chunks())
+
+    with pytest.raises(TransportError, match="every place is taken") as caught:
+        asyncio.run(scenario())
+    assert caught.value.code == "busy"
+
+
+@pytest.mark.parametrize(
+    "options, reason",
+    [
+        (["--actions", "q-1"], "'q-1': expected KEYS-COUNT"),
+        (["--size", "0x0"], "`size`: '0x0'"),
+        (["--image", "none.png"], "none.png: No such file"),
+        (["--out", "none/walk.mp4"], "none is no directory"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_1(url, tmp_path, capsys, options, reason):
+    assert walk(url, tmp_path / "a.mp4", *options) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith(f"error: {reason}")
+
+
+def test_a_server_that_is_not_there_is_one_line_and_exit_1(tmp_path, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    assert walk(f"ws://127.0.0.1:{port}/", tmp_path / "a.mp4") == 1
+    assert capsys.readouterr().err.startswith(f"error: cannot reach ws://127.0.0.1:{port}/")
+
+
+def test_a_server_that_is_no_world_is_one_line_and_exit_1(url, tmp_path, capsys):
+    assert walk(url + "/none", tmp_path / "a.mp4") == 1
+    assert "is no world: " in capsys.readouterr().err

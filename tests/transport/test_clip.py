@@ -1,0 +1,138 @@
+import base64
+import io
+
+import anyio
+import av
+import msgspec
+import pytest
+from starlette.requests import Request
+
+from transport.clip import clip
+from transport.errors import Busy, Refused, WorldLost
+from transport.limits import Limits
+
+
+def num_frames(response):
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"] == "video/mp4"
+    with av.open(io.BytesIO(response.content)) as file:
+        assert file.streams.video[0].average_rate == 60
+        return sum(1 for _ in file.decode(video=0))
+
+
+def refusal(response):
+    error = response.json()["error"]
+    assert set(error) == {"code", "content", "field"}
+    return response.status_code, error["code"], error["field"]
+
+
+@pytest.mark.parametrize("num, frames", [(1, 1), (3, 9), (4, 13), (7, 25)])
+def test_n_latent_frames_are_one_and_four_each_frames(server, num, frames):
+    response = server.http.post("/v1/clips", data={"actions": f"w-{num}"})
+    assert num_frames(response) == frames
+
+
+def test_actions_are_filled_up_to_whole_chunks(server, world):
+    server.http.post("/v1/clips", data={"actions": "w-2,l-2"})
+    assert world.steps == [(["w", "w", "l"], None), (["l", "", ""], None)]
+    assert world.live == set()
+
+
+def test_a_form_a_file_and_json_say_the_same(server, world, make_png):
+    picture = make_png(color=(1, 2, 3))
+    text = base64.b64encode(picture).decode()
+    fields = {"actions": "w-3", "prompt": "snow", "seed": "7", "size": "32x16", "format": "mp4"}
+    bodies = [
+        {"data": fields, "files": {"image": ("a.png", picture, "image/png")}},
+        {"data": fields | {"image": text}},
+        {"json": fields | {"seed": 7, "image": "data:image/png;base64," + text}},
+    ]
+    for body in bodies:
+        assert num_frames(server.http.post("/v1/clips", **body)) == 9
+    assert len(world.specs) == 3
+    for spec in world.specs:
+        assert (spec.prompt, spec.seed, spec.width, spec.height) == ("snow", 7, 32, 16)
+        assert (spec.first_frame == [1, 2, 3]).all()
+
+
+def test_everything_but_actions_has_a_default(server, world):
+    num_frames(server.http.post("/v1/clips", data={"actions": "w-1", "prompt": "", "image": ""}))
+    (spec,) = world.specs
+    assert (spec.prompt, spec.seed) == ("a grey hill", 42)
+    assert (spec.first_frame == [10, 20, 30]).all()
+
+
+@pytest.mark.parametrize(
+    "body, code, field",
+    [
+        ({"data": {"prompt": "x"}}, "missing_field", "actions"),
+        ({"data": {"actions": "q-1"}}, "invalid_field", "actions[0]"),
+        ({"data": {"actions": "w-241"}}, "invalid_field", "actions[0]"),
+        ({"data": {"actions": "w-1", "seed": "x"}}, "invalid_field", "seed"),
+        ({"data": {"actions": "w-1", "seed": "-1"}}, "invalid_field", "seed"),
+        ({"data": {"actions": "w-1", "size": "big"}}, "invalid_field", "size"),
+        ({"data": {"actions": "w-1", "format": "gif"}}, "invalid_field", "format"),
+        ({"data": {"actions": "w-1", "image": "/etc/passwd"}}, "invalid_field", "image"),
+        (
+            {"data": {"actions": "w-1", "num_inference_steps": "9"}},
+            "invalid_field",
+            "num_inference_steps",
+        ),
+        ({"json": {"actions": 5}}, "invalid_field", "actions"),
+        ({"json": []}, "malformed", None),
+        ({"content": b"{", "headers": {"content-type": "application/json"}}, "malformed", None),
+        ({"content": b"[" * 5000, "headers": {"content-type": "application/json"}}, None, None),
+        ({"content": b"x", "headers": {"content-type": "text/plain"}}, "malformed", None),
+        ({"content": b"x", "headers": {"content-type": "multipart/form-data"}}, "malformed", None),
+        ({"content": b""}, "malformed", None),
+    ],
+)
+def test_a_bad_request_is_told_what_is_wrong(server, world, body, code, field):
+    response = server.http.post("/v1/clips", **body)
+    assert refusal(response) == (400, code or "malformed", field)
+    assert world.specs == []
+
+
+def test_a_body_over_the_limit_is_refused(world, serve):
+    with serve(world, max_clip_bytes=2048) as server:
+        response = server.http.post("/v1/clips", data={"actions": "w-1", "prompt": "x" * 2048})
+    assert refusal(response) == (413, "too_large", None)
+
+
+@pytest.mark.parametrize(
+    "error, status, code",
+    [
+        (Busy("every place is taken"), 503, "busy"),
+        (WorldLost("restarting"), 503, "world_lost"),
+        (Refused("no", field="seed"), 400, "refused"),
+        (ZeroDivisionError("secret"), 500, "internal"),
+    ],
+)
+@pytest.mark.parametrize("when", ["on_open", "on_step"])
+def test_what_goes_wrong_in_the_world_has_a_status(server, world, when, error, status, code):
+    setattr(world, when, error)
+    response = server.http.post("/v1/clips", data={"actions": "w-1"})
+    assert refusal(response)[:2] == (status, code)
+    assert "secret" not in response.text
+    assert world.live == set()
+
+
+def test_a_client_that_left_costs_no_more_chunks(world):
+    async def scenario():
+        body = msgspec.json.encode({"actions": "w-240"})
+        messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def receive():
+            if messages:
+                return messages.pop()
+            if len(world.steps) < 2:
+                await anyio.sleep_forever()
+            return {"type": "http.disconnect"}
+
+        headers = [(b"content-type", b"application/json")]
+        request = Request({"type": "http", "method": "POST", "headers": headers}, receive)
+        return await clip(request, world, limits=Limits(), threads=anyio.CapacityLimiter(1))
+
+    assert anyio.run(scenario).status_code == 499
+    assert len(world.steps) == 2
+    assert world.live == set()

@@ -1,0 +1,134 @@
+"""The routes: the socket, clips, health, what is served, and the page."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+import anyio
+import msgspec
+from msgspec import Struct
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Mount, Route, WebSocketRoute
+from starlette.staticfiles import StaticFiles
+from starlette.websockets import WebSocket
+
+from transport.clip import clip
+from transport.controls import KEYS
+from transport.lag import LoopLag
+from transport.limits import Limits
+from transport.payload import FRAMES_PER_MESSAGE
+from transport.play import play
+from transport.world import World, WorldInfo
+
+WEB = Path(__file__).parent / "web"
+SOCKET_PATH = "/v1/realtime_video/generate"
+
+
+class OpeningLink(Struct, frozen=True):
+    name: str
+    prompt: str
+    url: str
+
+
+class WorldDescription(Struct, frozen=True, kw_only=True):
+    """The body of `GET /v1/world`."""
+
+    preset: str
+    sizes: tuple[tuple[int, int], ...]
+    size_multiple: int
+    max_pixels: int
+    fps: int
+    chunk_latent_frames: int
+    first_chunk_frames: int
+    chunk_frames: int
+    max_window: int
+    max_steps: int
+    keys: str
+    formats: list[str]
+    openings: list[OpeningLink]
+
+
+def build_app(world: World, *, limits: Limits | None = None) -> Starlette:
+    """The whole conversation with `world`, as one ASGI application."""
+    bounds = limits or Limits()
+    threads = anyio.CapacityLimiter(os.cpu_count() or 1)
+    lag = LoopLag()
+
+    async def realtime(socket: WebSocket) -> None:
+        await play(socket, world, limits=bounds, threads=threads)
+
+    async def clips(request: Request) -> Response:
+        return await clip(request, world, limits=bounds, threads=threads)
+
+    async def health(request: Request) -> Response:
+        ready = await world.ready()
+        body = {
+            "status": "ready" if ready else "warming",
+            "loop_lag_ms": msgspec.to_builtins(lag.figures()),
+        }
+        return JSONResponse(body, status_code=200 if ready else 503)
+
+    async def describe(request: Request) -> Response:
+        body = msgspec.json.encode(describe_world(world.info))
+        return Response(body, media_type="application/json")
+
+    async def opening(request: Request) -> Response:
+        name = request.path_params["name"]
+        for candidate in world.info.openings:
+            if candidate.name == name:
+                headers = {"cache-control": "max-age=3600"}
+                return Response(candidate.image, 200, headers, _media_type(candidate.image))
+        raise HTTPException(404)
+
+    async def page(request: Request) -> Response:
+        return FileResponse(WEB / "index.html")
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(lag.run)
+            yield
+            tasks.cancel_scope.cancel()
+
+    return Starlette(
+        lifespan=lifespan,
+        routes=[
+            WebSocketRoute(SOCKET_PATH, realtime),
+            Route("/v1/clips", clips, methods=["POST"]),
+            Route("/v1/world", describe),
+            Route("/v1/openings/{name}", opening),
+            Route("/health", health),
+            Route("/", page),
+            Mount("/static", StaticFiles(directory=WEB)),
+        ],
+    )
+
+
+def describe_world(info: WorldInfo) -> WorldDescription:
+    return WorldDescription(
+        preset=info.preset,
+        sizes=info.sizes,
+        size_multiple=info.size_multiple,
+        max_pixels=info.max_pixels,
+        fps=info.fps,
+        chunk_latent_frames=info.chunk_latent_frames,
+        first_chunk_frames=info.first_chunk_frames,
+        chunk_frames=info.chunk_frames,
+        max_window=info.max_window,
+        max_steps=info.max_steps,
+        keys=KEYS,
+        formats=list(FRAMES_PER_MESSAGE),
+        openings=[
+            OpeningLink(one.name, one.prompt, f"/v1/openings/{quote(one.name, safe='')}")
+            for one in info.openings
+        ],
+    )
+
+
+def _media_type(image: bytes) -> str:
+    return "image/png" if image.startswith(b"\x89PNG") else "image/jpeg"

@@ -1,0 +1,198 @@
+"""What a client holds and wants, turned into one set of keys for each latent frame.
+
+Two modes, and the newer one wins: a script is played frame by frame; a held state follows the
+keyboard. A chunk covers several latent frames, so a tap may begin and end inside one: every
+transition still shows in at least one latent frame of the next chunk.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from msgspec import Raw
+
+from transport.errors import BadMessage, quote
+from transport.messages import HeldKeys, decode_field
+
+KEYS = "wasdijkl"
+MAX_SCRIPT_LATENT_FRAMES = 512
+MAX_TRANSITIONS = 512
+
+EventId = int | None
+
+
+@dataclass(slots=True, frozen=True)
+class Taken:
+    """The controls of one chunk, and the events that take effect in it first, oldest first."""
+
+    actions: list[str]
+    event_ids: list[int]
+    prompt: str | None
+
+
+@dataclass(slots=True)
+class Change:
+    """The keys held from some moment on, and the events that said so."""
+
+    keys: str
+    event_ids: list[int]
+
+
+@dataclass(slots=True)
+class Controls:
+    """The controls of one session: put by its events, taken chunk by chunk."""
+
+    _script: deque[str] = field(default_factory=deque)
+    _script_id: EventId = None
+    _held: str = ""
+    _changes: deque[Change] = field(default_factory=deque)
+    _prompt: str | None = None
+    _prompt_id: EventId = None
+
+    def play_script(self, actions: Iterable[str], *, event_id: EventId = None) -> None:
+        """Replaces what was left of an older script, and lets go of every key."""
+        self._script = deque(actions)
+        self._script_id = event_id
+        self._held = ""
+        self._changes.clear()
+
+    def hold(self, states: Sequence[str], *, event_id: EventId = None) -> None:
+        """Follows the keyboard through `states`; the last one stays held. Ends a script."""
+        self._script.clear()
+        self._script_id = None
+        for position, keys in enumerate(states):
+            ids = [event_id] if position == 0 and event_id is not None else []
+            self._changes.append(Change(keys, ids))
+        while len(self._changes) > MAX_TRANSITIONS:
+            oldest = self._changes.popleft()
+            self._changes[0] = _merge([oldest, self._changes[0]])
+
+    def set_prompt(self, prompt: str, *, event_id: EventId = None) -> None:
+        """The newest prompt wins; it is taken with the next chunk."""
+        self._prompt, self._prompt_id = prompt, event_id
+
+    def take(self, num_latent_frames: int) -> Taken:
+        """The controls of the next chunk."""
+        if self._script:
+            actions, event_ids = self._take_script(num_latent_frames)
+        else:
+            actions, event_ids = self._take_held(num_latent_frames)
+        prompt, self._prompt = self._prompt, None
+        if self._prompt_id is not None:
+            event_ids = list(dict.fromkeys([*event_ids, self._prompt_id]))
+            self._prompt_id = None
+        return Taken(actions, event_ids, prompt)
+
+    def _take_script(self, num: int) -> tuple[list[str], list[int]]:
+        event_ids = [] if self._script_id is None else [self._script_id]
+        self._script_id = None
+        actions = [self._script.popleft() for _ in range(min(num, len(self._script)))]
+        return actions + [""] * (num - len(actions)), event_ids
+
+    def _take_held(self, num: int) -> tuple[list[str], list[int]]:
+        changes, self._changes = list(self._changes), deque()
+        # An empty script has an id too, and takes effect by letting go of every key.
+        event_ids = [] if self._script_id is None else [self._script_id]
+        self._script_id = None
+        for change in changes:
+            event_ids.extend(change.event_ids)
+        if not changes:
+            return [self._held] * num, event_ids
+        self._held = changes[-1].keys
+        steps = _squeeze(changes, num)
+        return steps + [self._held] * (num - len(steps)), event_ids
+
+
+def _squeeze(changes: list[Change], num: int) -> list[str]:
+    """At most `num` latent frames: the last is the final state, the others share the rest."""
+    if len(changes) <= num:
+        return [change.keys for change in changes]
+    if num == 1:
+        return [_merge(changes).keys]
+    earlier, room = changes[:-1], num - 1
+    edges = [len(earlier) * i // room for i in range(room + 1)]
+    groups = [earlier[start:end] for start, end in zip(edges[:-1], edges[1:], strict=True)]
+    return [_merge(group).keys for group in groups] + [changes[-1].keys]
+
+
+def _merge(changes: list[Change]) -> Change:
+    """Union of the keys, so that no tap is lost. Of the ids only so many are kept."""
+    keys = canonical("".join(change.keys for change in changes))
+    event_ids = [event_id for change in changes for event_id in change.event_ids]
+    return Change(keys, event_ids[-MAX_TRANSITIONS:])
+
+
+def canonical(keys: Iterable[str]) -> str:
+    held = set(keys)
+    return "".join(key for key in KEYS if key in held)
+
+
+def parse_camera_actions(raw: Raw, *, field: str) -> list[str] | HeldKeys:
+    """The payload of `camera_actions`: a script as actions, or states checked as HeldKeys.
+
+    Raises BadMessage with the path of the first key that is none, and queue_full for a script
+    of more latent frames than are kept.
+    """
+    if _is_map(raw):
+        held = decode_field(raw, HeldKeys, field=field)
+        if held.mode != "state":
+            raise BadMessage(
+                f"`{field}.mode`: expected 'state', got {quote(held.mode)}", field=f"{field}.mode"
+            )
+        for position, transition in enumerate(held.transitions):
+            parse_keys(transition.actions, field=f"{field}.transitions[{position}].actions")
+        return held
+    script = decode_field(raw, list[list[str]], field=field)
+    if len(script) > MAX_SCRIPT_LATENT_FRAMES:
+        raise BadMessage(
+            f"a script of {len(script)} latent frames is longer than the queue of "
+            f"{MAX_SCRIPT_LATENT_FRAMES}",
+            code="queue_full",
+            field=field,
+        )
+    return [parse_keys(keys, field=f"{field}[{frame}]") for frame, keys in enumerate(script)]
+
+
+def parse_keys(keys: Sequence[str], *, field: str) -> str:
+    """One latent frame's keys as an action. Raises BadMessage with the path of the wrong one."""
+    for position, key in enumerate(keys):
+        if len(key) != 1 or key not in KEYS:
+            place = f"{field}[{position}]"
+            raise BadMessage(
+                f"`{place}`: {quote(key)} is no key, expected one of {', '.join(KEYS)}",
+                field=place,
+            )
+    return canonical(keys)
+
+
+def parse_actions(text: str, *, max_latent_frames: int = MAX_SCRIPT_LATENT_FRAMES) -> list[str]:
+    """The grammar of the command line and of clips: "w-6,wl-4,none-2", counts in latent frames.
+
+    Raises BadMessage that names the segment.
+    """
+    actions: list[str] = []
+    for position, segment in enumerate(text.split(",")):
+        keys, dash, count = segment.strip().partition("-")
+        field = f"actions[{position}]"
+        known = keys == "none" or (keys != "" and all(key in KEYS for key in keys))
+        if not (known and dash and count.isascii() and count.isdigit()):
+            raise BadMessage(
+                f"{quote(segment)}: expected KEYS-COUNT, such as 'w-6', 'wl-4' or 'none-2', with "
+                f"keys of {KEYS}",
+                field=field,
+            )
+        action = "" if keys == "none" else canonical(keys)
+        num = int(count[:9])  # more digits are over any limit
+        if num < 1 or len(actions) + num > max_latent_frames:
+            raise BadMessage(
+                f"{quote(segment)}: expected 1 to {max_latent_frames} latent frames in all",
+                field=field,
+            )
+        actions += [action] * num
+    return actions
+
+
+def _is_map(raw: Raw) -> bool:
+    """MessagePack tells its maps by the first byte."""
+    first = memoryview(raw)[:1].tobytes()
+    return first != b"" and (0x80 <= first[0] <= 0x8F or first[0] in (0xDE, 0xDF))

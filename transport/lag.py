@@ -1,0 +1,43 @@
+"""How late the event loop is: what is felt by every socket that shares it."""
+
+import math
+from collections import deque
+from dataclasses import dataclass, field
+
+import anyio
+from msgspec import Struct
+
+EVERY_S = 0.02
+KEPT = 3000  # samples: the last minute
+
+
+class LagFigures(Struct, frozen=True):
+    """Milliseconds by which a timer of the loop came late, over the last minute."""
+
+    p50: float
+    p99: float
+    max: float
+
+
+@dataclass(slots=True)
+class LoopLag:
+    """A timer that notes how late it comes."""
+
+    _samples: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
+
+    async def run(self) -> None:
+        while True:
+            due = anyio.current_time() + EVERY_S
+            await anyio.sleep_until(due)
+            self._samples.append(anyio.current_time() - due)
+
+    def figures(self) -> LagFigures | None:
+        """None before the first sample."""
+        samples = sorted(self._samples)
+        if not samples:
+            return None
+
+        def at(share: float) -> float:
+            return round(1000 * samples[math.ceil(share * len(samples)) - 1], 3)
+
+        return LagFigures(p50=at(0.5), p99=at(0.99), max=at(1.0))

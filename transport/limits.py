@@ -1,0 +1,18 @@
+"""What one client may cost. A part of the service's configuration, so a wrong key is an error."""
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+NumBytes = Annotated[int, Meta(ge=1024)]
+Seconds = Annotated[float, Meta(gt=0)]
+
+
+class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    max_init_bytes: NumBytes = 8 * 1024 * 1024
+    max_event_bytes: NumBytes = 64 * 1024
+    max_errors: Annotated[int, Meta(ge=0)] = 100  # messages of one socket that cannot be used
+    init_timeout_s: Seconds = 30.0
+    ack_timeout_s: Seconds = 60.0
+    max_clip_bytes: NumBytes = 10 * 1024 * 1024  # a request's body
+    max_clip_latent_frames: Annotated[int, Meta(ge=1)] = 240

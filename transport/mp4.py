@@ -1,0 +1,47 @@
+"""Frames to an MP4 file, as they come: a long clip is never held as pixels."""
+
+import io
+from fractions import Fraction
+from typing import Self
+
+import av
+import numpy as np
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+CRF = "18"
+
+
+class Mp4Writer:
+    """H.264 in yuv420p, which every player opens. Not thread-safe: one call at a time."""
+
+    def __init__(self, *, width: int, height: int, fps: int) -> None:
+        self._file = io.BytesIO()
+        self._container = av.open(self._file, "w", format="mp4")
+        stream = self._container.add_stream("libx264", rate=fps, options={"crf": CRF})
+        assert isinstance(stream, VideoStream)
+        # 4:2:0 has no odd sizes: the last row or column is doubled.
+        stream.width, stream.height = width + width % 2, height + height % 2
+        stream.pix_fmt = "yuv420p"
+        stream.time_base = Fraction(1, fps)
+        self._stream = stream
+        self.num_frames = 0
+
+    def add(self, frames: NDArray[np.uint8]) -> Self:
+        """`frames`: uint8 [T, H, W, 3]."""
+        rows, columns = frames.shape[1] % 2, frames.shape[2] % 2
+        if rows or columns:
+            frames = np.pad(frames, ((0, 0), (0, rows), (0, columns), (0, 0)), mode="edge")
+        for pixels in frames:
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts = self.num_frames
+            self.num_frames += 1
+            self._container.mux(self._stream.encode(frame))
+        return self
+
+    def close(self) -> bytes:
+        """Ends the file and gives it back."""
+        if self.num_frames:
+            self._container.mux(self._stream.encode(None))
+        self._container.close()
+        return self._file.getvalue()

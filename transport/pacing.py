@@ -1,0 +1,53 @@
+"""When the next chunk may be generated: just in time, so that its controls are fresh.
+
+Pure: time is an argument, in seconds of any steady clock. A client that does not acknowledge is
+always paced by the media clock, because nothing else bounds what piles up on the way to it. One
+that does has at most two chunks in flight, and may ask not to be paced on top.
+"""
+
+import math
+from dataclasses import dataclass
+
+from transport.errors import BadMessage
+
+MAX_UNACKNOWLEDGED_CHUNKS = 2
+SLACK_S = 0.1  # for encoding, sending and the client's own queue
+
+
+@dataclass(slots=True)
+class Pacer:
+    """The media clock of one session: where its playout stands if it shows each chunk on time."""
+
+    fps: int
+    paced: bool = True
+    acknowledged: bool = False  # whether the client sends acks at all
+    _num_generated: int = 0
+    _num_acked: int = 0
+    _ends: float = -math.inf  # when the client will have shown all that was generated
+    _lead: float = 0.0
+
+    def generated(self, now: float, *, num_frames: int, took: float) -> None:
+        """A chunk is ready to be sent; it took `took` seconds to generate."""
+        media = num_frames / self.fps
+        # Late, or the first one: the picture stood still, so the clock starts again from here.
+        self._ends = max(self._ends, now) + media
+        self._lead = min(media, 2 * took + SLACK_S)
+        self._num_generated += 1
+
+    def acknowledge(self, chunk_index: int) -> None:
+        """Everything up to this chunk has arrived. Raises BadMessage for one not generated yet."""
+        if chunk_index >= self._num_generated:
+            raise BadMessage(
+                f"chunk {chunk_index} has not been sent, only {self._num_generated} have",
+                field="chunk_index",
+            )
+        self._num_acked = max(self._num_acked, chunk_index + 1)
+
+    def wait_s(self, now: float) -> float:
+        """How long the next chunk must wait; infinite where an ack must come first."""
+        in_flight = self._num_generated - self._num_acked
+        if self.acknowledged and in_flight >= MAX_UNACKNOWLEDGED_CHUNKS:
+            return math.inf
+        if not self.paced:
+            return 0.0
+        return max(0.0, self._ends - self._lead - now)

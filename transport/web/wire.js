@@ -1,0 +1,47 @@
+/** The conversation's wire: MessagePack maps over one WebSocket, a split batch joined again. */
+
+const { encode, decode } = globalThis.MessagePack;
+
+export class Wire {
+  #socket;
+  #header = null; // a frame_batch_header whose bare payload is the next message
+
+  /**
+   * Opens the socket and sends `init` first.
+   * onMessage(message, numBytes): every server message; frame_batch_header arrives as frame_batch.
+   * onClose({ code, reason, opened }): once, whoever closed; not after close() on this side.
+   */
+  constructor(url, init, { onMessage, onClose }) {
+    let opened = false;
+    this.#socket = new WebSocket(url);
+    this.#socket.binaryType = "arraybuffer";
+    this.#socket.onopen = () => {
+      opened = true;
+      this.send(init);
+    };
+    this.#socket.onmessage = (event) => this.#receive(new Uint8Array(event.data), onMessage);
+    this.#socket.onclose = ({ code, reason }) => onClose({ code, reason, opened });
+  }
+
+  send(message) {
+    if (this.#socket.readyState === WebSocket.OPEN) this.#socket.send(encode(message));
+  }
+
+  close() {
+    this.#socket.onmessage = null;
+    this.#socket.onclose = null;
+    this.#socket.close(1000);
+  }
+
+  #receive(data, onMessage) {
+    if (this.#header !== null) {
+      const message = { ...this.#header, type: "frame_batch", payload: data };
+      this.#header = null;
+      onMessage(message, data.length);
+      return;
+    }
+    const message = decode(data);
+    if (message.type === "frame_batch_header") this.#header = message;
+    else onMessage(message, data.length);
+  }
+}
