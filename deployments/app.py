@@ -1,0 +1,19 @@
+"""``import_path`` of serve_config.yaml."""
+
+from typing import Any
+
+from ray import serve
+from ray.serve import Application
+
+from deployments.config import parse_args
+from deployments.transport import Transport
+from deployments.world_group import WorldGroup
+
+
+def build(args: dict[str, Any]) -> Application:
+    """The deployment graph. Raises ConfigError with the path of the key that is wrong."""
+    config = parse_args(args)
+    group = serve.deployment(name="WorldGroup")(WorldGroup)
+    transport = serve.deployment(name="Transport")(serve.ingress()(Transport))
+    application: Application = transport.bind(config, group.bind(config))
+    return application

@@ -1,0 +1,60 @@
+"""The transport deployment: sockets, controls, pacing and codecs, on replicas without a GPU."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from ray.serve.handle import DeploymentHandle
+from starlette.applications import Starlette
+
+from deployments.config import ServiceConfig
+from deployments.lease import LeasedWorld
+from lingbot import pocket
+from lingbot.config import PATCH, PRESETS, SPATIAL_STRIDE
+from transport.app import build_app
+from transport.world import Opening, WorldInfo
+
+
+class Transport:
+    """Built by Ray Serve, once per replica. A plain class: ``build`` makes it a deployment."""
+
+    def __init__(self, config: ServiceConfig, group: DeploymentHandle[Any]) -> None:
+        self._world = LeasedWorld(group, world_info(config.preset), config)
+        self._limits = config.limits
+
+    def __serve_build_asgi_app__(self) -> Starlette:
+        return build_app(self._world, limits=self._limits)
+
+
+def world_info(preset: str) -> WorldInfo:
+    """What a preset serves, from its config alone: known before any weight is loaded."""
+    config = PRESETS[preset]
+    return WorldInfo(
+        preset=config.name,
+        sizes=((config.width, config.height),),
+        size_multiple=SPATIAL_STRIDE * PATCH,
+        max_pixels=config.width * config.height,
+        fps=config.fps,
+        chunk_latent_frames=config.chunk,
+        first_chunk_frames=config.first_chunk_frames,
+        chunk_frames=config.chunk_frames,
+        max_window=config.window,
+        max_steps=config.max_steps,
+        openings=load_openings(Path(pocket.__file__).parent),
+    )
+
+
+class OpeningFile(Struct, frozen=True):
+    """An entry of openings.json."""
+
+    name: str
+    file: str  # relative to openings.json
+    prompt: str
+
+
+def load_openings(folder: Path) -> tuple[Opening, ...]:
+    entries = msgspec.json.decode((folder / "openings.json").read_bytes(), type=list[OpeningFile])
+    return tuple(
+        Opening(entry.name, entry.prompt, (folder / entry.file).read_bytes()) for entry in entries
+    )

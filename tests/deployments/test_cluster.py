@@ -1,0 +1,192 @@
+"""The whole stack as a client sees it: a proxy, a transport replica, a replica group."""
+
+import asyncio
+import contextlib
+import io
+import json
+import os
+import signal
+import time
+import urllib.error
+import urllib.request
+
+import av
+import numpy as np
+import pytest
+from msgspec import msgpack
+from websockets.asyncio.client import connect as open_socket
+from websockets.exceptions import ConnectionClosed
+
+from transport.client import connect
+from transport.messages import Queued
+
+pytestmark = pytest.mark.cluster
+
+PATIENCE_S = 60
+WORLDS, QUEUE = 4, 8  # of the shipped config: max_ongoing_requests, max_queued_requests
+
+
+def run(scenario):
+    asyncio.run(asyncio.wait_for(scenario, 2 * PATIENCE_S))
+
+
+async def take(client, num_chunks):
+    chunks = []
+    async for chunk in client.chunks():
+        chunks.append(chunk)
+        if len(chunks) == num_chunks:
+            break
+    return chunks
+
+
+async def until_ready(server):
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        with contextlib.suppress(urllib.error.HTTPError):
+            await asyncio.to_thread(urllib.request.urlopen, f"{server.http}/health", timeout=10)
+            return
+        await asyncio.sleep(0.2)
+    raise TimeoutError("the server did not come back")
+
+
+def test_a_walk(server):
+    async def scenario():
+        async with connect(server.ws, seed=5) as client:
+            event = await client.hold("w")
+            chunks = await take(client, 4)
+        assert [c.frames.shape[0] for c in chunks] == [9, 12, 12, 12]
+        assert [c.index for c in chunks] == [0, 1, 2, 3]
+        height, width = chunks[0].frames.shape[1:3]
+        assert (client.session.width, client.session.height) == (width, height)
+        assert event in client.acked_events
+        assert event in [i for c in chunks for i in c.applied.event_ids]
+        assert chunks[-1].applied.actions == [["w"]] * 3
+        assert chunks[-1].stats.scheduler_forward_ms > 0
+
+    run(scenario())
+
+
+def test_the_same_seed_and_keys_give_the_same_frames(server):
+    async def walk():
+        script = [[], ["w"], ["w"], ["l"], ["l"], []]
+        init = {"seed": 9, "condition_inputs": {"camera_actions": script}}
+        async with connect(server.ws, **init) as client:
+            return np.concatenate([c.frames for c in await take(client, 3)])
+
+    async def scenario():
+        first, second = await asyncio.gather(walk(), walk())
+        assert np.array_equal(first, second)
+
+    run(scenario())
+
+
+def test_a_client_without_extensions_gets_the_plain_wire(server):
+    async def scenario():
+        async with open_socket(server.ws, max_size=None) as socket:
+            await socket.send(msgpack.encode({"type": "init", "prompt": "x", "max_chunks": 1}))
+            messages = [data async for data in socket]
+        assert socket.close_code == 1000
+        header, payload, stats = messages
+        fields = msgpack.decode(header)
+        assert fields["type"] == "frame_batch_header" and "applied_controls" not in fields
+        assert len(payload) == fields["total_size"] == 9 * fields["bytes_per_frame"]
+        assert msgpack.decode(stats)["type"] == "chunk_stats"
+
+    run(scenario())
+
+
+def test_a_full_house_queues_and_a_client_that_vanishes_makes_room(server):
+    """Worlds are freed by clients that leave without a goodbye."""
+
+    async def scenario():
+        async with contextlib.AsyncExitStack() as guests:
+            sockets = []
+            while len(sockets) < WORLDS:
+                socket = await guests.enter_async_context(open_socket(server.ws, max_size=None))
+                await socket.send(msgpack.encode({"type": "init", "prompt": "x"}))
+                await socket.recv()  # its world is open
+                sockets.append(socket)
+            async with connect(server.ws) as waiting:
+                assert await anext(waiting.wait()) == Queued(1)
+                await refuse_when_the_queue_is_full(guests, server)
+                sockets[0].transport.abort()
+                (chunk,) = await take(waiting, 1)
+                assert chunk.index == 0
+
+    run(scenario())
+
+
+async def refuse_when_the_queue_is_full(guests, server):
+    for place in range(2, QUEUE + 1):
+        waiting = await guests.enter_async_context(connect(server.ws))
+        assert await anext(waiting.wait()) == Queued(place)
+    one_too_many = await guests.enter_async_context(open_socket(server.ws))
+    await one_too_many.send(msgpack.encode({"type": "init", "prompt": "x"}))
+    assert msgpack.decode(await one_too_many.recv())["code"] == "busy"
+    with pytest.raises(ConnectionClosed):
+        await one_too_many.recv()
+    assert one_too_many.close_code == 1013
+
+
+def test_bad_input_is_answered_and_harms_nobody_else(server):
+    async def misbehave():
+        async with open_socket(server.ws, max_size=None) as socket:
+            for wrong in (
+                "hello",
+                b"\xc1",
+                msgpack.encode({"type": "dance"}),
+                msgpack.encode({"type": "event", "kind": "prompt", "payload": "too early"}),
+                msgpack.encode({"type": "init", "size": "1e9x2"}),
+                msgpack.encode({"type": "init", "first_frame": "/etc/passwd"}),
+                msgpack.encode({"type": "init", "first_frame": b"not a picture"}),
+            ):
+                await socket.send(wrong)
+                answer = msgpack.decode(await socket.recv())
+                assert answer["type"] == "error" and answer["code"] and answer["content"]
+            with contextlib.suppress(ConnectionClosed):
+                await socket.send(b"\0" * 20_000_000)
+                await socket.recv()
+            assert socket.close_code == 1009
+
+    async def scenario():
+        async with connect(server.ws) as client:
+            await take(client, 1)
+            await misbehave()
+            assert [c.index for c in await take(client, 2)] == [1, 2]
+
+    run(scenario())
+
+
+def test_a_clip_without_a_socket(server):
+    body = json.dumps({"actions": "w-6,l-4,none-2", "seed": 3, "prompt": "a walk"}).encode()
+    request = urllib.request.Request(
+        f"{server.http}/v1/clips", body, {"content-type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
+        assert answer.headers["content-type"] == "video/mp4"
+        with av.open(io.BytesIO(answer.read())) as video:
+            assert sum(1 for _ in video.decode(video=0)) == 1 + 4 * 11
+
+
+def test_a_killed_rank_is_told_within_a_second_and_replaced(server):
+    async def scenario():
+        async with open_socket(server.ws, max_size=None) as socket:
+            await socket.send(msgpack.encode({"type": "init", "prompt": "x"}))
+            await socket.recv()  # its world is open
+            (rank,) = server.descendants("ray::WorldRank")
+            os.kill(rank, signal.SIGKILL)
+            killed = time.monotonic()
+            last = b""
+            with pytest.raises(ConnectionClosed):
+                while True:
+                    last = await socket.recv()
+            told_s = time.monotonic() - killed
+        assert msgpack.decode(last)["code"] == "world_lost"
+        assert socket.close_code == 1012
+        assert told_s < 1.0
+        await until_ready(server)
+        async with connect(server.ws) as client:
+            await take(client, 1)
+        assert len(server.descendants("ray::WorldRank")) == 1
+
+    run(scenario())
