@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -58,7 +59,7 @@ class LeasedSession:
     def close(self) -> None:
         self._touching.cancel()
         self._lost.cancel()
-        self._stream.cancel()  # leaving the stream would not end the call at its other end
+        cancel(self._stream)
 
     async def _call(self, method: Any, *args: Any) -> Any:
         """A direct call of the rank: it keeps working while the group's replica drains."""
@@ -111,7 +112,7 @@ class LeasedWorld:
             lease = await self._first_item(stream, partial(self._notify, ticket, on_wait))
             session = LeasedSession(lease, stream, config=self._config)
         except BaseException:
-            stream.cancel()
+            cancel(stream)
             raise
         finally:
             del self._waiting[ticket]
@@ -133,6 +134,8 @@ class LeasedWorld:
 
     async def _first_item(self, stream: Any, notify: Any) -> Lease:
         first: asyncio.Future[Lease] = asyncio.ensure_future(anext(stream))
+        # Ray turns a cancellation into an error; where nobody waits any more, nobody asks for it.
+        first.add_done_callback(lambda done: done.cancelled() or done.exception())
         waited = 0.0
         try:
             while True:
@@ -157,3 +160,9 @@ class LeasedWorld:
         position = list(self._waiting).index(ticket) + 1
         await on_wait(Queued(position) if ready else Warming())
         return ready
+
+
+def cancel(stream: Any) -> None:
+    """End a lease call at its other end, which leaving the stream would not do."""
+    with suppress(RayError, RayServeException):  # of a call that never reached a replica
+        stream.cancel()

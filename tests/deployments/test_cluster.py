@@ -18,7 +18,6 @@ from websockets.asyncio.client import connect as open_socket
 from websockets.exceptions import ConnectionClosed
 
 from transport.client import connect
-from transport.messages import Queued
 
 pytestmark = pytest.mark.cluster
 
@@ -100,32 +99,37 @@ def test_a_full_house_queues_and_a_client_that_vanishes_makes_room(server):
 
     async def scenario():
         async with contextlib.AsyncExitStack() as guests:
-            sockets = []
-            while len(sockets) < WORLDS:
-                socket = await guests.enter_async_context(open_socket(server.ws, max_size=None))
-                await socket.send(msgpack.encode({"type": "init", "prompt": "x"}))
-                await socket.recv()  # its world is open
-                sockets.append(socket)
-            async with connect(server.ws) as waiting:
-                assert await anext(waiting.wait()) == Queued(1)
-                await refuse_when_the_queue_is_full(guests, server)
-                sockets[0].transport.abort()
-                (chunk,) = await take(waiting, 1)
-                assert chunk.index == 0
+            players = [await visit(guests, server) for _ in range(WORLDS)]
+            for player in players:
+                await player.recv()  # its world is open
+            waiting = await visit(guests, server)
+            assert msgpack.decode(await waiting.recv()) == {"type": "queued", "position": 1}
+            for place in range(2, QUEUE + 1):
+                assert (
+                    msgpack.decode(await (await visit(guests, server)).recv())["position"] == place
+                )
+            await be_refused(guests, server)
+            players[0].transport.abort()
+            while msgpack.decode(await waiting.recv())["type"] != "session":
+                pass
 
     run(scenario())
 
 
-async def refuse_when_the_queue_is_full(guests, server):
-    for place in range(2, QUEUE + 1):
-        waiting = await guests.enter_async_context(connect(server.ws))
-        assert await anext(waiting.wait()) == Queued(place)
-    one_too_many = await guests.enter_async_context(open_socket(server.ws))
-    await one_too_many.send(msgpack.encode({"type": "init", "prompt": "x"}))
-    assert msgpack.decode(await one_too_many.recv())["code"] == "busy"
+async def visit(guests, server):
+    """A client that will vanish without a goodbye."""
+    socket = await open_socket(server.ws, max_size=None)
+    guests.callback(socket.transport.abort)
+    await socket.send(msgpack.encode({"type": "init", "prompt": "x", "extensions": True}))
+    return socket
+
+
+async def be_refused(guests, server):
+    socket = await visit(guests, server)
+    assert msgpack.decode(await socket.recv())["code"] == "busy"
     with pytest.raises(ConnectionClosed):
-        await one_too_many.recv()
-    assert one_too_many.close_code == 1013
+        await socket.recv()
+    assert socket.close_code == 1013
 
 
 def test_bad_input_is_answered_and_harms_nobody_else(server):
