@@ -10,6 +10,7 @@ from starlette.applications import Starlette
 
 from deployments.config import ServiceConfig
 from deployments.lease import LeasedWorld
+from deployments.logs import show_logs
 from lingbot import pocket
 from lingbot.config import PATCH, PRESETS, SPATIAL_STRIDE
 from transport.app import build_app
@@ -20,6 +21,7 @@ class Transport:
     """Built by Ray Serve, once per replica. A plain class: ``build`` makes it a deployment."""
 
     def __init__(self, config: ServiceConfig, group: DeploymentHandle[Any]) -> None:
+        show_logs()
         self._world = LeasedWorld(group, world_info(config.preset), config)
         self._limits = config.limits
 

@@ -14,6 +14,7 @@ from ray.util import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from deployments.config import ServiceConfig
+from deployments.logs import show_logs
 from deployments.world_rank import WorldRank
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ class WorldGroup:
     """
 
     async def __init__(self, config: ServiceConfig) -> None:  # type: ignore[misc]  # Serve awaits it
+        show_logs()
         self._ranks = start_ranks(config)
         await asyncio.gather(*(rank.start.remote() for rank in self._ranks))
         self._watchers = [asyncio.create_task(watch(rank)) for rank in self._ranks]

@@ -14,6 +14,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from deployments.config import ServiceConfig
+from deployments.logs import show_logs
 from transport.world import WorldSpec
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class WorldRank:
 
     async def start(self) -> None:
         """Load the weights and run every shape once. No lease is given before this is over."""
+        show_logs()
         began = time.monotonic()
         self._engine = await self._run(self._load)
         loaded = time.monotonic()

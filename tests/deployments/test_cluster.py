@@ -41,7 +41,7 @@ async def take(client, num_chunks):
 async def until_ready(server):
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
-        with contextlib.suppress(urllib.error.HTTPError):
+        with contextlib.suppress(urllib.error.URLError):
             await asyncio.to_thread(urllib.request.urlopen, f"{server.http}/health", timeout=10)
             return
         await asyncio.sleep(0.2)
@@ -170,6 +170,22 @@ def test_a_clip_without_a_socket(server):
         assert answer.headers["content-type"] == "video/mp4"
         with av.open(io.BytesIO(answer.read())) as video:
             assert sum(1 for _ in video.decode(video=0)) == 1 + 4 * 11
+
+
+def test_a_killed_transport_leaves_no_world_behind(server):
+    async def scenario():
+        async with contextlib.AsyncExitStack() as guests:
+            for player in [await visit(guests, server) for _ in range(WORLDS)]:
+                await player.recv()  # its world is open
+            (transport,) = server.descendants("ServeReplica:lingbot:Transport")
+            os.kill(transport, signal.SIGKILL)
+            while transport in server.descendants("ServeReplica:lingbot:Transport"):
+                await asyncio.sleep(0.05)
+            await until_ready(server)
+            for player in [await visit(guests, server) for _ in range(WORLDS)]:
+                assert msgpack.decode(await player.recv())["type"] == "session"
+
+    run(scenario())
 
 
 def test_a_killed_rank_is_told_within_a_second_and_replaced(server):
