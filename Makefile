@@ -9,8 +9,9 @@ serve: .venv/installed
 	@echo "the page opens at http://127.0.0.1:8000/ once the world has warmed up"
 	RAY_AUTH_MODE=disabled $(BIN)/serve run serve_config.yaml
 
-test: .venv/installed lint
-	RAY_AUTH_MODE=disabled $(BIN)/pytest --durations=10
+test: .venv/installed
+	@start=$$(date +%s) && $(MAKE) --no-print-directory lint && $(BIN)/pytest --durations=10 \
+		&& echo "make test: $$(( $$(date +%s) - start )) s"
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .

@@ -4,25 +4,25 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from ray import serve
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RayServeException, RequestCancelledError
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ReplicaState  # type: ignore[attr-defined]
 
 from deployments.config import ServiceConfig
 from deployments.world_group import Lease
-from deployments.world_rank import Refusal
-from transport.errors import Busy, Refused, WorldLost
+from deployments.world_rank import Refusal, SessionEnded
+from transport.errors import Busy, Refused, WorldFailed, WorldLost
 from transport.messages import Queued, Warming
 from transport.world import OnWait, WorldInfo, WorldSpec
 
 NOTICE_S = 0.5  # how often a waiting client is told where it stands
+STATUS_S = 1.0  # how often Serve's controller is asked whether a group is up
 
 logger = logging.getLogger(__name__)
 
@@ -30,13 +30,8 @@ logger = logging.getLogger(__name__)
 class LeasedSession:
     """One open world: a lease that is held, and the rank that plays it."""
 
-    def __init__(
-        self,
-        lease: Lease,
-        stream: Any,  # the rest of the lease call: a DeploymentResponseGenerator
-        *,
-        config: ServiceConfig,
-    ) -> None:
+    def __init__(self, lease: Lease, stream: Any, *, config: ServiceConfig) -> None:
+        """``stream`` is the rest of the lease call, a DeploymentResponseGenerator."""
         self.id = lease.session_id
         self._rank = lease.rank
         self._stream = stream
@@ -68,8 +63,11 @@ class LeasedSession:
                 return await method.remote(self.id, *args)
         except TimeoutError as exc:
             raise WorldLost(f"the world did not answer for {self._step_timeout_s:g} s") from exc
-        except KeyError as exc:
+        except SessionEnded as exc:
             raise WorldLost("the world has ended") from exc
+        except RayTaskError as exc:
+            logger.exception("session %s: the world raised", self.id)
+            raise WorldFailed("the world failed") from exc
         except RayError as exc:
             logger.warning("session %s: %s", self.id, exc)
             raise WorldLost("the world's process died") from exc
@@ -92,6 +90,35 @@ class LeasedSession:
             self._rank.touch.remote(self.id)
 
 
+class Readiness:
+    """Whether a replica group is up, for all that ask in this process."""
+
+    def __init__(self, deployment: str) -> None:
+        self._deployment = deployment
+        self._known = False
+        self._next = 0.0
+        self._asking = asyncio.Lock()
+
+    async def ask(self) -> bool:
+        """Of Serve's controller, at most once in STATUS_S; its silence changes nothing."""
+        loop = asyncio.get_running_loop()
+        async with self._asking:
+            if loop.time() >= self._next:
+                with suppress(RayError, RayServeException):
+                    self._known = await asyncio.to_thread(is_running, self._deployment)
+                self._next = loop.time() + STATUS_S
+        return self._known
+
+
+def is_running(deployment: str) -> bool:
+    """Whether any application of the cluster has a running replica of ``deployment``."""
+    for application in serve.status().applications.values():
+        status = application.deployments.get(deployment)
+        if status is not None and status.replica_states.get(ReplicaState.RUNNING, 0) > 0:
+            return True
+    return False
+
+
 class LeasedWorld:
     """Opens worlds on whichever replica group has room."""
 
@@ -102,20 +129,17 @@ class LeasedWorld:
         self._group = group.options(stream=True, _by_reference=False)
         self.info = info
         self._config = config
+        self._readiness = Readiness(group.deployment_name)
         self._waiting: dict[object, None] = {}  # in the order they came
 
     async def open(self, spec: WorldSpec, *, on_wait: OnWait) -> LeasedSession:
-        ticket = object()
-        self._waiting[ticket] = None
         stream: Any = self._group.lease.remote()
         try:
-            lease = await self._first_item(stream, partial(self._notify, ticket, on_wait))
+            lease = await self._first_item(stream, on_wait)
             session = LeasedSession(lease, stream, config=self._config)
         except BaseException:
             cancel(stream)
             raise
-        finally:
-            del self._waiting[ticket]
         try:
             await session.open(spec)
         except BaseException:
@@ -124,42 +148,42 @@ class LeasedWorld:
         return session
 
     async def ready(self) -> bool:
-        """Whether a replica group is up. Asks Serve's controller, so call it now and then."""
-        status = await asyncio.to_thread(serve.status)
-        name = self._group.deployment_name
-        groups = [
-            app.deployments[name] for app in status.applications.values() if name in app.deployments
-        ]
-        return any(group.replica_states.get(ReplicaState.RUNNING, 0) > 0 for group in groups)
+        return await self._readiness.ask()
 
-    async def _first_item(self, stream: Any, notify: Any) -> Lease:
+    async def _first_item(self, stream: Any, on_wait: OnWait) -> Lease:
         first: asyncio.Future[Lease] = asyncio.ensure_future(anext(stream))
         # Ray turns a cancellation into an error; where nobody waits any more, nobody asks for it.
         first.add_done_callback(lambda done: done.cancelled() or done.exception())
-        waited = 0.0
+        ticket = object()
+        self._waiting[ticket] = None
         try:
-            while True:
-                done, _ = await asyncio.wait([first], timeout=NOTICE_S)
-                if done:
-                    return first.result()
-                waited += NOTICE_S
-                ready = await notify()
-                limit = self._config.queue_timeout_s if ready else self._config.warm_up_timeout_s
-                if waited > limit:
-                    raise Busy(f"every world is taken; none became free in {limit:g} s")
+            await self._wait(first, ticket, on_wait)
+            return first.result()
         except BackPressureError as exc:
             raise Busy("every world is taken, and the queue is full") from exc
         except (RayError, RayServeException, StopAsyncIteration) as exc:
             raise WorldLost("the world died while it was opened") from exc
         finally:
+            del self._waiting[ticket]
             first.cancel()
 
-    async def _notify(self, ticket: object, on_wait: OnWait) -> bool:
-        """Tell a waiting client where it stands; whether a group is up at all."""
-        ready = await self.ready()
-        position = list(self._waiting).index(ticket) + 1
-        await on_wait(Queued(position) if ready else Warming())
-        return ready
+    async def _wait(self, first: "asyncio.Future[Lease]", ticket: object, on_wait: OnWait) -> None:
+        """Tell a client where it stands until ``first`` is there. Raises Busy at its limit.
+
+        Waiting in the queue has a clock of its own, which starts when the warm-up is over.
+        """
+        loop = asyncio.get_running_loop()
+        since, was_ready = loop.time(), False
+        while not (await asyncio.wait([first], timeout=NOTICE_S))[0]:
+            ready = await self.ready()
+            if ready and not was_ready:
+                since, was_ready = loop.time(), True
+            position = list(self._waiting).index(ticket) + 1
+            await on_wait(Queued(position) if ready else Warming())
+            limit = self._config.queue_timeout_s if ready else self._config.warm_up_timeout_s
+            if loop.time() - since > limit and not first.done():
+                what = "every world is taken" if ready else "the world is still warming up"
+                raise Busy(f"{what}; gave up after {limit:g} s")
 
 
 def cancel(stream: Any) -> None:

@@ -42,6 +42,7 @@ def world_info(preset: str) -> WorldInfo:
         first_chunk_frames=config.first_chunk_frames,
         chunk_frames=config.chunk_frames,
         max_window=config.window,
+        sink=config.sink,
         max_steps=config.max_steps,
         openings=load_openings(Path(pocket.__file__).parent),
     )

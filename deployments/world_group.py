@@ -36,6 +36,7 @@ class WorldGroup:
 
     async def __init__(self, config: ServiceConfig) -> None:  # type: ignore[misc]  # Serve awaits it
         show_logs()
+        self._config = config
         self._ranks = start_ranks(config)
         await asyncio.gather(*(rank.start.remote() for rank in self._ranks))
         self._watchers = [asyncio.create_task(watch(rank)) for rank in self._ranks]
@@ -50,12 +51,20 @@ class WorldGroup:
         """
         front = self._ranks[0]
         session_id = uuid.uuid4().hex
-        held = front.hold.remote(session_id)
+        await front.reserve.remote(session_id)
         try:
             yield Lease(session_id, front)
-            logger.debug("session %s ended: %s", session_id, await held)
+            await front.wait_for_end.remote(session_id)
         finally:
             front.end.remote(session_id, "its lease is over")
+
+    async def check_health(self) -> None:
+        """Called by Serve. A step that hangs would make every later session hang: start again."""
+        limit = self._config.step_timeout_s
+        for rank in self._ranks:
+            busy_s: float = await rank.busy_s.remote()
+            if busy_s > limit:
+                raise RuntimeError(f"the engine has been at one call for {busy_s:.0f} s")
 
 
 def start_ranks(config: ServiceConfig) -> list[Any]:

@@ -33,6 +33,10 @@ class Refusal(Struct, frozen=True):
     field: str | None
 
 
+class SessionEnded(Exception):
+    """A call for a session that is not there, or not there any more."""
+
+
 @dataclass(slots=True)
 class Tenancy:
     """A lease as the rank sees it, from its reservation to its end."""
@@ -40,7 +44,6 @@ class Tenancy:
     touched: float
     session: "Session | None" = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
-    why: str = ""
 
 
 class WorldRank:
@@ -56,6 +59,7 @@ class WorldRank:
         self._load = load or partial(load_engine, config)
         self._tenancies: dict[str, Tenancy] = {}
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
+        self._busy_since: float | None = None  # when the engine's running call began
         self._engine: Engine
         self._reaper: asyncio.Task[None]
 
@@ -67,16 +71,19 @@ class WorldRank:
         loaded = time.monotonic()
         await self._run(self._engine.warm_up)
         logger.info("loaded in %.1f s, warm in %.1f s", loaded - began, time.monotonic() - loaded)
-        self._reaper = asyncio.create_task(self._reap())
+        self._reaper = asyncio.create_task(self._keep_reaping())
 
-    async def hold(self, session_id: str) -> str:
-        """Reserve a session, and return the reason when it ends."""
-        tenancy = self._tenancies[session_id] = Tenancy(touched=time.monotonic())
-        await tenancy.ended.wait()
-        return tenancy.why
+    def reserve(self, session_id: str) -> None:
+        """Make room for a session. Its world is opened next, or it is freed in a while."""
+        self._tenancies[session_id] = Tenancy(touched=time.monotonic())
+
+    async def wait_for_end(self, session_id: str) -> None:
+        """Returns when the session has ended."""
+        if tenancy := self._tenancies.get(session_id):
+            await tenancy.ended.wait()
 
     async def open(self, session_id: str, spec: WorldSpec) -> Refusal | None:
-        """Make the reserved session's world. Raises KeyError if it has ended meanwhile."""
+        """Make the reserved session's world. Raises SessionEnded if it has ended meanwhile."""
         from lingbot.errors import LingbotError
         from lingbot.session import SessionSpec
 
@@ -94,7 +101,7 @@ class WorldRank:
             return Refusal(str(exc), exc.field)
         if session_id not in self._tenancies:  # ended while it was made
             await self._run(self._engine.close, session)
-            raise KeyError(session_id)
+            raise SessionEnded(session_id)
         self._tenancies[session_id].session = session
         self.touch(session_id)
         logger.info("session %s opened, %d in all", session_id, len(self._tenancies))
@@ -103,45 +110,62 @@ class WorldRank:
     async def step(
         self, session_id: str, actions: Sequence[str], prompt: str | None
     ) -> NDArray[np.uint8]:
-        """The session's next chunk, uint8 [T, H, W, 3]. Raises KeyError if it has ended."""
-        session = self._tenancies[session_id].session
-        assert session is not None
+        """The session's next chunk, uint8 [T, H, W, 3]. Raises SessionEnded if it has."""
+        tenancy = self._tenancies.get(session_id)
+        if tenancy is None:
+            raise SessionEnded(session_id)
+        session = tenancy.session
+        assert session is not None, "stepped before it was opened"
         self.touch(session_id)
         return await self._run(partial(self._engine.step, session, actions, prompt=prompt))
 
     def touch(self, session_id: str) -> None:
-        """Somebody still wants this session."""
-        self._tenancies[session_id].touched = time.monotonic()
+        """Somebody still wants this session, if it is there."""
+        if tenancy := self._tenancies.get(session_id):
+            tenancy.touched = time.monotonic()
 
     def end(self, session_id: str, why: str) -> None:
         """Free a session. One that is not there, or not there any more, is fine."""
         tenancy = self._tenancies.pop(session_id, None)
         if tenancy is None:
             return
-        tenancy.why = why
         tenancy.ended.set()
         if tenancy.session is not None:
             self._thread.submit(self._engine.close, tenancy.session)  # after its running step
             logger.info("session %s closed: %s", session_id, why)
 
-    def num_sessions(self) -> int:
-        return len(self._tenancies)
+    def busy_s(self) -> float:
+        """How long the engine has been at its running call; 0 while it rests."""
+        since = self._busy_since
+        return 0.0 if since is None else time.monotonic() - since
 
     async def last(self) -> None:
         """Never returns: its caller learns at once when this process dies."""
         await asyncio.Event().wait()
 
-    async def _reap(self) -> None:
+    def reap(self, now: float) -> None:
+        """Free the sessions that nobody asked about for too long; ``now`` of time.monotonic."""
         ttl = self._config.lease_ttl_s
+        for session_id, tenancy in list(self._tenancies.items()):
+            if now - tenancy.touched > ttl:
+                self.end(session_id, f"nobody asked about it for {ttl:g} s")
+
+    async def _keep_reaping(self) -> None:
         while True:
-            await asyncio.sleep(ttl / 4)
-            now = time.monotonic()
-            for session_id, tenancy in list(self._tenancies.items()):
-                if now - tenancy.touched > ttl:
-                    self.end(session_id, f"nobody asked about it for {ttl:g} s")
+            await asyncio.sleep(self._config.lease_ttl_s / 4)
+            self.reap(time.monotonic())
 
     async def _run(self, call: Callable[..., T], *args: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, call, *args)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._thread, self._timed, call, *args
+        )
+
+    def _timed(self, call: Callable[..., T], *args: Any) -> T:
+        self._busy_since = time.monotonic()
+        try:
+            return call(*args)
+        finally:
+            self._busy_since = None
 
 
 def load_engine(config: ServiceConfig) -> "Engine":

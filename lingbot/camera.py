@@ -21,10 +21,11 @@ Poses = NDArray[np.float64]
 
 KEYS = "wasdijkl"
 MOVE_STEP = 0.05  # what one key walks in a latent frame
-YAW_STEP = math.radians(6)
-PITCH_STEP = math.radians(4)
-OFFLINE_TURN_STEP = math.radians(2)  # per video frame, yaw and pitch, of the offline action strings
-PITCH_LIMIT = math.radians(85)
+# Angles are whole degrees: they add up exactly, so a pose that comes again is the same bits.
+YAW_STEP = 6
+PITCH_STEP = 4
+OFFLINE_TURN_STEP = 2  # per video frame, yaw and pitch, of the offline action strings
+PITCH_LIMIT = 85
 
 
 class Intrinsics(NamedTuple):
@@ -59,42 +60,45 @@ def axis(action: str, positive: str, negative: str) -> int:
     return (positive in action) - (negative in action)
 
 
-def yaw_matrix(angle: float) -> Poses:
-    c, s = math.cos(angle), math.sin(angle)
+def yaw_matrix(degrees: float) -> Poses:
+    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     return np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
 
 
-def pitch_matrix(angle: float) -> Poses:
-    c, s = math.cos(angle), math.sin(angle)
+def pitch_matrix(degrees: float) -> Poses:
+    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     return np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
 
 
-def turn_pitch(pitch: float, action: str, *, step: float = PITCH_STEP) -> float:
+def turn_pitch(pitch: int, action: str, *, step: int = PITCH_STEP) -> int:
     return min(max(pitch + axis(action, "i", "k") * step, -PITCH_LIMIT), PITCH_LIMIT)
 
 
-def relative_pose(pitch: float, action: str) -> tuple[Poses, float]:
+def relative_pose(pitch: int, action: str) -> tuple[Poses, int]:
     """One latent frame of a live walk: the pose [4, 4] seen from the one before, and the new pitch.
 
-    Orientation is always Ry(yaw) Rx(pitch), and walking goes along the new heading on the ground
-    plane, so yaw and place cancel out: a held key repeats bit for bit. The translation is in steps
-    of MOVE_STEP: one key walks a length of 1, whatever happened before.
+    Pitch is in degrees. Orientation is always Ry(yaw) Rx(pitch), and walking goes along the new
+    heading on the ground plane, so yaw and place cancel out: a held key repeats bit for bit. The
+    translation is in steps of MOVE_STEP: one key walks a length of 1, whatever happened before.
     """
     new_pitch = turn_pitch(pitch, action)
-    turn = yaw_matrix(axis(action, "l", "j") * YAW_STEP)
+    yaw = axis(action, "l", "j") * YAW_STEP
     level = pitch_matrix(-pitch)
     pose = np.eye(4)
-    pose[:3, :3] = level @ turn @ pitch_matrix(new_pitch)
+    if yaw:
+        pose[:3, :3] = level @ yaw_matrix(yaw) @ pitch_matrix(new_pitch)
+    else:  # the same without rounding, and at rest the identity
+        pose[:3, :3] = pitch_matrix(new_pitch - pitch)
     walked = np.array([axis(action, "d", "a"), 0.0, axis(action, "w", "s")])
-    pose[:3, 3] = level @ turn @ walked
-    return pose, new_pitch
+    pose[:3, 3] = level @ yaw_matrix(yaw) @ walked
+    return pose + 0.0, new_pitch  # one zero, not two
 
 
 @dataclass(slots=True)
 class Trajectory:
     """A live walk. Its memory does not grow: the next relative pose needs the pitch alone."""
 
-    pitch: float = 0.0
+    pitch: int = 0  # degrees
     started: bool = False
 
     def extend(self, actions: Sequence[str]) -> Poses:
@@ -115,7 +119,7 @@ class Trajectory:
 
 def actions_to_poses(actions: Sequence[str]) -> Poses:
     """The offline action strings' path, one action a *video* frame: F actions -> [F + 1, 4, 4]."""
-    yaw = pitch = 0.0
+    yaw = pitch = 0
     place = np.zeros(3)
     poses = [np.eye(4)]
     for action in actions:

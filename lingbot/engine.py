@@ -106,7 +106,7 @@ class Engine:
         return frames
 
     def close(self, session: Session) -> None:
-        """Free the session's memory now, whoever still holds it."""
+        """Free the window, the prompt's K/V and the decoder's state now, whoever holds them."""
         session.broken = True
         session.window = session.window.emptied()
         session.text = ()

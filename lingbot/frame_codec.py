@@ -67,9 +67,10 @@ class FrameCodec:
     def encode_image(self, image: Frames, *, chunk: int) -> Condition:
         """The condition of a world that starts from ``image`` [H, W, 3].
 
-        The picture, then grey for the rest of two chunks, is encoded once: by the second chunk the
-        picture is out of the encoder's sight, so that chunk's condition serves all later ones.
-        The mask is 1 on the picture's latent frame.
+        The picture, then grey for the rest of two chunks, is encoded once, and the second chunk's
+        condition serves all later ones, with what trace of the picture is left in it: so does the
+        reference, and so are the pocket world's clips conditioned. The mask is 1 on the picture's
+        latent frame.
         """
         height, width, _ = image.shape
         video = torch.full((1, 2 * chunk * TEMPORAL_STRIDE, 3, height, width), 0.5)

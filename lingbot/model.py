@@ -265,16 +265,7 @@ class WorldModel(nn.Module):
         latent frames' places in the world.
         """
         tokens, time, time6, turn = self._embed(x, condition, timestep, positions)
-        for layer, block in enumerate(self._blocks()):
-            tokens = block(
-                tokens,
-                layer=layer,
-                time=time6,
-                turn=turn,
-                camera=(camera.scale[layer], camera.shift[layer]),
-                text=text[layer],
-                memory=memory,
-            )
+        tokens = self._through(self._blocks(), tokens, time6, turn, camera, text, memory)
         grid = (x.shape[3] // PATCH, x.shape[4] // PATCH)
         return unpatchify(self.head(tokens, time), grid).float()
 
@@ -292,18 +283,32 @@ class WorldModel(nn.Module):
         timestep = torch.zeros(x.shape[0], x.shape[2], device=x.device)
         tokens, _, time6, turn = self._embed(x, condition, timestep, positions)
         *blocks, last = self._blocks()
+        tokens = self._through(blocks, tokens, time6, turn, camera, text, memory)
+        _, k, v = last.project(tokens, time6, turn)
+        memory.store(len(blocks), k, v)
+
+    def _through(
+        self,
+        blocks: Sequence[Block],
+        tokens: Tensor,
+        time: Tensor,
+        turn: Tensor,
+        camera: CameraMaps,
+        text: Sequence[TextKV],
+        memory: Memory,
+    ) -> Tensor:
+        """The stream [B, F, T, C] after the first blocks."""
         for layer, block in enumerate(blocks):
             tokens = block(
                 tokens,
                 layer=layer,
-                time=time6,
+                time=time,
                 turn=turn,
                 camera=(camera.scale[layer], camera.shift[layer]),
                 text=text[layer],
                 memory=memory,
             )
-        _, k, v = last.project(tokens, time6, turn)
-        memory.store(len(blocks), k, v)
+        return tokens
 
     def _embed(
         self, x: Tensor, condition: Tensor, timestep: Tensor, positions: Tensor

@@ -14,9 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LATENT_CHANNELS = 16
-TIME_FACTOR = 4
-SPACE_FACTOR = 8
+from lingbot.config import LATENT_CHANNELS, SPATIAL_STRIDE, TEMPORAL_STRIDE
+
 DELAY = 3  # frames by which the decoder's output lags
 
 Widths = tuple[int, int, int, int]
@@ -121,10 +120,10 @@ class TinyVAE(nn.Module):
         A world begins with one picture: `repeat_first` fills its group of 4 frames.
         """
         B, num_frames, _, H, W = video.shape
-        if num_frames % TIME_FACTOR or H % SPACE_FACTOR or W % SPACE_FACTOR:
+        if num_frames % TEMPORAL_STRIDE or H % SPATIAL_STRIDE or W % SPATIAL_STRIDE:
             raise ValueError(
-                f"{num_frames} frames of {W}x{H}: expected multiples of {TIME_FACTOR} frames "
-                f"and {SPACE_FACTOR} pixels"
+                f"{num_frames} frames of {W}x{H}: expected multiples of {TEMPORAL_STRIDE} frames "
+                f"and {SPATIAL_STRIDE} pixels"
             )
         return _run(self.encoder, video, [], [])
 
@@ -144,7 +143,7 @@ class TinyVAE(nn.Module):
 
 def repeat_first(video: Tensor) -> Tensor:
     """[B, 4T - 3, ...] -> [B, 4T, ...]: the first picture fills a group of its own."""
-    first = video[:, :1].repeat_interleave(TIME_FACTOR - 1, dim=1)
+    first = video[:, :1].repeat_interleave(TEMPORAL_STRIDE - 1, dim=1)
     return torch.cat([first, video], dim=1)
 
 

@@ -5,7 +5,6 @@ status: 0 where every error is below the tolerance, 1 where one is not, 2 for an
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,7 +33,9 @@ Errors = Iterator[tuple[str, float]]
 
 
 def relative_error(ours: Tensor, reference: Tensor) -> float:
-    """``|ours - reference| / |reference|`` in float64."""
+    """``|ours - reference| / |reference|`` in float64. Raises LingbotError for other shapes."""
+    if ours.shape != reference.shape:
+        raise LingbotError(f"expected the shape {list(ours.shape)}, not {list(reference.shape)}")
     reference = reference.double()
     return float((ours.double() - reference).norm() / reference.norm())
 
@@ -107,7 +108,8 @@ def slot_error(ours: Tensor, reference: Tensor) -> float:
     Each recorded frame is held against the nearest of ours; the worst one counts.
     """
     frames = reference[0].unflatten(0, (-1, ours.shape[1]))
-    return max(min(relative_error(slot, frame) for slot in ours) for frame in frames)
+    errors = torch.tensor([[relative_error(slot, frame) for slot in ours] for frame in frames])
+    return float(errors.amin(dim=1).amax())  # unlike Python's, these keep what is not a number
 
 
 def verify_camera(folder: Path) -> Errors:
@@ -166,7 +168,7 @@ def verify(folder: Path) -> Errors:
         raise
     except KeyError as exc:
         raise WeightsError(f"{folder}: no tensor {exc}") from exc
-    except (ValueError, RuntimeError, json.JSONDecodeError, msgspec.DecodeError) as exc:
+    except (ValueError, IndexError, RuntimeError, OSError, msgspec.DecodeError) as exc:
         raise WeightsError(f"{folder}: {exc}") from exc
 
 

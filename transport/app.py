@@ -1,7 +1,6 @@
 """The routes: the socket, clips, health, what is served, and the page."""
 
-import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import quote
@@ -19,10 +18,13 @@ from starlette.websockets import WebSocket
 
 from transport.clip import clip
 from transport.controls import KEYS
+from transport.ending import turn_away
+from transport.errors import Busy
 from transport.lag import LoopLag
 from transport.limits import Limits
 from transport.payload import FRAMES_PER_MESSAGE
 from transport.play import play
+from transport.threads import Threads
 from transport.world import World, WorldInfo
 
 WEB = Path(__file__).parent / "web"
@@ -56,14 +58,52 @@ class WorldDescription(Struct, frozen=True, kw_only=True):
 def build_app(world: World, *, limits: Limits | None = None) -> Starlette:
     """The whole conversation with `world`, as one ASGI application."""
     bounds = limits or Limits()
-    threads = anyio.CapacityLimiter(os.cpu_count() or 1)
+    threads = Threads()
     lag = LoopLag()
-
-    async def realtime(socket: WebSocket) -> None:
-        await play(socket, world, limits=bounds, threads=threads)
 
     async def clips(request: Request) -> Response:
         return await clip(request, world, limits=bounds, threads=threads)
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(lag.run)
+            yield
+            tasks.cancel_scope.cancel()
+
+    return Starlette(
+        lifespan=lifespan,
+        routes=[
+            WebSocketRoute(SOCKET_PATH, _realtime(world, limits=bounds, threads=threads)),
+            Route("/v1/clips", clips, methods=["POST"]),
+            *_about(world, lag),
+            Mount("/static", StaticFiles(directory=WEB)),
+        ],
+    )
+
+
+def _realtime(
+    world: World, *, limits: Limits, threads: Threads
+) -> Callable[[WebSocket], Awaitable[None]]:
+    """The endpoint of the sockets: so many at once and no more."""
+    num_sockets = 0
+
+    async def realtime(socket: WebSocket) -> None:
+        nonlocal num_sockets
+        if num_sockets >= limits.max_sockets:
+            await turn_away(socket, Busy(f"all {limits.max_sockets} sockets are taken"))
+            return
+        num_sockets += 1
+        try:
+            await play(socket, world, limits=limits, threads=threads)
+        finally:
+            num_sockets -= 1
+
+    return realtime
+
+
+def _about(world: World, lag: LoopLag) -> list[Route]:
+    """What can be asked without a world: health, what is served, and the page."""
 
     async def health(request: Request) -> Response:
         ready = await world.ready()
@@ -88,25 +128,12 @@ def build_app(world: World, *, limits: Limits | None = None) -> Starlette:
     async def page(request: Request) -> Response:
         return FileResponse(WEB / "index.html")
 
-    @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(lag.run)
-            yield
-            tasks.cancel_scope.cancel()
-
-    return Starlette(
-        lifespan=lifespan,
-        routes=[
-            WebSocketRoute(SOCKET_PATH, realtime),
-            Route("/v1/clips", clips, methods=["POST"]),
-            Route("/v1/world", describe),
-            Route("/v1/openings/{name}", opening),
-            Route("/health", health),
-            Route("/", page),
-            Mount("/static", StaticFiles(directory=WEB)),
-        ],
-    )
+    return [
+        Route("/v1/world", describe),
+        Route("/v1/openings/{name}", opening),
+        Route("/health", health),
+        Route("/", page),
+    ]
 
 
 def describe_world(info: WorldInfo) -> WorldDescription:

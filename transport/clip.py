@@ -4,7 +4,6 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 
-import anyio
 import msgspec
 from anyio import to_thread
 from msgspec import Struct
@@ -21,6 +20,7 @@ from transport.limits import Limits
 from transport.messages import Positive, Prompt, Queued, Seed, Warming, error_message, explain
 from transport.mp4 import Mp4Writer
 from transport.protocol import DEFAULT_SEED, opening_prompt, read_size, read_steps
+from transport.threads import Threads
 from transport.world import World, WorldInfo, WorldSession, WorldSpec
 
 logger = logging.getLogger(__name__)
@@ -38,9 +38,7 @@ class ClipRequest(Struct, frozen=True, kw_only=True):
     format: str = "mp4"
 
 
-async def clip(
-    request: Request, world: World, *, limits: Limits, threads: anyio.CapacityLimiter
-) -> Response:
+async def clip(request: Request, world: World, *, limits: Limits, threads: Threads) -> Response:
     """`POST /v1/clips`: image, prompt, actions and seed to video/mp4."""
     try:
         wish, upload = await _read(request, max_bytes=limits.max_clip_bytes)
@@ -105,7 +103,7 @@ async def _read_form(request: Request, body: bytes) -> tuple[ClipRequest, bytes 
 
 
 async def _spec(
-    wish: ClipRequest, upload: bytes | None, info: WorldInfo, threads: anyio.CapacityLimiter
+    wish: ClipRequest, upload: bytes | None, info: WorldInfo, threads: Threads
 ) -> WorldSpec:
     if wish.format != "mp4":
         raise BadMessage(f"`format`: {quote(wish.format)}, expected 'mp4'", field="format")
@@ -121,7 +119,7 @@ async def _spec(
         seed=DEFAULT_SEED if wish.seed is None else wish.seed,
         width=width,
         height=height,
-        first_frame=await to_thread.run_sync(crop, limiter=threads),
+        first_frame=await to_thread.run_sync(crop, limiter=threads.pictures),
         num_steps=read_steps(wish.num_inference_steps, info),
         window=None,
         sink=None,
@@ -133,7 +131,7 @@ async def _record(
     world: World,
     spec: WorldSpec,
     actions: Sequence[str],
-    threads: anyio.CapacityLimiter,
+    threads: Threads,
 ) -> bytes:
     session = await world.open(spec, on_wait=_no_news)
     logger.info("session %s opened: a clip of %d latent frames", session.id, len(actions))
@@ -158,7 +156,7 @@ async def _film(
     info: WorldInfo,
     spec: WorldSpec,
     actions: Sequence[str],
-    threads: anyio.CapacityLimiter,
+    threads: Threads,
 ) -> bytes:
     """The actions filled up to whole chunks; the video cut to what was asked for."""
     size = info.chunk_latent_frames
@@ -170,8 +168,8 @@ async def _film(
         chunk = list(actions[start : start + size])
         frames = await session.step(chunk + [""] * (size - len(chunk)), prompt=None)
         wanted = frames[: num_frames - writer.num_frames]
-        await to_thread.run_sync(writer.add, wanted, limiter=threads)
-    return await to_thread.run_sync(writer.close, limiter=threads)
+        await to_thread.run_sync(writer.add, wanted, limiter=threads.videos)
+    return await to_thread.run_sync(writer.close, limiter=threads.videos)
 
 
 async def _no_news(message: Queued | Warming) -> None:

@@ -8,6 +8,7 @@ transition still shows in at least one latent frame of the next chunk.
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from msgspec import Raw
 
@@ -19,11 +20,12 @@ MAX_SCRIPT_LATENT_FRAMES = 512
 MAX_TRANSITIONS = 512
 
 EventId = int | None
+Part = Literal["script", "held", "prompt"]  # what an event changes
 
 
 @dataclass(slots=True, frozen=True)
 class Taken:
-    """The controls of one chunk, and the events that take effect in it first, oldest first."""
+    """The controls of one chunk, and the events that take effect in it first, as they came."""
 
     actions: list[str]
     event_ids: list[int]
@@ -31,95 +33,81 @@ class Taken:
 
 
 @dataclass(slots=True)
-class Change:
-    """The keys held from some moment on, and the events that said so."""
-
-    keys: str
-    event_ids: list[int]
-
-
-@dataclass(slots=True)
 class Controls:
     """The controls of one session: put by its events, taken chunk by chunk."""
 
     _script: deque[str] = field(default_factory=deque)
-    _script_id: EventId = None
     _held: str = ""
-    _changes: deque[Change] = field(default_factory=deque)
+    _changes: deque[str] = field(default_factory=deque)  # the keys held from some moment on, each
     _prompt: str | None = None
-    _prompt_id: EventId = None
+    _arrived: list[tuple[Part, int]] = field(default_factory=list)  # events since the last chunk
 
     def play_script(self, actions: Iterable[str], *, event_id: EventId = None) -> None:
         """Replaces what was left of an older script, and lets go of every key."""
+        self._note("script", event_id, replaces=("script", "held"))
         self._script = deque(actions)
-        self._script_id = event_id
         self._held = ""
         self._changes.clear()
 
     def hold(self, states: Sequence[str], *, event_id: EventId = None) -> None:
         """Follows the keyboard through `states`; the last one stays held. Ends a script."""
+        self._note("held", event_id, replaces=("script",))
         self._script.clear()
-        self._script_id = None
-        for position, keys in enumerate(states):
-            ids = [event_id] if position == 0 and event_id is not None else []
-            self._changes.append(Change(keys, ids))
+        self._changes.extend(states)
         while len(self._changes) > MAX_TRANSITIONS:
             oldest = self._changes.popleft()
             self._changes[0] = _merge([oldest, self._changes[0]])
 
     def set_prompt(self, prompt: str, *, event_id: EventId = None) -> None:
         """The newest prompt wins; it is taken with the next chunk."""
-        self._prompt, self._prompt_id = prompt, event_id
+        self._note("prompt", event_id, replaces=("prompt",))
+        self._prompt = prompt
 
     def take(self, num_latent_frames: int) -> Taken:
         """The controls of the next chunk."""
-        if self._script:
-            actions, event_ids = self._take_script(num_latent_frames)
-        else:
-            actions, event_ids = self._take_held(num_latent_frames)
+        take = self._take_script if self._script else self._take_held
+        actions = take(num_latent_frames)
         prompt, self._prompt = self._prompt, None
-        if self._prompt_id is not None:
-            event_ids = list(dict.fromkeys([*event_ids, self._prompt_id]))
-            self._prompt_id = None
+        # A composite may change keys and prompt under one id.
+        event_ids = list(dict.fromkeys(event_id for _, event_id in self._arrived))
+        self._arrived.clear()
         return Taken(actions, event_ids, prompt)
 
-    def _take_script(self, num: int) -> tuple[list[str], list[int]]:
-        event_ids = [] if self._script_id is None else [self._script_id]
-        self._script_id = None
+    def _note(self, what: Part, event_id: EventId, *, replaces: tuple[Part, ...]) -> None:
+        """Remembers an event, and forgets those that will not take effect because of it."""
+        self._arrived = [one for one in self._arrived if one[0] not in replaces]
+        if event_id is not None:
+            self._arrived.append((what, event_id))
+            del self._arrived[:-MAX_TRANSITIONS]  # of a flood only the newest are kept
+
+    def _take_script(self, num: int) -> list[str]:
         actions = [self._script.popleft() for _ in range(min(num, len(self._script)))]
-        return actions + [""] * (num - len(actions)), event_ids
+        return actions + [""] * (num - len(actions))
 
-    def _take_held(self, num: int) -> tuple[list[str], list[int]]:
+    def _take_held(self, num: int) -> list[str]:
         changes, self._changes = list(self._changes), deque()
-        # An empty script has an id too, and takes effect by letting go of every key.
-        event_ids = [] if self._script_id is None else [self._script_id]
-        self._script_id = None
-        for change in changes:
-            event_ids.extend(change.event_ids)
         if not changes:
-            return [self._held] * num, event_ids
-        self._held = changes[-1].keys
+            return [self._held] * num
+        self._held = changes[-1]
         steps = _squeeze(changes, num)
-        return steps + [self._held] * (num - len(steps)), event_ids
+        return steps + [self._held] * (num - len(steps))
 
 
-def _squeeze(changes: list[Change], num: int) -> list[str]:
+def _squeeze(changes: list[str], num: int) -> list[str]:
     """At most `num` latent frames: the last is the final state, the others share the rest."""
     if len(changes) <= num:
-        return [change.keys for change in changes]
+        return changes
     if num == 1:
-        return [_merge(changes).keys]
+        return [_merge(changes)]
     earlier, room = changes[:-1], num - 1
     edges = [len(earlier) * i // room for i in range(room + 1)]
     groups = [earlier[start:end] for start, end in zip(edges[:-1], edges[1:], strict=True)]
-    return [_merge(group).keys for group in groups] + [changes[-1].keys]
+    return [_merge(group) for group in groups] + [changes[-1]]
 
 
-def _merge(changes: list[Change]) -> Change:
-    """Union of the keys, so that no tap is lost. Of the ids only so many are kept."""
-    keys = canonical("".join(change.keys for change in changes))
-    event_ids = [event_id for change in changes for event_id in change.event_ids]
-    return Change(keys, event_ids[-MAX_TRANSITIONS:])
+def _merge(changes: list[str]) -> str:
+    """Union of the keys, so that no tap is lost."""
+    return canonical("".join(changes))
 
 
 def canonical(keys: Iterable[str]) -> str:
@@ -130,8 +118,8 @@ def canonical(keys: Iterable[str]) -> str:
 def parse_camera_actions(raw: Raw, *, field: str) -> list[str] | HeldKeys:
     """The payload of `camera_actions`: a script as actions, or states checked as HeldKeys.
 
-    Raises BadMessage with the path of the first key that is none, and queue_full for a script
-    of more latent frames than are kept.
+    Raises BadMessage with the path of the first key that is none, and queue_full for more latent
+    frames or transitions than are kept.
     """
     if _is_map(raw):
         held = decode_field(raw, HeldKeys, field=field)
@@ -139,18 +127,27 @@ def parse_camera_actions(raw: Raw, *, field: str) -> list[str] | HeldKeys:
             raise BadMessage(
                 f"`{field}.mode`: expected 'state', got {quote(held.mode)}", field=f"{field}.mode"
             )
+        _check_room(
+            len(held.transitions),
+            MAX_TRANSITIONS,
+            what="transitions",
+            field=f"{field}.transitions",
+        )
         for position, transition in enumerate(held.transitions):
             parse_keys(transition.actions, field=f"{field}.transitions[{position}].actions")
         return held
     script = decode_field(raw, list[list[str]], field=field)
-    if len(script) > MAX_SCRIPT_LATENT_FRAMES:
+    _check_room(len(script), MAX_SCRIPT_LATENT_FRAMES, what="latent frames", field=field)
+    return [parse_keys(keys, field=f"{field}[{frame}]") for frame, keys in enumerate(script)]
+
+
+def _check_room(num: int, room: int, *, what: str, field: str) -> None:
+    if num > room:
         raise BadMessage(
-            f"a script of {len(script)} latent frames is longer than the queue of "
-            f"{MAX_SCRIPT_LATENT_FRAMES}",
+            f"`{field}`: {num} {what} are more than the queue of {room} holds",
             code="queue_full",
             field=field,
         )
-    return [parse_keys(keys, field=f"{field}[{frame}]") for frame, keys in enumerate(script)]
 
 
 def parse_keys(keys: Sequence[str], *, field: str) -> str:

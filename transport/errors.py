@@ -89,6 +89,16 @@ class WorldLost(TransportError):
     close_code = 1012
 
 
+class WorldFailed(TransportError):
+    """The world's own code raised something unexpected. The client sees no more than this text."""
+
+    code = "internal"
+    close_code = 1011
+
+    def __init__(self, text: str = "the world failed") -> None:
+        super().__init__(text)
+
+
 def quote(value: object) -> str:
     """What a client sent, cut to a length that is safe to send back."""
     text = value if isinstance(value, str) else str(value)

@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 from transport.errors import BadMessage
 
 MAX_PIXELS = 4096 * 4096
+OVERSAMPLING = 2  # of a JPEG that is decoded smaller than it is: as good as the whole one
 FORMATS = ("PNG", "JPEG", "WEBP")
 
 _DATA_URL = re.compile(r"data:[\w.+/-]*(?:;[\w=.-]+)*;base64,", re.ASCII)
@@ -28,7 +29,8 @@ def decode_first_frame(
     """
     try:
         data = _read_base64(source) if isinstance(source, str) else source
-        picture = ImageOps.fit(_open(data), (width, height), Image.Resampling.LANCZOS)
+        picture = _open(data, min_side=OVERSAMPLING * max(width, height))
+        picture = ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
     except ValueError as exc:
         # A path may happen to be good base64, so it is looked for only once nothing else fits.
         is_path = isinstance(source, str) and _PATH.match(source)
@@ -54,11 +56,15 @@ def _read_base64(text: str) -> bytes:
         ) from exc
 
 
-def _open(data: bytes) -> Image.Image:
-    """An upright RGB picture. The size is checked before any pixel is decoded."""
+def _open(data: bytes, *, min_side: int) -> Image.Image:
+    """An upright RGB picture. The size is checked before any pixel is decoded.
+
+    A JPEG may come out 2, 4 or 8 times smaller, with no side below `min_side`.
+    """
     try:
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
         if picture.width * picture.height <= MAX_PIXELS:
+            picture.draft(None, (min_side, min_side))  # square, because it may lie on its side
             return ImageOps.exif_transpose(picture).convert("RGB")
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
         raise ValueError(f"too large, expected at most {MAX_PIXELS} pixels") from exc

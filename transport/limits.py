@@ -9,10 +9,12 @@ Seconds = Annotated[float, Meta(gt=0)]
 
 
 class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    # Of one replica. Below Serve's max_ongoing_requests, where a handshake hangs unanswered.
+    max_sockets: Annotated[int, Meta(ge=1)] = 150
     max_init_bytes: NumBytes = 8 * 1024 * 1024
     max_event_bytes: NumBytes = 64 * 1024
     max_errors: Annotated[int, Meta(ge=0)] = 100  # messages of one socket that cannot be used
-    init_timeout_s: Seconds = 30.0
+    init_timeout_s: Seconds = 30.0  # for all inits of a socket together
     ack_timeout_s: Seconds = 60.0
     max_clip_bytes: NumBytes = 10 * 1024 * 1024  # a request's body
     max_clip_latent_frames: Annotated[int, Meta(ge=1)] = 240

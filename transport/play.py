@@ -3,7 +3,6 @@
 import itertools
 import logging
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,10 +10,12 @@ import anyio
 from anyio import to_thread
 from anyio.lowlevel import checkpoint
 from anyio.streams.memory import MemoryObjectSendStream
+from msgspec.structs import replace
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from transport.controls import MAX_SCRIPT_LATENT_FRAMES, Taken
-from transport.errors import Refused, TransportError, WorldLost, close_reason
+from transport.ending import Ending, close, judge
+from transport.errors import BadMessage, Refused, TransportError, WorldLost
 from transport.image import decode_first_frame
 from transport.limits import Limits
 from transport.messages import (
@@ -24,23 +25,19 @@ from transport.messages import (
     ChunkStats,
     ControlAck,
     Error,
-    Queued,
     ServerMessage,
     Session,
     SessionLimits,
-    Warming,
     encode,
-    error_message,
     milliseconds,
 )
 from transport.pacing import MAX_UNACKNOWLEDGED_CHUNKS
 from transport.payload import Batch, Frames, build_chunk
-from transport.protocol import Conversation, Plan
+from transport.protocol import Conversation, Effect, Plan
+from transport.threads import Threads
 from transport.world import World, WorldSession, WorldSpec
 
 logger = logging.getLogger(__name__)
-
-CLOSE_TIMEOUT_S = 5.0
 
 
 @dataclass(slots=True, frozen=True)
@@ -56,19 +53,7 @@ class Chunk:
     forward: float
 
 
-@dataclass(slots=True, frozen=True)
-class Ending:
-    """Why a socket closes."""
-
-    code: int
-    reason: str
-    error: TransportError | None = None
-    client_left: bool = False
-
-
-async def play(
-    socket: WebSocket, world: World, *, limits: Limits, threads: anyio.CapacityLimiter
-) -> None:
+async def play(socket: WebSocket, world: World, *, limits: Limits, threads: Threads) -> None:
     """Plays one world to one client. Images and payloads are worked on in `threads`."""
     await socket.accept()
     await Player(socket, world, limits=limits, threads=threads).run()
@@ -78,12 +63,7 @@ class Player:
     """The three tasks of a socket, and what they share."""
 
     def __init__(
-        self,
-        socket: WebSocket,
-        world: World,
-        *,
-        limits: Limits,
-        threads: anyio.CapacityLimiter,
+        self, socket: WebSocket, world: World, *, limits: Limits, threads: Threads
     ) -> None:
         self._socket = socket
         self._world = world
@@ -99,40 +79,50 @@ class Player:
 
     async def run(self) -> None:
         started = anyio.current_time()
+        ending = Ending(1006, "cancelled")  # from outside: nothing can be sent any more
+        try:
+            ending = await self._play()
+            await close(self._socket, ending, torn=self._torn)
+        finally:
+            logger.info(
+                "session %s closed, %d %s: %d chunks, %d frames, %d bytes in %.1f s",
+                self._session_id,
+                ending.code,
+                ending.reason,
+                self._num_chunks,
+                self._num_frames,
+                self._num_bytes,
+                anyio.current_time() - started,
+            )
+
+    async def _play(self) -> Ending:
         try:
             with self._plan_in, self._plan_out:
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(self._listen)
                     await self._converse()
                     tasks.cancel_scope.cancel()
-            ending = Ending(1000, "done")
         except Exception as exc:
-            ending = _judge(exc)
-        await self._close(ending)
-        logger.info(
-            "session %s closed, %d %s: %d chunks, %d frames, %d bytes in %.1f s",
-            self._session_id,
-            ending.code,
-            ending.reason,
-            self._num_chunks,
-            self._num_frames,
-            self._num_bytes,
-            anyio.current_time() - started,
-        )
+            return judge(exc)
+        return Ending(1000, "done")
 
     # ---- in
 
     async def _listen(self) -> None:
         while True:
-            match self._conversation.receive(await self._receive()):
-                case Plan() as plan:
-                    self._plan_in.send_nowait(plan)
-                case Ack():
-                    self._acked.set()
-                case Error() | ControlAck() as reply:
-                    await self._send(reply)
+            # One call, so that no name in here keeps the last plan's picture.
+            await self._follow(self._conversation.receive(await self._receive()))
             # A flood is read from a buffer without waiting: let the others have their turn.
             await checkpoint()
+
+    async def _follow(self, effect: Effect) -> None:
+        match effect:
+            case Plan():
+                self._plan_in.send_nowait(effect)
+            case Ack():
+                self._acked.set()
+            case Error() | ControlAck():
+                await self._send(effect)
 
     async def _receive(self) -> bytes | str:
         # Not receive_bytes(): it raises KeyError on a text frame, which deserves an answer.
@@ -146,36 +136,42 @@ class Player:
     # ---- the world
 
     async def _converse(self) -> None:
-        """Inits until one holds, then its world until the end."""
-        session = None
-        while session is None:
-            try:
-                with anyio.fail_after(self._limits.init_timeout_s):
-                    plan = await self._plan_out.receive()
-            except TimeoutError:
-                raise Refused(
-                    f"no init in {self._limits.init_timeout_s:g} s", code="timeout", close_code=1008
-                ) from None
-            session = await self._open(plan)
+        """A world, from its opening to its end."""
+        plan, session = await self._open()
         try:
             await self._journey(plan, session)
         finally:
             session.close()
 
-    async def _open(self, plan: Plan) -> WorldSession | None:
-        """None where the client was told why not and may try again."""
+    async def _open(self) -> tuple[Plan, WorldSession]:
+        """Inits until the world of one is open."""
+        patience = self._limits.init_timeout_s  # for all of them, but not for the world's queue
+        while True:
+            started = anyio.current_time()
+            plan, spec = await self._agree(patience)
+            patience -= anyio.current_time() - started
+            on_wait = self._send if plan.extensions else _say_nothing
+            try:
+                return plan, await self._world.open(spec, on_wait=on_wait)
+            except TransportError as error:
+                if error.close_code is not None:
+                    raise
+                await self._send(self._conversation.reject(error))
 
-        async def on_wait(message: Queued | Warming) -> None:
-            if plan.extensions:
-                await self._send(message)
-
-        try:
-            return await self._world.open(await self._spec(plan), on_wait=on_wait)
-        except TransportError as error:
-            if error.close_code is not None:
-                raise
-            await self._send(self._conversation.reject(error))
-            return None
+    async def _agree(self, patience: float) -> tuple[Plan, WorldSpec]:
+        """Inits until one holds, picture and all; its plan comes back without those megabytes."""
+        with anyio.move_on_after(patience):
+            while True:
+                plan = await self._plan_out.receive()
+                try:
+                    return replace(plan, first_frame=None), await self._spec(plan)
+                except BadMessage as error:
+                    await self._send(self._conversation.reject(error))
+        raise Refused(
+            f"no init that can be used in {self._limits.init_timeout_s:g} s",
+            code="timeout",
+            close_code=1008,
+        )
 
     async def _spec(self, plan: Plan) -> WorldSpec:
         source = plan.first_frame
@@ -187,7 +183,7 @@ class Player:
             seed=plan.seed,
             width=plan.width,
             height=plan.height,
-            first_frame=await to_thread.run_sync(crop, limiter=self._threads),
+            first_frame=await to_thread.run_sync(crop, limiter=self._threads.pictures),
             num_steps=plan.num_steps,
             window=plan.window,
             sink=plan.sink,
@@ -273,7 +269,7 @@ class Player:
             event_id=chunk.event_id,
             applied=_applied(chunk.taken) if plan.extensions else None,
         )
-        batches = await to_thread.run_sync(build, limiter=self._threads)
+        batches = await to_thread.run_sync(build, limiter=self._threads.payloads)
         built = anyio.current_time()
         header_write = sum([await self._send_batch(batch) for batch in batches])
         now = anyio.current_time()
@@ -324,17 +320,9 @@ class Player:
         except RuntimeError as exc:  # what some servers raise once the client has left
             raise WebSocketDisconnect(1006) from exc
 
-    async def _close(self, ending: Ending) -> None:
-        if ending.client_left:
-            return
-        with anyio.move_on_after(CLOSE_TIMEOUT_S):  # a client that reads nothing blocks a send
-            try:
-                # After half a batch the next binary frame would be taken for the payload.
-                if ending.error is not None and not self._torn:
-                    await self._send(error_message(ending.error))
-                await self._socket.close(ending.code, close_reason(ending.reason))
-            except (WebSocketDisconnect, RuntimeError):
-                pass  # the client left meanwhile
+
+async def _say_nothing(message: ServerMessage) -> None:
+    """A client of the plain wire waits without news."""
 
 
 async def _watch(session: WorldSession) -> None:
@@ -343,24 +331,3 @@ async def _watch(session: WorldSession) -> None:
 
 def _applied(taken: Taken) -> AppliedControls:
     return AppliedControls([list(action) for action in taken.actions], taken.event_ids)
-
-
-def _judge(exc: Exception) -> Ending:
-    """What a failure of some tasks means. Of an unexpected one the client sees no detail."""
-    failures = list(_leaves(exc))
-    for failure in failures:
-        if isinstance(failure, WebSocketDisconnect):
-            return Ending(failure.code, "the client left", client_left=True)
-    for failure in failures:
-        if isinstance(failure, TransportError):
-            return Ending(failure.close_code or 1008, str(failure), failure)
-    logger.error("a session failed", exc_info=exc)
-    return Ending(1011, "internal error", TransportError("internal error"))
-
-
-def _leaves(exc: Exception) -> Iterator[Exception]:
-    if isinstance(exc, ExceptionGroup):
-        for inner in exc.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield exc

@@ -173,6 +173,7 @@ def read_event(event: Event) -> list[Control]:
     kinds = decode_field(parts.get("input_types", Raw()), list[str], field=types_field)
     if not kinds:
         raise BadMessage(f"`{types_field}`: expected at least one kind", field=types_field)
+    _refuse_repeats(kinds, field=types_field)
     return [
         _read_control(
             kind,
@@ -182,6 +183,16 @@ def read_event(event: Event) -> list[Control]:
         )
         for position, kind in enumerate(kinds)
     ]
+
+
+def _refuse_repeats(kinds: list[str], *, field: str) -> None:
+    """Each repeat would have the same payload parsed once more. Raises BadMessage."""
+    seen: set[str] = set()
+    for position, kind in enumerate(kinds):
+        if kind in seen:
+            place = f"{field}[{position}]"
+            raise BadMessage(f"`{place}`: {quote(kind)} is listed twice", field=place)
+        seen.add(kind)
 
 
 def _read_control(kind: str, payload: Raw, *, field: str, kind_field: str) -> Control:
@@ -253,16 +264,20 @@ def read_steps(num_steps: int | None, info: "WorldInfo") -> int | None:
 
 
 def _read_window(init: Init, info: "WorldInfo") -> tuple[int | None, int | None]:
-    """(window, sink) in latent frames. The window counts the sink and the current chunk."""
+    """(window, sink) in latent frames, wishes both: the nearest that is served.
+
+    The window counts the sink and the current chunk.
+    """
     window, sink = init.realtime_causal_kv_cache_num_frames, init.realtime_causal_sink_size
     chunk = info.chunk_latent_frames
-    if window is not None and not chunk <= window <= info.max_window:
-        field = "realtime_causal_kv_cache_num_frames"
-        raise BadMessage(f"`{field}`: {window}, expected {chunk} to {info.max_window}", field=field)
-    max_sink = (window or info.max_window) - chunk
-    if sink is not None and sink > max_sink:
-        field = "realtime_causal_sink_size"
-        raise BadMessage(f"`{field}`: {sink}, expected 0 to {max_sink}", field=field)
+    if window is not None:
+        if window < chunk:
+            field = "realtime_causal_kv_cache_num_frames"
+            raise BadMessage(f"`{field}`: {window}, expected at least {chunk}", field=field)
+        window = min(window, info.max_window)
+        sink = info.sink if sink is None else sink  # the default one may not fit this window
+    if sink is not None:
+        sink = min(sink, (window or info.max_window) - chunk)
     return window, sink
 
 

@@ -36,7 +36,8 @@ class WorldInfo(Struct, frozen=True):
     chunk_latent_frames: int
     first_chunk_frames: int
     chunk_frames: int
-    max_window: int  # latent frames of the largest KV window that a client may ask for
+    max_window: int  # latent frames of the largest KV window, which is the default one
+    sink: int  # latent frames of the default sink
     max_steps: int
     openings: tuple[Opening, ...]  # the first one is used where `init` has no first_frame
 

@@ -2,12 +2,13 @@
 
 import asyncio
 import threading
+import time
 
 import numpy as np
 import pytest
 
 from deployments.config import ServiceConfig
-from deployments.world_rank import Refusal, WorldRank
+from deployments.world_rank import Refusal, SessionEnded, WorldRank
 from lingbot.errors import LingbotError
 from transport.world import WorldSpec
 
@@ -50,32 +51,28 @@ def play(scenario, **config):
     asyncio.run(run())
 
 
-async def reserve(rank, session_id):
-    held = asyncio.create_task(rank.hold(session_id))
-    await asyncio.sleep(0)
-    return held
-
-
 def test_a_session_lives_from_open_to_end():
     async def scenario(rank, engine):
         assert engine.warm
-        held = await reserve(rank, "a")
+        rank.reserve("a")
         assert await rank.open("a", spec(5)) is None
         assert (await rank.step("a", ["w"], None)).flat[0] == 5
+        waiting = asyncio.create_task(rank.wait_for_end("a"))
         rank.end("a", "enough")
-        assert await held == "enough"
+        await waiting
         rank.end("a", "again")
         await rank._run(lambda: None)  # the engine's thread has caught up
-        assert engine.live == [] and rank.num_sessions() == 0
-        with pytest.raises(KeyError):
+        assert engine.live == []
+        with pytest.raises(SessionEnded):
             await rank.step("a", ["w"], None)
+        await rank.wait_for_end("a")
 
     play(scenario)
 
 
 def test_what_the_engine_refuses_is_told():
     async def scenario(rank, engine):
-        await reserve(rank, "a")
+        rank.reserve("a")
         assert await rank.open("a", spec(13)) == Refusal("thirteen is unlucky", "seed")
 
     play(scenario)
@@ -83,27 +80,27 @@ def test_what_the_engine_refuses_is_told():
 
 def test_a_session_nobody_asks_about_is_freed():
     async def scenario(rank, engine):
-        held = await reserve(rank, "forgotten")
-        kept = await reserve(rank, "kept")
-        await rank.open("forgotten", spec(1))
-        await rank.open("kept", spec(2))
-        for _ in range(20):
-            await asyncio.sleep(0.02)
-            rank.touch("kept")
-        assert "nobody asked" in await held
-        assert not kept.done() and engine.live == [2]
-        rank.end("kept", "done")
+        for seed, session_id in ((1, "forgotten"), (2, "kept")):
+            rank.reserve(session_id)
+            await rank.open(session_id, spec(seed))
+        later = time.monotonic() + 31
+        rank._tenancies["kept"].touched = later - 29
+        rank.reap(later)
+        await rank._run(lambda: None)
+        assert engine.live == [2]
+        rank.touch("forgotten")  # too late, and harmless
 
-    play(scenario, lease_ttl_s=0.2)
+    play(scenario, lease_ttl_s=30)
 
 
 def test_ending_during_a_step_frees_after_it():
     async def scenario(rank, engine):
-        await reserve(rank, "a")
+        rank.reserve("a")
         await rank.open("a", spec(1))
         engine.gate.clear()
         step = asyncio.create_task(rank.step("a", ["w"], None))
-        await asyncio.sleep(0.01)
+        while not rank.busy_s():
+            await asyncio.sleep(0.001)
         rank.end("a", "left")
         assert engine.live == [1]
         engine.gate.set()
@@ -116,11 +113,27 @@ def test_ending_during_a_step_frees_after_it():
 
 def test_a_lease_that_ended_before_its_world_opened_leaves_nothing():
     async def scenario(rank, engine):
-        await reserve(rank, "a")
+        rank.reserve("a")
         opening = asyncio.create_task(rank.open("a", spec(1)))
         rank.end("a", "left at once")
-        with pytest.raises(KeyError):
+        with pytest.raises(SessionEnded):
             await opening
         assert engine.live == []
+
+    play(scenario)
+
+
+def test_a_step_that_hangs_shows():
+    async def scenario(rank, engine):
+        rank.reserve("a")
+        await rank.open("a", spec(1))
+        assert rank.busy_s() == 0
+        engine.gate.clear()
+        step = asyncio.create_task(rank.step("a", ["w"], None))
+        while rank.busy_s() < 0.05:
+            await asyncio.sleep(0.01)
+        engine.gate.set()
+        await step
+        assert rank.busy_s() == 0
 
     play(scenario)

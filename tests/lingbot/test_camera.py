@@ -33,17 +33,17 @@ STEP_OF_KEY = {
 
 @pytest.mark.parametrize("action, step", STEP_OF_KEY.items())
 def test_a_key_walks_one_step(action, step):
-    pose, _ = relative_pose(0.0, action)
+    pose, _ = relative_pose(0, action)
     assert pose[:3, 3].tolist() == list(step)
     assert np.array_equal(pose[:3, :3], np.eye(3))
 
 
 def test_l_turns_right_and_i_looks_up():
-    right, _ = relative_pose(0.0, "l")
-    up, pitch = relative_pose(0.0, "i")
+    right, _ = relative_pose(0, "l")
+    up, pitch = relative_pose(0, "i")
     assert right[0, 2] == pytest.approx(math.sin(math.radians(6)))  # forward leans to x
     assert up[1, 2] == pytest.approx(-math.sin(math.radians(4)))  # and to -y, y being down
-    assert pitch == pytest.approx(math.radians(4))
+    assert pitch == 4
 
 
 def test_a_walk_stays_on_the_ground_whatever_the_pitch():
@@ -75,16 +75,31 @@ def test_a_live_walk_equals_the_walk_in_the_world():
     np.testing.assert_allclose(Trajectory().extend(keys), expected, atol=1e-12)
 
 
-def test_a_held_key_repeats_bit_for_bit():
-    poses = Trajectory().extend(["", *["wl"] * 50])
-    assert all(np.array_equal(poses[1], pose) for pose in poses[2:])
+@pytest.mark.parametrize("before", ["", "i", "iiiik"])
+@pytest.mark.parametrize("action", ["", "w", "wl", "dj"])
+def test_a_held_key_repeats_bit_for_bit_at_any_pitch(action, before):
+    poses = Trajectory().extend(["", *before, *[action] * 50])
+    assert len({pose.tobytes() for pose in poses[len(before) + 1 :]}) == 1
 
 
-def test_pitch_stops_at_its_limit():
+@pytest.mark.parametrize("key", ["i", "k"])
+def test_a_tilt_repeats_bit_for_bit(key):
+    poses = Trajectory().extend(["", *[key] * 21])
+    assert len({pose.tobytes() for pose in poses[1:]}) == 1
+
+
+@pytest.mark.parametrize("before", ["", "iii", "kkkkk"])
+def test_a_resting_camera_is_the_identity(before):
+    assert Trajectory().extend(["", *before, ""])[-1].tobytes() == np.eye(4).tobytes()
+
+
+def test_pitch_stops_at_its_limit_and_comes_back():
     trajectory = Trajectory()
     poses = trajectory.extend(["", *["i"] * 40])
     assert trajectory.pitch == PITCH_LIMIT
-    np.testing.assert_allclose(poses[-1], np.eye(4), atol=1e-12)
+    assert np.array_equal(poses[-1], np.eye(4))
+    trajectory.extend(["k"])
+    assert trajectory.pitch == PITCH_LIMIT - 4
 
 
 def test_the_first_latent_frame_rests():

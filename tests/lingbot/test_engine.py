@@ -7,7 +7,8 @@ import torch
 from lingbot.engine import Engine
 from lingbot.errors import LingbotError
 from lingbot.frame_codec import FrameCodec
-from lingbot.kv_cache import KVWindow
+from lingbot.layers import attention
+from lingbot.model import CameraMaps
 
 WALK = [["", "w", "w"], ["w", "wl", "l"], ["", "i", "s"], ["a", "a", "a"], ["d", "k", ""]]
 
@@ -74,39 +75,61 @@ def test_denoising_leaves_the_remembered_frames_alone(engine, spec, monkeypatch)
     assert window.num_frames == num_frames
 
 
-def test_cached_attention_equals_recomputing_the_past(engine, spec, monkeypatch):
-    """The slow twin: all past chunks through the model again, from an empty window."""
-    session = engine.open(spec(window=9, sink=3))
-    chunks, cameras, conditions = [], [], []
-    sample = engine.model.remember
+class AtOnce:
+    """The slow twin of a KV window: all latent frames in one pass, a mask for what each may see."""
+
+    def __init__(self, window, sink, num_frames, tokens):
+        chunk = torch.arange(num_frames) // 3
+        end = 3 * chunk[:, None] + 3  # of the chunk of the latent frame that looks
+        frame = torch.arange(num_frames)[None]
+        seen = (frame < end) & ((frame < sink) | (frame >= end - (window - sink)))
+        self.mask = seen.repeat_interleave(tokens, 0).repeat_interleave(tokens, 1)
+        self.k = {}
+
+    def attend(self, layer, q, k, v):
+        self.k[layer] = k
+        q, k, v = (t.flatten(1, 2) for t in (q, k, v))
+        return attention(q, k, v, mask=self.mask).view_as(self.k[layer])
+
+    def store(self, layer, k, v):
+        self.k[layer] = k
+
+
+@pytest.mark.parametrize("window, sink", [(9, 3), (6, 0), (7, 1), (6, 3)])
+def test_cached_attention_equals_recomputing_the_past(engine, spec, monkeypatch, window, sink):
+    """Five chunks, so that every window but its sink has been overwritten."""
+    session = engine.open(spec(window=window, sink=sink))
+    passes = []
+    remember = engine.model.remember
 
     def record(x, **kwargs):
-        chunks.append(x)
-        cameras.append(kwargs["camera"])
-        conditions.append(kwargs["condition"])
-        sample(x, **kwargs)
+        passes.append({"x": x, **kwargs})
+        remember(x, **kwargs)
 
     monkeypatch.setattr(engine.model, "remember", record)
-    play(engine, session, WALK[:3])
+    play(engine, session)
 
-    fresh = KVWindow.empty(
-        engine.model.config, window=9, sink=3, chunk=3, tokens=6,
-        device=torch.device("cpu"), dtype=torch.float32,
-    )  # fmt: skip
-    for x, camera, condition in zip(chunks, cameras, conditions, strict=True):
-        with torch.inference_mode():
-            first = fresh.num_frames
-            sample(
-                x,
-                condition=condition,
-                positions=torch.arange(first, first + 3),
-                camera=camera,
-                text=session.text,
-                memory=fresh,
-            )
-            fresh.advance(3)
-    torch.testing.assert_close(fresh.k_NBFTHD, session.window.k_NBFTHD)
-    torch.testing.assert_close(fresh.v_NBFTHD, session.window.v_NBFTHD)
+    def joined(name, axis):
+        return torch.cat([one[name] for one in passes], dim=axis)
+
+    twin = AtOnce(window, sink, num_frames=15, tokens=6)
+    with torch.inference_mode():
+        remember(
+            joined("x", 2),
+            condition=joined("condition", 2),
+            positions=torch.arange(15),
+            camera=CameraMaps(*(torch.cat(maps, dim=2) for maps in zip(
+                *(one["camera"] for one in passes), strict=True
+            ))),
+            text=session.text,
+            memory=twin,
+        )  # fmt: skip
+    remembered = [*range(sink), *range(15 - (window - sink), 15)]
+    cached = session.window.k_NBFTHD
+    for layer, k in twin.k.items():
+        for frame in remembered:
+            ours = cached[layer, :, session.window.slot(frame)]
+            torch.testing.assert_close(ours, k[:, frame], rtol=1e-4, atol=1e-4)
 
 
 def test_memory_does_not_grow_with_the_walk(engine, spec):

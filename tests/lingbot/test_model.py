@@ -21,7 +21,7 @@ def test_a_pose_means_the_same_bits_wherever_it_stands(engine):
         assert torch.equal(alone.shift[:, :, 0], together.shift[:, :, frame])
 
 
-def test_padding_of_a_prompt_is_attended_to(engine):
+def test_a_prompt_is_padded_with_zeros_before_its_embedding(engine):
     context = torch.randn(1, 2, 8)
     padded = torch.cat([context, torch.zeros(1, 4, 8)], dim=1)
     for short, long in zip(

@@ -40,9 +40,10 @@ def test_a_wrong_number_is_found(copy, file, name):
     assert main([str(copy)]) == 1
 
 
-def test_not_a_number_is_not_below_the_tolerance(copy):
+@pytest.mark.parametrize("name", ["x0", "kv0_k"])
+def test_not_a_number_is_not_below_the_tolerance(copy, name):
     tensors = load_file(copy / "rollout.safetensors")
-    tensors["x0"][0, 0] = float("nan")
+    tensors[name][0, 0] = float("nan")
     save_file(tensors, copy / "rollout.safetensors")
     assert main([str(copy)]) == 1
 
@@ -51,6 +52,13 @@ def damage_weights(folder):
     path = folder / "diffusion_pytorch_model.safetensors"
     tensors = load_file(path)
     del tensors["blocks.0.ffn.0.bias"]
+    save_file(tensors, path)
+
+
+def shorten_rollout(folder):
+    path = folder / "rollout.safetensors"
+    tensors = load_file(path)
+    tensors["x0"] = tensors["x0"][:, :1].contiguous()
     save_file(tensors, path)
 
 
@@ -63,6 +71,7 @@ def damage_weights(folder):
         (lambda folder: (folder / "config.json").write_text('{"dim": 64}'), "ffn_dim"),
         (lambda folder: (folder / "rollout.safetensors").write_bytes(b"junk"), "rollout"),
         (damage_weights, "blocks.0.ffn.0.bias"),
+        (shorten_rollout, "expected the shape"),
     ],
 )
 def test_an_unreadable_folder_gives_a_reason(copy, damage, reason, capsys):
@@ -70,3 +79,11 @@ def test_an_unreadable_folder_gives_a_reason(copy, damage, reason, capsys):
     assert main([str(copy)]) == 2
     out, err = capsys.readouterr()
     assert "worst" not in out and reason in err
+
+
+def test_a_camera_folder_without_intrinsics_gives_a_reason(tmp_path, capsys):
+    folder = Path(shutil.copytree(GOLDEN / "camera", tmp_path / "camera"))
+    tensors = load_file(folder / "camera.safetensors")
+    save_file({**tensors, "intrinsics": tensors["intrinsics"][:0]}, folder / "camera.safetensors")
+    assert main([str(folder)]) == 2
+    assert "camera" in capsys.readouterr().err

@@ -16,6 +16,8 @@ from starlette.websockets import WebSocketDisconnect
 
 from transport.app import SOCKET_PATH, build_app
 from transport.limits import Limits
+from transport.play import play
+from transport.threads import Threads
 from transport.world import Opening, WorldInfo
 
 # Examples are timed by the clock of a machine that does other work, too.
@@ -32,17 +34,17 @@ def png(width=20, height=10, color=(10, 20, 30)):
 
 
 class FakeWorld:
-    """Shades of grey, and a record of what was asked. `hold` stops it in the middle of a step."""
+    """Shades of grey, and a record of what was asked. Without `running` a step does not end."""
 
     def __init__(self, size=(32, 16)):
         openings = (Opening("grey hill", "a grey hill", png()),)
-        self.info = WorldInfo("fake", (size,), 16, 1 << 20, 60, 3, 9, 12, 21, 4, openings)
+        self.info = WorldInfo("fake", (size,), 16, 1 << 20, 60, 3, 9, 12, 21, 6, 4, openings)
         self.live, self.specs, self.steps = set(), [], []
         self.on_open = self.on_step = None  # errors to raise
         self.news = []  # what a client that waits is told
         self.lost_because = None
-        self.hold, self.stepping = threading.Event(), threading.Event()
-        self.hold.set()
+        self.running, self.stepping = threading.Event(), threading.Event()
+        self.running.set()
 
     async def open(self, spec, *, on_wait):
         for message in self.news:
@@ -53,7 +55,7 @@ class FakeWorld:
         return FakeSession(self, spec, f"s{len(self.specs)}")
 
     async def ready(self):
-        return self.hold.is_set()
+        return self.running.is_set()
 
 
 class FakeSession:
@@ -64,7 +66,7 @@ class FakeSession:
     async def step(self, actions, *, prompt):
         self.world.steps.append((list(actions), prompt))
         self.world.stepping.set()
-        while not self.world.hold.is_set():
+        while not self.world.running.is_set():
             await anyio.sleep(0.005)
         if self.world.on_step:
             raise self.world.on_step
@@ -80,6 +82,34 @@ class FakeSession:
 
     def close(self):
         self.world.live.discard(self.id)
+
+
+class FakeSocket:
+    """Both ends in one process; a send of `stuck_on` bytes or more waits for `release`."""
+
+    def __init__(self, stuck_on=1 << 30):
+        self.sent, self.closed_with = [], None
+        self.stuck, self.release, self._stuck_on = anyio.Event(), anyio.Event(), stuck_on
+        self.inbox, self._outbox = anyio.create_memory_object_stream(100)
+
+    async def accept(self):
+        pass
+
+    async def receive(self):
+        return {"type": "websocket.receive", "bytes": await self._outbox.receive()}
+
+    async def send_bytes(self, data):
+        self.sent.append(data)
+        if len(data) >= self._stuck_on:
+            self.stuck.set()
+            await self.release.wait()
+
+    async def close(self, code, reason):
+        self.closed_with = (code, reason)
+
+    async def play(self, world):
+        with self.inbox, self._outbox:
+            await play(self, world, limits=Limits(), threads=Threads())
 
 
 class Peer:
@@ -123,6 +153,11 @@ class Peer:
 @pytest.fixture
 def make_world():
     return FakeWorld
+
+
+@pytest.fixture
+def make_socket():
+    return FakeSocket
 
 
 @pytest.fixture

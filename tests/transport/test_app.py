@@ -1,13 +1,10 @@
-import subprocess
-import sys
-
 import pytest
 
 
 def test_health_says_whether_the_world_is_warm(server, world):
     response = server.http.get("/health")
     assert (response.status_code, response.json()["status"]) == (200, "ready")
-    world.hold.clear()
+    world.running.clear()
     response = server.http.get("/health")
     assert (response.status_code, response.json()["status"]) == (503, "warming")
 
@@ -41,16 +38,14 @@ def test_the_page_and_its_files_are_served(server):
     assert server.http.get("/static/index.html").text == page.text
 
 
-@pytest.mark.parametrize(
-    "module, banned",
-    [
-        ("transport.app", {"ray", "torch", "lingbot"}),
-        ("transport.client", {"ray", "torch", "lingbot"}),
-        ("transport.protocol", {"ray", "torch", "numpy", "starlette", "anyio", "asyncio"}),
-        ("transport.world", {"ray", "torch", "numpy", "starlette", "anyio", "asyncio"}),
-    ],
-)
-def test_an_import_stays_inside_the_room(module, banned):
-    code = f"import sys, {module}; print(*sorted(set(sys.modules) & {banned!r}))"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.split() == []
+def test_a_socket_too_many_is_told_to_come_later(world, serve):
+    with serve(world, max_sockets=2) as server, server.dial() as first:
+        with server.dial(), server.dial() as third:
+            error = third.read()
+            assert (error["code"], error["content"]) == ("busy", "all 2 sockets are taken")
+            assert third.close_of() == (1013, "all 2 sockets are taken")
+        with server.dial() as fourth:  # in the place of the second
+            fourth.init()
+            assert fourth.read()["type"] == "frame_batch"
+        first.init()
+        assert first.read()["type"] == "frame_batch"

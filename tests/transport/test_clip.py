@@ -8,8 +8,9 @@ import pytest
 from starlette.requests import Request
 
 from transport.clip import clip
-from transport.errors import Busy, Refused, WorldLost
+from transport.errors import Busy, Refused, WorldFailed, WorldLost
 from transport.limits import Limits
+from transport.threads import Threads
 
 
 def num_frames(response):
@@ -105,6 +106,7 @@ def test_a_body_over_the_limit_is_refused(world, serve):
         (Busy("every place is taken"), 503, "busy"),
         (WorldLost("restarting"), 503, "world_lost"),
         (Refused("no", field="seed"), 400, "refused"),
+        (WorldFailed(), 500, "internal"),
         (ZeroDivisionError("secret"), 500, "internal"),
     ],
 )
@@ -117,22 +119,47 @@ def test_what_goes_wrong_in_the_world_has_a_status(server, world, when, error, s
     assert world.live == set()
 
 
+def wish(world, *, actions, num_steps):
+    """A request for a clip by a client that leaves after so many steps."""
+    body = msgspec.json.encode({"actions": actions})
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive():
+        if messages:
+            return messages.pop()
+        if len(world.steps) < num_steps:
+            await anyio.sleep_forever()
+        return {"type": "http.disconnect"}
+
+    headers = [(b"content-type", b"application/json")]
+    return Request({"type": "http", "method": "POST", "headers": headers}, receive)
+
+
 def test_a_client_that_left_costs_no_more_chunks(world):
     async def scenario():
-        body = msgspec.json.encode({"actions": "w-240"})
-        messages = [{"type": "http.request", "body": body, "more_body": False}]
-
-        async def receive():
-            if messages:
-                return messages.pop()
-            if len(world.steps) < 2:
-                await anyio.sleep_forever()
-            return {"type": "http.disconnect"}
-
-        headers = [(b"content-type", b"application/json")]
-        request = Request({"type": "http", "method": "POST", "headers": headers}, receive)
-        return await clip(request, world, limits=Limits(), threads=anyio.CapacityLimiter(1))
+        request = wish(world, actions="w-240", num_steps=2)
+        return await clip(request, world, limits=Limits(), threads=Threads())
 
     assert anyio.run(scenario).status_code == 499
     assert len(world.steps) == 2
     assert world.live == set()
+
+
+def test_a_clip_that_has_a_world_waits_for_no_upload_and_for_no_payload(world):
+    threads = Threads()
+    open_world = world.open
+
+    async def open_in_a_crowd(spec, *, on_wait):
+        for limiter in (threads.pictures, threads.payloads):
+            for stranger in range(int(limiter.total_tokens)):
+                limiter.acquire_on_behalf_of_nowait(stranger)
+        return await open_world(spec, on_wait=on_wait)
+
+    world.open = open_in_a_crowd
+
+    async def scenario():
+        with anyio.fail_after(5):
+            request = wish(world, actions="w-6", num_steps=99)
+            return await clip(request, world, limits=Limits(), threads=threads)
+
+    assert anyio.run(scenario).status_code == 200

@@ -102,6 +102,30 @@ def test_a_prompt_is_taken_once_and_the_newest_wins():
     assert controls.take(3).prompt is None
 
 
+def test_events_are_told_in_the_order_of_their_arrival():
+    controls = Controls()
+    controls.hold(["w"], event_id=1)
+    controls.set_prompt("rain", event_id=2)
+    controls.hold(["a"], event_id=3)
+    assert controls.take(3).event_ids == [1, 2, 3]
+    controls.set_prompt("snow", event_id=4)
+    controls.play_script(["w"], event_id=5)
+    assert controls.take(3).event_ids == [4, 5]
+
+
+def test_an_event_that_never_takes_effect_is_not_told():
+    controls = Controls()
+    controls.hold(["w"], event_id=1)
+    controls.play_script(["w"], event_id=2)
+    controls.set_prompt("rain", event_id=3)
+    controls.play_script(["w"], event_id=4)
+    assert controls.take(3).event_ids == [3, 4]
+    controls.play_script(["w"], event_id=5)
+    controls.hold(["w"], event_id=6)
+    assert controls.take(3).event_ids == [6]
+    assert controls.take(3).event_ids == []
+
+
 def test_an_event_with_keys_and_a_prompt_takes_effect_once():
     controls = Controls()
     controls.hold(["w"], event_id=5)
@@ -141,7 +165,7 @@ def test_pending_transitions_are_bounded_and_still_lose_no_tap():
     taken = controls.take(3)
     assert "i" in taken.actions[0]
     assert taken.event_ids[-1] == 4999
-    assert len(taken.event_ids) <= 2 * MAX_TRANSITIONS
+    assert len(taken.event_ids) == MAX_TRANSITIONS
 
 
 def test_a_script_is_read_as_actions_in_the_canonical_order():
@@ -193,6 +217,15 @@ def test_a_script_longer_than_the_queue_names_both_numbers():
     with pytest.raises(BadMessage, match="513 latent frames .* 512") as caught:
         parse([["w"]] * 513)
     assert (caught.value.code, caught.value.field) == ("queue_full", "payload")
+
+
+def test_a_history_longer_than_the_queue_names_both_numbers():
+    history = {"mode": "state", "transitions": [{"actions": ["w"]}] * 512}
+    assert len(parse(history).transitions) == 512
+    history["transitions"].append({"actions": []})
+    with pytest.raises(BadMessage, match="513 transitions .* 512") as caught:
+        parse(history)
+    assert (caught.value.code, caught.value.field) == ("queue_full", "payload.transitions")
 
 
 def test_the_grammar_of_actions():

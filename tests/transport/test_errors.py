@@ -2,7 +2,16 @@ import pickle
 
 import pytest
 
-from transport.errors import BadMessage, Busy, Refused, TooLarge, WorldLost, close_reason, quote
+from transport.errors import (
+    BadMessage,
+    Busy,
+    Refused,
+    TooLarge,
+    WorldFailed,
+    WorldLost,
+    close_reason,
+    quote,
+)
 
 
 @pytest.mark.parametrize(
@@ -11,6 +20,7 @@ from transport.errors import BadMessage, Busy, Refused, TooLarge, WorldLost, clo
         (BadMessage, "invalid_field", None),
         (Refused, "refused", None),
         (TooLarge, "too_large", 1009),
+        (WorldFailed, "internal", 1011),
         (WorldLost, "world_lost", 1012),
         (Busy, "busy", 1013),
     ],
@@ -35,6 +45,10 @@ def test_an_error_survives_the_way_between_processes():
         "size",
         1008,
     )
+
+
+def test_a_failed_world_has_one_text_for_everybody():
+    assert str(pickle.loads(pickle.dumps(WorldFailed()))) == "the world failed"
 
 
 def test_a_close_reason_fits_its_frame_and_stays_text():

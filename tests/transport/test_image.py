@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from transport.errors import BadMessage
-from transport.image import decode_first_frame
+from transport.image import _open, decode_first_frame
 
 
 def encoded(picture, kind="PNG", **options):
@@ -141,6 +141,20 @@ def test_what_is_no_whole_picture_is_refused(source):
 @pytest.mark.parametrize("side", [4097, 10_000, 60_000])
 def test_a_bomb_is_refused_before_it_is_unpacked(side):
     assert "too large" in refused(bomb(side, side))
+
+
+@pytest.mark.parametrize("orientation, width, height", [(1, 256, 128), (6, 128, 256)])
+def test_a_big_jpeg_is_decoded_small_and_looks_the_same(orientation, width, height):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    down, across = np.sin(np.mgrid[:1024, :2048] / 8)
+    pixels = np.stack([down, across, down * across], axis=-1) * 100 + 128
+    data = encoded(Image.fromarray(pixels.astype(np.uint8)), "JPEG", exif=exif)
+    assert max(_open(data, min_side=512).size) == 1024
+    frame = decode_first_frame(data, width=width, height=height)
+    png = encoded(Image.open(io.BytesIO(data)), exif=exif)  # the slow twin: always decoded whole
+    whole = decode_first_frame(png, width=width, height=height)
+    assert np.abs(frame.astype(int) - whole).max() <= 3
 
 
 def test_another_field_may_be_named():

@@ -1,47 +1,14 @@
-import logging
+import gc
 import threading
 
 import anyio
-import pytest
-from anyio import CapacityLimiter
 from msgspec import msgpack
 
-from transport.errors import Busy, Refused, WorldLost
-from transport.limits import Limits
+from transport.errors import BadMessage, Refused
 from transport.messages import Queued, Warming
-from transport.play import play
+from transport.protocol import Plan
 
 FAST = {"extensions": True, "realtime_output_pacing": False}
-
-
-class FakeSocket:
-    """Both ends in one process; a send of `stuck_on` bytes or more waits for `release`."""
-
-    def __init__(self, stuck_on=1 << 30):
-        self.sent, self.closed_with = [], None
-        self.stuck, self.release, self._stuck_on = anyio.Event(), anyio.Event(), stuck_on
-        self.inbox, self._outbox = anyio.create_memory_object_stream(100)
-
-    async def accept(self):
-        pass
-
-    async def receive(self):
-        return {"type": "websocket.receive", "bytes": await self._outbox.receive()}
-
-    async def send_bytes(self, data):
-        self.sent.append(data)
-        if len(data) >= self._stuck_on:
-            self.stuck.set()
-            await self.release.wait()
-
-    async def close(self, code, reason):
-        self.closed_with = (code, reason)
-        self.inbox.close()
-        self._outbox.close()
-
-
-def play_on(socket, world):
-    return play(socket, world, limits=Limits(), threads=CapacityLimiter(2))
 
 
 def test_a_client_of_the_plain_wire_sees_the_plain_wire(peer, world):
@@ -158,15 +125,6 @@ def test_two_chunks_without_an_ack_stop_the_world(peer, world):
     assert peer.read_until("chunk_stats")[-1]["chunk_index"] == 2
 
 
-def test_a_client_that_stops_acknowledging_is_let_go(world, serve):
-    with serve(world, ack_timeout_s=0.1) as server, server.dial() as peer:
-        peer.init(**FAST)
-        error = peer.read_until("error")[-1]
-        assert (error["code"], error["content"]) == ("timeout", "no ack in 0.1 s")
-        assert peer.close_of() == (1008, "no ack in 0.1 s")
-    assert world.live == set()
-
-
 def test_an_invalid_init_is_answered_and_another_may_follow(peer, world, make_png):
     peer.init(size="0x0")
     assert peer.read()["field"] == "size"
@@ -209,106 +167,6 @@ def test_a_bad_event_is_answered_and_the_session_goes_on(peer):
     assert peer.close_of() == (1000, "done")
 
 
-def test_a_full_house_is_told_to_come_later(peer, world):
-    world.on_open = Busy("every place is taken")
-    peer.init()
-    assert peer.read() == {"type": "error", "content": "every place is taken", "code": "busy"}
-    assert peer.close_of() == (1013, "every place is taken")
-
-
-def test_a_lost_world_ends_its_socket_at_once(peer, world):
-    peer.init()
-    peer.read_until("chunk_stats")
-    world.hold.clear()  # whatever step comes now does not come back
-    world.lost_because = "a rank died"
-    error = peer.read_until("error")[-1]
-    assert (error["code"], error["content"]) == ("world_lost", "a rank died")
-    assert peer.close_of() == (1012, "a rank died")
-    assert world.live == set()
-
-
-def test_a_step_may_say_that_the_world_is_lost(peer, world):
-    world.on_step = WorldLost("restarting")
-    peer.init()
-    assert peer.read()["code"] == "world_lost"
-    assert peer.close_of() == (1012, "restarting")
-
-
-def test_an_unexpected_failure_is_logged_and_not_told(peer, world, caplog):
-    world.on_step = ZeroDivisionError("secret")
-    peer.init()
-    error = peer.read()
-    assert (error["code"], error["content"]) == ("internal", "internal error")
-    assert peer.close_of() == (1011, "internal error")
-    assert world.live == set()
-    assert "secret" in caplog.text
-
-
-def test_who_sends_no_init_is_let_go(world, serve):
-    with serve(world, init_timeout_s=0.05) as server, server.dial() as peer:
-        assert peer.read()["code"] == "timeout"
-        assert peer.close_of() == (1008, "no init in 0.05 s")
-
-
-@pytest.mark.parametrize("kind", ["init", "event"])
-def test_a_message_over_the_limit_ends_the_socket(peer, world, kind):
-    if kind == "init":
-        peer.init(first_frame=bytes(8 * 1024 * 1024))
-    else:
-        peer.init()
-        peer.event("prompt", "x" * 65_536)
-    assert peer.read_until("error")[-1]["code"] == "too_large"
-    code, reason = peer.close_of()
-    assert code == 1009
-    assert "expected at most" in reason
-    assert world.live == set()
-
-
-def test_a_client_that_never_gets_it_right_is_refused(peer):
-    for _ in range(101):
-        peer.send(type="fly" * 1000)
-    assert [peer.read()["code"] for _ in range(101)] == ["unknown_type"] * 100 + ["too_many_errors"]
-    code, reason = peer.close_of()
-    assert code == 1008
-    assert len(reason.encode()) <= 123
-
-
-def test_leaving_before_init_costs_nothing(server, world):
-    with server.dial():
-        pass
-    assert world.specs == []
-
-
-def test_leaving_in_the_middle_of_a_step_frees_the_session(server, world):
-    world.hold.clear()
-    with server.dial() as peer:
-        peer.init()
-        assert world.stepping.wait(5)
-        assert world.live == {"s1"}
-    assert world.live == set()
-
-
-def test_leaving_while_waiting_for_a_place_opens_nothing(world, serve):
-    entered = threading.Event()
-
-    async def open_never(spec, *, on_wait):
-        entered.set()
-        await anyio.sleep_forever()
-
-    world.open = open_never
-    with serve(world) as server, server.dial() as peer:
-        peer.init()
-        assert entered.wait(5)
-    assert world.live == set()
-
-
-def test_leaving_between_chunks_frees_the_session(server, world):
-    with server.dial() as peer:
-        peer.init()
-        peer.read_until("chunk_stats")
-    assert world.live == set()
-
-
 def test_one_client_does_not_disturb_another(server, world):
     with server.dial() as one, server.dial() as other:
         one.init()
@@ -337,13 +195,55 @@ def test_a_thousand_events_never_come_between_a_header_and_its_payload(make_worl
         assert acked == list(range(1000))
 
 
-def test_the_send_of_a_chunk_overlaps_the_generation_of_the_next(make_world):
+def test_an_upload_does_not_hold_up_those_who_play(make_world, serve, monkeypatch):
+    uploading, release, released = (threading.Event() for _ in range(3))
+
+    def decode_for_ever(*args, **options):
+        uploading.set()
+        release.wait(5)
+        released.set()
+        raise BadMessage("no picture")
+
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    with serve(make_world()) as server, server.dial() as player, server.dial() as stranger:
+        player.init(**FAST)
+        player.read_until("chunk_stats")
+        monkeypatch.setattr("transport.play.decode_first_frame", decode_for_ever)
+        stranger.init()
+        assert uploading.wait(5)
+        for index in range(3):
+            player.send(type="ack", chunk_index=index)
+            player.read_until("chunk_stats")
+        assert not released.is_set()
+        release.set()
+
+
+def test_a_picture_is_dropped_once_the_world_is_open(make_socket, make_world, make_png):
+    def kept_pictures():
+        plans = [one for one in gc.get_objects() if type(one) is Plan]
+        return [plan for plan in plans if plan.prompt == "kept?" and plan.first_frame]
+
+    async def scenario():
+        socket = make_socket(stuck_on=9 * 16 * 32 * 3)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(socket.play, make_world())
+            init = {"type": "init", "max_chunks": 1, "prompt": "kept?", "first_frame": make_png()}
+            await socket.inbox.send(msgpack.encode(init))
+            del init
+            await socket.stuck.wait()
+            assert kept_pictures() == []
+            socket.release.set()
+
+    anyio.run(scenario)
+
+
+def test_the_send_of_a_chunk_overlaps_the_generation_of_the_next(make_socket, make_world):
     world = make_world(size=(112, 64))
 
     async def scenario():
-        socket = FakeSocket(stuck_on=65_536)
+        socket = make_socket(stuck_on=65_536)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(play_on, socket, world)
+            tasks.start_soon(socket.play, world)
             await socket.inbox.send(msgpack.encode({"type": "init", "max_chunks": 2} | FAST))
             await socket.stuck.wait()
             with anyio.fail_after(5):
@@ -356,44 +256,17 @@ def test_the_send_of_a_chunk_overlaps_the_generation_of_the_next(make_world):
     anyio.run(scenario)
 
 
-def test_nothing_is_sent_after_a_header_but_its_payload_even_when_the_world_is_lost(make_world):
-    world = make_world(size=(112, 64))
-
-    async def scenario():
-        socket = FakeSocket(stuck_on=65_536)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(play_on, socket, world)
-            await socket.inbox.send(msgpack.encode({"type": "init"}))
-            await socket.stuck.wait()
-            world.lost_because = "a rank died"
-        assert socket.closed_with == (1012, "a rank died")
-        assert msgpack.decode(socket.sent[-2])["type"] == "frame_batch_header"
-        assert len(socket.sent[-1]) == 9 * 64 * 112 * 3
-
-    anyio.run(scenario)
-
-
-def test_a_plain_client_is_paced_by_the_media_clock(make_world):
+def test_a_plain_client_is_paced_by_the_media_clock(make_socket, make_world):
     world = make_world()
 
     async def scenario():
-        socket = FakeSocket()
+        socket = make_socket()
         started = anyio.current_time()
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(play_on, socket, world)
+            tasks.start_soon(socket.play, world)
             init = {"type": "init", "max_chunks": 4, "realtime_output_pacing": False}
             await socket.inbox.send(msgpack.encode(init))
         return anyio.current_time() - started
 
     # the fourth chunk starts 0.1 s before the first three have been shown: (9 + 12 + 12) / 60 s
     assert anyio.run(scenario) > 0.4
-
-
-def test_a_session_leaves_two_lines_in_the_log(server, world, caplog):
-    caplog.set_level(logging.INFO, logger="transport.play")
-    with server.dial() as peer:
-        peer.init(max_chunks=1, prompt="secret")
-        assert peer.close_of()[0] == 1000
-    opened, closed = (record.getMessage() for record in caplog.records)
-    assert opened == "session s1 opened: 32x16 as raw"
-    assert closed.startswith("session s1 closed, 1000 done: 1 chunks, 9 frames, 13824 bytes in ")

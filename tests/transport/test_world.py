@@ -4,7 +4,7 @@ from transport.world import WorldInfo
 
 
 def info(sizes=(), *, multiple=16, max_pixels=832 * 480):
-    return WorldInfo("test", sizes, multiple, max_pixels, 16, 3, 9, 12, 21, 4, ())
+    return WorldInfo("test", sizes, multiple, max_pixels, 16, 3, 9, 12, 21, 6, 4, ())
 
 
 @pytest.mark.parametrize(
