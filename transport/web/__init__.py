@@ -1,1 +1,1 @@
-"""The browser player: static files, no build step."""
+"""The page: static files, no build step."""

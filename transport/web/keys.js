@@ -46,7 +46,8 @@ export class Keys {
     const key = KEY_OF_CODE[event.code];
     if (!this.#enabled || key === undefined || isTyping(event.target)) return;
     event.preventDefault(); // arrows scroll
-    if (!event.repeat) this.#press(event.code, key);
+    // A repeat too: the first keydown may have come before the world opened, or before a blur.
+    this.#press(event.code, key);
   }
 
   #listenTo(button) {

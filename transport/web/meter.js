@@ -40,7 +40,14 @@ export class ControlTime {
     const waited = eventIds
       .filter((id) => this.#sent.has(id))
       .map((id) => now - this.#sent.get(id));
-    eventIds.forEach((id) => this.#sent.delete(id));
+    // Older ones will not come: superseded, refused, or their frames were dropped.
+    const newest = Math.max(...eventIds);
+    for (const id of this.#sent.keys()) if (id <= newest) this.#sent.delete(id);
     if (waited.length > 0) this.last = Math.max(...waited);
+  }
+
+  /** Forgets what is under way: nobody was looking when its frame was due. */
+  clear() {
+    this.#sent.clear();
   }
 }

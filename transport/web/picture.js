@@ -2,7 +2,10 @@
 
 const UPLOAD_SIDE = 1280; // px; a PNG of this size stays well under the 8 MiB of an init
 
-/** One frame_batch to drawables, in order: ImageData for raw, ImageBitmap for an encoded one. */
+/**
+ * One frame_batch to drawables, in order: ImageData for raw, ImageBitmap for an encoded one.
+ * Rejects where one of them cannot be decoded; then none is kept.
+ */
 export async function decodeBatch(message) {
   if (message.content_type === "application/x-raw-rgb") return decodeRaw(message);
   const blobs = [];
@@ -13,7 +16,11 @@ export async function decodeBatch(message) {
     );
     start += length;
   }
-  return Promise.all(blobs.map((blob) => createImageBitmap(blob)));
+  const settled = await Promise.allSettled(blobs.map((blob) => createImageBitmap(blob)));
+  const failure = settled.find(({ status }) => status === "rejected");
+  if (failure === undefined) return settled.map(({ value }) => value);
+  settled.forEach(({ value }) => release(value));
+  throw failure.reason;
 }
 
 function decodeRaw({ payload, width, height, num_frames }) {

@@ -46,6 +46,11 @@ export class Playback {
     return this.#queue.shift();
   }
 
+  /** Starts a new beat at the next frame: what was missed until then is not late. */
+  restart() {
+    this.#due = null;
+  }
+
   clear() {
     this.#queue.splice(0).forEach(this.#onDrop);
   }

@@ -2,6 +2,9 @@
 
 import { readUpload } from "./picture.js";
 
+// What is sent with a person's picture where they say nothing. In the field, for them to see: a
+// prompt left out, or empty, makes the server use its first opening's, which is of another picture.
+const UPLOAD_PROMPT = "A world to walk in";
 const ANY_SIZE = "832x480"; // a wish, where the world serves any size: it takes the nearest
 
 export class Start {
@@ -73,7 +76,7 @@ export class Start {
       seed: Number(element("seed").value),
       realtime_output_format: element("format").value,
     };
-    const prompt = this.#prompt.value.trim();
+    const prompt = this.#prompt.value.trim() || opening.prompt;
     if (prompt !== "") init.prompt = prompt;
     if (opening.bytes !== undefined) init.first_frame = opening.bytes;
     else if (index > 0) init.first_frame = await download(opening.url);
@@ -85,7 +88,7 @@ export class Start {
     try {
       const { bytes, url } = await readUpload(file);
       this.notify("");
-      this.#addCard({ name: "Your picture", prompt: "", url, bytes });
+      this.#addCard({ name: "Your picture", prompt: UPLOAD_PROMPT, url, bytes });
       this.#choose(this.#openings.length - 1);
       element("enter").disabled = false;
     } catch {
@@ -120,6 +123,7 @@ export class Start {
   #chosen() {
     const opening = this.#openings[this.#chosenIndex];
     if (!this.#promptIsTheirs) this.#prompt.value = opening.prompt;
+    this.#prompt.placeholder = opening.prompt; // what an emptied field means
     this.#onChoose(opening.url);
   }
 }

@@ -5,8 +5,6 @@ import { decodeBatch, paint, release } from "./picture.js";
 import { Playback } from "./playback.js";
 import { Wire } from "./wire.js";
 
-const REFUSAL_MS = 500;
-
 export class Walk {
   #wire;
   #playback;
@@ -14,17 +12,22 @@ export class Walk {
   #tell;
   #state = "opening";
   #decoding = Promise.resolve(); // in the order the batches came, however long each takes
-  #said = ""; // the last error, where no frame came after it
+  #error = null; // the last message of that type, where no frame came after it
   #nextEventId = 1;
   #numBytes = 0; // since the last whole chunk
   #chunkFramesSoFar = 0;
   #rates = { frames: new Rate(), bytes: new Rate() };
   #controlTime = new ControlTime();
   #figures = { framesReceived: 0, chunkIndex: null, chunkMs: null, codec: null, applied: null };
+  #restart = () => {
+    // A hidden page shows nothing: that time is neither late nor a control's.
+    this.#playback.restart();
+    this.#controlTime.clear();
+  };
 
   /**
    * world: the answer of /v1/world. listeners: onState(state, detail), onShow(), onNotice(text),
-   * onEnd({ code, said, opened }). States: opening, queued, warming, playing, ended.
+   * onEnd({ code, reason, error, opened }). States: opening, queued, warming, playing, ended.
    */
   constructor(url, init, { context, world, ...listeners }) {
     this.#context = context;
@@ -38,6 +41,7 @@ export class Walk {
       onMessage: (message, numBytes) => this.#receive(message, numBytes),
       onClose: (close) => this.#closed(close),
     });
+    document.addEventListener("visibilitychange", this.#restart);
     requestAnimationFrame(() => this.#tick());
   }
 
@@ -71,6 +75,7 @@ export class Walk {
   }
 
   leave() {
+    document.removeEventListener("visibilitychange", this.#restart);
     this.#wire.close();
     this.#state = "ended";
     this.#playback.clear();
@@ -86,6 +91,7 @@ export class Walk {
     this.#numBytes += numBytes;
     switch (message.type) {
       case "frame_batch":
+        this.#error = null;
         this.#decoding = this.#decoding
           .then(() => this.#queue(message))
           .catch(() => this.#spoiled());
@@ -102,7 +108,7 @@ export class Walk {
         this.#enter(message.type, message);
         break;
       case "error":
-        this.#fault(message);
+        this.#fail(message);
         break;
     }
   }
@@ -123,7 +129,6 @@ export class Walk {
       })),
     );
     this.#count(message, pictures.length);
-    this.#said = "";
     this.#enter("playing", message);
   }
 
@@ -148,15 +153,15 @@ export class Walk {
     this.#tell.onNotice("A batch of frames could not be decoded.");
   }
 
-  #fault({ content }) {
-    this.#said = content;
-    if (this.#state === "playing") this.#tell.onNotice(content);
-    // A refused init leaves the socket open for another one: unless a close follows, end it here.
-    else setTimeout(() => this.#closed({ code: null, reason: "", opened: true }), REFUSAL_MS);
+  #fail(error) {
+    this.#error = error;
+    if (this.#state === "playing") this.#tell.onNotice(error.content);
+    // A refused init leaves the socket open for another one, which this page does not send.
+    else this.#closed({ code: null, reason: "", opened: true });
   }
 
-  #closed({ code, reason, opened }) {
-    const end = { code, said: this.#said || reason, opened };
+  #closed(close) {
+    const end = { ...close, error: this.#error };
     this.#decoding.then(() => this.#finish(end));
   }
 
