@@ -6,7 +6,7 @@ status: 0 where every error is below the tolerance, 1 where one is not, 2 for an
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -45,16 +45,21 @@ def verify_dit(folder: Path) -> Errors:
     model = load_dit(folder, device=torch.device("cpu"), dtype=torch.float32)
     recorded = read_tensors(folder / "rollout.safetensors")
     schedule = find_schedule(recorded)
-    for name in ("timestep", "sigma", "renoise_sigma"):
-        ours = torch.tensor([getattr(step, name) for step in build_steps(schedule)])
-        reference = recorded[{"timestep": "timesteps", "sigma": "x0_sigmas"}.get(name, name + "s")]
-        yield name, relative_error(ours[-len(reference) :], reference)
+    steps = build_steps(schedule)
+    yield "timesteps", error_of([step.timestep for step in steps], recorded["timesteps"])
+    yield "x0_sigmas", error_of([step.sigma for step in steps], recorded["x0_sigmas"])
+    renoise = [step.renoise_sigma for step in steps[1:]]
+    yield "renoise_sigmas", error_of(renoise, recorded["renoise_sigmas"])
 
     window, flows, latents = rerun(model, folder, recorded, schedule)
-    yield "flow", relative_error(flows, recorded["flow_pred"])
+    yield "flow_pred", relative_error(flows, recorded["flow_pred"])
     yield "x0", relative_error(latents, recorded["x0"])
-    yield "first block's keys", slot_error(window.k_NBFTHD[0, 0], recorded["kv0_k"])
-    yield "last block's values", slot_error(window.v_NBFTHD[-1, 0], recorded["kvlast_v"])
+    yield "kv0_k", slot_error(window.k_NBFTHD[0, 0], recorded["kv0_k"])
+    yield "kvlast_v", slot_error(window.v_NBFTHD[-1, 0], recorded["kvlast_v"])
+
+
+def error_of(ours: Sequence[float], reference: Tensor) -> float:
+    return relative_error(torch.tensor(ours), reference)
 
 
 def find_schedule(recorded: dict[str, Tensor]) -> ScheduleConfig:
