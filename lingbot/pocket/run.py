@@ -1,0 +1,101 @@
+"""What both trainings share: optimizers, the learning rate's course, checkpoints, sheets."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+WARM_UP = 50  # steps
+DECAY = 0.3  # share of the run, its end, over which the rate falls to nothing
+
+
+def learning_rate(step: int, *, num_steps: int, peak: float) -> float:
+    """Rise, stay, fall. A run may be resumed with another length until its fall begins."""
+    left = (num_steps - step) / (DECAY * num_steps)
+    return peak * min(1.0, (step + 1) / WARM_UP, max(left, 0.0))
+
+
+def save_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
+    """Write it whole or not at all."""
+    unfinished = path.with_suffix(".unfinished")
+    torch.save(checkpoint, unfinished)
+    unfinished.rename(path)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any] | None:
+    """The checkpoint of a run that was cut off, or None at its start."""
+    if not path.exists():
+        return None
+    checkpoint: dict[str, Any] = torch.load(path, weights_only=True)
+    return checkpoint
+
+
+def save_sheet(path: Path, rows: list[Tensor], *, scale: int = 1) -> None:
+    """Write rows of frames, float [F, 3, H, W] in 0..1 each, as one PNG."""
+    sheet = torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)
+    pixels = (sheet.permute(1, 2, 0).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+    Image.fromarray(np.ascontiguousarray(pixels.repeat(scale, 0).repeat(scale, 1))).save(path)
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum made orthogonal, for matrices and convolutions (Jordan et al., 2024).
+
+    Steps are scaled to the size of Adam's, so that one learning rate serves both.
+    """
+
+    def __init__(self, weights: list[nn.Parameter], *, momentum: float = 0.95) -> None:
+        super().__init__(weights, {"lr": 0.0, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if "average" not in self.state[weight]:
+                    self.state[weight]["average"] = torch.zeros_like(weight)
+                average = self.state[weight]["average"]
+                average.lerp_(weight.grad, 1 - group["momentum"])
+                ahead = weight.grad.lerp(average, group["momentum"]).flatten(1)
+                size = 0.2 * max(ahead.shape) ** 0.5
+                weight.sub_(orthogonal(ahead).view_as(weight), alpha=group["lr"] * size)
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """About the nearest matrix [N, M] with orthonormal rows or columns: Newton-Schulz, quintic."""
+    x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    x = x / (x.norm() + 1e-7)
+    for _ in range(5):
+        square = x @ x.T
+        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+    y: Tensor = x.T if matrix.shape[0] > matrix.shape[1] else x
+    return y
+
+
+class Optimizers:
+    """Muon for the matrices and convolutions among `hidden`, AdamW for everything else."""
+
+    def __init__(self, model: nn.Module, hidden: list[nn.Module]) -> None:
+        matrices = [p for part in hidden for p in part.parameters() if p.ndim > 1]
+        chosen = {id(p) for p in matrices}
+        others = [p for p in model.parameters() if id(p) not in chosen]
+        self.both = (
+            Muon(matrices),
+            torch.optim.AdamW(others, betas=(0.9, 0.95), weight_decay=0.01),
+        )
+
+    def step(self, rate: float, *, muon_factor: float = 1.0) -> None:
+        """Move the weights, and forget their gradients."""
+        for optimizer, factor in zip(self.both, (muon_factor, 1.0), strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * factor
+            optimizer.step()
+            optimizer.zero_grad()
+
+    def state(self) -> list[dict[str, Any]]:
+        return [optimizer.state_dict() for optimizer in self.both]
+
+    def load(self, state: list[dict[str, Any]]) -> None:
+        for optimizer, part in zip(self.both, state, strict=True):
+            optimizer.load_state_dict(part)
