@@ -212,7 +212,7 @@ def test_a_killed_rank_is_told_and_replaced(server):
             told_s = time.monotonic() - killed
         assert msgpack.decode(last)["code"] == "world_lost"
         assert socket.close_code == 1012
-        assert told_s < 5.0  # 0.1 s on a machine at rest
+        assert told_s < 5.0  # generous: other tests share the cores
         await until_ready(server)
         async with connect(server.ws) as client:
             await take(client, 1)
