@@ -1,7 +1,6 @@
 """Checkpoint folders to models: every known layout becomes one strict state dict."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,13 @@ from lingbot.model import WorldModel
 CONFIG_FILE = "config.json"
 DIT_FILE = "diffusion_pytorch_model.safetensors"
 
-# The official names, and ours where they say more.
-RENAMES = (
-    (r"^patch_embedding_wancamctrl\.", "camera_embedding."),
-    (r"^c2ws_hidden_states_layer([12])\.", r"camera_layer\1."),
-    (r"\.cam_injector_layer([12])\.", r".camera.layer\1."),
-    (r"\.cam_(scale|shift)_layer\.", r".camera.\1."),
+# Parts of official names, and ours where they say more.
+NAMES = (
+    ("patch_embedding_wancamctrl.", "camera_embedding."),
+    ("c2ws_hidden_states_layer", "camera_layer"),
+    (".cam_injector_layer", ".camera.layer"),
+    (".cam_scale_layer.", ".camera.scale."),
+    (".cam_shift_layer.", ".camera.shift."),
 )
 
 
@@ -65,9 +65,15 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path}: {exc}") from exc
 
 
-def rename(name: str) -> str:
-    for pattern, ours in RENAMES:
-        name = re.sub(pattern, ours, name)
+def our_name(name: str) -> str:
+    for official, ours in NAMES:
+        name = name.replace(official, ours)
+    return name
+
+
+def official_name(name: str) -> str:
+    for official, ours in NAMES:
+        name = name.replace(ours, official)
     return name
 
 
@@ -77,7 +83,7 @@ def load_dit(folder: Path, *, device: torch.device, dtype: torch.dtype) -> World
     Raises WeightsError for a missing file, a missing or unknown tensor, or a wrong shape.
     """
     official = read_config(folder)
-    tensors = {rename(name): t for name, t in read_tensors(folder / DIT_FILE).items()}
+    tensors = {our_name(name): t for name, t in read_tensors(folder / DIT_FILE).items()}
     model = build_dit(official, tensors, source=folder)
     return model.to(device=device, dtype=dtype).eval().requires_grad_(False)
 
@@ -116,12 +122,5 @@ def save_dit(model: WorldModel, folder: Path, *, extra: dict[str, Any] | None = 
     config["control_type"] = config.pop("control")
     config.pop("text_dim")
     (folder / CONFIG_FILE).write_text(json.dumps({**config, **(extra or {})}, indent=1) + "\n")
-    tensors = {unrename(k): v.contiguous() for k, v in model.state_dict().items()}
+    tensors = {official_name(k): v.contiguous() for k, v in model.state_dict().items()}
     save_file(tensors, folder / DIT_FILE)
-
-
-def unrename(name: str) -> str:
-    name = re.sub(r"^camera_embedding\.", "patch_embedding_wancamctrl.", name)
-    name = re.sub(r"^camera_layer([12])\.", r"c2ws_hidden_states_layer\1.", name)
-    name = re.sub(r"\.camera\.layer([12])\.", r".cam_injector_layer\1.", name)
-    return re.sub(r"\.camera\.(scale|shift)\.", r".cam_\1_layer.", name)
