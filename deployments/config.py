@@ -13,6 +13,7 @@ from msgspec import Meta, Struct
 from transport.limits import Limits
 
 PositiveInt = Annotated[int, Meta(ge=1)]
+NonNegativeInt = Annotated[int, Meta(ge=0)]
 PositiveFloat = Annotated[float, Meta(gt=0)]
 
 
@@ -24,6 +25,7 @@ class ServiceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     device: Literal["cpu", "cuda"] = "cpu"
     dtype: Literal["float32", "bfloat16"] = "float32"
     threads: PositiveInt = 2  # CPU threads of a rank
+    camera_cache_bytes: NonNegativeInt = 256 * 2**20  # of a rank, for camera maps; 0: keep none
     queue_timeout_s: PositiveFloat = 60.0  # how long a client waits for a free world
     warm_up_timeout_s: PositiveFloat = 900.0  # and for a world that is still warming up
     step_timeout_s: PositiveFloat = 60.0  # a step that takes longer has hung: its world is lost

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -36,6 +36,7 @@ class LeasedSession:
         self._rank = lease.rank
         self._stream = stream
         self._step_timeout_s = config.step_timeout_s
+        self._pictures: set[asyncio.Task[NDArray[np.uint8]]] = set()  # that are on their way
         self._lost = asyncio.create_task(self._wait_for_end())
         self._touching = asyncio.create_task(self._keep_touching(config.lease_ttl_s / 3))
 
@@ -44,17 +45,30 @@ class LeasedSession:
         if refusal is not None:
             raise Refused(refusal.text, field=refusal.field)
 
-    async def step(self, actions: Sequence[str], *, prompt: str | None) -> NDArray[np.uint8]:
-        frames: NDArray[np.uint8] = await self._call(self._rank.step, list(actions), prompt)
-        return frames
+    async def step(
+        self, actions: Sequence[str], *, prompt: str | None, due_s: float
+    ) -> Awaitable[NDArray[np.uint8]]:
+        # Asked for beforehand, so that the pictures come without another round trip.
+        pictures = asyncio.create_task(self._call(self._rank.fetch))
+        pictures.add_done_callback(self._forget)
+        self._pictures.add(pictures)
+        await self._call(self._rank.step, list(actions), prompt, due_s)
+        return pictures
 
     async def lost(self) -> str:
         return await asyncio.shield(self._lost)
 
     def close(self) -> None:
+        for pictures in self._pictures:
+            pictures.cancel()
         self._touching.cancel()
         self._lost.cancel()
         cancel(self._stream)
+
+    def _forget(self, pictures: "asyncio.Task[NDArray[np.uint8]]") -> None:
+        self._pictures.discard(pictures)
+        if not pictures.cancelled():
+            pictures.exception()  # which is no error if nobody asks for it
 
     async def _call(self, method: Any, *args: Any) -> Any:
         """A direct call of the rank: it keeps working while the group's replica drains."""

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -35,34 +36,51 @@ class Server:
 
     def descendants(self, name: str) -> list[int]:
         """Processes of this cluster whose command line has ``name`` in it."""
-        parents, found = {self.process.pid}, []
-        for path in sorted(Path("/proc").glob("[0-9]*"), key=lambda path: int(path.name)):
+        parents, commands = {}, {}
+        for path in Path("/proc").glob("[0-9]*"):
             try:
-                parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+                stat = (path / "stat").read_text()
                 command = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode()
             except (OSError, ValueError):
                 continue  # it ended meanwhile
-            if parent in parents:
-                parents.add(int(path.name))
-                if name in command:
-                    found.append(int(path.name))
-        return found
+            parents[int(path.name)] = int(stat.rpartition(")")[2].split()[1])
+            commands[int(path.name)] = command
+
+        def ours(process: int) -> bool:
+            while process in parents and process != self.process.pid:
+                process = parents[process]
+            return process == self.process.pid
+
+        return [
+            process for process, command in commands.items() if name in command and ours(process)
+        ]
 
 
 @contextmanager
-def local_server() -> Iterator[Server]:
+def local_server(
+    args: dict[str, Any] | None = None, *, num_ranks: int = 1, wait: bool = True
+) -> Iterator[Server]:
     """Start the stack on a free port of loopback, wait until a world can be opened, end it.
 
-    Raises RuntimeError, with the end of the log, if it does not come up.
+    It runs the shipped config, with these of its ``args`` replaced and a group of so many ranks.
+    Raises RuntimeError, with the end of the log, if it does not come up; without ``wait`` it may.
     """
     with tempfile.TemporaryDirectory() as folder:
         config = msgspec.yaml.decode((ROOT / "serve_config.yaml").read_bytes())
         config["http_options"]["port"] = port = free_port()
+        (application,) = config["applications"]
+        application["args"] |= args or {}
+        (group,) = (d for d in application["deployments"] if d["name"] == "WorldGroup")
+        # Together they ask for what one asks for: this machine's cores may be fewer than the ranks.
+        (bundle,) = group["placement_group_bundles"]
+        share = {resource: amount / num_ranks for resource, amount in bundle.items()}
+        group["placement_group_bundles"] = [share] * num_ranks
         path = Path(folder) / "serve_config.yaml"
         path.write_bytes(msgspec.yaml.encode(config))
         server = start(path, f"127.0.0.1:{port}", log=Path(folder) / "log")
         try:
-            wait_until_ready(server)
+            if wait:
+                wait_until_ready(server)
             yield server
         finally:
             server.process.send_signal(signal.SIGINT)
@@ -73,8 +91,8 @@ def local_server() -> Iterator[Server]:
 
 
 def start(config: Path, address: str, *, log: Path) -> Server:
-    # A cluster of its own, whatever else runs here.
-    environment = ["env", "RAY_AUTH_MODE=disabled", "RAY_ADDRESS=local"]
+    # A cluster of its own, whatever else runs here, whose log holds every line at once.
+    environment = ["env", "RAY_AUTH_MODE=disabled", "RAY_ADDRESS=local", "RAY_DEDUP_LOGS=0"]
     serve = str(Path(sys.executable).with_name("serve"))
     with open(log, "wb") as output:
         process = subprocess.Popen(

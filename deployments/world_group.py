@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import ray
@@ -15,7 +15,9 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from deployments.config import ServiceConfig
 from deployments.logs import show_logs
-from deployments.world_rank import WorldRank
+from deployments.world_rank import Place, WorldRank
+
+WATCH_S = 1.0  # how often a rank is asked how long it has been busy
 
 logger = logging.getLogger(__name__)
 
@@ -36,10 +38,17 @@ class WorldGroup:
 
     async def __init__(self, config: ServiceConfig) -> None:  # type: ignore[misc]  # Serve awaits it
         show_logs()
-        self._config = config
         self._ranks = start_ranks(config)
-        await asyncio.gather(*(rank.start.remote() for rank in self._ranks))
-        self._watchers = [asyncio.create_task(watch(rank)) for rank in self._ranks]
+        limit_s = config.warm_up_timeout_s
+        try:
+            async with asyncio.timeout(limit_s):
+                await begin(self._ranks)
+        except TimeoutError as exc:
+            raise TimeoutError(f"warm_up_timeout_s: the ranks took over {limit_s:g} s") from exc
+        self._watchers = [
+            asyncio.create_task(watch(rank, number, limit_s=config.step_timeout_s))
+            for number, rank in enumerate(self._ranks)
+        ]
         logger.info("%d ranks are warm", len(self._ranks))
 
     async def lease(self) -> AsyncIterator[Lease]:
@@ -58,22 +67,12 @@ class WorldGroup:
         finally:
             front.end.remote(session_id, "its lease is over")
 
-    async def check_health(self) -> None:
-        """Called by Serve. A step that hangs would make every later session hang: start again."""
-        limit = self._config.step_timeout_s
-        for rank in self._ranks:
-            busy_s: float = await rank.busy_s.remote()
-            if busy_s > limit:
-                raise RuntimeError(f"the engine has been at one call for {busy_s:.0f} s")
-
 
 def start_ranks(config: ServiceConfig) -> list[Any]:
     """One actor for each bundle of this replica's placement group, with all that the bundle has."""
     group = get_current_placement_group()
     assert group is not None, "WorldGroup needs placement_group_bundles"
     bundles = group.bundle_specs
-    if len(bundles) != 1:
-        raise ValueError(f"placement_group_bundles: expected 1 bundle (a rank), not {len(bundles)}")
     return [
         ray.remote(WorldRank)
         .options(
@@ -89,10 +88,34 @@ def start_ranks(config: ServiceConfig) -> list[Any]:
     ]
 
 
-async def watch(rank: Any) -> None:
-    """A group without one of its ranks is of no use: leave at once, and Serve starts another."""
+async def begin(ranks: Sequence[Any]) -> None:
+    """Have the ranks meet, load and warm up. Raises what the first one raises that cannot."""
+    host, port = ray.util.get_node_ip_address(), 0
+    if len(ranks) > 1:
+        port = await ranks[0].listen.remote(host)
+    places = [Place(number, len(ranks), host, port) for number in range(len(ranks))]
+    await asyncio.gather(
+        *(rank.start.remote(place) for rank, place in zip(ranks, places, strict=True))
+    )
+    await asyncio.gather(*(rank.play.remote() for rank in ranks))
+
+
+async def watch(rank: Any, number: int, *, limit_s: float) -> None:
+    """A group without one of its ranks is of no use: leave at once, and Serve starts another.
+
+    Nor is one with a rank that hangs, in a step or altogether.
+    """
+    death = asyncio.ensure_future(rank.last.remote())
     try:
-        await rank.last.remote()
-    except RayActorError:
-        logger.exception("a rank died, and its group with it")
-        os._exit(1)
+        while not (await asyncio.wait([death], timeout=WATCH_S))[0]:
+            async with asyncio.timeout(limit_s):
+                busy_s: float = await rank.busy_s.remote()
+            if busy_s > limit_s:
+                raise TimeoutError
+        await death
+    except RayActorError as exc:
+        why = f"died: {exc}"
+    except TimeoutError:
+        why = f"did not answer or finish a step in {limit_s:g} s"
+    logger.error("rank %d %s; its group ends, to be started again", number, why)
+    os._exit(1)

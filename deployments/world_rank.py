@@ -1,13 +1,15 @@
-"""One rank of a replica group: the process that holds the weights and the worlds."""
+"""One rank of a replica group: the process that holds the weights and its share of the worlds."""
 
 import asyncio
 import logging
+import math
+import os
+import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from msgspec import Struct
@@ -15,13 +17,17 @@ from numpy.typing import NDArray
 
 from deployments.config import ServiceConfig
 from deployments.logs import show_logs
+from deployments.metrics import CacheMetrics
 from transport.world import WorldSpec
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # imported late: the group names this class, and stays without torch
     from lingbot.engine import Engine
-    from lingbot.session import Session
+    from lingbot.lockstep import Command, Lockstep
+    from lingbot.ulysses import Ranks
 
-T = TypeVar("T")
+Frames = NDArray[np.uint8]
+
+REPORT_S = 5.0  # how often the metrics are brought up to date
 
 logger = logging.getLogger(__name__)
 
@@ -33,45 +39,75 @@ class Refusal(Struct, frozen=True):
     field: str | None
 
 
+class Place(Struct, frozen=True):
+    """Which rank of a group this is, and where it meets the others."""
+
+    rank: int = 0
+    num_ranks: int = 1
+    host: str = ""
+    port: int = 0
+
+
 class SessionEnded(Exception):
     """A call for a session that is not there, or not there any more."""
 
 
 @dataclass(slots=True)
 class Tenancy:
-    """A lease as the rank sees it, from its reservation to its end."""
+    """A lease as rank 0 sees it, from its reservation to its end."""
 
     touched: float
-    session: "Session | None" = None
+    opened: bool = False
+    # What each step leaves for the call that fetches its pictures, in the order of the steps.
+    pictures: "asyncio.Queue[asyncio.Future[Frames]]" = field(default_factory=asyncio.Queue)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class WorldRank:
     """An asyncio actor: calls come in together, the engine runs them one at a time on its thread.
 
-    A plain class, so that a test can run it without a cluster; the group makes it an actor.
+    Leases and sessions are rank 0's business; the other ranks do what it does. A plain class, so
+    that a test can run it without a cluster; the group makes it an actor.
     """
 
     def __init__(
-        self, config: ServiceConfig, *, load: "Callable[[], Engine] | None" = None
+        self, config: ServiceConfig, *, load: "Callable[[Ranks], Engine] | None" = None
     ) -> None:
         self._config = config
         self._load = load or partial(load_engine, config)
         self._tenancies: dict[str, Tenancy] = {}
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
-        self._busy_since: float | None = None  # when the engine's running call began
-        self._engine: Engine
-        self._reaper: asyncio.Task[None]
+        self._tasks: list[asyncio.Task[None]] = []
+        self._store: Any = None  # kept by rank 0: where the ranks meet
+        self._lockstep: Lockstep
 
-    async def start(self) -> None:
-        """Load the weights and run every shape once. No lease is given before this is over."""
+    def listen(self, host: str) -> int:
+        """Open the place where the ranks meet; its port."""
+        from lingbot.ulysses import open_meeting
+
+        self._store = open_meeting(host)
+        port: int = self._store.port
+        return port
+
+    async def start(self, place: Place) -> None:
+        """Meet the other ranks and load the weights."""
         show_logs()
         began = time.monotonic()
-        self._engine = await self._run(self._load)
-        loaded = time.monotonic()
-        await self._run(self._engine.warm_up)
-        logger.info("loaded in %.1f s, warm in %.1f s", loaded - began, time.monotonic() - loaded)
-        self._reaper = asyncio.create_task(self._keep_reaping())
+        self._lockstep = await asyncio.to_thread(self._prepare, place)
+        took = time.monotonic() - began
+        logger.info("rank %d of %d loaded in %.1f s", place.rank, place.num_ranks, took)
+        self._keep(REPORT_S, partial(self._report, CacheMetrics(rank=place.rank)))
+
+    async def play(self) -> None:
+        """Begin to work, once all ranks have started; rank 0 returns when every shape is warm."""
+        threading.Thread(target=self._work, name="engine", daemon=True).start()
+        if not self._lockstep.leads:
+            return
+        from lingbot.lockstep import WarmUp
+
+        began = time.monotonic()
+        await self._do(WarmUp())
+        logger.info("warm in %.1f s", time.monotonic() - began)
+        self._keep(self._config.lease_ttl_s / 4, lambda: self.reap(time.monotonic()))
 
     def reserve(self, session_id: str) -> None:
         """Make room for a session. Its world is opened next, or it is freed in a while."""
@@ -85,6 +121,7 @@ class WorldRank:
     async def open(self, session_id: str, spec: WorldSpec) -> Refusal | None:
         """Make the reserved session's world. Raises SessionEnded if it has ended meanwhile."""
         from lingbot.errors import LingbotError
+        from lingbot.lockstep import Close, Open
         from lingbot.session import SessionSpec
 
         wanted = SessionSpec(
@@ -96,28 +133,48 @@ class WorldRank:
             sink=spec.sink,
         )
         try:
-            session = await self._run(self._engine.open, wanted)
+            await self._do(Open(session_id, wanted))
         except LingbotError as exc:
             return Refusal(str(exc), exc.field)
         if session_id not in self._tenancies:  # ended while it was made
-            await self._run(self._engine.close, session)
+            await self._do(Close(session_id))
             raise SessionEnded(session_id)
-        self._tenancies[session_id].session = session
+        self._tenancies[session_id].opened = True
         self.touch(session_id)
         logger.info("session %s opened, %d in all", session_id, len(self._tenancies))
         return None
 
     async def step(
-        self, session_id: str, actions: Sequence[str], prompt: str | None
-    ) -> NDArray[np.uint8]:
-        """The session's next chunk, uint8 [T, H, W, 3]. Raises SessionEnded if it has."""
-        tenancy = self._tenancies.get(session_id)
-        if tenancy is None:
-            raise SessionEnded(session_id)
-        session = tenancy.session
-        assert session is not None, "stepped before it was opened"
+        self, session_id: str, actions: Sequence[str], prompt: str | None, due_s: float
+    ) -> None:
+        """Make the session's next chunk, but for its pictures; see ``WorldSession.step``.
+
+        Raises SessionEnded if it has.
+        """
+        from lingbot.errors import SessionClosed
+        from lingbot.lockstep import Step
+
+        tenancy = self._tenant(session_id)
+        assert tenancy.opened, "stepped before it was opened"
         self.touch(session_id)
-        return await self._run(partial(self._engine.step, session, actions, prompt=prompt))
+        pictures: asyncio.Future[Frames]
+        try:
+            decoding = await self._do(Step(session_id, list(actions), prompt), due_s=due_s)
+            pictures = asyncio.wrap_future(decoding)
+        except Exception as exc:
+            ended = isinstance(exc, SessionClosed)
+            tenancy.pictures.put_nowait(failed(SessionEnded(session_id) if ended else exc))
+            if ended:
+                raise SessionEnded(session_id) from exc
+            raise
+        tenancy.pictures.put_nowait(pictures)
+
+    async def fetch(self, session_id: str) -> Frames:
+        """The pictures of the next step that was not fetched: uint8 [T, H, W, 3].
+
+        May be called before the step. Raises what the step raises, or SessionEnded.
+        """
+        return await (await self._tenant(session_id).pictures.get())
 
     def touch(self, session_id: str) -> None:
         """Somebody still wants this session, if it is there."""
@@ -126,18 +183,20 @@ class WorldRank:
 
     def end(self, session_id: str, why: str) -> None:
         """Free a session. One that is not there, or not there any more, is fine."""
+        from lingbot.lockstep import Close
+
         tenancy = self._tenancies.pop(session_id, None)
         if tenancy is None:
             return
         tenancy.ended.set()
-        if tenancy.session is not None:
-            self._thread.submit(self._engine.close, tenancy.session)  # after its running step
+        tenancy.pictures.put_nowait(failed(SessionEnded(session_id)))
+        if tenancy.opened:
+            self._lockstep.submit(Close(session_id), due=-math.inf)
             logger.info("session %s closed: %s", session_id, why)
 
     def busy_s(self) -> float:
         """How long the engine has been at its running call; 0 while it rests."""
-        since = self._busy_since
-        return 0.0 if since is None else time.monotonic() - since
+        return self._lockstep.busy_s()
 
     async def last(self) -> None:
         """Never returns: its caller learns at once when this process dies."""
@@ -150,26 +209,63 @@ class WorldRank:
             if now - tenancy.touched > ttl:
                 self.end(session_id, f"nobody asked about it for {ttl:g} s")
 
-    async def _keep_reaping(self) -> None:
-        while True:
-            await asyncio.sleep(self._config.lease_ttl_s / 4)
-            self.reap(time.monotonic())
+    def _prepare(self, place: Place) -> "Lockstep":
+        import torch
 
-    async def _run(self, call: Callable[..., T], *args: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(
-            self._thread, self._timed, call, *args
+        from lingbot.lockstep import Lockstep
+        from lingbot.ulysses import ALONE, find_meeting, join
+
+        ranks = ALONE
+        if place.num_ranks > 1:
+            ranks = join(
+                self._store or find_meeting(place.host, place.port),
+                rank=place.rank,
+                num_ranks=place.num_ranks,
+                device=torch.device(self._config.device),
+            )
+        return Lockstep(self._load(ranks))
+
+    def _work(self) -> None:
+        try:
+            self._lockstep.run()
+        except BaseException:
+            # Out of step with the other ranks: the group is of no use without this one.
+            logger.exception("this rank ends")
+            os._exit(1)
+
+    def _tenant(self, session_id: str) -> Tenancy:
+        tenancy = self._tenancies.get(session_id)
+        if tenancy is None:
+            raise SessionEnded(session_id)
+        return tenancy
+
+    async def _do(self, command: "Command", *, due_s: float = 0.0) -> Any:
+        """Have all ranks do this when it is the most urgent."""
+        return await asyncio.wrap_future(
+            self._lockstep.submit(command, due=time.monotonic() + due_s)
         )
 
-    def _timed(self, call: Callable[..., T], *args: Any) -> T:
-        self._busy_since = time.monotonic()
-        try:
-            return call(*args)
-        finally:
-            self._busy_since = None
+    def _report(self, metrics: CacheMetrics) -> None:
+        metrics.report(self._lockstep.engine.camera_cache.stats)
+
+    def _keep(self, every_s: float, do: Callable[[], None]) -> None:
+        async def keep() -> None:
+            while True:
+                await asyncio.sleep(every_s)
+                do()
+
+        self._tasks.append(asyncio.create_task(keep()))
 
 
-def load_engine(config: ServiceConfig) -> "Engine":
-    # Imported here: the group names this class and must stay without torch.
+def failed(error: Exception) -> "asyncio.Future[Frames]":
+    """A future that raises; it may as well be left alone."""
+    future: asyncio.Future[Frames] = asyncio.get_running_loop().create_future()
+    future.set_exception(error)
+    future.exception()
+    return future
+
+
+def load_engine(config: ServiceConfig, ranks: "Ranks") -> "Engine":
     from pathlib import Path
 
     import torch
@@ -182,4 +278,6 @@ def load_engine(config: ServiceConfig) -> "Engine":
         weights=None if config.weights is None else Path(config.weights),
         device=config.device,
         dtype=getattr(torch, config.dtype),
+        camera_cache_bytes=config.camera_cache_bytes,
+        ranks=ranks,
     )

@@ -189,6 +189,7 @@ def relative_poses(c2w: Poses) -> Poses:
 
 def plucker_rays(relative: Poses, intrinsics: Intrinsics, *, width: int, height: int) -> Tensor:
     """Rays by pixel: relative poses [F, 4, 4] -> [6, F, H, W] float32, origin then direction."""
+    relative = relative + 0.0  # one zero, not two: equal poses are equal maps, bit for bit
     columns, rows = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
     x = (columns - intrinsics.cx) / intrinsics.fx
     y = (rows - intrinsics.cy) / intrinsics.fy
@@ -234,3 +235,21 @@ def control_map(
     held = torch.tensor([[float(key in action) for action in actions] for key in "wasd"])
     planes = held[:, :, None, None].expand(-1, -1, height, width)
     return fold(torch.cat([directions, planes]))
+
+
+def pose_key(
+    control: str,
+    pose: Poses,
+    action: str,
+    intrinsics: Intrinsics,
+    *,
+    width: int,
+    height: int,
+) -> bytes:
+    """Everything that ``control_map`` of one latent frame depends on; ``pose`` is [4, 4].
+
+    Equal keys are equal maps, bit for bit. Two zeros of different sign are one.
+    """
+    held = [float(key in action) for key in "wasd"] if control == "act" else []
+    numbers = [*(pose + 0.0).flat, *intrinsics, width, height, *held]
+    return control.encode() + np.array(numbers, np.float64).tobytes()

@@ -1,14 +1,15 @@
 """Weights, and the step that turns three actions into twelve frames."""
 
-import logging
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lingbot.camera import check_action, control_map, default_intrinsics
+from lingbot.camera import check_action, control_map, default_intrinsics, pose_key
+from lingbot.camera_cache import CameraCache, ChunkCamera
 from lingbot.config import LATENT_CHANNELS, WorldConfig, check_window
 from lingbot.errors import LingbotError
 from lingbot.frame_codec import FrameCodec
@@ -18,12 +19,13 @@ from lingbot.sampler import sample_chunk
 from lingbot.schedule import build_steps
 from lingbot.session import Session, SessionSpec
 from lingbot.text import PocketTextEncoder
+from lingbot.ulysses import ALONE, Ranks
 
-logger = logging.getLogger(__name__)
+BROKEN = "an earlier step of this session failed: open another"
 
 
 class Engine:
-    """Holds weights and nothing about any user. Not thread-safe: one call at a time."""
+    """Holds weights and nothing about any user. One call at a time, but for ``decode``."""
 
     def __init__(
         self,
@@ -32,13 +34,25 @@ class Engine:
         model: WorldModel,
         codec: FrameCodec,
         text_encoder: PocketTextEncoder,
+        camera_cache_bytes: int = 0,
+        ranks: Ranks = ALONE,
     ) -> None:
+        """One of ``ranks``, which all make the same calls in the same order.
+
+        ``camera_cache_bytes`` is the most that the camera maps of earlier poses may take; 0: none
+        are kept. Raises LingbotError where the model cannot be split over the ranks.
+        """
+        rows, columns = config.grid
+        ranks.check(model.config, tokens=rows * columns)
+        self.ranks = ranks
+        self.camera_cache = CameraCache(model, budget_bytes=camera_cache_bytes, ranks=ranks)
         self.config = config
         self.model = model
         self.codec = codec
         self.text_encoder = text_encoder
         weight = next(model.parameters())
         self.device, self.dtype = weight.device, weight.dtype
+        self._decode_stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
 
     @torch.inference_mode()
     def open(self, spec: SessionSpec) -> Session:
@@ -68,6 +82,7 @@ class Engine:
                 tokens=rows * columns,
                 device=self.device,
                 dtype=self.dtype,
+                num_ranks=self.ranks.num_ranks,
             ),
             text=self._embed_prompt(spec.prompt),
             condition=self.codec.encode_image(spec.first_frame, chunk=config.chunk),
@@ -75,11 +90,17 @@ class Engine:
             noise=torch.Generator().manual_seed(spec.seed),
         )
 
-    @torch.inference_mode()
     def step(
         self, session: Session, actions: Sequence[str], *, prompt: str | None = None
     ) -> NDArray[np.uint8]:
-        """The session's next chunk: frames uint8 [T, H, W, 3], 9 in the first and 12 in each later.
+        """The session's next chunk: ``denoise``, then ``decode``."""
+        return self.decode(session, self.denoise(session, actions, prompt=prompt))
+
+    @torch.inference_mode()
+    def denoise(
+        self, session: Session, actions: Sequence[str], *, prompt: str | None = None
+    ) -> Tensor:
+        """The clean latents of the session's next chunk, [1, 16, F, h, w].
 
         ``actions`` holds the keys of each latent frame; ``prompt`` replaces the prompt from here
         on. Raises LingbotError for actions that are no keys or not ``chunk`` of them, and leaves
@@ -87,7 +108,7 @@ class Engine:
         """
         config = self.config
         if session.broken:
-            raise LingbotError("an earlier step of this session failed: open another")
+            raise LingbotError(BROKEN)
         if len(actions) != config.chunk:
             raise LingbotError(
                 f"a step takes {config.chunk} actions, not {len(actions)}", field="actions"
@@ -98,16 +119,33 @@ class Engine:
             if prompt is not None:
                 session.text = self._embed_prompt(prompt)
             latents = self._denoise(session, actions)
-            frames = self.codec.decode(latents, session.decoder)
+            if self.device.type == "cuda":
+                torch.cuda.current_stream(self.device).synchronize()  # done is done
         except BaseException:
             session.broken = True
             raise
         session.next_chunk += 1
-        return frames
+        return latents
+
+    @torch.inference_mode()
+    def decode(self, session: Session, latents: Tensor) -> NDArray[np.uint8]:
+        """A chunk's frames: uint8 [T, H, W, 3], 9 in the first and 12 in each later.
+
+        In the order of the chunks. It touches nothing that ``denoise`` does, so that another thread
+        may decode a chunk while the next is denoised; on a GPU it has a stream of its own.
+        """
+        if session.decoder_broken:
+            raise LingbotError(BROKEN)
+        try:
+            with torch.cuda.stream(self._decode_stream):
+                return self.codec.decode(latents, session.decoder)
+        except BaseException:
+            session.decoder_broken = True
+            raise
 
     def close(self, session: Session) -> None:
         """Free the window, the prompt's K/V and the decoder's state now, whoever holds them."""
-        session.broken = True
+        session.broken = session.decoder_broken = True
         session.window = session.window.emptied()
         session.text = ()
         session.decoder.memory.clear()
@@ -118,7 +156,9 @@ class Engine:
         session = self.open(SessionSpec(first_frame=grey, prompt="warm up"))
         resting = [""] * self.config.chunk
         for _ in range(-(-self.config.window // self.config.chunk) + 1):
-            self.step(session, resting)
+            latents = self.denoise(session, resting)
+            if self.ranks.rank == 0:  # the others never decode
+                self.decode(session, latents)
         self.close(session)
 
     def _memory_of(self, spec: SessionSpec) -> tuple[int, int]:
@@ -150,21 +190,35 @@ class Engine:
         def draw(_: int = 0) -> Tensor:
             return torch.randn(shape, generator=session.noise).to(self.device)
 
-        size = {"width": config.width, "height": config.height}
-        control = control_map(
-            self.model.config.control,
-            session.trajectory.extend(actions),
-            actions,
-            default_intrinsics(**size),
-            **size,
-        )
-        return sample_chunk(
-            self.model,
-            noise=draw(),
-            renoise=draw,
-            condition=session.condition.of_chunk(session.next_chunk),
-            camera=self.model.compute_camera_maps(control[None].to(self.device)),
-            text=session.text,
-            window=session.window,
-            steps=session.steps,
-        )
+        with self._camera(session, actions) as camera:
+            return sample_chunk(
+                self.model,
+                noise=draw(),
+                renoise=draw,
+                condition=session.condition.of_chunk(session.next_chunk),
+                camera=camera,
+                text=session.text,
+                window=session.window,
+                steps=session.steps,
+                ranks=self.ranks,
+            )
+
+    def _camera(
+        self, session: Session, actions: Sequence[str]
+    ) -> AbstractContextManager[ChunkCamera]:
+        """The camera of the next chunk, whose latent frames have these actions."""
+        kind = self.model.config.control
+        poses = session.trajectory.extend(actions)
+        size = {"width": self.config.width, "height": self.config.height}
+        intrinsics = default_intrinsics(**size)
+
+        def make_control(i: int) -> Tensor:
+            here = slice(i, i + 1)
+            control = control_map(kind, poses[here], actions[here], intrinsics, **size)
+            return control[None].to(self.device)
+
+        keys = [
+            pose_key(kind, pose, action, intrinsics, **size)
+            for pose, action in zip(poses, actions, strict=True)
+        ]
+        return self.camera_cache.chunk(keys, make_control)

@@ -14,3 +14,7 @@ class LingbotError(ValueError):
 
 class WeightsError(LingbotError):
     """A checkpoint folder that cannot be read as what it claims to be."""
+
+
+class SessionClosed(LingbotError):
+    """A step of a session that is not there, or not there any more."""

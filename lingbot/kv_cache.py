@@ -39,16 +39,26 @@ class KVWindow:
         tokens: int,
         device: torch.device,
         dtype: torch.dtype,
+        num_ranks: int = 1,
     ) -> Self:
-        """Room for ``window`` latent frames of ``tokens`` each, allocated once."""
+        """Room for ``window`` latent frames of ``tokens`` each, allocated once.
+
+        Of several ranks each keeps the past of its share of the heads.
+        """
         check_window(window, sink=sink, chunk=chunk)
-        shape = (config.num_layers, 1, window, tokens, config.num_heads, config.head_dim)
+        num_heads = config.num_heads // num_ranks
+        shape = (config.num_layers, 1, window, tokens, num_heads, config.head_dim)
         k, v = (torch.zeros(shape, device=device, dtype=dtype) for _ in range(2))
         return cls(k, v, sink=sink)
 
     @property
     def window(self) -> int:
         return self.k_NBFTHD.shape[2]
+
+    @property
+    def num_tokens(self) -> int:
+        """Of a latent frame."""
+        return self.k_NBFTHD.shape[3]
 
     def emptied(self) -> Self:
         """The same window without its memory."""

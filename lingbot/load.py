@@ -10,6 +10,7 @@ from lingbot.engine import Engine
 from lingbot.errors import LingbotError
 from lingbot.frame_codec import FrameCodec
 from lingbot.text import PocketTextEncoder
+from lingbot.ulysses import ALONE, Ranks
 from lingbot.weights import load_dit
 
 VAE_FILE = "tiny_vae.safetensors"
@@ -21,6 +22,8 @@ def load_engine(
     weights: Path | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    camera_cache_bytes: int = 0,
+    ranks: Ranks = ALONE,
 ) -> Engine:
     """The engine of a preset, with its own weights or with those of a folder in the same layout.
 
@@ -39,4 +42,6 @@ def load_engine(
         model=model,
         codec=FrameCodec.load(folder / VAE_FILE, device=device, dtype=dtype),
         text_encoder=PocketTextEncoder(text_dim=shape.text_dim, text_len=shape.text_len),
+        camera_cache_bytes=camera_cache_bytes,
+        ranks=ranks,
     )

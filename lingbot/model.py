@@ -2,8 +2,9 @@
 
 The arithmetic is that of the public reference (robbyant/lingbot-world); tests/golden pins it.
 
-Shape letters: B batch, F latent frames of the chunk, T tokens of a latent frame, L text tokens,
-C dim, H heads, D head_dim, N layers, h and w latent rows and columns.
+Shape letters: B batch, F latent frames of the chunk, T tokens of a latent frame (where several
+ranks share the work, those of this rank), L text tokens, C dim, H heads, D head_dim, N layers,
+h and w latent rows and columns.
 """
 
 from collections.abc import Sequence
@@ -26,15 +27,29 @@ from lingbot.layers import (
     unpatchify,
 )
 from lingbot.schedule import timestep_embedding
+from lingbot.ulysses import ALONE, Ranks
 
 INPUT_CHANNELS = LATENT_CHANNELS + 4 + LATENT_CHANNELS  # noisy latent, mask, image condition
 
 
-class CameraMaps(NamedTuple):
-    """What the camera does to each block's stream: x -> (1 + scale) * x + shift."""
+class Camera(Protocol):
+    """Where the camera goes. The caller owns it, and decides what is kept and what made anew."""
 
-    scale: Tensor  # [N, B, F, T, C], or a list of N
-    shift: Tensor
+    def scale_shift(self, layer: int) -> tuple[Tensor, Tensor]:
+        """What it does to a block's stream, x -> (1 + scale) * x + shift: [B, F, T, C] each.
+
+        Where all latent frames share a pose, F may be 1.
+        """
+
+
+class CameraMaps(NamedTuple):
+    """Everything that a camera does, computed beforehand."""
+
+    scale: Sequence[Tensor] | Tensor  # N of [B, F, T, C]
+    shift: Sequence[Tensor] | Tensor
+
+    def scale_shift(self, layer: int) -> tuple[Tensor, Tensor]:
+        return self.scale[layer], self.shift[layer]
 
 
 class TextKV(NamedTuple):
@@ -229,24 +244,21 @@ class WorldModel(nn.Module):
         tokens = mlp(self.text_embedding, F.pad(context, (0, 0, 0, missing)))
         return tuple(block.cross_attn.compute_kv(tokens) for block in self._blocks())
 
-    def embed_camera(self, control: Tensor) -> Tensor:
+    def embed_camera(self, control: Tensor, *, ranks: Ranks = ALONE) -> Tensor:
         """Folded control maps [B, 384 or 448, F, h, w] -> camera tokens [B, F, T, C]."""
-        tokens = linear(self.camera_embedding, patchify(control))
+        tokens = linear(self.camera_embedding, ranks.take(patchify(control)))
         return tokens + linear(self.camera_layer2, F.silu(linear(self.camera_layer1, tokens)))
 
-    def compute_camera_maps(self, control: Tensor) -> CameraMaps:
-        """Scale and shift of all blocks for control maps [B, 384 or 448, F, h, w].
+    def compute_scale_shift(self, layer: int, camera: Tensor) -> tuple[Tensor, Tensor]:
+        """What camera tokens [B, F, T, C] do to a block's stream: [B, F, T, C] each."""
+        return self._blocks()[layer].camera.compute_scale_shift(camera)
 
-        One latent frame at a time: a product over several frames at once may round differently, and
-        a pose must mean the same bits wherever it stands in a chunk.
-        """
-        frames = []
-        for frame in control.split(1, dim=2):
-            camera = self.embed_camera(frame)
-            maps = [block.camera.compute_scale_shift(camera) for block in self._blocks()]
-            frames.append(torch.stack([torch.stack(pair) for pair in maps]))
-        scale, shift = torch.cat(frames, dim=3).unbind(1)  # [N, B, F, T, C] each
-        return CameraMaps(scale, shift)
+    def compute_frame_maps(self, camera: Tensor) -> Tensor:
+        """Scale and shift of all blocks for one frame's tokens [B, 1, T, C]: [N, 2, B, 1, T, C]."""
+        maps = camera.new_empty(self.config.num_layers, 2, *camera.shape)
+        for layer, place in enumerate(maps):
+            place[0], place[1] = self.compute_scale_shift(layer, camera)
+        return maps
 
     def forward(
         self,
@@ -255,19 +267,22 @@ class WorldModel(nn.Module):
         condition: Tensor,
         timestep: Tensor,
         positions: Tensor,
-        camera: CameraMaps,
+        camera: Camera,
         text: Sequence[TextKV],
         memory: Memory,
+        ranks: Ranks = ALONE,
     ) -> Tensor:
         """The flow of a chunk: x [B, 16, F, h, w] -> [B, 16, F, h, w] float32.
 
         condition [B, 20, F, h, w] (mask and image), timestep [B, F] in 0..1000, positions [F] the
-        latent frames' places in the world.
+        latent frames' places in the world. Every one of ``ranks`` is given all of these, works on
+        its tokens, and returns the whole flow; ``camera`` and ``memory`` are of its tokens.
         """
-        tokens, time, time6, turn = self._embed(x, condition, timestep, positions)
+        tokens, time, time6, turn = self._embed(x, condition, timestep, positions, ranks)
         tokens = self._through(self._blocks(), tokens, time6, turn, camera, text, memory)
-        grid = (x.shape[3] // PATCH, x.shape[4] // PATCH)
-        return unpatchify(self.head(tokens, time), grid).float()
+        rows, columns = x.shape[3] // PATCH, x.shape[4] // PATCH
+        flow = ranks.gather(self.head(tokens, time), num_tokens=rows * columns)
+        return unpatchify(flow, (rows, columns)).float()
 
     def remember(
         self,
@@ -275,13 +290,14 @@ class WorldModel(nn.Module):
         *,
         condition: Tensor,
         positions: Tensor,
-        camera: CameraMaps,
+        camera: Camera,
         text: Sequence[TextKV],
         memory: Memory,
+        ranks: Ranks = ALONE,
     ) -> None:
         """Write a clean chunk's keys and values to ``memory``, and stop at the last block's."""
         timestep = torch.zeros(x.shape[0], x.shape[2], device=x.device)
-        tokens, _, time6, turn = self._embed(x, condition, timestep, positions)
+        tokens, _, time6, turn = self._embed(x, condition, timestep, positions, ranks)
         *blocks, last = self._blocks()
         tokens = self._through(blocks, tokens, time6, turn, camera, text, memory)
         _, k, v = last.project(tokens, time6, turn)
@@ -293,7 +309,7 @@ class WorldModel(nn.Module):
         tokens: Tensor,
         time: Tensor,
         turn: Tensor,
-        camera: CameraMaps,
+        camera: Camera,
         text: Sequence[TextKV],
         memory: Memory,
     ) -> Tensor:
@@ -304,25 +320,25 @@ class WorldModel(nn.Module):
                 layer=layer,
                 time=time,
                 turn=turn,
-                camera=(camera.scale[layer], camera.shift[layer]),
+                camera=camera.scale_shift(layer),
                 text=text[layer],
                 memory=memory,
             )
         return tokens
 
     def _embed(
-        self, x: Tensor, condition: Tensor, timestep: Tensor, positions: Tensor
+        self, x: Tensor, condition: Tensor, timestep: Tensor, positions: Tensor, ranks: Ranks
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Tokens [B, F, T, C], time [B, F, C] and [B, F, 6, C], rotary turn."""
+        """Tokens [B, F, T, C], time [B, F, C] and [B, F, 6, C], rotary turn of the tokens."""
         weight, bias = self.patch_embedding.weight, self.patch_embedding.bias
-        patches = patchify(torch.cat([x, condition], dim=1)).to(weight.dtype)
+        patches = ranks.take(patchify(torch.cat([x, condition], dim=1))).to(weight.dtype)
         tokens = F.linear(patches, weight.flatten(1), bias).float()
         frequencies = timestep_embedding(timestep, self.config.freq_dim)
         time = mlp(self.time_embedding, frequencies).float()
         time6 = mlp(self.time_projection, time).float().unflatten(-1, (6, -1))
         grid = (x.shape[3] // PATCH, x.shape[4] // PATCH)
         turn = rotary(positions, grid=grid, head_dim=self.config.head_dim)
-        return tokens, time, time6, turn
+        return tokens, time, time6, ranks.take(turn)
 
     def _blocks(self) -> list[Block]:
         return list(self.blocks)  # type: ignore[arg-type]

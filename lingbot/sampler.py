@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from lingbot.kv_cache import KVWindow
-from lingbot.model import CameraMaps, TextKV, WorldModel
+from lingbot.model import Camera, TextKV, WorldModel
 from lingbot.schedule import Step, add_noise, flow_to_x0
+from lingbot.ulysses import ALONE, Ranks, ShardedWindow
 
 
 def sample_chunk(
@@ -16,17 +17,20 @@ def sample_chunk(
     noise: Tensor,
     renoise: Callable[[int], Tensor],
     condition: Tensor,
-    camera: CameraMaps,
+    camera: Camera,
     text: Sequence[TextKV],
     window: KVWindow,
     steps: Sequence[Step],
+    ranks: Ranks = ALONE,
     observe: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
     """The clean latents of the next chunk, [1, 16, F, h, w], now part of the window.
 
     noise [1, 16, F, h, w]; ``renoise(i)`` gives the noise added after step i; condition
-    [1, 20, F, h, w]; ``observe(i, flow)`` sees each step's prediction.
+    [1, 20, F, h, w]; ``observe(i, flow)`` sees each step's prediction. All of ``ranks`` are given
+    the same, but for ``camera`` and ``window``, which are of their share.
     """
+    memory = ShardedWindow(window, ranks)
     num_frames = noise.shape[2]
     first = window.num_frames
     positions = torch.arange(first, first + num_frames, device=noise.device)
@@ -42,13 +46,20 @@ def sample_chunk(
             positions=positions,
             camera=camera,
             text=text,
-            memory=window,
+            memory=memory,
+            ranks=ranks,
         )
         if observe is not None:
             observe(i, flow)
         x = flow_to_x0(x, flow, step.sigma)
     model.remember(
-        x, condition=condition, positions=positions, camera=camera, text=text, memory=window
+        x,
+        condition=condition,
+        positions=positions,
+        camera=camera,
+        text=text,
+        memory=memory,
+        ranks=ranks,
     )
     window.advance(num_frames)
     return x

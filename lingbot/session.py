@@ -38,4 +38,7 @@ class Session:
     trajectory: Trajectory = field(default_factory=Trajectory)
     decoder: DecoderState = field(default_factory=DecoderState)
     next_chunk: int = 0
-    broken: bool = False  # a step raised: what it left behind is unusable
+    # A call raised, and what it left behind is unusable. Two, as each call knows of its own alone:
+    # ranks that are in step must not differ in what they refuse, and only one of them decodes.
+    broken: bool = False
+    decoder_broken: bool = False

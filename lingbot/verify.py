@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,15 +20,19 @@ from lingbot.camera import (
     plucker_map,
     relative_poses,
 )
+from lingbot.camera_cache import CameraCache
 from lingbot.config import PATCH, SCHEDULE_V1, SCHEDULE_V2, ScheduleConfig
 from lingbot.errors import LingbotError, WeightsError
 from lingbot.kv_cache import KVWindow
 from lingbot.model import WorldModel
 from lingbot.sampler import sample_chunk
 from lingbot.schedule import build_steps
+from lingbot.ulysses import ALONE, Ranks, run_ranks
 from lingbot.weights import DIT_FILE, load_dit, read_config, read_tensors
 
 Errors = Iterator[tuple[str, float]]
+
+CACHE_BYTES = 2**14  # a few latent frames of a small model: some are found, some evicted
 
 
 def relative_error(ours: Tensor, reference: Tensor) -> float:
@@ -40,7 +43,7 @@ def relative_error(ours: Tensor, reference: Tensor) -> float:
     return float((ours.double() - reference).norm() / reference.norm())
 
 
-def verify_dit(folder: Path) -> Errors:
+def verify_dit(folder: Path, ranks: Ranks) -> Errors:
     """Rerun a rollout of the DiT: every flow, every clean latent, and what it remembers."""
     model = load_dit(folder, device=torch.device("cpu"), dtype=torch.float32)
     recorded = read_tensors(folder / "rollout.safetensors")
@@ -51,11 +54,12 @@ def verify_dit(folder: Path) -> Errors:
     renoise = [step.renoise_sigma for step in steps[1:]]
     yield "renoise_sigmas", error_of(renoise, recorded["renoise_sigmas"])
 
-    window, flows, latents = rerun(model, folder, recorded, schedule)
+    window, flows, latents = rerun(model, folder, recorded, schedule, ranks)
     yield "flow_pred", relative_error(flows, recorded["flow_pred"])
     yield "x0", relative_error(latents, recorded["x0"])
-    yield "kv0_k", slot_error(window.k_NBFTHD[0, 0], recorded["kv0_k"])
-    yield "kvlast_v", slot_error(window.v_NBFTHD[-1, 0], recorded["kvlast_v"])
+    first_k, last_v = ranks.to_tokens(window.k_NBFTHD[0]), ranks.to_tokens(window.v_NBFTHD[-1])
+    for name, kept in (("kv0_k", first_k), ("kvlast_v", last_v)):
+        yield name, slot_error(ranks.gather(kept, num_tokens=window.num_tokens)[0], recorded[name])
 
 
 def error_of(ours: Sequence[float], reference: Tensor) -> float:
@@ -72,20 +76,31 @@ def find_schedule(recorded: dict[str, Tensor]) -> ScheduleConfig:
 
 
 def rerun(
-    model: WorldModel, folder: Path, recorded: dict[str, Tensor], schedule: ScheduleConfig
+    model: WorldModel,
+    folder: Path,
+    recorded: dict[str, Tensor],
+    schedule: ScheduleConfig,
+    ranks: Ranks,
 ) -> tuple[KVWindow, Tensor, Tensor]:
-    """The window after the last chunk, flows [C, S, 16, F, h, w] and latents [16, C * F, h, w]."""
+    """The window after the last chunk, flows [C, S, 16, F, h, w] and latents [16, C * F, h, w].
+
+    The window has all tokens of the rank's heads.
+    """
     official = read_config(folder)
     num_chunks, _, _, chunk, height, width = recorded["flow_pred"].shape
+    num_tokens = height * width // PATCH**2
+    ranks.check(model.config, tokens=num_tokens)
+    cache = CameraCache(model, budget_bytes=CACHE_BYTES, ranks=ranks)
     everything = recorded["noise"].shape[1]
     window = KVWindow.empty(
         model.config,
         window=official.local_attn_size if official.local_attn_size > 0 else everything,
         sink=official.sink_size,
         chunk=chunk,
-        tokens=height * width // PATCH**2,
+        tokens=num_tokens,
         device=torch.device("cpu"),
         dtype=torch.float32,
+        num_ranks=ranks.num_ranks,
     )
     text = model.embed_text(recorded["context"][None])
     flows: list[Tensor] = []
@@ -93,17 +108,21 @@ def rerun(
     for index in range(num_chunks):
         here = slice(index * chunk, (index + 1) * chunk)
         step_noise = recorded["step_noise"][index][:, None]
-        latents += sample_chunk(
-            model,
-            noise=recorded["noise"][None, :, here],
-            renoise=step_noise.__getitem__,
-            condition=recorded["y"][None, :, here],
-            camera=model.compute_camera_maps(recorded["plucker"][:, :, here]),
-            text=text,
-            window=window,
-            steps=build_steps(schedule),
-            observe=lambda _, flow: flows.append(flow[0]),
-        )
+        control = recorded["plucker"][:, :, here].split(1, dim=2)
+        keys = [frame.numpy().tobytes() for frame in control]
+        with cache.chunk(keys, control.__getitem__) as camera:
+            latents += sample_chunk(
+                model,
+                noise=recorded["noise"][None, :, here],
+                renoise=step_noise.__getitem__,
+                condition=recorded["y"][None, :, here],
+                camera=camera,
+                text=text,
+                window=window,
+                steps=build_steps(schedule),
+                ranks=ranks,
+                observe=lambda _, flow: flows.append(flow[0]),
+            )
     return window, torch.stack(flows).unflatten(0, (num_chunks, -1)), torch.cat(latents, dim=1)
 
 
@@ -117,7 +136,7 @@ def slot_error(ours: Tensor, reference: Tensor) -> float:
     return float(errors.amin(dim=1).amax())  # unlike Python's, these keep what is not a number
 
 
-def verify_camera(folder: Path) -> Errors:
+def verify_camera(folder: Path, ranks: Ranks) -> Errors:
     """Redo the poses and maps of a pose file and of an action string."""
     recorded = read_tensors(folder / "camera.safetensors")
     meta = msgspec.json.decode((folder / "camera.json").read_bytes(), type=CameraMeta)
@@ -153,22 +172,23 @@ class CameraMeta(msgspec.Struct, frozen=True):
 
 
 # The files that tell a folder's kind, and what checks it.
-KINDS: dict[tuple[str, ...], Callable[[Path], Errors]] = {
+KINDS: dict[tuple[str, ...], Callable[[Path, Ranks], Errors]] = {
     (DIT_FILE, "rollout.safetensors"): verify_dit,
     ("camera.json", "camera.safetensors"): verify_camera,
 }
 
 
-def verify(folder: Path) -> Errors:
+def verify(folder: Path, ranks: Ranks = ALONE) -> Errors:
     """Name and relative error of each quantity of a golden folder.
 
+    Where there are several ranks, each of them calls this and gets the same errors.
     Raises LingbotError for a folder of no known kind, or one whose files do not fit together.
     """
     if not folder.is_dir():
         raise LingbotError(f"{folder} is not a folder")
     try:
         with torch.inference_mode():
-            yield from find_check(folder)(folder)
+            yield from find_check(folder)(folder, ranks)
     except LingbotError:
         raise
     except KeyError as exc:
@@ -177,7 +197,7 @@ def verify(folder: Path) -> Errors:
         raise WeightsError(f"{folder}: {exc}") from exc
 
 
-def find_check(folder: Path) -> Callable[[Path], Errors]:
+def find_check(folder: Path) -> Callable[[Path, Ranks], Errors]:
     for files, check in KINDS.items():
         if all((folder / name).exists() for name in files):
             return check
@@ -185,19 +205,34 @@ def find_check(folder: Path) -> Callable[[Path], Errors]:
     raise LingbotError(f"{folder} holds none of: {known}")
 
 
+def collect(ranks: Ranks, folder: Path) -> list[tuple[str, float]] | LingbotError:
+    """All of ``verify``, in a form that can be sent from one process to another."""
+    try:
+        return list(verify(folder, ranks))
+    except LingbotError as exc:
+        return exc
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m lingbot.verify", description=__doc__)
     parser.add_argument("folder", type=Path, metavar="DIR")
     parser.add_argument("--tolerance", type=float, default=1e-4)
+    parser.add_argument(
+        "--ranks", type=int, default=1, metavar="N", help="share the model between N processes"
+    )
     options = parser.parse_args(argv)
-    worst = 0.0
-    try:
-        for name, error in verify(options.folder):
-            print(f"{name}: {error:.3g}")
-            worst = float(np.fmax(worst, error)) if error == error else float("inf")
-    except LingbotError as exc:
-        print(f"verify: {exc}", file=sys.stderr)
+    if options.ranks < 1:
+        parser.error(f"--ranks must be at least 1, not {options.ranks}")
+    if options.ranks == 1:
+        errors = collect(ALONE, options.folder)
+    else:
+        errors = run_ranks(options.ranks, collect, options.folder)
+    if isinstance(errors, LingbotError):
+        print(f"verify: {errors}", file=sys.stderr)
         return 2
+    for name, error in errors:
+        print(f"{name}: {error:.3g}")
+    worst = max((error if error == error else float("inf") for _, error in errors), default=0.0)
     print(f"worst: {worst:.3g}")
     return 0 if worst < options.tolerance else 1
 

@@ -166,8 +166,11 @@ async def _film(
         if await request.is_disconnected():
             raise ClientDisconnect
         chunk = list(actions[start : start + size])
-        frames = await session.step(chunk + [""] * (size - len(chunk)), prompt=None)
-        wanted = frames[: num_frames - writer.num_frames]
+        # Nobody watches yet: whoever does is served first, for as long as a chunk lasts.
+        pictures = await session.step(
+            chunk + [""] * (size - len(chunk)), prompt=None, due_s=info.chunk_frames / info.fps
+        )
+        wanted = (await pictures)[: num_frames - writer.num_frames]
         await to_thread.run_sync(writer.add, wanted, limiter=threads.videos)
     return await to_thread.run_sync(writer.close, limiter=threads.videos)
 

@@ -26,11 +26,11 @@ class Pacer:
     _ends: float = -math.inf  # when the client will have shown all that was generated
     _lead: float = 0.0
 
-    def generated(self, now: float, *, num_frames: int, took: float) -> None:
-        """A chunk is ready to be sent; it took `took` seconds to generate."""
+    def generated(self, ready: float, *, num_frames: int, took: float) -> None:
+        """A chunk can be sent from `ready` on; it took `took` seconds to generate."""
         media = num_frames / self.fps
         # Late, or the first one: the picture stood still, so the clock starts again from here.
-        self._ends = max(self._ends, now) + media
+        self._ends = max(self._ends, ready) + media
         self._lead = min(media, 2 * took + SLACK_S)
         self._num_generated += 1
 
@@ -42,6 +42,10 @@ class Pacer:
                 field="chunk_index",
             )
         self._num_acked = max(self._num_acked, chunk_index + 1)
+
+    def due_s(self, now: float) -> float:
+        """In how long the client will have nothing left to show; 0 where that is so already."""
+        return max(0.0, self._ends - now)
 
     def wait_s(self, now: float) -> float:
         """How long the next chunk must wait; infinite where an ack must come first."""

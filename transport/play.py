@@ -3,6 +3,7 @@
 import itertools
 import logging
 import math
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from functools import partial
 
@@ -42,15 +43,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True, frozen=True)
 class Chunk:
-    """Generated, not sent yet. Times in seconds."""
+    """Generated but for its pictures. Times in seconds."""
 
     index: int
-    frames: Frames
+    pictures: Awaitable[Frames]
     taken: Taken
     event_id: int | None
     waited: float
     prepared: float
-    forward: float
+    started: float  # of the clock
+    denoised: float  # of the clock, too
 
 
 async def play(socket: WebSocket, world: World, *, limits: Limits, threads: Threads) -> None:
@@ -73,6 +75,7 @@ class Player:
         self._plan_in, self._plan_out = anyio.create_memory_object_stream[Plan](1)
         self._acked = anyio.Event()
         self._sending = anyio.Lock(fast_acquire=True)
+        self._decode_s = 0.0  # from a chunk that is denoised to its pictures, the last time
         self._torn = False  # a header is out and its payload is not
         self._session_id = "none"
         self._num_chunks = self._num_frames = self._num_bytes = 0
@@ -195,7 +198,7 @@ class Player:
         logger.info("session %s opened: %dx%d as %s", session.id, plan.width, plan.height, encoding)
         if plan.extensions:
             await self._send(self._describe(plan, session))
-        # No buffer: chunk N is sent while N + 1 is generated, and no chunk waits to grow stale.
+        # No buffer: chunk N is decoded and sent while N + 1 is denoised, and none grows stale.
         chunk_in, chunk_out = anyio.create_memory_object_stream[Chunk](0)
         with chunk_in, chunk_out:
             async with anyio.create_task_group() as tasks:
@@ -236,12 +239,21 @@ class Player:
                 taken = controls.take(self._world.info.chunk_latent_frames)
                 event_id = taken.event_ids[-1] if taken.event_ids else event_id
                 started = anyio.current_time()
-                frames = await session.step(taken.actions, prompt=taken.prompt)
-                now = anyio.current_time()
-                pacer.generated(now, num_frames=len(frames), took=now - started)
-                await chunks.send(
-                    Chunk(index, frames, taken, event_id, waited, started - asked, now - started)
+                pictures = await session.step(
+                    taken.actions, prompt=taken.prompt, due_s=pacer.due_s(started)
                 )
+                denoised = anyio.current_time()
+                ready = denoised + self._decode_s
+                pacer.generated(ready, num_frames=self._num_frames_of(index), took=ready - started)
+                await chunks.send(
+                    Chunk(
+                        index, pictures, taken, event_id, waited, started - asked, started, denoised
+                    )
+                )
+
+    def _num_frames_of(self, index: int) -> int:
+        info = self._world.info
+        return info.chunk_frames if index else info.first_chunk_frames
 
     async def _pace(self) -> float:
         """Waits until the next chunk is due; returns the seconds it took."""
@@ -259,10 +271,13 @@ class Player:
 
     async def _send_chunk(self, plan: Plan, session_id: str, chunk: Chunk) -> ChunkStats:
         request_id = f"{session_id}-{chunk.index}"
+        frames = await chunk.pictures
         started = anyio.current_time()
+        self._decode_s = started - chunk.denoised
+        forward = started - chunk.started
         build = partial(
             build_chunk,
-            chunk.frames,
+            frames,
             plan.encoding,
             request_id=request_id,
             chunk_index=chunk.index,
@@ -275,7 +290,7 @@ class Player:
         now = anyio.current_time()
         num_bytes = sum(batch.num_payload_bytes for batch in batches)
         self._num_chunks += 1
-        self._num_frames += len(chunk.frames)
+        self._num_frames += len(frames)
         self._num_bytes += num_bytes
         return ChunkStats(
             session_id=session_id,
@@ -283,16 +298,16 @@ class Player:
             chunk_index=chunk.index,
             event_id=chunk.event_id,
             request_prepare_ms=milliseconds(chunk.prepared),
-            scheduler_forward_ms=milliseconds(chunk.forward),
+            scheduler_forward_ms=milliseconds(forward),
             pace_wait_ms=milliseconds(chunk.waited),
             header_write_ms=milliseconds(header_write),
             raw_payload_build_ms=milliseconds(built - started),
             raw_write_ms=milliseconds(now - built - header_write),
             ws_write_ms=milliseconds(now - built),
-            chunk_total_ms=milliseconds(chunk.prepared + chunk.forward + now - started),
+            chunk_total_ms=milliseconds(chunk.prepared + forward + now - started),
             num_batches=len(batches),
-            num_frames=len(chunk.frames),
-            raw_bytes=chunk.frames.nbytes,
+            num_frames=len(frames),
+            raw_bytes=frames.nbytes,
             ws_payload_bytes=num_bytes,
             content_type=batches[0].content_type,
         )

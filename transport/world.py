@@ -83,11 +83,17 @@ class WorldSession(Protocol):
     @property
     def id(self) -> str: ...
 
-    async def step(self, actions: Sequence[str], *, prompt: str | None) -> NDArray[np.uint8]:
-        """The next chunk, uint8 [T, H, W, 3], contiguous.
+    async def step(
+        self, actions: Sequence[str], *, prompt: str | None, due_s: float
+    ) -> Awaitable[NDArray[np.uint8]]:
+        """Returns once the next chunk is made but for its pictures, which may then be awaited.
 
+        Until they are there, the chunk after it can already be asked for. The pictures are uint8
+        [T, H, W, 3], contiguous; left alone they are no error.
         `actions`: the keys held in each of the chunk's latent frames, in the order "wasdijkl".
         `prompt`: the new prompt from this chunk on, or None for no change.
+        `due_s`: in how many seconds the client will have nothing left to show; of several sessions
+        the one that is due first goes first.
         """
         ...
 

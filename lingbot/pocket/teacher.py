@@ -65,4 +65,4 @@ def camera_maps(model: WorldModel, maps: Tensor, rows: Tensor) -> CameraMaps:
         [part.float().index_select(0, flat).unflatten(0, rows.shape) for part in parts]
         for parts in zip(*pairs, strict=True)
     )
-    return CameraMaps(scales, shifts)  # type: ignore[arg-type]
+    return CameraMaps(scales, shifts)

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import time
-import urllib.error
 import urllib.request
 
 import av
@@ -17,6 +16,7 @@ from msgspec import msgpack
 from websockets.asyncio.client import connect as open_socket
 from websockets.exceptions import ConnectionClosed
 
+from deployments.local import wait_until_ready
 from transport.client import connect
 
 pytestmark = pytest.mark.cluster
@@ -39,13 +39,7 @@ async def take(client, num_chunks):
 
 
 async def until_ready(server):
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        with contextlib.suppress(urllib.error.URLError):
-            await asyncio.to_thread(urllib.request.urlopen, f"{server.http}/health", timeout=10)
-            return
-        await asyncio.sleep(0.2)
-    raise TimeoutError("the server did not come back")
+    await asyncio.to_thread(wait_until_ready, server)
 
 
 def test_a_walk(server):

@@ -29,7 +29,7 @@ class Remote:
 class FakeRank:
     def __init__(self, answer=None):
         self.answer = answer
-        self.open = self.step = Remote(self.respond)
+        self.open = self.step = self.fetch = Remote(self.respond)
         self.touch = Remote(lambda session_id: None)
 
     async def respond(self, *args):
@@ -212,8 +212,24 @@ def test_a_step_that_fails_says_why(failure, expected, words):
     async def scenario(world, group, news):
         session = await opened(world, group, failure)
         with pytest.raises(expected, match=words):
-            await session.step(["w"], prompt=None)
+            await session.step(["w"], prompt=None, due_s=0)
         session.close()
+
+    play(scenario)
+
+
+def test_pictures_come_after_their_step_and_may_be_left_alone():
+    async def scenario(world, group, news):
+        session = await opened(world, group, "pictures")
+        assert await (await session.step(["w"], prompt=None, due_s=0)) == "pictures"
+        session._rank.fetch = Remote(lambda *args: asyncio.Event().wait())
+        on_their_way = await session.step(["w"], prompt=None, due_s=0)
+        session._rank.fetch = Remote(session._rank.respond)
+        session._rank.answer = None
+        await session.step(["w"], prompt=None, due_s=0)
+        session.close()
+        with pytest.raises(asyncio.CancelledError):
+            await on_their_way
 
     play(scenario)
 
@@ -223,7 +239,7 @@ def test_a_step_that_hangs_is_given_up():
         session = await opened(world, group)
         session._rank.step = Remote(lambda *args: asyncio.Event().wait())
         with pytest.raises(WorldLost, match=r"did not answer for 0\.05 s"):
-            await session.step(["w"], prompt=None)
+            await session.step(["w"], prompt=None, due_s=0)
         session.close()
 
     play(scenario, step_timeout_s=0.05)

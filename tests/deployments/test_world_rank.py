@@ -8,15 +8,23 @@ import numpy as np
 import pytest
 
 from deployments.config import ServiceConfig
-from deployments.world_rank import Refusal, SessionEnded, WorldRank
+from deployments.world_rank import Place, Refusal, SessionEnded, WorldRank
 from lingbot.errors import LingbotError
+from lingbot.lockstep import Stop
+from lingbot.ulysses import ALONE
 from transport.world import WorldSpec
 
 
 class FakeEngine:
+    """Sessions are their seeds; pictures are full of them."""
+
+    ranks = ALONE
+
     def __init__(self):
-        self.warm, self.live, self.gate = False, [], threading.Event()
+        self.warm, self.live, self.order, self.broken = False, [], [], None
+        self.gate, self.decode_gate = threading.Event(), threading.Event()
         self.gate.set()
+        self.decode_gate.set()
 
     def warm_up(self):
         self.warm = True
@@ -27,9 +35,16 @@ class FakeEngine:
         self.live.append(spec.seed)
         return spec.seed
 
-    def step(self, session, actions, *, prompt):
+    def denoise(self, session, actions, *, prompt):
         self.gate.wait(5)
-        return np.full((1, 1, 1, 3), session, np.uint8)
+        self.order.append(session)
+        if self.broken:
+            raise self.broken
+        return session
+
+    def decode(self, session, latents):
+        self.decode_gate.wait(5)
+        return np.full((1, 1, 1, 3), latents, np.uint8)
 
     def close(self, session):
         self.live.remove(session)
@@ -44,27 +59,40 @@ def play(scenario, **config):
 
     async def run():
         engine = FakeEngine()
-        rank = WorldRank(ServiceConfig(**config), load=lambda: engine)
-        await rank.start()
-        await scenario(rank, engine)
+        rank = WorldRank(ServiceConfig(**config), load=lambda ranks: engine)
+        await rank.start(Place())
+        await rank.play()
+        await asyncio.wait_for(scenario(rank, engine), 10)
+        engine.gate.set()
+        await rank._do(Stop())
 
     asyncio.run(run())
+
+
+async def until(condition):
+    while not condition():
+        await asyncio.sleep(0.001)
+
+
+async def opened(rank, session_id, seed):
+    rank.reserve(session_id)
+    assert await rank.open(session_id, spec(seed)) is None
 
 
 def test_a_session_lives_from_open_to_end():
     async def scenario(rank, engine):
         assert engine.warm
-        rank.reserve("a")
-        assert await rank.open("a", spec(5)) is None
-        assert (await rank.step("a", ["w"], None)).flat[0] == 5
+        await opened(rank, "a", 5)
+        await rank.step("a", ["w"], None, 0)
+        assert (await rank.fetch("a")).flat[0] == 5
         waiting = asyncio.create_task(rank.wait_for_end("a"))
         rank.end("a", "enough")
         await waiting
         rank.end("a", "again")
-        await rank._run(lambda: None)  # the engine's thread has caught up
-        assert engine.live == []
-        with pytest.raises(SessionEnded):
-            await rank.step("a", ["w"], None)
+        await until(lambda: engine.live == [])
+        for call in (rank.step("a", ["w"], None, 0), rank.fetch("a")):
+            with pytest.raises(SessionEnded):
+                await call
         await rank.wait_for_end("a")
 
     play(scenario)
@@ -81,13 +109,11 @@ def test_what_the_engine_refuses_is_told():
 def test_a_session_nobody_asks_about_is_freed():
     async def scenario(rank, engine):
         for seed, session_id in ((1, "forgotten"), (2, "kept")):
-            rank.reserve(session_id)
-            await rank.open(session_id, spec(seed))
+            await opened(rank, session_id, seed)
         later = time.monotonic() + 31
         rank._tenancies["kept"].touched = later - 29
         rank.reap(later)
-        await rank._run(lambda: None)
-        assert engine.live == [2]
+        await until(lambda: engine.live == [2])
         rank.touch("forgotten")  # too late, and harmless
 
     play(scenario, lease_ttl_s=30)
@@ -95,18 +121,77 @@ def test_a_session_nobody_asks_about_is_freed():
 
 def test_ending_during_a_step_frees_after_it():
     async def scenario(rank, engine):
-        rank.reserve("a")
-        await rank.open("a", spec(1))
+        await opened(rank, "a", 1)
         engine.gate.clear()
-        step = asyncio.create_task(rank.step("a", ["w"], None))
-        while not rank.busy_s():
-            await asyncio.sleep(0.001)
+        step = asyncio.create_task(rank.step("a", ["w"], None, 0))
+        fetch = asyncio.create_task(rank.fetch("a"))
+        await until(rank.busy_s)
         rank.end("a", "left")
+        with pytest.raises(SessionEnded):  # whoever waits for pictures waits no more
+            await fetch
         assert engine.live == [1]
         engine.gate.set()
         await step
-        await rank._run(lambda: None)
-        assert engine.live == []
+        await until(lambda: engine.live == [])
+
+    play(scenario)
+
+
+def test_pictures_may_be_asked_for_before_their_step():
+    async def scenario(rank, engine):
+        await opened(rank, "a", 7)
+        fetch = asyncio.create_task(rank.fetch("a"))
+        await asyncio.sleep(0)
+        await rank.step("a", ["w"], None, 0)
+        assert (await fetch).flat[0] == 7
+
+    play(scenario)
+
+
+def test_the_next_chunk_is_made_before_the_pictures_of_the_last_are_there():
+    async def scenario(rank, engine):
+        await opened(rank, "a", 1)
+        engine.decode_gate.clear()
+        for _ in range(2):
+            await rank.step("a", ["w"], None, 0)
+        assert engine.order == [1, 1]
+        engine.decode_gate.set()
+        for _ in range(2):
+            assert (await rank.fetch("a")).flat[0] == 1
+
+    play(scenario)
+
+
+def test_the_session_that_is_due_first_goes_first():
+    async def scenario(rank, engine):
+        for seed, session_id in ((1, "a"), (2, "b"), (3, "c")):
+            await opened(rank, session_id, seed)
+        engine.gate.clear()
+        running = asyncio.create_task(rank.step("a", ["w"], None, 0))
+        await until(rank.busy_s)
+        waiting = [
+            asyncio.create_task(rank.step(session_id, ["w"], None, due_s))
+            for session_id, due_s in (("b", 0.9), ("c", 0.1))
+        ]
+        await asyncio.sleep(0.01)
+        engine.gate.set()
+        await asyncio.gather(running, *waiting)
+        assert engine.order == [1, 3, 2]
+
+    play(scenario)
+
+
+def test_a_step_that_raises_is_told_to_both_who_wait_for_it():
+    async def scenario(rank, engine):
+        await opened(rank, "a", 1)
+        await opened(rank, "b", 2)
+        engine.broken = ZeroDivisionError("oh")
+        fetch = asyncio.create_task(rank.fetch("a"))
+        for call in (rank.step("a", ["w"], None, 0), fetch):
+            with pytest.raises(ZeroDivisionError):
+                await call
+        engine.broken = None
+        await rank.step("b", ["w"], None, 0)  # nobody else's business
 
     play(scenario)
 
@@ -118,18 +203,17 @@ def test_a_lease_that_ended_before_its_world_opened_leaves_nothing():
         rank.end("a", "left at once")
         with pytest.raises(SessionEnded):
             await opening
-        assert engine.live == []
+        await until(lambda: engine.live == [])
 
     play(scenario)
 
 
 def test_a_step_that_hangs_shows():
     async def scenario(rank, engine):
-        rank.reserve("a")
-        await rank.open("a", spec(1))
+        await opened(rank, "a", 1)
         assert rank.busy_s() == 0
         engine.gate.clear()
-        step = asyncio.create_task(rank.step("a", ["w"], None))
+        step = asyncio.create_task(rank.step("a", ["w"], None, 0))
         while rank.busy_s() < 0.05:
             await asyncio.sleep(0.01)
         engine.gate.set()

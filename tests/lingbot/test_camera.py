@@ -14,6 +14,7 @@ from lingbot.camera import (
     default_intrinsics,
     interpolate_poses,
     plucker_map,
+    pose_key,
     relative_pose,
     relative_poses,
     rotation_matrix,
@@ -152,3 +153,60 @@ def test_act_models_see_directions_and_walking_keys():
     planes = maps.unflatten(0, (7, 64))
     assert planes[3:, :, 0].abs().sum() == 0
     assert torch.equal(planes[3:, :, 1].mean(dim=(1, 2, 3)), torch.tensor([1.0, 0, 0, 0]))
+
+
+def key_of(pose=None, *, control="cam", action="", size=(48, 32), camera=None):
+    width, height = size
+    intrinsics = camera or default_intrinsics(width, height)
+    pose = np.eye(4) if pose is None else pose
+    return pose_key(control, pose, action, intrinsics, width=width, height=height)
+
+
+def test_a_pose_is_known_by_its_numbers():
+    pose = relative_pose(8, "wl")[0]
+    moved = pose.copy()
+    moved[0, 3] = np.nextafter(moved[0, 3], 2)
+    assert key_of(pose) == key_of(pose.copy()) == key_of(np.asfortranarray(pose))
+    assert key_of(pose) != key_of(moved)
+
+
+def test_two_zeros_are_one():
+    pose = np.eye(4)
+    pose[0, 3] = -0.0
+    assert pose.tobytes() != np.eye(4).tobytes()
+    assert key_of(pose) == key_of(np.eye(4))
+    maps = [
+        plucker_map(one[None], default_intrinsics(48, 32), width=48, height=32)
+        for one in (pose, np.eye(4))
+    ]
+    assert torch.equal(maps[0].signbit(), maps[1].signbit())
+
+
+def test_every_key_of_a_held_walk_is_one():
+    poses = Trajectory().extend(["", "i", *["wl"] * 20])
+    assert len({key_of(pose) for pose in poses[2:]}) == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"pose": relative_pose(0, "w")[0]},
+        {"size": (32, 48)},
+        {"size": (96, 64), "camera": default_intrinsics(48, 32)},
+        {"camera": default_intrinsics(48, 32)._replace(fx=30)},
+        {"camera": default_intrinsics(48, 32)._replace(cy=15)},
+        {"control": "act"},
+    ],
+)
+def test_what_a_map_depends_on_is_in_its_key(other):
+    assert key_of(**other) != key_of()
+
+
+@pytest.mark.parametrize("action", "wasd")
+def test_act_models_tell_walking_keys_apart(action):
+    assert key_of(control="act", action=action) != key_of(control="act")
+    assert key_of(control="cam", action=action) == key_of(control="cam")
+
+
+def test_act_models_do_not_mind_the_order_of_keys_or_the_turning_ones():
+    assert key_of(control="act", action="wd") == key_of(control="act", action="dwl")

@@ -103,7 +103,9 @@ def test_cached_attention_equals_recomputing_the_past(engine, spec, monkeypatch,
     remember = engine.model.remember
 
     def record(x, **kwargs):
-        passes.append({"x": x, **kwargs})
+        maps = [kwargs["camera"].scale_shift(layer) for layer in range(2)]
+        maps = torch.stack([torch.stack(pair) for pair in maps])  # [N, 2, B, F or 1, T, C]
+        passes.append({"x": x, **kwargs, "camera": maps.expand(-1, -1, -1, 3, -1, -1)})
         remember(x, **kwargs)
 
     monkeypatch.setattr(engine.model, "remember", record)
@@ -118,12 +120,10 @@ def test_cached_attention_equals_recomputing_the_past(engine, spec, monkeypatch,
             joined("x", 2),
             condition=joined("condition", 2),
             positions=torch.arange(15),
-            camera=CameraMaps(*(torch.cat(maps, dim=2) for maps in zip(
-                *(one["camera"] for one in passes), strict=True
-            ))),
+            camera=CameraMaps(*joined("camera", 3).unbind(1)),
             text=session.text,
             memory=twin,
-        )  # fmt: skip
+        )
     remembered = [*range(sink), *range(15 - (window - sink), 15)]
     cached = session.window.k_NBFTHD
     for layer, k in twin.k.items():

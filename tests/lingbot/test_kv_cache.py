@@ -1,5 +1,6 @@
 import pytest
 import torch
+from msgspec.structs import replace
 
 from lingbot.config import ModelConfig
 from lingbot.kv_cache import KVWindow
@@ -7,10 +8,10 @@ from lingbot.kv_cache import KVWindow
 SHAPE = ModelConfig(dim=4, ffn_dim=4, freq_dim=4, num_heads=1, num_layers=1, text_dim=4, text_len=1)
 
 
-def make_window(window, sink):
+def make_window(window, sink, **options):
     return KVWindow.empty(
-        SHAPE, window=window, sink=sink, chunk=3, tokens=2,
-        device=torch.device("cpu"), dtype=torch.float32,
+        **{"config": SHAPE, "window": window, "sink": sink, "chunk": 3, "tokens": 2,
+           "device": torch.device("cpu"), "dtype": torch.float32, **options}
     )  # fmt: skip
 
 
@@ -57,3 +58,22 @@ def test_passes_of_one_chunk_overwrite_each_other():
 def test_window_must_hold_sink_and_chunk():
     with pytest.raises(ValueError, match=r"window 5 must hold the sink \(3\) and one chunk \(3\)"):
         make_window(5, 3)
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 4])
+def test_each_rank_keeps_its_share_of_the_heads_and_no_more(num_ranks):
+    config = replace(SHAPE, dim=16, num_heads=4, num_layers=3)
+    window = make_window(9, 3, config=config, tokens=5, num_ranks=num_ranks)
+    for kept in (window.k_NBFTHD, window.v_NBFTHD):
+        assert kept.shape == (3, 1, 9, 5, 4 // num_ranks, 4)
+        assert kept.untyped_storage().nbytes() == 3 * 9 * 5 * 16 * 4 // num_ranks
+    assert (window.window, window.num_tokens) == (9, 5)
+
+
+def test_an_emptied_window_lets_go_of_the_memory():
+    window = make_window(6, 3)
+    window.attend(0, numbered(0), numbered(0), numbered(0))
+    empty = window.emptied()
+    assert (empty.window, empty.sink) == (0, 3)
+    assert empty.k_NBFTHD.untyped_storage().nbytes() == 0
+    assert empty.v_NBFTHD.untyped_storage().nbytes() == 0

@@ -87,3 +87,32 @@ def test_a_camera_folder_without_intrinsics_gives_a_reason(tmp_path, capsys):
     save_file({**tensors, "intrinsics": tensors["intrinsics"][:0]}, folder / "camera.safetensors")
     assert main([str(folder)]) == 2
     assert "camera" in capsys.readouterr().err
+
+
+def test_two_processes_reproduce_a_golden_folder(capfd):
+    """``test_ulysses`` has all of them; here is the command."""
+    assert main([str(GOLDEN / "dit_act_window"), "--ranks", "2", "--tolerance", "1e-5"]) == 0
+    names = [line.split(": ")[0] for line in capfd.readouterr().out.splitlines()]
+    one_rank = [name for name, _ in verify(GOLDEN / "dit_act_window")]
+    assert names == [*one_rank, "worst"]
+
+
+def share_one_head(folder):
+    """64 = 4 heads of 16 = 1 head of 64: the weights fit all the same."""
+    path = folder / "config.json"
+    path.write_text(path.read_text().replace('"num_heads": 4', '"num_heads": 1'))
+
+
+@pytest.mark.parametrize(
+    "damage, reason",
+    [
+        (share_one_head, "num_heads 1 must be divisible by the 2 ranks"),
+        (damage_weights, "blocks.0.ffn.0.bias"),
+    ],
+)
+def test_what_two_processes_cannot_run_gives_a_reason(copy, damage, reason, capfd):
+    damage(copy)
+    assert main([str(copy), "--ranks", "2"]) == 2
+    out, err = capfd.readouterr()
+    assert "worst" not in out
+    assert reason in err and "Traceback" not in err

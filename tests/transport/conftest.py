@@ -44,7 +44,9 @@ class FakeWorld:
         self.news = []  # what a client that waits is told
         self.lost_because = None
         self.running, self.stepping = threading.Event(), threading.Event()
+        self.decoding = threading.Event()
         self.running.set()
+        self.decoding.set()
 
     async def open(self, spec, *, on_wait):
         for message in self.news:
@@ -58,12 +60,27 @@ class FakeWorld:
         return self.running.is_set()
 
 
+class Pictures:
+    """Of a chunk; they are there once `decoding` is set."""
+
+    def __init__(self, frames, decoding):
+        self.frames, self.decoding = frames, decoding
+
+    def __await__(self):
+        return self.wait().__await__()
+
+    async def wait(self):
+        while not self.decoding.is_set():
+            await anyio.sleep(0.005)
+        return self.frames
+
+
 class FakeSession:
     def __init__(self, world, spec, name):
         self.world, self.spec, self.id, self.num_chunks = world, spec, name, 0
         world.live.add(name)
 
-    async def step(self, actions, *, prompt):
+    async def step(self, actions, *, prompt, due_s):
         self.world.steps.append((list(actions), prompt))
         self.world.stepping.set()
         while not self.world.running.is_set():
@@ -73,7 +90,7 @@ class FakeSession:
         self.num_chunks += 1
         num_frames = 9 if self.num_chunks == 1 else 12
         shape = (num_frames, self.spec.height, self.spec.width, 3)
-        return np.full(shape, self.num_chunks, np.uint8)
+        return Pictures(np.full(shape, self.num_chunks, np.uint8), self.world.decoding)
 
     async def lost(self):
         while self.world.lost_because is None:

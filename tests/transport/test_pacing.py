@@ -19,6 +19,14 @@ def test_the_next_chunk_starts_just_in_time():
     assert pacer.wait_s(101.0) == 0.0
 
 
+def test_a_chunk_is_due_when_there_is_nothing_left_to_show():
+    pacer = Pacer(16)
+    assert pacer.due_s(100.0) == 0.0
+    pacer.generated(100.0, num_frames=12, took=0.1)
+    assert pacer.due_s(100.5) == pytest.approx(0.25)
+    assert pacer.due_s(102.0) == 0.0
+
+
 def test_a_slow_world_starts_at_once():
     pacer = Pacer(16)
     pacer.generated(100.0, num_frames=12, took=0.6)

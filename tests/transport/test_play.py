@@ -1,5 +1,6 @@
 import gc
 import threading
+import time
 
 import anyio
 from msgspec import msgpack
@@ -123,6 +124,16 @@ def test_two_chunks_without_an_ack_stop_the_world(peer, world):
     assert len(world.steps) == 2
     peer.send(type="ack", chunk_index=0)
     assert peer.read_until("chunk_stats")[-1]["chunk_index"] == 2
+
+
+def test_the_next_chunk_is_asked_for_while_the_pictures_of_the_last_are_made(peer, world):
+    world.decoding.clear()
+    peer.init(**FAST)
+    while len(world.steps) < 2:
+        time.sleep(0.005)
+    world.decoding.set()
+    indices = [peer.read_until("chunk_stats")[-1]["chunk_index"] for _ in range(2)]
+    assert indices == [0, 1]
 
 
 def test_an_invalid_init_is_answered_and_another_may_follow(peer, world, make_png):

@@ -2,6 +2,7 @@ import numpy as np
 import torch
 
 from lingbot.camera import relative_pose
+from lingbot.camera_cache import CameraCache
 from lingbot.config import ModelConfig
 from lingbot.kv_cache import KVWindow
 from lingbot.model import WorldModel
@@ -40,6 +41,7 @@ def test_teacher_forcing_sees_what_the_window_shows():
         )[:, :, past:]
 
     def played():
+        cache = CameraCache(model, budget_bytes=2**20)
         window = KVWindow.empty(
             SMALL,
             window=frames,
@@ -51,15 +53,19 @@ def test_teacher_forcing_sees_what_the_window_shows():
         )
         for first in range(0, frames, CHUNK):
             here = slice(first, first + CHUNK)
-            shared = {
-                "condition": condition[:, :, here],
-                "positions": torch.arange(first, first + CHUNK),
-                "camera": model.compute_camera_maps(maps[rows[0, here]].transpose(0, 1)[None]),
-                "text": text,
-                "memory": window,
-            }
-            yield model(noisy[:, :, here], timestep=torch.full((1, CHUNK), 600.0), **shared)
-            model.remember(clean[:, :, here], **shared)
+            control = maps[rows[0, here]].transpose(0, 1)[None].split(1, dim=2)
+            with cache.chunk(
+                [bytes([row]) for row in rows[0, here]], control.__getitem__
+            ) as camera:
+                shared = {
+                    "condition": condition[:, :, here],
+                    "positions": torch.arange(first, first + CHUNK),
+                    "camera": camera,
+                    "text": text,
+                    "memory": window,
+                }
+                yield model(noisy[:, :, here], timestep=torch.full((1, CHUNK), 600.0), **shared)
+                model.remember(clean[:, :, here], **shared)
             window.advance(CHUNK)
 
     torch.testing.assert_close(

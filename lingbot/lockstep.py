@@ -1,0 +1,227 @@
+"""The ranks of a group in step: rank 0 decides what is next, and every rank does it.
+
+Each rank runs ``Lockstep.run`` in the thread that owns its engine. Rank 0 takes its commands from a
+queue and broadcasts each one before it obeys it; the others obey what they receive. So all engines
+are in the same state, and meet in the same collectives. Alone, a rank obeys its queue.
+"""
+
+import itertools
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from queue import Empty, PriorityQueue
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from msgspec import Struct, msgpack
+from numpy.typing import NDArray
+
+from lingbot.engine import Engine
+from lingbot.errors import LingbotError, SessionClosed
+from lingbot.session import Session, SessionSpec
+
+TICK_S = 5.0  # an idle group says so this often, well within the collectives' timeout
+BUFFER_BYTES = 4096  # of a broadcast; a longer command takes two
+
+T = TypeVar("T")
+Frames = NDArray[np.uint8]
+
+
+class Open(Struct, frozen=True, tag=True):
+    """Make a session's world."""
+
+    session_id: str
+    spec: SessionSpec
+
+
+class Step(Struct, frozen=True, tag=True):
+    """Make the next chunk. On rank 0 its result is a future of the frames, which are decoded
+    while the next command is obeyed.
+    """
+
+    session_id: str
+    actions: list[str]
+    prompt: str | None = None
+
+
+class Close(Struct, frozen=True, tag=True):
+    """Free a session. One that is not there is fine."""
+
+    session_id: str
+
+
+class WarmUp(Struct, frozen=True, tag=True):
+    """Run every shape once."""
+
+
+class Tick(Struct, frozen=True, tag=True):
+    """Nothing to do, and still here."""
+
+
+class Stop(Struct, frozen=True, tag=True):
+    """End ``run`` on every rank."""
+
+
+Command = Open | Step | Close | WarmUp | Tick | Stop
+
+
+@dataclass(order=True, slots=True)
+class Turn:
+    """A command in rank 0's queue: the earliest deadline first, then who came first."""
+
+    due: float
+    number: int
+    command: Command = field(compare=False)
+    result: "Future[Any]" = field(compare=False)
+
+
+class Lockstep:
+    """One rank's engine, sessions and commands."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._ranks = engine.ranks
+        self._sessions: dict[str, Session] = {}
+        self._queue: PriorityQueue[Turn] = PriorityQueue()
+        self._numbers = itertools.count()
+        self._channel = Channel()
+        self._decoding = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode")
+        self._busy: dict[int, float] = {}  # since when, by thread
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is rank 0, which takes commands."""
+        return self._ranks.rank == 0
+
+    def submit(self, command: Command, *, due: float) -> "Future[Any]":
+        """Rank 0, any thread: obey this when it is the most urgent; ``due`` of time.monotonic.
+
+        A session's chunk is due when its client has nothing left to show. Every deadline passes in
+        the end, so everybody's turn comes.
+        """
+        turn = Turn(due, next(self._numbers), command, Future())
+        self._queue.put(turn)
+        return turn.result
+
+    def run(self) -> None:
+        """Obey commands until Stop.
+
+        What an engine refuses is the asker's business. Any other error may have hit this rank
+        alone: with several ranks it is raised, because they are not in step any more.
+        """
+        obey = self._lead if self.leads else self._follow
+        while obey():
+            pass
+
+    def busy_s(self) -> float:
+        """How long the longest call that is running has taken; 0 while the engine rests."""
+        now = time.monotonic()
+        return max((now - since for since in list(self._busy.values())), default=0.0)
+
+    def _lead(self) -> bool:
+        turn = self._next()
+        if not turn.result.set_running_or_notify_cancel():
+            return True  # nobody waits for it any more
+        if self._ranks.num_ranks > 1:
+            self._channel.send(turn.command)
+        try:
+            turn.result.set_result(self._obey(turn.command))
+        except LingbotError as exc:
+            turn.result.set_exception(exc)
+        except BaseException as exc:
+            if self._ranks.num_ranks > 1:
+                raise
+            turn.result.set_exception(exc)
+        return not isinstance(turn.command, Stop)
+
+    def _follow(self) -> bool:
+        command = self._channel.receive()
+        with suppress(LingbotError):  # rank 0 tells whoever asked
+            self._obey(command)
+        return not isinstance(command, Stop)
+
+    def _next(self) -> Turn:
+        if self._ranks.num_ranks == 1:
+            return self._queue.get()
+        try:
+            return self._queue.get(timeout=TICK_S)
+        except Empty:
+            return Turn(0.0, 0, Tick(), Future())
+
+    def _obey(self, command: Command) -> Any:
+        match command:
+            case Open():
+                self._sessions[command.session_id] = self._timed(self.engine.open, command.spec)
+            case Step():
+                return self._step(command)
+            case Close():
+                if session := self._sessions.pop(command.session_id, None):
+                    # After what is still to be decoded of it.
+                    self._decoding.submit(self.engine.close, session)
+            case WarmUp():
+                self._timed(self.engine.warm_up)
+        return None
+
+    def _step(self, command: Step) -> "Future[Frames] | None":
+        session = self._sessions.get(command.session_id)
+        if session is None:
+            raise SessionClosed(f"session {command.session_id} is not open")
+        latents = self._timed(
+            partial(self.engine.denoise, session, command.actions, prompt=command.prompt)
+        )
+        if not self.leads:
+            return None
+        return self._decoding.submit(self._timed, self.engine.decode, session, latents)
+
+    def _timed(self, call: Callable[..., T], *args: Any) -> T:
+        thread = threading.get_ident()
+        self._busy[thread] = time.monotonic()
+        try:
+            return call(*args)
+        finally:
+            del self._busy[thread]
+
+
+class Channel:
+    """Commands from rank 0 to the others, over gloo, through one buffer."""
+
+    def __init__(self) -> None:
+        self._buffer = torch.zeros(BUFFER_BYTES, dtype=torch.uint8)
+        self._encoder = msgpack.Encoder(enc_hook=encode_array)
+        self._decoder = msgpack.Decoder(Command, dec_hook=decode_array)
+
+    def send(self, command: Command) -> None:
+        message = self._encoder.encode(command)
+        data = np.frombuffer(len(message).to_bytes(8) + message, np.uint8).copy()
+        head = min(len(data), BUFFER_BYTES)
+        self._buffer[:head] = torch.from_numpy(data[:head])
+        dist.broadcast(self._buffer, src=0)
+        if len(data) > BUFFER_BYTES:
+            dist.broadcast(torch.from_numpy(data[BUFFER_BYTES:]), src=0)
+
+    def receive(self) -> Command:
+        dist.broadcast(self._buffer, src=0)
+        data = self._buffer.numpy().tobytes()
+        missing = int.from_bytes(data[:8]) + 8 - BUFFER_BYTES
+        if missing > 0:
+            tail = torch.empty(missing, dtype=torch.uint8)
+            dist.broadcast(tail, src=0)
+            data += tail.numpy().tobytes()
+        command: Command = self._decoder.decode(data[8 : 8 + int.from_bytes(data[:8])])
+        return command
+
+
+def encode_array(array: NDArray[Any]) -> tuple[str, tuple[int, ...], bytes]:
+    """How a picture travels in a command: of any type, so that all ranks refuse the same ones."""
+    return array.dtype.str, array.shape, array.tobytes()
+
+
+def decode_array(_: type, parts: tuple[str, list[int], bytes]) -> NDArray[Any]:
+    dtype, shape, data = parts
+    return np.frombuffer(data, dtype).reshape(shape)

@@ -1,0 +1,131 @@
+"""What dies in a group of two ranks, and what its clients and the cluster see of it."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from msgspec import msgpack
+from websockets.asyncio.client import connect as open_socket
+from websockets.exceptions import ConnectionClosed
+
+from deployments.local import local_server, wait_until_ready
+from transport.client import connect
+
+pytestmark = pytest.mark.cluster
+
+STEP_TIMEOUT_S = 4  # of `pair`
+ENVIRONMENT = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+
+
+def rank(server, number):
+    """The process of a rank, by what it logged when it had loaded."""
+    alive = server.descendants("ray::WorldRank")
+    logged = re.findall(r"WorldRank pid=(\d+)\).*rank (\d) of 2 loaded", server.log.read_text())
+    (pid,) = {int(pid) for pid, which in logged if int(which) == number and int(pid) in alive}
+    return pid
+
+
+def replica(server):
+    (pid,) = server.descendants("ServeReplica:lingbot:WorldGroup")
+    return pid
+
+
+def placement_groups(server):
+    """States of all that the cluster knows."""
+    raylet = server.descendants("raylet/raylet")[0]
+    command = Path(f"/proc/{raylet}/cmdline").read_bytes().decode().split("\0")
+    (address,) = (a.partition("=")[2] for a in command if a.startswith("--gcs-address="))
+    code = (
+        f"import json, ray; ray.init({address!r}, log_to_driver=False);"
+        "print(json.dumps([g['state'] for g in ray.util.placement_group_table().values()]))"
+    )
+    asked = subprocess.run(
+        [sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, check=True, timeout=60
+    )
+    return json.loads(asked.stdout.splitlines()[-1])
+
+
+async def walk_until_the_end(server, on_chunk):
+    """Play without a pause; the last message, the close code and when it came."""
+    init = {"type": "init", "extensions": True, "realtime_output_pacing": False}
+    last = None
+    async with open_socket(server.ws, max_size=None) as socket:
+        await socket.send(msgpack.encode(init | {"realtime_output_format": "jpeg"}))
+        with pytest.raises(ConnectionClosed):
+            while True:
+                last = msgpack.decode(await socket.recv())
+                if last["type"] == "chunk_stats":
+                    ack = {"type": "ack", "chunk_index": last["chunk_index"]}
+                    await socket.send(msgpack.encode(ack))
+                    on_chunk(last["chunk_index"])
+        return last, socket.close_code, time.monotonic()
+
+
+@pytest.mark.parametrize(
+    "victim, blow, patience_s",
+    [
+        (lambda server: rank(server, 0), signal.SIGKILL, 1),
+        (lambda server: rank(server, 1), signal.SIGKILL, 1),
+        (replica, signal.SIGKILL, 1),
+        (lambda server: rank(server, 0), signal.SIGSTOP, STEP_TIMEOUT_S + 1),
+        (lambda server: rank(server, 1), signal.SIGSTOP, STEP_TIMEOUT_S + 1),
+    ],
+    ids=["kill rank 0", "kill rank 1", "kill the replica", "hang rank 0", "hang rank 1"],
+)
+def test_a_group_that_breaks_in_a_step_is_told_replaced_and_leaves_nothing(
+    pair, victim, blow, patience_s
+):
+    wait_until_ready(pair)
+    shared_memory = set(os.listdir("/dev/shm"))
+    ranks = set(pair.descendants("ray::WorldRank"))
+    struck = []
+
+    def strike(chunk_index):
+        if chunk_index == 3:  # an unpaced client's next step has begun by then
+            struck.append(time.monotonic())
+            os.kill(victim(pair), blow)
+
+    async def scenario():
+        last, close_code, ended = await walk_until_the_end(pair, strike)
+        assert (last["type"], last["code"], close_code) == ("error", "world_lost", 1012)
+        assert last["content"]
+        assert ended - struck[0] < patience_s
+        while ranks & set(pair.descendants("ray::WorldRank")):
+            await asyncio.sleep(0.1)
+        await asyncio.to_thread(wait_until_ready, pair)
+        async with connect(pair.ws) as client:
+            async for chunk in client.chunks():
+                assert chunk.frames.shape[0] == 9
+                break
+
+    asyncio.run(asyncio.wait_for(scenario(), 90))
+    assert len(pair.descendants("ray::WorldRank")) == 2
+    assert placement_groups(pair).count("CREATED") == 1
+    assert set(os.listdir("/dev/shm")) <= shared_memory
+
+
+def test_a_group_that_cannot_start_says_why():
+    """Three ranks cannot share four heads."""
+    why = "num_heads 4 must be divisible by the 3 ranks"
+    with local_server({"threads": 1}, num_ranks=3, wait=False) as server:
+        deadline = time.monotonic() + 90
+        while why not in (status := serve_status(server)):
+            assert time.monotonic() < deadline, status
+            time.sleep(0.5)
+        assert why in server.log.read_text()
+
+
+def serve_status(server):
+    dashboard = re.search(r"http://127\.0\.0\.1:\d+", server.log.read_text())
+    if dashboard is None:
+        return ""
+    serve = Path(sys.executable).with_name("serve")
+    command = [serve, "status", "--address", dashboard[0]]
+    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True).stdout

@@ -1,0 +1,152 @@
+"""What only a GPU can show."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed import FileStore
+
+from lingbot.camera_cache import CameraCache
+from lingbot.config import ModelConfig
+from lingbot.kv_cache import KVWindow
+from lingbot.lockstep import Open
+from lingbot.model import WorldModel
+from lingbot.sampler import sample_chunk
+from lingbot.schedule import build_steps
+from lingbot.ulysses import ALONE, join
+from lingbot.verify import find_schedule, relative_error
+from lingbot.weights import load_dit, read_tensors
+from tests.lingbot.test_lockstep import do, running, walk_ahead
+from tests.lingbot.toy import WALK, make_engine, make_spec
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+DEVICE = torch.device("cuda")
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+
+@pytest.fixture
+def group(tmp_path):
+    """A real group of one rank: it sends to itself."""
+    yield join(FileStore(str(tmp_path / "meeting"), 1), rank=0, num_ranks=1, device=DEVICE)
+    dist.destroy_process_group()
+
+
+def test_nccl_with_one_rank_changes_no_bit(group):
+    assert dist.get_backend_config(group.group) == "cpu:gloo,cuda:nccl"
+    shown = []
+    for ranks in (group, ALONE):
+        engine = make_engine(device=DEVICE, ranks=ranks)
+        session = engine.open(make_spec())
+        frames = [engine.step(session, actions) for actions in WALK]
+        shown.append((frames, session.window.k_NBFTHD))
+    (frames, k), (alone_frames, alone_k) = shown
+    assert k.device.type == DEVICE.type and k.any()
+    assert torch.equal(k, alone_k)
+    assert all(map(np.array_equal, frames, alone_frames))
+
+
+def test_decoding_on_a_stream_of_its_own_changes_no_bit():
+    """The next chunk is denoised meanwhile; its twin does one after the other on one stream."""
+    beside, twin = make_engine(device=DEVICE), make_engine(device=DEVICE)
+    assert beside._decode_stream is not None
+    twin._decode_stream = None
+    session = twin.open(make_spec())
+    expected = [twin.step(session, actions) for actions in WALK * 4]
+    with running(beside) as lockstep:
+        do(lockstep, Open("a", make_spec()))
+        shown = walk_ahead(lockstep, "a", WALK * 4)
+    assert len(shown) == 20 and all(map(np.array_equal, shown, expected))
+
+
+def golden_flows(name, dtype):
+    """Every flow of the first two chunks, and those of the reference: [2 * S, 16, F, h, w]."""
+    model = load_dit(GOLDEN / name, device=DEVICE, dtype=dtype)
+    recorded = read_tensors(GOLDEN / name / "rollout.safetensors")
+    given = {key: tensor.to(DEVICE) for key, tensor in recorded.items()}
+    steps = build_steps(find_schedule(recorded))
+    window = KVWindow.empty(
+        model.config, window=6, sink=0, chunk=3, tokens=6, device=DEVICE, dtype=dtype
+    )
+    flows = []
+    with torch.inference_mode():
+        text = model.embed_text(given["context"][None].to(dtype))
+        for chunk in range(2):
+            here = slice(3 * chunk, 3 * chunk + 3)
+            control = given["plucker"][:, :, here].split(1, dim=2)
+            keys = [bytes([frame]) for frame in range(3)]
+            with CameraCache(model, budget_bytes=0).chunk(keys, control.__getitem__) as camera:
+                sample_chunk(
+                    model,
+                    noise=given["noise"][None, :, here],
+                    renoise=given["step_noise"][chunk][:, None].__getitem__,
+                    condition=given["y"][None, :, here],
+                    camera=camera,
+                    text=text,
+                    window=window,
+                    steps=steps,
+                    observe=lambda _, flow: flows.append(flow[0]),
+                )
+    return torch.stack(flows), given["flow_pred"][:2].flatten(0, 1)
+
+
+@pytest.mark.parametrize("name", ["dit_cam_global", "dit_cam_window", "dit_act_window"])
+def test_half_the_bits_give_nearly_the_golden_flow(name):
+    exact, reference = golden_flows(name, torch.float32)
+    assert relative_error(exact, reference) < 1e-4
+    rounded, _ = golden_flows(name, torch.bfloat16)
+    assert 1e-4 < relative_error(rounded, exact) < 2e-2
+
+
+SHAPE_14B = ModelConfig(  # but for its 40 layers
+    dim=5120, ffn_dim=13824, freq_dim=256, num_heads=40, num_layers=2, text_dim=4096, text_len=512
+)
+TOKENS_14B = 30 * 52  # of a latent frame of 832x480
+ENTRY_14B = 2 * SHAPE_14B.num_layers * TOKENS_14B * SHAPE_14B.dim * 2  # bytes of its maps
+SLACK = 2**24  # the allocator rounds large blocks up by as much as 1 MiB each
+
+
+def use_cameras(cache, layers):
+    """Chunks of new poses, and half of the time of the last one's; the bytes allocated at most and
+    after each chunk, more than before them all.
+    """
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    kept = []
+    for chunk in range(8):
+        keys = [bytes([3 * (chunk // 2) + frame]) for frame in range(3)]
+        with torch.inference_mode(), cache.chunk(keys, new_control) as camera:
+            for _ in range(5):
+                for layer in range(layers):
+                    camera.scale_shift(layer)
+        del camera
+        kept.append(torch.cuda.memory_allocated() - before)
+    return torch.cuda.max_memory_allocated() - before, kept
+
+
+def new_control(_):
+    return torch.randn(1, 384, 1, 60, 104, device=DEVICE)
+
+
+def test_the_camera_cache_keeps_its_budget_at_14b_shapes():
+    with DEVICE:
+        model = WorldModel(SHAPE_14B).to(torch.bfloat16).eval().requires_grad_(False)
+    layers = SHAPE_14B.num_layers
+    use_cameras(CameraCache(model, budget_bytes=0), layers)  # the libraries' own workspaces
+    working, kept = use_cameras(CameraCache(model, budget_bytes=0), layers)
+    assert max(kept) <= SLACK
+    for budget in (ENTRY_14B - 1, int(2.5 * ENTRY_14B), 6 * ENTRY_14B):
+        cache = CameraCache(model, budget_bytes=budget)
+        peak, kept = use_cameras(cache, layers)
+        assert max(kept) <= budget + SLACK
+        assert peak <= working + budget + SLACK
+        torch.cuda.synchronize()
+        stats = cache.stats
+        assert stats.stored_bytes == budget // ENTRY_14B * ENTRY_14B
+        assert kept[-1] >= stats.stored_bytes
+        assert stats.conditioner_s > 0

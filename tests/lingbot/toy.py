@@ -1,0 +1,43 @@
+"""The product's engine on small random weights: for fixtures, and for the processes of a test."""
+
+import numpy as np
+import torch
+from msgspec.structs import replace
+
+from lingbot.config import SCHEDULE_V2, ModelConfig, WorldConfig
+from lingbot.engine import Engine
+from lingbot.frame_codec import FrameCodec
+from lingbot.model import WorldModel
+from lingbot.session import SessionSpec
+from lingbot.text import PocketTextEncoder
+from lingbot.tiny_vae import TinyVAE
+
+SHAPE = ModelConfig(
+    dim=48, ffn_dim=64, freq_dim=16, num_heads=4, num_layers=2, text_dim=8, text_len=6
+)
+WORLD = WorldConfig(name="toy", width=48, height=32, schedule=SCHEDULE_V2, window=9, sink=3)
+
+
+# Longer than the window; the camera moves from the first chunk on.
+WALK = [["w", "w", "wl"], ["w", "wl", "l"], ["", "i", "s"], ["w", "w", "a"], ["d", "k", "wl"]]
+
+
+def make_engine(*, control="cam", device="cpu", **options):
+    """Always the same weights."""
+    torch.manual_seed(0)
+    channels = (8, 8, 8, 8)
+    vae = TinyVAE(encoder_channels=channels, decoder_channels=channels)
+    statistics = (fill((16, 1, 1, 1), device=device) for fill in (torch.zeros, torch.ones))
+    return Engine(
+        WORLD,
+        model=WorldModel(replace(SHAPE, control=control)).eval().to(device),
+        codec=FrameCodec(vae.eval().to(device), *statistics),
+        text_encoder=PocketTextEncoder(text_dim=SHAPE.text_dim, text_len=SHAPE.text_len),
+        **options,
+    )
+
+
+def make_spec(**changes):
+    """Ask for a world; the picture is noise."""
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
+    return SessionSpec(**{"first_frame": pixels, "prompt": "a toy", "seed": 7, **changes})
