@@ -24,29 +24,13 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from random_world import MIB, add_options, make_engine, random_model, random_spec, read_options
 
 from lingbot.camera import Poses, Trajectory, rotation_matrix
 from lingbot.camera_cache import CacheStats, CameraCache
-from lingbot.config import SCHEDULE_V2, ModelConfig, WorldConfig
 from lingbot.engine import Engine
-from lingbot.frame_codec import FrameCodec
-from lingbot.model import WorldModel
-from lingbot.session import Session, SessionSpec
-from lingbot.text import PocketTextEncoder
-from lingbot.tiny_vae import TinyVAE
+from lingbot.session import Session
 
-MIB = 2**20
-HEAD_DIM = 128
-PRESET_14B = {
-    "dim": 5120,
-    "ffn": 13824,
-    "layers": 40,
-    "text": 512,
-    "width": 832,
-    "height": 480,
-    "budget": 4096.0,
-    "device": "cuda",
-}
 # A person's walk: the keys held, and for how many latent frames.
 WALK = [("w", 7), ("wl", 4), ("w", 5), ("l", 3), ("wi", 2), ("w", 6), ("wj", 5), ("k", 2)]
 WALK += [("a", 4), ("", 3), ("wd", 4), ("s", 3)]
@@ -94,40 +78,8 @@ class Way:
             self.conditioner_s.append(stats.conditioner_s - spent)
 
 
-def random_model(shape: ModelConfig, *, device: torch.device, dtype: torch.dtype) -> WorldModel:
-    """Filled where it will run: at 14B a detour over the CPU takes minutes."""
-    with torch.device("meta"):
-        model = WorldModel(shape)
-    model = model.to(dtype).to_empty(device=device).eval().requires_grad_(False)
-    for name, weight in model.named_parameters():
-        if weight.dim() > 1:
-            weight.normal_(std=weight[0].numel() ** -0.5)
-        else:
-            weight.fill_(0.0 if name.endswith("bias") else 1.0)
-    return model
-
-
 def make_ways(options: argparse.Namespace) -> list[Way]:
-    device = torch.device(options.device)
-    dtype = getattr(torch, options.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
-    shape = ModelConfig(
-        dim=options.dim,
-        ffn_dim=options.ffn or 3 * options.dim,
-        freq_dim=256,
-        num_heads=options.dim // HEAD_DIM,
-        num_layers=options.layers,
-        text_dim=256,
-        text_len=options.text,
-    )
-    torch.manual_seed(0)
-    model = random_model(shape, device=device, dtype=dtype)
-    channels = (8, 8, 8, 8)
-    vae = TinyVAE(encoder_channels=channels, decoder_channels=channels).to(device).eval()
-    mean, std = torch.zeros(16, 1, 1, 1, device=device), torch.ones(16, 1, 1, 1, device=device)
-    world = WorldConfig(
-        name="random", width=options.width, height=options.height, schedule=SCHEDULE_V2
-    )
-    picture = np.random.default_rng(0).integers(0, 256, (world.height, world.width, 3), np.uint8)
+    model = random_model(options)
     held, walk = ["w"], [keys for keys, frames in WALK for _ in range(frames)]
     ways: list[Way] = []
     for name, against, keys, cached, pose_file in (
@@ -137,14 +89,10 @@ def make_ways(options: argparse.Namespace) -> list[Way]:
         ("every pose new, no cache", "", held, False, True),
         ("every pose new", "every pose new, no cache", held, True, True),
     ):
-        engine = Engine(
-            world,
-            model=model,
-            codec=FrameCodec(vae, mean, std),
-            text_encoder=PocketTextEncoder(text_dim=shape.text_dim, text_len=shape.text_len),
-            camera_cache_bytes=int(options.budget * MIB) if cached else 0,
+        engine = make_engine(
+            model, options, budget_bytes=int(options.budget * MIB) if cached else 0
         )
-        session = engine.open(SessionSpec(first_frame=picture, prompt="a world"))
+        session = engine.open(random_spec(options))
         if ways:  # time does not depend on what is remembered, so one memory will do for all
             session.window = dataclasses.replace(ways[0].session.window)
             session.text = ways[0].session.text
@@ -193,20 +141,9 @@ def gpu_memory(ways: list[Way]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--preset-14b", action="store_true")
-    parser.add_argument("--dim", type=int, default=1024, help=f"a multiple of {HEAD_DIM}")
-    parser.add_argument("--ffn", type=int, help="default: 3 x dim, so the conditioner is 1/4")
-    parser.add_argument("--layers", type=int, default=8)
-    parser.add_argument("--text", type=int, default=32, help="text tokens")
-    parser.add_argument("--width", type=int, default=160)
-    parser.add_argument("--height", type=int, default=96)
+    add_options(parser)
     parser.add_argument("--chunks", type=int, default=12, help="that count; one more warms up")
-    parser.add_argument("--budget", type=float, default=64.0, help="MiB of each cache")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"])
-    if parser.parse_args().preset_14b:
-        parser.set_defaults(**PRESET_14B)
-    options = parser.parse_args()
+    options = read_options(parser)
 
     found = torch.cuda.is_available()
     facts: dict[str, Any] = {
@@ -232,7 +169,6 @@ def main() -> None:
     results = {way.name: summarize(way, ways) for way in ways}
     rows, columns = ways[0].engine.config.grid
     facts["tokens"] = rows * columns
-    facts["dtype"] = str(ways[0].engine.dtype)
     facts["budget_held"] = all(
         max(way.stored) <= way.engine.camera_cache.budget_bytes for way in ways
     )

@@ -35,27 +35,26 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
+from random_world import (
+    MIB,
+    add_options,
+    make_engine,
+    model_shape,
+    random_model,
+    random_spec,
+    read_options,
+)
 from torch import Tensor
 from torch.distributed import FileStore  # type: ignore[attr-defined]
 
-from lingbot.config import LATENT_CHANNELS, PATCH, SCHEDULE_V2, ModelConfig, WorldConfig
+from lingbot.config import LATENT_CHANNELS, PATCH, SCHEDULE_V2, WorldConfig
 from lingbot.engine import Engine
-from lingbot.frame_codec import FrameCodec
 from lingbot.load import load_engine
 from lingbot.lockstep import Command, Lockstep, Open, Step, Stop
-from lingbot.model import WorldModel
 from lingbot.session import SessionSpec
-from lingbot.text import PocketTextEncoder
-from lingbot.tiny_vae import TinyVAE
 from lingbot.ulysses import ALONE, Ranks, join, run_ranks
 
-WINDOW, SINK = 9, 3
-WARM = WINDOW // 3  # chunks until the window is full; they are not counted
 MB = 1e6
-PRESET_14B = {
-    "dim": 5120, "ffn": 13824, "heads": 40, "layers": 40, "text": 512, "width": 832, "height": 480,
-    "budget": 4096, "device": "cuda",
-}  # fmt: skip
 # A person's walk, a chunk each.
 WALK = [["w", "w", "w"], ["w", "wl", "wl"], ["l", "l", ""], ["i", "w", "wj"], ["a", "a", "s"]]
 
@@ -78,50 +77,6 @@ class Played:
 
 
 # ---- chunks by the number of ranks
-
-
-def random_model(shape: ModelConfig, *, device: torch.device, dtype: torch.dtype) -> WorldModel:
-    """Filled where it will run, in its own type."""
-    torch.set_default_dtype(dtype)
-    try:
-        with device:
-            return WorldModel(shape).eval().requires_grad_(False)
-    finally:
-        torch.set_default_dtype(torch.float32)
-
-
-def make_engine(options: argparse.Namespace, ranks: Ranks) -> Engine:
-    """The same weights on every rank."""
-    torch.manual_seed(0)
-    device = torch.device(options.device)
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    channels = (8, 8, 8, 8)
-    vae = TinyVAE(encoder_channels=channels, decoder_channels=channels).to(device).eval()
-    mean, std = torch.zeros(16, 1, 1, 1, device=device), torch.ones(16, 1, 1, 1, device=device)
-    shape = shape_of(options)
-    return Engine(
-        WorldConfig(
-            name="random", width=options.width, height=options.height,
-            schedule=SCHEDULE_V2, window=WINDOW, sink=SINK,
-        ),
-        model=random_model(shape, device=device, dtype=dtype),
-        codec=FrameCodec(vae, mean, std),
-        text_encoder=PocketTextEncoder(text_dim=shape.text_dim, text_len=shape.text_len),
-        camera_cache_bytes=options.budget * 2**20,
-        ranks=ranks,
-    )  # fmt: skip
-
-
-def shape_of(options: argparse.Namespace) -> ModelConfig:
-    return ModelConfig(
-        dim=options.dim,
-        ffn_dim=options.ffn or 3 * options.dim,
-        freq_dim=256,
-        num_heads=options.heads,
-        num_layers=options.layers,
-        text_dim=256,
-        text_len=options.text,
-    )
 
 
 def watch_exchanges() -> Traffic:
@@ -159,11 +114,11 @@ def kind_of(piece: Tensor) -> str:
 
 def theory_bytes(options: argparse.Namespace, num_ranks: int) -> dict[str, float]:
     """What a rank sends to others in a chunk, in the mean over the ranks: splits may be uneven."""
-    shape = shape_of(options)
+    shape = model_shape(options)
     world = WorldConfig(name="", width=options.width, height=options.height, schedule=SCHEDULE_V2)
     rows, columns = world.grid
     local = world.chunk * rows * columns / num_ranks  # tokens
-    size = 2 if options.device == "cuda" else 4
+    size = getattr(torch, options.dtype).itemsize
     passes = len(world.schedule.indices)
     blocks = (passes + 1) * shape.num_layers - 1  # the last pass stops at the last block's K/V
     token, leaving = local * shape.dim * size, (num_ranks - 1) / num_ranks
@@ -176,14 +131,13 @@ def theory_bytes(options: argparse.Namespace, num_ranks: int) -> dict[str, float
 
 def play(ranks: Ranks, options: argparse.Namespace) -> list[Played]:
     """What each rank saw of the same chunks."""
-    engine = make_engine(options, ranks)
-    picture = np.random.default_rng(0).integers(
-        0, 256, (options.height, options.width, 3), np.uint8
-    )
-    session = engine.open(SessionSpec(first_frame=picture, prompt="a world"))
+    budget_bytes = int(options.budget * MIB)
+    engine = make_engine(random_model(options), options, budget_bytes=budget_bytes, ranks=ranks)
+    session = engine.open(random_spec(options))
+    warm = engine.config.window // engine.config.chunk  # chunks until the window is full
     traffic = watch_exchanges()
     chunk_s, by_chunk = [], []
-    for index in range(WARM + options.chunks):
+    for index in range(warm + options.chunks):
         before = Traffic(traffic.seconds, traffic.sent_bytes.copy())
         if ranks.group is not None:
             dist.barrier(ranks.group)  # all begin together
@@ -193,7 +147,7 @@ def play(ranks: Ranks, options: argparse.Namespace) -> list[Played]:
         by_chunk.append(
             Traffic(traffic.seconds - before.seconds, traffic.sent_bytes - before.sent_bytes)
         )
-    mine = Played(chunk_s[WARM:], by_chunk[WARM:], latents.cpu())
+    mine = Played(chunk_s[warm:], by_chunk[warm:], latents.cpu())
     if ranks.num_ranks == 1:
         return [mine]
     everybody: list[Any] = [None] * ranks.num_ranks
@@ -284,7 +238,7 @@ class Walked:
 
 def load_pocket(options: argparse.Namespace) -> tuple[Engine, Times, Times]:
     """The warm engine, and what will tell when it denoises and when it decodes."""
-    engine = load_engine("pocket", device=options.device, camera_cache_bytes=options.budget * 2**20)
+    engine = load_engine("pocket", device=options.device, camera_cache_bytes=256 * MIB)
     engine.warm_up()
     denoise: Times = []
     decode: Times = []
@@ -423,23 +377,12 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--preset-14b", action="store_true")
+    add_options(parser, dim=768, heads=12, budget=256.0, device="cpu")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4])
-    parser.add_argument("--dim", type=int, default=768)
-    parser.add_argument("--ffn", type=int, help="default: 3 x dim")
-    parser.add_argument("--heads", type=int, default=12)
-    parser.add_argument("--layers", type=int, default=8)
-    parser.add_argument("--text", type=int, default=32, help="text tokens")
-    parser.add_argument("--width", type=int, default=160)
-    parser.add_argument("--height", type=int, default=96)
-    parser.add_argument("--budget", type=int, default=256, help="MiB of the camera cache")
-    parser.add_argument("--chunks", type=int, default=9, help=f"after {WARM} that are not counted")
+    parser.add_argument("--chunks", type=int, default=9, help="after those that fill the window")
     parser.add_argument("--timeline-chunks", type=int, default=40)
     parser.add_argument("--repeats", type=int, default=3, help="of the timeline's walks")
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    options = parser.parse_args()
-    if options.preset_14b:
-        vars(options).update(PRESET_14B)
+    options = read_options(parser)
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     cpus = os.cpu_count() or 1
     worth = round(measure_cpus(cpus), 2)

@@ -1,0 +1,104 @@
+"""Engines of any shape on random weights, for benchmarks: time does not depend on the numbers."""
+
+import argparse
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lingbot.config import SCHEDULE_V2, ModelConfig, WorldConfig
+from lingbot.engine import Engine
+from lingbot.frame_codec import FrameCodec
+from lingbot.model import WorldModel
+from lingbot.session import SessionSpec
+from lingbot.text import PocketTextEncoder
+from lingbot.tiny_vae import TinyVAE
+from lingbot.ulysses import ALONE, Ranks
+
+MIB = 2**20
+# The 14B model at 832x480.
+PRESET_14B = {
+    "dim": 5120, "ffn": 13824, "heads": 40, "layers": 40, "text": 512, "width": 832, "height": 480,
+    "budget": 4096.0, "device": "cuda", "dtype": "bfloat16",
+}  # fmt: skip
+
+
+def add_options(parser: argparse.ArgumentParser, **defaults: Any) -> None:
+    """What shapes a random world. ``defaults`` overrides those below."""
+    parser.add_argument("--preset-14b", action="store_true")
+    parser.add_argument("--dim", type=int, default=1024)
+    parser.add_argument("--ffn", type=int, help="default: 3 x dim, so the conditioner is 1/4")
+    parser.add_argument("--heads", type=int, default=8)
+    parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--text", type=int, default=32, help="text tokens")
+    parser.add_argument("--width", type=int, default=160)
+    parser.add_argument("--height", type=int, default=96)
+    parser.add_argument("--budget", type=float, default=64.0, help="MiB of a camera cache")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="default: by the device")
+    parser.set_defaults(**defaults)
+
+
+def read_options(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The command line, with the preset's values where it is asked for."""
+    if parser.parse_args().preset_14b:
+        parser.set_defaults(**PRESET_14B)
+    options = parser.parse_args()
+    options.ffn = options.ffn or 3 * options.dim
+    options.dtype = options.dtype or ("bfloat16" if options.device != "cpu" else "float32")
+    return options
+
+
+def model_shape(options: argparse.Namespace) -> ModelConfig:
+    return ModelConfig(
+        dim=options.dim,
+        ffn_dim=options.ffn,
+        freq_dim=256,
+        num_heads=options.heads,
+        num_layers=options.layers,
+        text_dim=256,
+        text_len=options.text,
+    )
+
+
+def random_model(options: argparse.Namespace) -> WorldModel:
+    """The same weights at each call, filled where they will run."""
+    torch.manual_seed(0)
+    dtype = getattr(torch, options.dtype)
+    with torch.device("meta"):  # at 14B a detour over the CPU takes minutes
+        model = WorldModel(model_shape(options))
+    model = model.to(dtype).to_empty(device=torch.device(options.device))
+    for name, weight in model.named_parameters():
+        if weight.dim() > 1:
+            torch.nn.init.normal_(weight, std=weight[0].numel() ** -0.5)
+        else:
+            torch.nn.init.constant_(weight, 0.0 if name.endswith("bias") else 1.0)
+    return model.eval().requires_grad_(False)
+
+
+def make_engine(
+    model: WorldModel, options: argparse.Namespace, *, budget_bytes: int, ranks: Ranks = ALONE
+) -> Engine:
+    """With a decoder in name only: no benchmark of random weights decodes."""
+    channels, device = (8, 8, 8, 8), torch.device(options.device)
+    vae = TinyVAE(encoder_channels=channels, decoder_channels=channels).to(device).eval()
+    mean, std = torch.zeros(16, 1, 1, 1, device=device), torch.ones(16, 1, 1, 1, device=device)
+    config = model.config
+    return Engine(
+        WorldConfig(
+            name="random", width=options.width, height=options.height, schedule=SCHEDULE_V2
+        ),
+        model=model,
+        codec=FrameCodec(vae, mean, std),
+        text_encoder=PocketTextEncoder(text_dim=config.text_dim, text_len=config.text_len),
+        camera_cache_bytes=budget_bytes,
+        ranks=ranks,
+    )
+
+
+def random_spec(options: argparse.Namespace) -> SessionSpec:
+    """A world that starts from noise."""
+    shape = (options.height, options.width, 3)
+    picture: NDArray[np.uint8] = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    return SessionSpec(first_frame=picture, prompt="a world")
