@@ -24,7 +24,7 @@ class ServiceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     weights: str | None = None  # a folder in the preset's layout; None: the weights in the package
     device: Literal["cpu", "cuda"] = "cpu"
     dtype: Literal["float32", "bfloat16"] = "float32"
-    threads: PositiveInt = 2  # CPU threads of a rank
+    threads: PositiveInt = 1  # CPU threads of a rank for denoising, and as many for decoding
     camera_cache_bytes: NonNegativeInt = 256 * 2**20  # of a rank, for camera maps; 0: keep none
     queue_timeout_s: PositiveFloat = 60.0  # how long a client waits for a free world
     warm_up_timeout_s: PositiveFloat = 900.0  # and for a world that is still warming up

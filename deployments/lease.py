@@ -48,11 +48,12 @@ class LeasedSession:
     async def step(
         self, actions: Sequence[str], *, prompt: str | None, due_s: float
     ) -> Awaitable[NDArray[np.uint8]]:
-        # Asked for beforehand, so that the pictures come without another round trip.
-        pictures = asyncio.create_task(self._call(self._rank.fetch))
+        # Asked for without waiting for the step, which saves a round trip.
+        reply = self._rank.fetch.remote(self.id)
+        await self._call(self._rank.step, list(actions), prompt, due_s)
+        pictures = asyncio.create_task(self._answer(reply))
         pictures.add_done_callback(self._forget)
         self._pictures.add(pictures)
-        await self._call(self._rank.step, list(actions), prompt, due_s)
         return pictures
 
     async def lost(self) -> str:
@@ -72,9 +73,12 @@ class LeasedSession:
 
     async def _call(self, method: Any, *args: Any) -> Any:
         """A direct call of the rank: it keeps working while the group's replica drains."""
+        return await self._answer(method.remote(self.id, *args))
+
+    async def _answer(self, reply: Awaitable[Any]) -> Any:
         try:
             async with asyncio.timeout(self._step_timeout_s):
-                return await method.remote(self.id, *args)
+                return await reply
         except TimeoutError as exc:
             raise WorldLost(f"the world did not answer for {self._step_timeout_s:g} s") from exc
         except SessionEnded as exc:

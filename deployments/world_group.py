@@ -4,12 +4,12 @@ import asyncio
 import logging
 import os
 import uuid
+from asyncio import FIRST_COMPLETED
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import ray
 from msgspec import Struct
-from ray.exceptions import RayActorError
 from ray.util import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -97,7 +97,10 @@ async def begin(ranks: Sequence[Any]) -> None:
     await asyncio.gather(
         *(rank.start.remote(place) for rank, place in zip(ranks, places, strict=True))
     )
-    await asyncio.gather(*(rank.play.remote() for rank in ranks))
+    playing = asyncio.gather(*(rank.play.remote() for rank in ranks))
+    ends = [asyncio.ensure_future(rank.last.remote()) for rank in ranks]
+    for first in (await asyncio.wait([playing, *ends], return_when=FIRST_COMPLETED))[0]:
+        first.result()
 
 
 async def watch(rank: Any, number: int, *, limit_s: float) -> None:
@@ -105,17 +108,17 @@ async def watch(rank: Any, number: int, *, limit_s: float) -> None:
 
     Nor is one with a rank that hangs, in a step or altogether.
     """
-    death = asyncio.ensure_future(rank.last.remote())
+    end = asyncio.ensure_future(rank.last.remote())
     try:
-        while not (await asyncio.wait([death], timeout=WATCH_S))[0]:
+        while not (await asyncio.wait([end], timeout=WATCH_S))[0]:
             async with asyncio.timeout(limit_s):
                 busy_s: float = await rank.busy_s.remote()
             if busy_s > limit_s:
                 raise TimeoutError
-        await death
-    except RayActorError as exc:
-        why = f"died: {exc}"
+        await end
     except TimeoutError:
         why = f"did not answer or finish a step in {limit_s:g} s"
+    except Exception as exc:  # whatever it is, this rank is not watched any more
+        why = f"ended: {exc}"
     logger.error("rank %d %s; its group ends, to be started again", number, why)
     os._exit(1)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # imported late: the group names this class, and stays withou
 
 Frames = NDArray[np.uint8]
 
+LAST_WORDS_S = 1.0  # for the reason to reach the group before this process ends
 REPORT_S = 5.0  # how often the metrics are brought up to date
 
 logger = logging.getLogger(__name__)
@@ -78,6 +79,7 @@ class WorldRank:
         self._tenancies: dict[str, Tenancy] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._store: Any = None  # kept by rank 0: where the ranks meet
+        self._end: asyncio.Future[None]
         self._lockstep: Lockstep
 
     def listen(self, host: str) -> int:
@@ -91,6 +93,7 @@ class WorldRank:
     async def start(self, place: Place) -> None:
         """Meet the other ranks and load the weights."""
         show_logs()
+        self._end = asyncio.get_running_loop().create_future()
         began = time.monotonic()
         self._lockstep = await asyncio.to_thread(self._prepare, place)
         took = time.monotonic() - began
@@ -98,14 +101,16 @@ class WorldRank:
         self._keep(REPORT_S, partial(self._report, CacheMetrics(rank=place.rank)))
 
     async def play(self) -> None:
-        """Begin to work, once all ranks have started; rank 0 returns when every shape is warm."""
-        threading.Thread(target=self._work, name="engine", daemon=True).start()
+        """Begin to work, once all ranks have started; rank 0 returns when every shape is warm.
+
+        What goes wrong from now on is told by ``last``.
+        """
+        loop = asyncio.get_running_loop()
+        threading.Thread(target=self._work, args=[loop], name="engine", daemon=True).start()
         if not self._lockstep.leads:
             return
-        from lingbot.lockstep import WarmUp
-
         began = time.monotonic()
-        await self._do(WarmUp())
+        await asyncio.to_thread(self._lockstep.warm_up)
         logger.info("warm in %.1f s", time.monotonic() - began)
         self._keep(self._config.lease_ttl_s / 4, lambda: self.reap(time.monotonic()))
 
@@ -161,6 +166,7 @@ class WorldRank:
         try:
             decoding = await self._do(Step(session_id, list(actions), prompt), due_s=due_s)
             pictures = asyncio.wrap_future(decoding)
+            pictures.add_done_callback(lambda done: done.cancelled() or done.exception())
         except Exception as exc:
             ended = isinstance(exc, SessionClosed)
             tenancy.pictures.put_nowait(failed(SessionEnded(session_id) if ended else exc))
@@ -172,7 +178,7 @@ class WorldRank:
     async def fetch(self, session_id: str) -> Frames:
         """The pictures of the next step that was not fetched: uint8 [T, H, W, 3].
 
-        May be called before the step. Raises what the step raises, or SessionEnded.
+        May be called before the step, by one caller. Raises what the step raises, or SessionEnded.
         """
         return await (await self._tenant(session_id).pictures.get())
 
@@ -199,8 +205,8 @@ class WorldRank:
         return self._lockstep.busy_s()
 
     async def last(self) -> None:
-        """Never returns: its caller learns at once when this process dies."""
-        await asyncio.Event().wait()
+        """Never returns: its caller learns at once that this process died, or why it will."""
+        await asyncio.shield(self._end)
 
     def reap(self, now: float) -> None:
         """Free the sessions that nobody asked about for too long; ``now`` of time.monotonic."""
@@ -225,12 +231,15 @@ class WorldRank:
             )
         return Lockstep(self._load(ranks))
 
-    def _work(self) -> None:
+    def _work(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
             self._lockstep.run()
-        except BaseException:
+        except BaseException as exc:
             # Out of step with the other ranks: the group is of no use without this one.
             logger.exception("this rank ends")
+            reason = RuntimeError(f"{type(exc).__name__}: {exc}")
+            loop.call_soon_threadsafe(self._end.set_exception, reason)
+            time.sleep(LAST_WORDS_S)
             os._exit(1)
 
     def _tenant(self, session_id: str) -> Tenancy:

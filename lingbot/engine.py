@@ -19,6 +19,7 @@ from lingbot.sampler import sample_chunk
 from lingbot.schedule import build_steps
 from lingbot.session import Session, SessionSpec
 from lingbot.text import PocketTextEncoder
+from lingbot.tiny_vae import DecoderState
 from lingbot.ulysses import ALONE, Ranks
 
 BROKEN = "an earlier step of this session failed: open another"
@@ -144,22 +145,14 @@ class Engine:
             raise
 
     def close(self, session: Session) -> None:
-        """Free the window, the prompt's K/V and the decoder's state now, whoever holds them."""
+        """Free the window, the prompt's K/V and the decoder's state now, whoever holds them.
+
+        A chunk that is being decoded is finished first, with a state that it keeps that long.
+        """
         session.broken = session.decoder_broken = True
         session.window = session.window.emptied()
         session.text = ()
-        session.decoder.memory.clear()
-
-    def warm_up(self) -> None:
-        """Run every shape once: a world from its first chunk until its window has gone round."""
-        grey = np.full((self.config.height, self.config.width, 3), 128, np.uint8)
-        session = self.open(SessionSpec(first_frame=grey, prompt="warm up"))
-        resting = [""] * self.config.chunk
-        for _ in range(-(-self.config.window // self.config.chunk) + 1):
-            latents = self.denoise(session, resting)
-            if self.ranks.rank == 0:  # the others never decode
-                self.decode(session, latents)
-        self.close(session)
+        session.decoder = DecoderState()
 
     def _memory_of(self, spec: SessionSpec) -> tuple[int, int]:
         """Window and sink of a session, checked against the config's."""

@@ -6,6 +6,7 @@ are in the same state, and meet in the same collectives. Alone, a rank obeys its
 """
 
 import itertools
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -56,10 +57,6 @@ class Close(Struct, frozen=True, tag=True):
     session_id: str
 
 
-class WarmUp(Struct, frozen=True, tag=True):
-    """Run every shape once."""
-
-
 class Tick(Struct, frozen=True, tag=True):
     """Nothing to do, and still here."""
 
@@ -68,16 +65,17 @@ class Stop(Struct, frozen=True, tag=True):
     """End ``run`` on every rank."""
 
 
-Command = Open | Step | Close | WarmUp | Tick | Stop
+Command = Open | Step | Close | Tick | Stop
 
 
 @dataclass(order=True, slots=True)
-class Turn:
+class Request:
     """A command in rank 0's queue: the earliest deadline first, then who came first."""
 
     due: float
     number: int
     command: Command = field(compare=False)
+    message: bytes = field(compare=False)  # the command as the other ranks receive it
     result: "Future[Any]" = field(compare=False)
 
 
@@ -88,7 +86,7 @@ class Lockstep:
         self.engine = engine
         self._ranks = engine.ranks
         self._sessions: dict[str, Session] = {}
-        self._queue: PriorityQueue[Turn] = PriorityQueue()
+        self._queue: PriorityQueue[Request] = PriorityQueue()
         self._numbers = itertools.count()
         self._channel = Channel()
         self._decoding = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode")
@@ -103,11 +101,20 @@ class Lockstep:
         """Rank 0, any thread: obey this when it is the most urgent; ``due`` of time.monotonic.
 
         A session's chunk is due when its client has nothing left to show. Every deadline passes in
-        the end, so everybody's turn comes.
+        the end, so everybody's turn comes. Raises what a command raises that cannot be encoded.
         """
-        turn = Turn(due, next(self._numbers), command, Future())
-        self._queue.put(turn)
-        return turn.result
+        request = Request(due, next(self._numbers), command, self._encode(command), Future())
+        self._queue.put(request)
+        return request.result
+
+    def warm_up(self) -> None:
+        """Rank 0, while it runs: every shape once, from a first chunk until a window went round."""
+        config, name, now = self.engine.config, "warm-up", -math.inf
+        grey = np.full((config.height, config.width, 3), 128, np.uint8)
+        self.submit(Open(name, SessionSpec(first_frame=grey, prompt="warm up")), due=now).result()
+        for _ in range(-(-config.window // config.chunk) + 1):
+            self.submit(Step(name, [""] * config.chunk), due=now).result().result()
+        self.submit(Close(name), due=now).result()
 
     def run(self) -> None:
         """Obey commands until Stop.
@@ -125,20 +132,20 @@ class Lockstep:
         return max((now - since for since in list(self._busy.values())), default=0.0)
 
     def _lead(self) -> bool:
-        turn = self._next()
-        if not turn.result.set_running_or_notify_cancel():
+        request = self._next()
+        if not request.result.set_running_or_notify_cancel():
             return True  # nobody waits for it any more
         if self._ranks.num_ranks > 1:
-            self._channel.send(turn.command)
+            self._channel.send(request.message)
         try:
-            turn.result.set_result(self._obey(turn.command))
+            request.result.set_result(self._obey(request.command))
         except LingbotError as exc:
-            turn.result.set_exception(exc)
+            request.result.set_exception(exc)
         except BaseException as exc:
             if self._ranks.num_ranks > 1:
                 raise
-            turn.result.set_exception(exc)
-        return not isinstance(turn.command, Stop)
+            request.result.set_exception(exc)
+        return not isinstance(request.command, Stop)
 
     def _follow(self) -> bool:
         command = self._channel.receive()
@@ -146,13 +153,16 @@ class Lockstep:
             self._obey(command)
         return not isinstance(command, Stop)
 
-    def _next(self) -> Turn:
+    def _encode(self, command: Command) -> bytes:
+        return ENCODER.encode(command) if self._ranks.num_ranks > 1 else b""
+
+    def _next(self) -> Request:
         if self._ranks.num_ranks == 1:
             return self._queue.get()
         try:
             return self._queue.get(timeout=TICK_S)
         except Empty:
-            return Turn(0.0, 0, Tick(), Future())
+            return Request(0.0, 0, Tick(), self._encode(Tick()), Future())
 
     def _obey(self, command: Command) -> Any:
         match command:
@@ -162,10 +172,7 @@ class Lockstep:
                 return self._step(command)
             case Close():
                 if session := self._sessions.pop(command.session_id, None):
-                    # After what is still to be decoded of it.
-                    self._decoding.submit(self.engine.close, session)
-            case WarmUp():
-                self._timed(self.engine.warm_up)
+                    self.engine.close(session)
         return None
 
     def _step(self, command: Step) -> "Future[Frames] | None":
@@ -193,11 +200,8 @@ class Channel:
 
     def __init__(self) -> None:
         self._buffer = torch.zeros(BUFFER_BYTES, dtype=torch.uint8)
-        self._encoder = msgpack.Encoder(enc_hook=encode_array)
-        self._decoder = msgpack.Decoder(Command, dec_hook=decode_array)
 
-    def send(self, command: Command) -> None:
-        message = self._encoder.encode(command)
+    def send(self, message: bytes) -> None:
         data = np.frombuffer(len(message).to_bytes(8) + message, np.uint8).copy()
         head = min(len(data), BUFFER_BYTES)
         self._buffer[:head] = torch.from_numpy(data[:head])
@@ -213,7 +217,7 @@ class Channel:
             tail = torch.empty(missing, dtype=torch.uint8)
             dist.broadcast(tail, src=0)
             data += tail.numpy().tobytes()
-        command: Command = self._decoder.decode(data[8 : 8 + int.from_bytes(data[:8])])
+        command: Command = DECODER.decode(data[8 : 8 + int.from_bytes(data[:8])])
         return command
 
 
@@ -225,3 +229,7 @@ def encode_array(array: NDArray[Any]) -> tuple[str, tuple[int, ...], bytes]:
 def decode_array(_: type, parts: tuple[str, list[int], bytes]) -> NDArray[Any]:
     dtype, shape, data = parts
     return np.frombuffer(data, dtype).reshape(shape)
+
+
+ENCODER = msgpack.Encoder(enc_hook=encode_array)
+DECODER = msgpack.Decoder(Command, dec_hook=decode_array)

@@ -110,6 +110,8 @@ def rerun(
         step_noise = recorded["step_noise"][index][:, None]
         control = recorded["plucker"][:, :, here].split(1, dim=2)
         keys = [frame.numpy().tobytes() for frame in control]
+        with cache.chunk(keys, control.__getitem__):
+            pass  # so that the passes use maps that were stored, and others that did not fit
         with cache.chunk(keys, control.__getitem__) as camera:
             latents += sample_chunk(
                 model,

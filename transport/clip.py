@@ -93,6 +93,7 @@ async def _read_form(request: Request, body: bytes) -> tuple[ClipRequest, bytes 
     fields: dict[str, str] = {}
     for name, value in form.items():
         if not isinstance(value, UploadFile):
+            check_text(value, field=name)
             fields[name] = value
         elif name == "image":
             upload = await value.read()
@@ -100,6 +101,14 @@ async def _read_form(request: Request, body: bytes) -> tuple[ClipRequest, bytes 
     # An empty input of a form is one that was not filled in.
     fields = {name: value for name, value in fields.items() if value}
     return msgspec.convert(fields, ClipRequest, strict=False), upload or None
+
+
+def check_text(text: str, *, field: str) -> None:
+    """A form may name a charset that makes half a character, which no other machine takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as exc:
+        raise BadMessage(f"`{field}`: expected Unicode text", field=field) from exc
 
 
 async def _spec(

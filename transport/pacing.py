@@ -25,13 +25,19 @@ class Pacer:
     _num_acked: int = 0
     _ends: float = -math.inf  # when the client will have shown all that was generated
     _lead: float = 0.0
+    _media: float = 0.0  # of the last chunk
 
-    def generated(self, ready: float, *, num_frames: int, took: float) -> None:
-        """A chunk can be sent from `ready` on; it took `took` seconds to generate."""
-        media = num_frames / self.fps
+    def generated(self, now: float, *, num_frames: int, took: float, decoding: float = 0.0) -> None:
+        """A chunk is there but for its pictures: it took `took` seconds, they will `decoding`.
+
+        The next chunk may be made while they are: the world keeps up if the longer of the two
+        is shorter than a chunk.
+        """
+        self._media = media = num_frames / self.fps
+        decoding = min(decoding, media)  # one that took longer was an accident
         # Late, or the first one: the picture stood still, so the clock starts again from here.
-        self._ends = max(self._ends, ready) + media
-        self._lead = min(media, 2 * took + SLACK_S)
+        self._ends = max(self._ends, now + decoding) + media
+        self._lead = min(media + decoding, 2 * (took + decoding) + SLACK_S)
         self._num_generated += 1
 
     def acknowledge(self, chunk_index: int) -> None:
@@ -44,8 +50,11 @@ class Pacer:
         self._num_acked = max(self._num_acked, chunk_index + 1)
 
     def due_s(self, now: float) -> float:
-        """In how long the client will have nothing left to show; 0 where that is so already."""
-        return max(0.0, self._ends - now)
+        """In how long the client will have nothing left to show; 0 where that is so already.
+
+        A chunk at most: who has more in store than that may wait so long, but not for ever.
+        """
+        return min(max(0.0, self._ends - now), self._media)
 
     def wait_s(self, now: float) -> float:
         """How long the next chunk must wait; infinite where an ack must come first."""

@@ -51,8 +51,7 @@ class Chunk:
     event_id: int | None
     waited: float
     prepared: float
-    started: float  # of the clock
-    denoised: float  # of the clock, too
+    denoising: float
 
 
 async def play(socket: WebSocket, world: World, *, limits: Limits, threads: Threads) -> None:
@@ -75,7 +74,7 @@ class Player:
         self._plan_in, self._plan_out = anyio.create_memory_object_stream[Plan](1)
         self._acked = anyio.Event()
         self._sending = anyio.Lock(fast_acquire=True)
-        self._decode_s = 0.0  # from a chunk that is denoised to its pictures, the last time
+        self._decoding_s = 0.0  # that sending waited for pictures, the last time
         self._torn = False  # a header is out and its payload is not
         self._session_id = "none"
         self._num_chunks = self._num_frames = self._num_bytes = 0
@@ -243,11 +242,21 @@ class Player:
                     taken.actions, prompt=taken.prompt, due_s=pacer.due_s(started)
                 )
                 denoised = anyio.current_time()
-                ready = denoised + self._decode_s
-                pacer.generated(ready, num_frames=self._num_frames_of(index), took=ready - started)
+                pacer.generated(
+                    denoised,
+                    num_frames=self._num_frames_of(index),
+                    took=denoised - started,
+                    decoding=self._decoding_s,
+                )
                 await chunks.send(
                     Chunk(
-                        index, pictures, taken, event_id, waited, started - asked, started, denoised
+                        index,
+                        pictures,
+                        taken,
+                        event_id,
+                        waited=waited,
+                        prepared=started - asked,
+                        denoising=denoised - started,
                     )
                 )
 
@@ -271,10 +280,11 @@ class Player:
 
     async def _send_chunk(self, plan: Plan, session_id: str, chunk: Chunk) -> ChunkStats:
         request_id = f"{session_id}-{chunk.index}"
+        asked = anyio.current_time()
         frames = await chunk.pictures
         started = anyio.current_time()
-        self._decode_s = started - chunk.denoised
-        forward = started - chunk.started
+        self._decoding_s = started - asked
+        forward = chunk.denoising + self._decoding_s
         build = partial(
             build_chunk,
             frames,

@@ -20,10 +20,17 @@ SPEC = WorldSpec("", 1, 1, 1, np.zeros((1, 1, 3), np.uint8), None, None, None)
 
 
 class Remote:
-    """An actor's method: calls a coroutine function."""
+    """An actor's method: begins a coroutine, whose end nobody has to wait for."""
 
     def __init__(self, call):
-        self.remote = call
+        self.call = call
+
+    def remote(self, *args):
+        result = self.call(*args)
+        if asyncio.iscoroutine(result):
+            result = asyncio.ensure_future(result)
+            result.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return result
 
 
 class FakeRank:

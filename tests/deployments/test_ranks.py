@@ -5,6 +5,7 @@ import json
 import re
 import time
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -43,9 +44,10 @@ def test_every_rank_reports_its_camera_cache(pair):
 
 def scrape():
     """What Prometheus would read of the clusters on this machine."""
-    targets = json.loads(Path("/tmp/ray/prom_metrics_service_discovery.json").read_text())
     text = ""
-    for address in targets[0]["targets"]:
-        with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
-            text += answer.read().decode()
+    with suppress(OSError):  # clusters come and go, and the file is theirs in turn
+        targets = json.loads(Path("/tmp/ray/prom_metrics_service_discovery.json").read_text())
+        for address in targets[0]["targets"]:
+            with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
+                text += answer.read().decode()
     return text

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,15 +20,13 @@ class FakeEngine:
     """Sessions are their seeds; pictures are full of them."""
 
     ranks = ALONE
+    config = SimpleNamespace(width=1, height=1, window=1, chunk=1)
 
     def __init__(self):
-        self.warm, self.live, self.order, self.broken = False, [], [], None
+        self.live, self.order, self.broken = [], [], None
         self.gate, self.decode_gate = threading.Event(), threading.Event()
         self.gate.set()
         self.decode_gate.set()
-
-    def warm_up(self):
-        self.warm = True
 
     def open(self, spec):
         if spec.seed == 13:
@@ -62,6 +61,8 @@ def play(scenario, **config):
         rank = WorldRank(ServiceConfig(**config), load=lambda ranks: engine)
         await rank.start(Place())
         await rank.play()
+        assert engine.order and not engine.live  # it has been warmed up
+        engine.order.clear()
         await asyncio.wait_for(scenario(rank, engine), 10)
         engine.gate.set()
         await rank._do(Stop())
@@ -81,7 +82,6 @@ async def opened(rank, session_id, seed):
 
 def test_a_session_lives_from_open_to_end():
     async def scenario(rank, engine):
-        assert engine.warm
         await opened(rank, "a", 5)
         await rank.step("a", ["w"], None, 0)
         assert (await rank.fetch("a")).flat[0] == 5

@@ -203,5 +203,21 @@ def test_half_the_bits_give_nearly_the_same_picture(engine, spec):
         assert 0 < error < 0.05 * exact.std()
 
 
-def test_warm_up_runs(engine):
-    engine.warm_up()
+def test_closing_lets_a_running_decoding_end(engine, spec, monkeypatch):
+    """It goes on with the state that it began with."""
+    session, twin = engine.open(spec()), engine.open(spec())
+    play(engine, session, WALK[:1])
+    play(engine, twin, WALK[:1])
+    latents = engine.denoise(session, WALK[1])
+    decode = engine.codec.vae.decode
+
+    def close_meanwhile(*args):
+        engine.close(session)
+        return decode(*args)
+
+    expected = engine.step(twin, WALK[1])
+    monkeypatch.setattr(engine.codec.vae, "decode", close_meanwhile)
+    assert np.array_equal(engine.decode(session, latents), expected)
+    assert session.decoder.memory == []
+    with pytest.raises(LingbotError, match="open another"):
+        engine.decode(session, latents)

@@ -56,6 +56,22 @@ def test_a_form_a_file_and_json_say_the_same(server, world, make_png):
         assert (spec.first_frame == [1, 2, 3]).all()
 
 
+def test_half_a_character_is_refused(server, world):
+    """A form may say that it is written in UTF-7, which can make one."""
+    parts = {"actions": "w-3", "prompt": "a +2AA- b"}
+    body = "".join(
+        f'--x\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{text}\r\n'
+        for name, text in parts.items()
+    )
+    response = server.http.post(
+        "/v1/clips",
+        content=body + "--x--\r\n",
+        headers={"content-type": "multipart/form-data; boundary=x; charset=utf-7"},
+    )
+    assert refusal(response) == (400, "invalid_field", "prompt")
+    assert world.specs == []
+
+
 def test_everything_but_actions_has_a_default(server, world):
     num_frames(server.http.post("/v1/clips", data={"actions": "w-1", "prompt": "", "image": ""}))
     (spec,) = world.specs

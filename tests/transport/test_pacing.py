@@ -27,6 +27,33 @@ def test_a_chunk_is_due_when_there_is_nothing_left_to_show():
     assert pacer.due_s(102.0) == 0.0
 
 
+def test_nothing_is_due_later_than_in_a_chunk():
+    pacer = Pacer(16, paced=False, acknowledged=True)
+    for _ in range(20):
+        pacer.generated(100.0, num_frames=12, took=0.1)
+    assert pacer.due_s(100.0) == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize("denoise, decode", [(0.5, 0.4), (0.7, 0.7), (0.1, 0.7), (0.7, 0.1)])
+def test_a_world_that_overlaps_keeps_up_if_the_longer_half_does(denoise, decode):
+    """A chunk lasts 0.75 s; its pictures come after those of the chunk before."""
+    pacer, now, pictures = Pacer(16), 0.0, 0.0
+    arrivals = []
+    for _ in range(40):
+        now += pacer.wait_s(now) + denoise
+        pacer.generated(now, num_frames=12, took=denoise, decoding=decode)
+        pictures = max(pictures, now) + decode
+        arrivals.append(pictures)
+    periods = [later - earlier for earlier, later in zip(arrivals[9:], arrivals[10:], strict=False)]
+    assert max(periods) == pytest.approx(0.75)
+
+
+def test_an_accident_in_decoding_is_not_planned_for():
+    pacer = Pacer(16)
+    pacer.generated(100.0, num_frames=12, took=0.1, decoding=5.0)
+    assert pacer.wait_s(100.0) <= 0.75
+
+
 def test_a_slow_world_starts_at_once():
     pacer = Pacer(16)
     pacer.generated(100.0, num_frames=12, took=0.6)
