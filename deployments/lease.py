@@ -16,7 +16,7 @@ from ray.serve.schema import ReplicaState  # type: ignore[attr-defined]
 
 from deployments.config import ServiceConfig
 from deployments.world_group import Lease
-from deployments.world_rank import Refusal, SessionEnded
+from deployments.world_rank import Refusal, SessionEnded, leave_alone
 from transport.errors import Busy, Refused, WorldFailed, WorldLost
 from transport.messages import Queued, Warming
 from transport.world import OnWait, WorldInfo, WorldSpec
@@ -52,8 +52,9 @@ class LeasedSession:
         reply = self._rank.fetch.remote(self.id)
         await self._call(self._rank.step, list(actions), prompt, due_s)
         pictures = asyncio.create_task(self._answer(reply))
-        pictures.add_done_callback(self._forget)
+        leave_alone(pictures)
         self._pictures.add(pictures)
+        pictures.add_done_callback(self._pictures.discard)
         return pictures
 
     async def lost(self) -> str:
@@ -65,11 +66,6 @@ class LeasedSession:
         self._touching.cancel()
         self._lost.cancel()
         cancel(self._stream)
-
-    def _forget(self, pictures: "asyncio.Task[NDArray[np.uint8]]") -> None:
-        self._pictures.discard(pictures)
-        if not pictures.cancelled():
-            pictures.exception()  # which is no error if nobody asks for it
 
     async def _call(self, method: Any, *args: Any) -> Any:
         """A direct call of the rank: it keeps working while the group's replica drains."""
@@ -170,8 +166,7 @@ class LeasedWorld:
 
     async def _first_item(self, stream: Any, on_wait: OnWait) -> Lease:
         first: asyncio.Future[Lease] = asyncio.ensure_future(anext(stream))
-        # Ray turns a cancellation into an error; where nobody waits any more, nobody asks for it.
-        first.add_done_callback(lambda done: done.cancelled() or done.exception())
+        leave_alone(first)  # Ray turns a cancellation into an error, when nobody waits any more
         ticket = object()
         self._waiting[ticket] = None
         try:

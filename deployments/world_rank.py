@@ -166,7 +166,7 @@ class WorldRank:
         try:
             decoding = await self._do(Step(session_id, list(actions), prompt), due_s=due_s)
             pictures = asyncio.wrap_future(decoding)
-            pictures.add_done_callback(lambda done: done.cancelled() or done.exception())
+            leave_alone(pictures)
         except Exception as exc:
             ended = isinstance(exc, SessionClosed)
             tenancy.pictures.put_nowait(failed(SessionEnded(session_id) if ended else exc))
@@ -267,11 +267,16 @@ class WorldRank:
 
 
 def failed(error: Exception) -> "asyncio.Future[Frames]":
-    """A future that raises; it may as well be left alone."""
+    """A future that raises, if somebody asks it."""
     future: asyncio.Future[Frames] = asyncio.get_running_loop().create_future()
+    leave_alone(future)
     future.set_exception(error)
-    future.exception()
     return future
+
+
+def leave_alone(future: "asyncio.Future[Any]") -> None:
+    """It is no error if nobody asks this future how it ended."""
+    future.add_done_callback(lambda done: done.cancelled() or done.exception())
 
 
 def load_engine(config: ServiceConfig, ranks: "Ranks") -> "Engine":

@@ -64,19 +64,25 @@ class FrameCodec:
         pixels = (frames.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
         return np.ascontiguousarray(pixels.cpu().numpy())
 
+    def encode_condition(self, pictures: Tensor, *, chunk: int) -> Tensor:
+        """What worlds that start from ``pictures`` are conditioned on, as they are and no mask.
+
+        [B, 3, H, W] in 0..1 -> latents [B, 16, 2 * chunk, h, w]: those of the first chunk, then
+        those of every later one. The picture, then grey for the rest of two chunks, is encoded
+        once, and the second chunk's condition serves all later ones, with what trace of the picture
+        is left in it: so does the reference, and so are the pocket world's clips conditioned.
+        """
+        first = pictures[:, None].expand(-1, TEMPORAL_STRIDE, -1, -1, -1)
+        grey = torch.full_like(first, 0.5).repeat(1, 2 * chunk - 1, 1, 1, 1)
+        return self.encode(torch.cat([first, grey], dim=1))
+
     def encode_image(self, image: Frames, *, chunk: int) -> Condition:
         """The condition of a world that starts from ``image`` [H, W, 3].
 
-        The picture, then grey for the rest of two chunks, is encoded once, and the second chunk's
-        condition serves all later ones, with what trace of the picture is left in it: so does the
-        reference, and so are the pocket world's clips conditioned. The mask is 1 on the picture's
-        latent frame.
+        The mask is 1 on the picture's latent frame.
         """
-        height, width, _ = image.shape
-        video = torch.full((1, 2 * chunk * TEMPORAL_STRIDE, 3, height, width), 0.5)
-        picture = torch.from_numpy(image.astype(np.float32) / 255)
-        video[:, :TEMPORAL_STRIDE] = picture.permute(2, 0, 1)
-        latents = self.encode(video)
+        picture = torch.from_numpy(image.astype(np.float32) / 255).permute(2, 0, 1)
+        latents = self.encode_condition(picture[None], chunk=chunk)
         mask = torch.zeros_like(latents[:, :4])
         mask[:, :, 0] = 1
         first, later = torch.cat([mask, latents], dim=1).split(chunk, dim=2)

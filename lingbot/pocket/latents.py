@@ -13,14 +13,13 @@ import torch
 from torch import Tensor
 
 from lingbot.camera import Poses, default_intrinsics, plucker_map
-from lingbot.config import POCKET, TEMPORAL_STRIDE
+from lingbot.config import POCKET
 from lingbot.frame_codec import FrameCodec
 from lingbot.pocket.data import mirror_frames, mirror_relatives, shard_paths
 from lingbot.pocket.run import save_checkpoint
 from lingbot.pocket.train_vae import to_video
 from lingbot.tiny_vae import repeat_first
 
-GREY = 0.5
 CLIPS_AT_ONCE = 5
 
 logger = logging.getLogger(__name__)
@@ -73,7 +72,7 @@ def _encode_shard(shard: dict[str, Any], codec: FrameCodec, *, mirrored: bool) -
         video = to_video(some)
         with torch.autocast("cpu", torch.bfloat16):
             latents.append(codec.encode(repeat_first(video)).half())
-            conditions.append(encode_condition(codec, video[:, 0]).half())
+            conditions.append(codec.encode_condition(video[:, 0], chunk=POCKET.chunk).half())
     return {
         "latents": torch.cat(latents),
         "conditions": torch.cat(conditions),
@@ -85,16 +84,6 @@ def _encode_shard(shard: dict[str, Any], codec: FrameCodec, *, mirrored: bool) -
 def load_codec(folder: Path) -> FrameCodec:
     path = folder / "tiny_vae.safetensors"
     return FrameCodec.load(path, device=torch.device("cpu"), dtype=torch.float32)
-
-
-def encode_condition(codec: FrameCodec, image: Tensor) -> Tensor:
-    """What follows first pictures [B, 3, H, W] if all is grey: [B, 16, 6, h, w].
-
-    The same as `FrameCodec.encode_image`, for several pictures and without the mask.
-    """
-    first = image[:, None].expand(-1, TEMPORAL_STRIDE, -1, -1, -1)
-    blank = torch.full_like(first, GREY).repeat(1, 2 * POCKET.chunk - 1, 1, 1, 1)
-    return codec.encode(torch.cat([first, blank], dim=1))
 
 
 def distinct_maps(relatives: Poses) -> tuple[Tensor, Tensor]:
