@@ -92,7 +92,7 @@ def make_ways(options: argparse.Namespace) -> list[Way]:
         engine = make_engine(
             model, options, budget_bytes=int(options.budget * MIB) if cached else 0
         )
-        session = engine.open(random_spec(options))
+        session = engine.open(random_spec(engine.config))
         if ways:  # time does not depend on what is remembered, so one memory will do for all
             session.window = dataclasses.replace(ways[0].session.window)
             session.text = ways[0].session.text

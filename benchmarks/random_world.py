@@ -17,6 +17,8 @@ from lingbot.tiny_vae import TinyVAE
 from lingbot.ulysses import ALONE, Ranks
 
 MIB = 2**20
+# A person's walk, a chunk each.
+WALK = [["w", "w", "w"], ["w", "wl", "wl"], ["l", "l", ""], ["i", "w", "wj"], ["a", "a", "s"]]
 # The 14B model at 832x480.
 PRESET_14B = {
     "dim": 5120, "ffn": 13824, "heads": 40, "layers": 40, "text": 512, "width": 832, "height": 480,
@@ -97,8 +99,8 @@ def make_engine(
     )
 
 
-def random_spec(options: argparse.Namespace) -> SessionSpec:
+def random_spec(config: WorldConfig) -> SessionSpec:
     """A world that starts from noise."""
-    shape = (options.height, options.width, 3)
+    shape = (config.height, config.width, 3)
     picture: NDArray[np.uint8] = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     return SessionSpec(first_frame=picture, prompt="a world")

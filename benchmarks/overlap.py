@@ -1,0 +1,166 @@
+"""Is decoding beside the next denoising worth it? python benchmarks/overlap.py [--device cuda]
+
+On one rank, the pocket world is walked through the command queue as the transport does it, the next
+chunk asked for as soon as one is denoised: when each chunk was denoised and decoded, on one clock;
+the share of the decoding that took place during the next denoising; and the whole walk against its
+serial twin, whose frames must be the same. One thread each. Prints the timeline of a few chunks, a
+table, then one JSON line.
+"""
+
+import argparse
+import json
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from machine import describe_machine
+from numpy.typing import NDArray
+from random_world import MIB, WALK, random_spec
+
+from lingbot.engine import Engine
+from lingbot.load import load_engine
+from lingbot.lockstep import Command, Lockstep, Open, Step, Stop
+
+Times = list[tuple[float, float]]  # begin and end of each call, seconds of one clock
+
+
+@dataclass(frozen=True, slots=True)
+class Walked:
+    """One way through the pocket world."""
+
+    frames: list[NDArray[np.uint8]]
+    began: float
+    ended: float
+    denoise: Times
+    decode: Times
+
+
+def load_pocket(options: argparse.Namespace) -> tuple[Engine, Times, Times]:
+    """The warm engine, and what will tell when it denoises and when it decodes."""
+    engine = load_engine("pocket", device=options.device, camera_cache_bytes=256 * MIB)
+    warm = engine.open(random_spec(engine.config))
+    for actions in WALK:
+        engine.step(warm, actions)
+    denoise: Times = []
+    decode: Times = []
+    engine.denoise = clock(engine.denoise, denoise)  # type: ignore[method-assign]
+    engine.decode = clock(engine.decode, decode)  # type: ignore[method-assign]
+    return engine, denoise, decode
+
+
+def clock(call: Callable[..., Any], times: Times) -> Callable[..., Any]:
+    def clocked(*args: Any, **kwargs: Any) -> Any:
+        began = time.perf_counter()
+        result = call(*args, **kwargs)
+        times.append((began, time.perf_counter()))
+        return result
+
+    return clocked
+
+
+def walk_in_turn(walk: Sequence[list[str]], options: argparse.Namespace) -> Walked:
+    """The slow twin: a chunk is denoised and decoded, then the next."""
+    engine, denoise, decode = load_pocket(options)
+    session = engine.open(random_spec(engine.config))
+    began = time.perf_counter()
+    frames = [engine.step(session, actions) for actions in walk]
+    return Walked(frames, began, time.perf_counter(), denoise, decode)
+
+
+def walk_ahead(walk: Sequence[list[str]], options: argparse.Namespace) -> Walked:
+    """As the transport does it: a chunk is asked for as soon as the one before is denoised."""
+    engine, denoise, decode = load_pocket(options)
+    lockstep = Lockstep(engine)
+    thread = threading.Thread(target=lockstep.run, daemon=True)
+    thread.start()
+
+    def do(command: Command) -> Any:
+        return lockstep.submit(command, due=time.monotonic()).result()
+
+    do(Open("walk", random_spec(engine.config)))
+    began = time.perf_counter()
+    decoding: list[Future[NDArray[np.uint8]]] = []
+    for actions in walk:
+        if len(decoding) > 1:
+            decoding[-2].result()  # it hands a chunk over when the one before is sent
+        decoding.append(do(Step("walk", actions)))
+    frames = [pictures.result() for pictures in decoding]
+    ended = time.perf_counter()
+    do(Stop())
+    thread.join()
+    return Walked(frames, began, ended, denoise, decode)
+
+
+def share_inside(walked: Walked) -> float:
+    """Of the time of all decoding but the last chunk's, how much lies in the next denoising."""
+    pairs = list(zip(walked.decode, walked.denoise[1:], strict=False))
+    inside = sum(max(0.0, min(a[1], b[1]) - max(a[0], b[0])) for a, b in pairs)
+    return inside / sum(end - begin for (begin, end), _ in pairs)
+
+
+def print_timeline(walked: Walked, chunks: range) -> None:
+    print("\nms from the first chunk's beginning")
+    print(f"{'chunk':>6}{'denoise':>20}{'decode':>20}{'of it in the next denoise':>28}")
+    for index in chunks:
+        calls = [walked.denoise[index], walked.decode[index]]
+        spans = [f"{1000 * (a - walked.began):8.1f} ..{1000 * (b - walked.began):8.1f}"
+                 for a, b in calls]  # fmt: skip
+        one = share_inside(
+            replace(walked, denoise=walked.denoise[index:], decode=walked.decode[index : index + 1])
+        )
+        print(f"{index:>6}{spans[0]:>20}{spans[1]:>20}{one:>27.0%}")
+
+
+def compare_walks(options: argparse.Namespace) -> dict[str, Any]:
+    """By turns, so that whatever else the machine does hits both alike."""
+    walk = [WALK[index % len(WALK)] for index in range(options.timeline_chunks)]
+    in_turn, ahead = [], []
+    for _ in range(options.repeats):
+        in_turn.append(walk_in_turn(walk, options))
+        ahead.append(walk_ahead(walk, options))
+    middle = len(walk) // 2
+    print_timeline(ahead[-1], range(middle, min(middle + 5, len(walk) - 1)))
+    return {
+        "walk_chunks": len(walk),
+        "serial_s": round(min(walked.ended - walked.began for walked in in_turn), 3),
+        "overlapped_s": round(min(walked.ended - walked.began for walked in ahead), 3),
+        "serial_denoise_ms": median_ms(walked.denoise for walked in in_turn),
+        "serial_decode_ms": median_ms(walked.decode for walked in in_turn),
+        "overlapped_denoise_ms": median_ms(walked.denoise for walked in ahead),
+        "overlapped_decode_ms": median_ms(walked.decode for walked in ahead),
+        "decode_in_next_denoise": round(statistics.mean(map(share_inside, ahead)), 3),
+        "frames_identical": all(
+            np.array_equal(ours, theirs)
+            for walked in (*in_turn, *ahead)
+            for ours, theirs in zip(walked.frames, in_turn[0].frames, strict=True)
+        ),
+    }
+
+
+def median_ms(calls: Iterable[Times]) -> float:
+    return round(1000 * statistics.median(b - a for times in calls for a, b in times), 1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--timeline-chunks", type=int, default=40)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    machine = describe_machine()
+    torch.set_num_threads(1)
+    walks = compare_walks(options)
+    print()
+    for name, value in walks.items():
+        print(f"{name:24}{value!s:>12}")
+    print(json.dumps({"benchmark": "overlap", **machine, **walks}))
+
+
+if __name__ == "__main__":
+    main()
