@@ -15,6 +15,8 @@ from typing import Any
 
 import msgspec
 
+from deployments.proxy import HOOK
+
 ROOT = Path(__file__).parents[1]
 START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 60.0
@@ -92,7 +94,8 @@ def local_server(
 
 def start(config: Path, address: str, *, log: Path) -> Server:
     # A cluster of its own, whatever else runs here, whose log holds every line at once.
-    environment = ["env", "RAY_AUTH_MODE=disabled", "RAY_ADDRESS=local", "RAY_DEDUP_LOGS=0"]
+    hook = f"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH={HOOK}"
+    environment = ["env", "RAY_AUTH_MODE=disabled", "RAY_ADDRESS=local", "RAY_DEDUP_LOGS=0", hook]
     serve = str(Path(sys.executable).with_name("serve"))
     with open(log, "wb") as output:
         process = subprocess.Popen(

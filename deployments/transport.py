@@ -1,5 +1,6 @@
 """The transport deployment: sockets, controls, pacing and codecs, on replicas without a GPU."""
 
+import copyreg
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,16 @@ from lingbot import pocket
 from lingbot.config import PATCH, PRESETS, SPATIAL_STRIDE
 from transport.app import build_app
 from transport.world import Opening, WorldInfo
+
+
+def pickle_view(view: memoryview) -> Any:
+    """As bytes: a payload may be a view of an array in the object store, and Serve pickles what an
+    application sends on its way to the proxy.
+    """
+    return bytes, (bytes(view),)
+
+
+copyreg.pickle(memoryview, pickle_view)
 
 
 class Transport:

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import get_args
 from urllib.parse import quote
 
 import anyio
@@ -22,7 +23,7 @@ from transport.ending import turn_away
 from transport.errors import Busy
 from transport.lag import LoopLag
 from transport.limits import Limits
-from transport.payload import FRAMES_PER_MESSAGE
+from transport.messages import Format
 from transport.play import play
 from transport.threads import Threads
 from transport.world import World, WorldInfo
@@ -149,7 +150,7 @@ def describe_world(info: WorldInfo) -> WorldDescription:
         max_window=info.max_window,
         max_steps=info.max_steps,
         keys=KEYS,
-        formats=list(FRAMES_PER_MESSAGE),
+        formats=list(get_args(Format)),
         openings=[
             OpeningLink(one.name, one.prompt, f"/v1/openings/{quote(one.name, safe='')}")
             for one in info.openings

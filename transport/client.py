@@ -6,37 +6,36 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import numpy as np
-import simplejpeg
 from msgspec import Struct, msgpack
-from numpy.typing import NDArray
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as open_socket
 from websockets.exceptions import ConnectionClosed, ConnectionClosedOK, WebSocketException
 
 from transport.controls import parse_actions
+from transport.decoder import Decoder
 from transport.errors import TransportError
 from transport.messages import (
     AppliedControls,
     ChunkStats,
     ControlAck,
-    EncodedLayout,
     Error,
+    Format,
     FrameBatchHeader,
+    HeaderExtras,
     Queued,
-    RawLayout,
     ServerMessage,
     Session,
     Warming,
+    WarningMessage,
 )
 from transport.mp4 import Mp4Writer
+from transport.payload import Frames
 
 DEFAULT_URL = "ws://127.0.0.1:8000/v1/realtime_video/generate"
-
-Frames = NDArray[np.uint8]  # [T, H, W, 3]
 
 
 class Chunk(Struct, frozen=True):
@@ -45,7 +44,10 @@ class Chunk(Struct, frozen=True):
     index: int
     frames: Frames
     event_id: int | None
-    applied: AppliedControls | None
+    applied: AppliedControls
+    cut_over: bool  # what was not shown yet of older chunks need not be any more
+    dropped_frames: int  # of the session so far
+    content_type: str
     stats: ChunkStats
 
 
@@ -57,28 +59,38 @@ class Client:
         self._next_event_id = 1
         self.session: Session | None = None
         self.acked_events: list[int] = []  # events that the server has accepted
+        self.warnings: list[WarningMessage] = []
+        self._decoder = Decoder()
 
     async def chunks(self) -> AsyncIterator[Chunk]:
         """Chunk after chunk until the server is done. Raises TransportError with its reason."""
         pieces: list[Frames] = []
-        header, applied = None, None
+        header = extras = None
         while (data := await self._receive()) is not None:
             fields: dict[str, Any] = msgpack.decode(data)
             if fields["type"] in ("frame_batch", "frame_batch_header"):
                 header = msgspec.convert(fields | {"type": "frame_batch_header"}, FrameBatchHeader)
-                applied = msgspec.convert(fields.get("applied_controls"), AppliedControls | None)
+                extras = msgspec.convert(fields, HeaderExtras)
                 payload = fields.get("payload") or await self._receive()
                 assert isinstance(payload, bytes)
-                pieces.append(decode_payload(fields, payload))
+                pieces.append(await asyncio.to_thread(self._decoder.decode, fields, payload))
                 if header.is_final_frame_batch:
                     await self._send({"type": "ack", "chunk_index": header.chunk_index})
                 continue
             message = msgspec.convert(fields, ServerMessage)
             self._note(message)
-            if isinstance(message, ChunkStats) and header is not None:
-                frames = np.concatenate(pieces)
-                yield Chunk(header.chunk_index, frames, header.event_id, applied, message)
-                pieces, header, applied = [], None, None
+            if isinstance(message, ChunkStats) and header is not None and extras is not None:
+                yield Chunk(
+                    index=header.chunk_index,
+                    frames=np.concatenate(pieces),
+                    event_id=header.event_id,
+                    applied=extras.applied_controls,
+                    cut_over=extras.cut_over,
+                    dropped_frames=extras.dropped_frames,
+                    content_type=header.content_type,
+                    stats=message,
+                )
+                pieces, header, extras = [], None, None
 
     async def send_actions(self, script: Sequence[Sequence[str]]) -> int:
         """Plays one list of keys a latent frame. Returns the event's id."""
@@ -103,6 +115,14 @@ class Client:
             self._note(message)
             if isinstance(message, Queued | Warming):
                 yield message
+
+    async def change_output(self, **fields: Any) -> int:
+        """Changes codec, quality or preview width from a next chunk on: fields of `init`."""
+        return await self._event("output", fields)
+
+    async def request_key_frame(self) -> int:
+        """Asks that the next frame of H.264 be decodable without those before it."""
+        return await self._event("key_frame", None)
 
     async def _event(self, kind: str, payload: Any) -> int:
         event_id = self._next_event_id
@@ -134,6 +154,8 @@ class Client:
                 self.session = message
             case ControlAck():
                 self.acked_events.append(message.event_id)
+            case WarningMessage():
+                self.warnings.append(message)
 
 
 @asynccontextmanager
@@ -147,20 +169,6 @@ async def connect(url: str = DEFAULT_URL, **init: Any) -> AsyncIterator[Client]:
         fields = {name: value for name, value in init.items() if value is not None}
         await socket.send(msgpack.encode({"type": "init", "extensions": True} | fields))
         yield Client(socket)
-
-
-def decode_payload(fields: dict[str, Any], payload: bytes) -> Frames:
-    """The pixels of one frame batch, uint8 [T, H, W, 3]."""
-    if fields["encoding"] == "raw":
-        raw = msgspec.convert(fields, RawLayout)
-        return np.frombuffer(payload, np.uint8).reshape(-1, raw.height, raw.width, raw.channels)
-    encoded = msgspec.convert(fields, EncodedLayout)
-    ends = np.cumsum(encoded.payload_lengths)
-    pictures = [
-        simplejpeg.decode_jpeg(payload[end - length : end], colorspace="RGB")
-        for end, length in zip(ends, encoded.payload_lengths, strict=True)
-    ]
-    return np.stack(pictures)
 
 
 async def record(
@@ -189,7 +197,8 @@ async def record(
                 break
     if writer is None or writer.num_frames < num_frames:
         raise TransportError("the server ended the walk early")
-    out.write_bytes(await asyncio.to_thread(writer.close))
+    await asyncio.to_thread(writer.close)
+    out.write_bytes(writer.take())
     return num_frames, session.fps
 
 
@@ -233,7 +242,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int)
     parser.add_argument("--image", type=Path, help="a picture to start from")
     parser.add_argument("--size", help="WIDTHxHEIGHT, a wish")
-    parser.add_argument("--format", choices=["raw", "jpeg"], default="raw")
+    parser.add_argument("--format", choices=get_args(Format), default="raw")
     return parser
 
 

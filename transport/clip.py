@@ -1,7 +1,6 @@
-"""The world without a socket: one request, one MP4."""
+"""The world without a socket: what a clip's request may say. Its answer is a film."""
 
 import logging
-from collections.abc import Sequence
 from functools import partial
 
 import msgspec
@@ -14,14 +13,14 @@ from starlette.responses import Response
 from starlette.types import Message
 
 from transport.controls import parse_actions
-from transport.errors import BadMessage, Busy, TooLarge, TransportError, WorldLost, quote
+from transport.errors import BadMessage, TooLarge, TransportError, quote
+from transport.film import Film, refuse
 from transport.image import decode_first_frame
 from transport.limits import Limits
-from transport.messages import Positive, Prompt, Queued, Seed, Warming, error_message, explain
-from transport.mp4 import Mp4Writer
-from transport.protocol import DEFAULT_SEED, opening_prompt, read_size, read_steps
+from transport.messages import Positive, Prompt, Seed, explain
+from transport.plan import DEFAULT_SEED, opening_prompt, read_size, read_steps
 from transport.threads import Threads
-from transport.world import World, WorldInfo, WorldSession, WorldSpec
+from transport.world import World, WorldInfo, WorldSpec
 
 logger = logging.getLogger(__name__)
 
@@ -45,16 +44,15 @@ async def clip(request: Request, world: World, *, limits: Limits, threads: Threa
         max_latent_frames = limits.max_clip_latent_frames
         actions = parse_actions(wish.actions, max_latent_frames=max_latent_frames)
         spec = await _spec(wish, upload, world.info, threads)
-        video = await _record(request, world, spec, actions, threads)
     except ClientDisconnect:
         logger.info("clip dropped: the client left")
         return Response(status_code=499)
     except TransportError as error:
-        return _refusal(error)
+        return refuse(error)
     except Exception:
         logger.exception("a clip failed")
-        return _refusal(TransportError("internal error"))
-    return Response(video, media_type="video/mp4")
+        return refuse(TransportError("internal error"))
+    return Film(world, spec, actions, threads=threads)
 
 
 async def _read(request: Request, *, max_bytes: int) -> tuple[ClipRequest, bytes | None]:
@@ -132,72 +130,4 @@ async def _spec(
         num_steps=read_steps(wish.num_inference_steps, info),
         window=None,
         sink=None,
-    )
-
-
-async def _record(
-    request: Request,
-    world: World,
-    spec: WorldSpec,
-    actions: Sequence[str],
-    threads: Threads,
-) -> bytes:
-    session = await world.open(spec, on_wait=_no_news)
-    logger.info("session %s opened: a clip of %d latent frames", session.id, len(actions))
-    reason = "the client left"  # which may also be told by a cancellation
-    try:
-        video = await _film(request, session, world.info, spec, actions, threads)
-        reason = "done"
-        return video
-    except ClientDisconnect:
-        raise
-    except Exception as exc:
-        reason = str(exc) if isinstance(exc, TransportError) else "internal error"
-        raise
-    finally:
-        session.close()
-        logger.info("session %s closed: %s", session.id, reason)
-
-
-async def _film(
-    request: Request,
-    session: WorldSession,
-    info: WorldInfo,
-    spec: WorldSpec,
-    actions: Sequence[str],
-    threads: Threads,
-) -> bytes:
-    """The actions filled up to whole chunks; the video cut to what was asked for."""
-    size = info.chunk_latent_frames
-    num_frames = 1 + info.chunk_frames // size * (len(actions) - 1)
-    writer = Mp4Writer(width=spec.width, height=spec.height, fps=info.fps)
-    for start in range(0, len(actions), size):
-        if await request.is_disconnected():
-            raise ClientDisconnect
-        chunk = list(actions[start : start + size])
-        # Nobody watches yet: whoever does is served first, for as long as a chunk lasts.
-        pictures = await session.step(
-            chunk + [""] * (size - len(chunk)), prompt=None, due_s=info.chunk_frames / info.fps
-        )
-        wanted = (await pictures)[: num_frames - writer.num_frames]
-        await to_thread.run_sync(writer.add, wanted, limiter=threads.videos)
-    return await to_thread.run_sync(writer.close, limiter=threads.videos)
-
-
-async def _no_news(message: Queued | Warming) -> None:
-    """An HTTP client learns nothing before the end."""
-
-
-def _refusal(error: TransportError) -> Response:
-    match error:
-        case TooLarge():
-            status = 413
-        case Busy() | WorldLost():
-            status = 503
-        case _:
-            status = 500 if error.code == "internal" else 400
-    message = error_message(error)
-    body = {"code": message.code, "content": message.content, "field": message.field}
-    return Response(
-        msgspec.json.encode({"error": body}), status_code=status, media_type="application/json"
     )

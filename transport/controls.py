@@ -30,6 +30,7 @@ class Taken:
     actions: list[str]
     event_ids: list[int]
     prompt: str | None
+    steered: bool = False  # whether keys or a script came in for it
 
 
 @dataclass(slots=True)
@@ -41,10 +42,12 @@ class Controls:
     _changes: deque[str] = field(default_factory=deque)  # the keys held from some moment on, each
     _prompt: str | None = None
     _arrived: list[tuple[Part, int]] = field(default_factory=list)  # events since the last chunk
+    _steered: bool = False  # by one of them
 
     def play_script(self, actions: Iterable[str], *, event_id: EventId = None) -> None:
         """Replaces what was left of an older script, and lets go of every key."""
         self._note("script", event_id, replaces=("script", "held"))
+        self._steered = True
         self._script = deque(actions)
         self._held = ""
         self._changes.clear()
@@ -52,6 +55,7 @@ class Controls:
     def hold(self, states: Sequence[str], *, event_id: EventId = None) -> None:
         """Follows the keyboard through `states`; the last one stays held. Ends a script."""
         self._note("held", event_id, replaces=("script",))
+        self._steered = True
         self._script.clear()
         self._changes.extend(states)
         while len(self._changes) > MAX_TRANSITIONS:
@@ -71,7 +75,8 @@ class Controls:
         # A composite may change keys and prompt under one id.
         event_ids = list(dict.fromkeys(event_id for _, event_id in self._arrived))
         self._arrived.clear()
-        return Taken(actions, event_ids, prompt)
+        steered, self._steered = self._steered, False
+        return Taken(actions, event_ids, prompt, steered)
 
     def _note(self, what: Part, event_id: EventId, *, replaces: tuple[Part, ...]) -> None:
         """Remembers an event, and forgets those that will not take effect because of it."""

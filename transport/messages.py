@@ -14,9 +14,10 @@ from transport.errors import BadMessage, ErrorCode, TransportError, quote
 
 T = TypeVar("T")
 
-Format = Literal["raw", "jpeg"]
-RAW_CONTENT_TYPE = "application/x-raw-rgb"
-JPEG_CONTENT_TYPE = "image/jpeg"
+Format = Literal["raw", "jpeg", "webp", "h264", "delta-zstd"]
+Chroma = Literal["420", "444"]  # how JPEG samples colour: a quarter of the pixels, or all
+
+Delivery = Literal["all", "latest"]
 
 MAX_PROMPT_CHARS = 2000
 DEFAULT_QUALITY = 90
@@ -27,6 +28,7 @@ Positive = Annotated[int, Meta(ge=1)]
 Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 NumFps = Annotated[int, Meta(ge=1, le=60)]
 Quality = Annotated[int, Meta(ge=0, le=100)]
+MaxWidth = Annotated[int, Meta(ge=0)]
 
 
 # ---- from the client
@@ -48,12 +50,18 @@ class Init(Struct, tag="init", frozen=True, kw_only=True):
     num_inference_steps: Positive | None = None
     realtime_output_format: str | None = None
     output_compression: Quality | None = None  # quality; 0 is the default one
-    realtime_preview_max_width: Annotated[int, Meta(ge=0)] | None = None  # 0: as generated
+    realtime_preview_max_width: MaxWidth | None = None  # 0: as generated
     realtime_output_pacing: bool | None = None
     realtime_causal_sink_size: Annotated[int, Meta(ge=0)] | None = None
     realtime_causal_kv_cache_num_frames: Positive | None = None
     condition_inputs: ConditionInputs | None = None
     extensions: bool | None = None
+    realtime_chroma_subsampling: Chroma | None = None  # of JPEG
+    # With extensions: "all" chunks, for which the world waits where acks are missing, or the
+    # "latest", where it does not and chunks that grew stale are dropped whole.
+    realtime_delivery: Delivery | None = None
+    # With extensions: the client shows a chunk that is marked `cut_over` before older frames.
+    realtime_cut_over: bool | None = None
 
 
 class Event(Struct, tag="event", frozen=True):
@@ -82,6 +90,15 @@ class HeldKeys(Struct, frozen=True):
 
     mode: str
     transitions: Annotated[list[Transition], Meta(min_length=1)]
+
+
+class OutputChange(Struct, frozen=True, kw_only=True):
+    """The payload of `output`: how the next chunks travel. What is absent stays as it is."""
+
+    realtime_output_format: str | None = None
+    output_compression: Quality | None = None
+    realtime_preview_max_width: MaxWidth | None = None
+    realtime_chroma_subsampling: Chroma | None = None
 
 
 ClientMessage = Init | Event | Ack
@@ -120,14 +137,32 @@ class EncodedLayout(Struct, frozen=True):
     """One picture a frame, back to back. `width` and `height` are those of the pictures."""
 
     format: str
+    width: int
+    height: int
+    channels: int
+    bytes_per_frame: int  # of the source's pixels
     encoding: str
     source_width: int
     source_height: int
     preview_width: int
     preview_height: int
-    width: int
-    height: int
     payload_lengths: list[int]
+
+
+class VideoLayout(EncodedLayout, frozen=True):
+    """One access unit of H.264 in Annex B, as WebCodecs takes it."""
+
+    codec: str  # RFC 6381, such as "avc1.42c01f"
+    timestamp_us: int  # on the media clock, from the first frame that was sent
+    key_frame: bool
+
+
+class HeaderExtras(Struct, frozen=True, omit_defaults=True):
+    """Extension: what a header says besides."""
+
+    applied_controls: "AppliedControls"
+    cut_over: bool = False  # with a chunk's first batch: older frames need not be shown any more
+    dropped_frames: int = 0  # of this session so far, because they had grown stale
 
 
 class AppliedControls(Struct, frozen=True):
@@ -161,6 +196,13 @@ class Error(Struct, tag="error", frozen=True, omit_defaults=True):
     content: str
     code: ErrorCode
     field: str | None = None
+
+
+class WarningMessage(Struct, tag="warning", frozen=True):
+    """Extension: something is not as asked, and the session goes on."""
+
+    content: str
+    code: Literal["codec_failed"]
 
 
 class SessionLimits(Struct, frozen=True):
@@ -206,10 +248,11 @@ class Encoding(Struct, frozen=True):
     format: Format = "raw"
     quality: int = DEFAULT_QUALITY
     preview_max_width: int | None = None  # None: as generated
+    chroma: Chroma = "420"
 
 
-ServerMessage = ChunkStats | Error | Session | Queued | Warming | ControlAck
-Layout = RawLayout | EncodedLayout
+ServerMessage = ChunkStats | Error | Session | Queued | Warming | ControlAck | WarningMessage
+Layout = RawLayout | EncodedLayout | VideoLayout
 
 _decoder: msgpack.Decoder[ClientMessage] = msgpack.Decoder(ClientMessage)
 _encoder = msgpack.Encoder()
@@ -252,14 +295,17 @@ def encode_batch(
     layout: Layout,
     payload: bytes | memoryview,
     *,
-    applied: AppliedControls | None = None,
-) -> list[bytes]:
-    """One binary frame, or, from 64 KiB on, two: nothing may be sent between them."""
+    extras: HeaderExtras | None = None,
+) -> list[bytes | memoryview]:
+    """One binary frame, or, from 64 KiB on, two: nothing may be sent between them.
+
+    A bare payload is the one that was given, not a copy.
+    """
     fields: dict[str, Any] = to_builtins(header) | to_builtins(layout)
-    if applied is not None:
-        fields["applied_controls"] = to_builtins(applied)
+    if extras is not None:
+        fields |= to_builtins(extras)
     if len(payload) >= SPLIT_BYTES:
-        return [_encoder.encode(fields), bytes(payload)]
+        return [_encoder.encode(fields), payload]
     return [_encoder.encode(fields | {"type": "frame_batch", "payload": payload})]
 
 

@@ -1,30 +1,31 @@
-"""Frames to payloads. Runs in worker threads: simplejpeg, Pillow and copies let go of the GIL."""
+"""Frames to payloads: what a codec is to a session, and the messages that payloads travel in."""
+
+from typing import Protocol
 
 import numpy as np
-import simplejpeg
 from msgspec import Struct
 from numpy.typing import NDArray
-from PIL import Image
 
-from transport.messages import (
-    JPEG_CONTENT_TYPE,
-    RAW_CONTENT_TYPE,
-    AppliedControls,
-    EncodedLayout,
-    Encoding,
-    FrameBatchHeader,
-    Layout,
-    RawLayout,
-    encode_batch,
-)
+from transport.messages import FrameBatchHeader, HeaderExtras, Layout, encode_batch
 
 Frames = NDArray[np.uint8]  # [T, H, W, 3]
 
-FRAMES_PER_MESSAGE = {"raw": 16, "jpeg": 6}
+
+class Piece(Struct, frozen=True):
+    """Consecutive frames of a chunk that travel in one message."""
+
+    chunk: Frames  # all of it, contiguous
+    start: int
+    stop: int
+    position: int  # of the chunk's first frame in the world, dropped ones counted
+
+    @property
+    def frames(self) -> Frames:
+        return self.chunk[self.start : self.stop]
 
 
 class Payload(Struct, frozen=True):
-    """Consecutive frames, ready to be sent."""
+    """A piece, ready to be sent."""
 
     content_type: str
     num_frames: int
@@ -32,53 +33,65 @@ class Payload(Struct, frozen=True):
     data: bytes | memoryview
 
 
+class Encoder(Protocol):
+    """A codec at work for one session; what it remembers is freed with it."""
+
+    frames_per_message: int
+    in_order: bool  # whether a piece can only be encoded after the one before
+    takes_long: bool  # too long for an event loop: it lets go of the GIL, and belongs in a thread
+
+    def encode(self, piece: Piece) -> Payload:
+        """Raises whatever the codec's library raises."""
+        ...
+
+    def restart(self) -> None:
+        """Makes the next frame decodable without those before it."""
+        ...
+
+
 class Batch(Struct, frozen=True):
     """What goes on the wire for one payload: one binary frame, or a header and a bare one."""
 
-    parts: list[bytes]
+    parts: list[bytes | memoryview]
+    num_frames: int
     content_type: str
-    num_payload_bytes: int
+    num_bytes: int
 
 
-def build_chunk(
-    frames: Frames,
-    encoding: Encoding,
+def split(chunk: Frames, encoder: Encoder, *, start: int = 0, position: int = 0) -> list[Piece]:
+    """The chunk from frame `start` on, as the encoder takes it."""
+    step = encoder.frames_per_message
+    return [
+        Piece(chunk, begin, min(begin + step, len(chunk)), position)
+        for begin in range(start, len(chunk), step)
+    ]
+
+
+def build_batch(
+    payload: Payload,
     *,
     request_id: str,
     chunk_index: int,
-    event_id: int | None,
-    applied: AppliedControls | None,
-) -> list[Batch]:
-    """The messages of one chunk, in order."""
-    pieces = split(frames, FRAMES_PER_MESSAGE[encoding.format])
-    batches = []
-    for index, piece in enumerate(pieces):
-        payload = build(piece, encoding)
-        header = FrameBatchHeader(
-            request_id=request_id,
-            chunk_index=chunk_index,
-            content_type=payload.content_type,
-            num_frames=payload.num_frames,
-            total_size=len(payload.data),
-            frame_batch_index=index,
-            num_frame_batches=len(pieces),
-            is_final_frame_batch=index == len(pieces) - 1,
-            event_id=event_id,
-        )
-        parts = encode_batch(header, payload.layout, payload.data, applied=applied)
-        batches.append(Batch(parts, payload.content_type, len(payload.data)))
-    return batches
-
-
-def split(frames: Frames, per_message: int) -> list[Frames]:
-    """Views of at most `per_message` frames each."""
-    return [frames[start : start + per_message] for start in range(0, len(frames), per_message)]
-
-
-def build(frames: Frames, encoding: Encoding) -> Payload:
-    """The payload of one message; `data` of raw frames is a view of the array itself."""
-    frames = np.ascontiguousarray(frames)
-    return _raw(frames) if encoding.format == "raw" else _jpeg(frames, encoding)
+    index: int,
+    num_batches: int,
+    event_id: int | None = None,
+    extras: HeaderExtras | None = None,
+) -> Batch:
+    """The messages of one payload, the `index`-th of its chunk. `data` is not copied."""
+    header = FrameBatchHeader(
+        request_id=request_id,
+        chunk_index=chunk_index,
+        content_type=payload.content_type,
+        num_frames=payload.num_frames,
+        total_size=len(payload.data),
+        frame_batch_index=index,
+        num_frame_batches=num_batches,
+        is_final_frame_batch=index == num_batches - 1,
+        event_id=event_id,
+    )
+    parts = encode_batch(header, payload.layout, payload.data, extras=extras)
+    num_bytes = sum(len(part) for part in parts)
+    return Batch(parts, payload.num_frames, payload.content_type, num_bytes)
 
 
 def preview_size(width: int, height: int, max_width: int | None) -> tuple[int, int]:
@@ -86,45 +99,3 @@ def preview_size(width: int, height: int, max_width: int | None) -> tuple[int, i
     if max_width is None or width <= max_width:
         return width, height
     return max_width, max(1, round(height * max_width / width))
-
-
-def _raw(frames: Frames) -> Payload:
-    num_frames, height, width, channels = frames.shape
-    layout = RawLayout(
-        format="rgb24",
-        width=width,
-        height=height,
-        channels=channels,
-        bytes_per_frame=height * width * channels,
-        raw_size=frames.nbytes,
-        encoding="raw",
-    )
-    return Payload(RAW_CONTENT_TYPE, num_frames, layout, frames.reshape(-1).data)
-
-
-def _jpeg(frames: Frames, encoding: Encoding) -> Payload:
-    num_frames, source_height, source_width, _ = frames.shape
-    width, height = preview_size(source_width, source_height, encoding.preview_max_width)
-    if (width, height) != (source_width, source_height):
-        frames = np.stack([_resize(frame, width, height) for frame in frames])
-    pictures = [
-        simplejpeg.encode_jpeg(frame, quality=encoding.quality, colorsubsampling="420")
-        for frame in frames
-    ]
-    layout = EncodedLayout(
-        format="jpeg",
-        encoding="jpeg",
-        source_width=source_width,
-        source_height=source_height,
-        preview_width=width,
-        preview_height=height,
-        width=width,
-        height=height,
-        payload_lengths=[len(picture) for picture in pictures],
-    )
-    return Payload(JPEG_CONTENT_TYPE, num_frames, layout, b"".join(pictures))
-
-
-def _resize(frame: Frames, width: int, height: int) -> Frames:
-    picture = Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC)
-    return np.asarray(picture)

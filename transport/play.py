@@ -3,18 +3,17 @@
 import itertools
 import logging
 import math
-from collections.abc import Awaitable
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 
 import anyio
 from anyio import to_thread
 from anyio.lowlevel import checkpoint
-from anyio.streams.memory import MemoryObjectSendStream
 from msgspec.structs import replace
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from transport.controls import MAX_SCRIPT_LATENT_FRAMES, Taken
+from transport.controls import MAX_SCRIPT_LATENT_FRAMES
+from transport.delivery import Delivery
 from transport.ending import Ending, close, judge
 from transport.errors import BadMessage, Refused, TransportError, WorldLost
 from transport.image import decode_first_frame
@@ -22,36 +21,21 @@ from transport.limits import Limits
 from transport.messages import (
     MAX_PROMPT_CHARS,
     Ack,
-    AppliedControls,
-    ChunkStats,
     ControlAck,
     Error,
     ServerMessage,
     Session,
     SessionLimits,
-    encode,
-    milliseconds,
 )
+from transport.outbox import Chunk, Outbox
+from transport.outlet import Outlet
 from transport.pacing import MAX_UNACKNOWLEDGED_CHUNKS
-from transport.payload import Batch, Frames, build_chunk
-from transport.protocol import Conversation, Effect, Plan
+from transport.plan import Plan
+from transport.protocol import Conversation, Effect
 from transport.threads import Threads
 from transport.world import World, WorldSession, WorldSpec
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(slots=True, frozen=True)
-class Chunk:
-    """Generated but for its pictures. Times in seconds."""
-
-    index: int
-    pictures: Awaitable[Frames]
-    taken: Taken
-    event_id: int | None
-    waited: float
-    prepared: float
-    denoising: float
 
 
 async def play(socket: WebSocket, world: World, *, limits: Limits, threads: Threads) -> None:
@@ -71,29 +55,29 @@ class Player:
         self._limits = limits
         self._threads = threads
         self._conversation = Conversation(world.info, limits=limits)
+        self._outlet = Outlet(socket)
         self._plan_in, self._plan_out = anyio.create_memory_object_stream[Plan](1)
         self._acked = anyio.Event()
-        self._sending = anyio.Lock(fast_acquire=True)
         self._decoding_s = 0.0  # that sending waited for pictures, the last time
-        self._torn = False  # a header is out and its payload is not
         self._session_id = "none"
-        self._num_chunks = self._num_frames = self._num_bytes = 0
+        self._delivery: Delivery | None = None
 
     async def run(self) -> None:
         started = anyio.current_time()
         ending = Ending(1006, "cancelled")  # from outside: nothing can be sent any more
         try:
             ending = await self._play()
-            await close(self._socket, ending, torn=self._torn)
+            await close(self._socket, ending, torn=self._outlet.torn)
         finally:
+            sent = self._delivery
             logger.info(
                 "session %s closed, %d %s: %d chunks, %d frames, %d bytes in %.1f s",
                 self._session_id,
                 ending.code,
                 ending.reason,
-                self._num_chunks,
-                self._num_frames,
-                self._num_bytes,
+                sent.num_chunks if sent else 0,
+                sent.num_frames if sent else 0,
+                sent.num_bytes if sent else 0,
                 anyio.current_time() - started,
             )
 
@@ -123,8 +107,9 @@ class Player:
                 self._plan_in.send_nowait(effect)
             case Ack():
                 self._acked.set()
+                self._acked = anyio.Event()
             case Error() | ControlAck():
-                await self._send(effect)
+                await self._outlet.send(effect)
 
     async def _receive(self) -> bytes | str:
         # Not receive_bytes(): it raises KeyError on a text frame, which deserves an answer.
@@ -152,13 +137,13 @@ class Player:
             started = anyio.current_time()
             plan, spec = await self._agree(patience)
             patience -= anyio.current_time() - started
-            on_wait = self._send if plan.extensions else _say_nothing
+            on_wait = self._outlet.send if plan.extensions else _say_nothing
             try:
                 return plan, await self._world.open(spec, on_wait=on_wait)
             except TransportError as error:
                 if error.close_code is not None:
                     raise
-                await self._send(self._conversation.reject(error))
+                await self._outlet.send(self._conversation.reject(error))
 
     async def _agree(self, patience: float) -> tuple[Plan, WorldSpec]:
         """Inits until one holds, picture and all; its plan comes back without those megabytes."""
@@ -168,7 +153,7 @@ class Player:
                 try:
                     return replace(plan, first_frame=None), await self._spec(plan)
                 except BadMessage as error:
-                    await self._send(self._conversation.reject(error))
+                    await self._outlet.send(self._conversation.reject(error))
         raise Refused(
             f"no init that can be used in {self._limits.init_timeout_s:g} s",
             code="timeout",
@@ -196,16 +181,20 @@ class Player:
         encoding = plan.encoding.format
         logger.info("session %s opened: %dx%d as %s", session.id, plan.width, plan.height, encoding)
         if plan.extensions:
-            await self._send(self._describe(plan, session))
-        # No buffer: chunk N is decoded and sent while N + 1 is denoised, and none grows stale.
-        chunk_in, chunk_out = anyio.create_memory_object_stream[Chunk](0)
-        with chunk_in, chunk_out:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(_watch, session)
-                tasks.start_soon(self._generate, plan, session, chunk_in)
-                async for chunk in chunk_out:
-                    await self._send(await self._send_chunk(plan, session.id, chunk))
-                tasks.cancel_scope.cancel()
+            await self._outlet.send(self._describe(plan, session))
+        outbox = Outbox(plan.latest)
+        self._delivery = Delivery(
+            self._outlet,
+            self._conversation.output,
+            plan,
+            session_id=session.id,
+            threads=self._threads.payloads,
+        )
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_watch, session)
+            tasks.start_soon(self._generate, plan, session, outbox)
+            await self._deliver(self._delivery, outbox)
+            tasks.cancel_scope.cancel()
 
     def _describe(self, plan: Plan, session: WorldSession) -> Session:
         info = self._world.info
@@ -226,124 +215,69 @@ class Player:
             ),
         )
 
-    async def _generate(
-        self, plan: Plan, session: WorldSession, chunks: MemoryObjectSendStream[Chunk]
-    ) -> None:
+    async def _generate(self, plan: Plan, session: WorldSession, outbox: Outbox) -> None:
         controls, pacer = self._conversation.controls, self._conversation.pacer
         event_id: int | None = None
-        with chunks:
-            for index in itertools.islice(itertools.count(), plan.max_chunks):
-                waited = await self._pace()
-                asked = anyio.current_time()
-                taken = controls.take(self._world.info.chunk_latent_frames)
-                event_id = taken.event_ids[-1] if taken.event_ids else event_id
-                started = anyio.current_time()
-                pictures = await session.step(
-                    taken.actions, prompt=taken.prompt, due_s=pacer.due_s(started)
-                )
-                denoised = anyio.current_time()
-                pacer.generated(
-                    denoised,
-                    num_frames=self._num_frames_of(index),
-                    took=denoised - started,
-                    decoding=self._decoding_s,
-                )
-                await chunks.send(
-                    Chunk(
-                        index,
-                        pictures,
-                        taken,
-                        event_id,
-                        waited=waited,
-                        prepared=started - asked,
-                        denoising=denoised - started,
-                    )
-                )
+        position = 0
+        for index in itertools.islice(itertools.count(), plan.max_chunks):
+            waited = await self._wait_for_turn(pacer.wait_s)
+            asked = anyio.current_time()
+            taken = controls.take(self._world.info.chunk_latent_frames)
+            event_id = taken.event_ids[-1] if taken.event_ids else event_id
+            started = anyio.current_time()
+            pictures = await session.step(
+                taken.actions, prompt=taken.prompt, due_s=pacer.due_s(started)
+            )
+            denoised = anyio.current_time()
+            num_frames = self._num_frames_of(index)
+            pacer.generated(
+                denoised,
+                num_frames=num_frames,
+                took=denoised - started,
+                decoding=self._decoding_s,
+                cut_over=plan.cut_over and taken.steered,
+            )
+            chunk = Chunk(
+                index,
+                pictures,
+                num_frames,
+                position,
+                taken,
+                event_id,
+                waited=waited,
+                prepared=started - asked,
+                denoising=denoised - started,
+            )
+            position += num_frames
+            await outbox.put(chunk)
+        outbox.close()
+
+    async def _deliver(self, delivery: Delivery, outbox: Outbox) -> None:
+        """Chunk N is decoded and sent while N + 1 is denoised."""
+        pacer = self._conversation.pacer
+        while await outbox.wait():
+            await self._wait_for_turn(lambda now: 0.0 if pacer.may_send else math.inf)
+            chunk = outbox.take()
+            pacer.sent(chunk.index)
+            self._decoding_s = await delivery.send(chunk, dropped_frames=outbox.num_dropped_frames)
 
     def _num_frames_of(self, index: int) -> int:
         info = self._world.info
         return info.chunk_frames if index else info.first_chunk_frames
 
-    async def _pace(self) -> float:
-        """Waits until the next chunk is due; returns the seconds it took."""
-        pacer, timeout = self._conversation.pacer, self._limits.ack_timeout_s
+    async def _wait_for_turn(self, wait_s: Callable[[float], float]) -> float:
+        """Waits as long as `wait_s(now)` says; it is infinite where an ack must come first.
+
+        Returns the seconds it took. Raises Refused if the ack does not come.
+        """
+        timeout = self._limits.ack_timeout_s
         started = anyio.current_time()
-        while (wait := pacer.wait_s(anyio.current_time())) > 0:
-            self._acked = anyio.Event()
+        while (wait := wait_s(anyio.current_time())) > 0:
             with anyio.move_on_after(min(wait, timeout)) as patience:
                 await self._acked.wait()
             if patience.cancelled_caught and wait == math.inf:
                 raise Refused(f"no ack in {timeout:g} s", code="timeout", close_code=1008)
         return anyio.current_time() - started
-
-    # ---- out
-
-    async def _send_chunk(self, plan: Plan, session_id: str, chunk: Chunk) -> ChunkStats:
-        request_id = f"{session_id}-{chunk.index}"
-        asked = anyio.current_time()
-        frames = await chunk.pictures
-        started = anyio.current_time()
-        self._decoding_s = started - asked
-        forward = chunk.denoising + self._decoding_s
-        build = partial(
-            build_chunk,
-            frames,
-            plan.encoding,
-            request_id=request_id,
-            chunk_index=chunk.index,
-            event_id=chunk.event_id,
-            applied=_applied(chunk.taken) if plan.extensions else None,
-        )
-        batches = await to_thread.run_sync(build, limiter=self._threads.payloads)
-        built = anyio.current_time()
-        header_write = sum([await self._send_batch(batch) for batch in batches])
-        now = anyio.current_time()
-        num_bytes = sum(batch.num_payload_bytes for batch in batches)
-        self._num_chunks += 1
-        self._num_frames += len(frames)
-        self._num_bytes += num_bytes
-        return ChunkStats(
-            session_id=session_id,
-            request_id=request_id,
-            chunk_index=chunk.index,
-            event_id=chunk.event_id,
-            request_prepare_ms=milliseconds(chunk.prepared),
-            scheduler_forward_ms=milliseconds(forward),
-            pace_wait_ms=milliseconds(chunk.waited),
-            header_write_ms=milliseconds(header_write),
-            raw_payload_build_ms=milliseconds(built - started),
-            raw_write_ms=milliseconds(now - built - header_write),
-            ws_write_ms=milliseconds(now - built),
-            chunk_total_ms=milliseconds(chunk.prepared + forward + now - started),
-            num_batches=len(batches),
-            num_frames=len(frames),
-            raw_bytes=frames.nbytes,
-            ws_payload_bytes=num_bytes,
-            content_type=batches[0].content_type,
-        )
-
-    async def _send_batch(self, batch: Batch) -> float:
-        """Header and payload, with nothing between them; returns the seconds of the header."""
-        *header, last = batch.parts
-        async with self._sending:
-            started = anyio.current_time()
-            self._torn = bool(header)
-            for part in header:
-                await self._write(part)
-            header_sent = anyio.current_time()
-            await self._write(last)
-            self._torn = False
-        return header_sent - started
-
-    async def _send(self, message: ServerMessage) -> None:
-        async with self._sending:
-            await self._write(encode(message))
-
-    async def _write(self, data: bytes) -> None:
-        try:
-            await self._socket.send_bytes(data)
-        except RuntimeError as exc:  # what some servers raise once the client has left
-            raise WebSocketDisconnect(1006) from exc
 
 
 async def _say_nothing(message: ServerMessage) -> None:
@@ -352,7 +286,3 @@ async def _say_nothing(message: ServerMessage) -> None:
 
 async def _watch(session: WorldSession) -> None:
     raise WorldLost(await session.lost())
-
-
-def _applied(taken: Taken) -> AppliedControls:
-    return AppliedControls([list(action) for action in taken.actions], taken.event_ids)

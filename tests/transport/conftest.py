@@ -167,6 +167,32 @@ class Peer:
         return closed.value.code, closed.value.reason
 
 
+def make_scenery(num_frames=12, height=64, width=112):
+    """Smooth ramps that move: easy for a codec, as the picture of a world is."""
+    down, across = np.mgrid[0:height, 0:width]
+    frames = [
+        np.stack([across * 2, down * 3, (across + down + 4 * t) % 200], axis=-1)
+        for t in range(num_frames)
+    ]
+    return np.clip(np.stack(frames), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture
+def scenery():
+    return make_scenery
+
+
+@pytest.fixture
+def psnr():
+    """Decibels, of two arrays of pixels."""
+
+    def measure(one, other):
+        error = np.mean((one.astype(float) - other.astype(float)) ** 2)
+        return 10 * np.log10(255**2 / max(error, 1e-9))
+
+    return measure
+
+
 @pytest.fixture
 def make_world():
     return FakeWorld

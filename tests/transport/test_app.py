@@ -13,7 +13,10 @@ def test_the_world_is_described(server):
     about = server.http.get("/v1/world").json()
     assert (about["preset"], about["sizes"], about["fps"]) == ("fake", [[32, 16]], 60)
     assert (about["chunk_latent_frames"], about["first_chunk_frames"]) == (3, 9)
-    assert (about["keys"], about["formats"]) == ("wasdijkl", ["raw", "jpeg"])
+    assert (about["keys"], about["formats"]) == (
+        "wasdijkl",
+        ["raw", "jpeg", "webp", "h264", "delta-zstd"],
+    )
     assert about["openings"] == [
         {"name": "grey hill", "prompt": "a grey hill", "url": "/v1/openings/grey%20hill"}
     ]

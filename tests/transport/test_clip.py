@@ -135,29 +135,70 @@ def test_what_goes_wrong_in_the_world_has_a_status(server, world, when, error, s
     assert world.live == set()
 
 
-def wish(world, *, actions, num_steps):
-    """A request for a clip by a client that leaves after so many steps."""
+def film(world, *, actions, num_steps, threads=None, on_send=lambda message: None):
+    """What is sent to a client that leaves after so many steps; `on_send` sees it as it goes."""
     body = msgspec.json.encode({"actions": actions})
     messages = [{"type": "http.request", "body": body, "more_body": False}]
+    headers = [(b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "headers": headers}
+    sent = []
 
     async def receive():
         if messages:
             return messages.pop()
-        if len(world.steps) < num_steps:
-            await anyio.sleep_forever()
+        while len(world.steps) < num_steps:
+            await anyio.sleep(0)
         return {"type": "http.disconnect"}
 
-    headers = [(b"content-type", b"application/json")]
-    return Request({"type": "http", "method": "POST", "headers": headers}, receive)
+    async def send(message):
+        sent.append(message)
+        on_send(message)
+
+    async def scenario():
+        with anyio.fail_after(10):
+            request = Request(scope, receive)
+            response = await clip(request, world, limits=Limits(), threads=threads or Threads())
+            await response(scope, receive, send)
+
+    anyio.run(scenario)
+    return sent
 
 
 def test_a_client_that_left_costs_no_more_chunks(world):
-    async def scenario():
-        request = wish(world, actions="w-240", num_steps=2)
-        return await clip(request, world, limits=Limits(), threads=Threads())
+    """It may leave while the next chunk is made: that one is asked for, and no other."""
+    sent = film(world, actions="w-240", num_steps=2)
+    assert sent[-1]["more_body"] is True
+    assert len(world.steps) in (2, 3)
+    assert world.live == set()
 
-    assert anyio.run(scenario).status_code == 499
-    assert len(world.steps) == 2
+
+def test_a_client_that_left_while_a_step_hangs_frees_the_world(world):
+    world.running.clear()
+    assert film(world, actions="w-6", num_steps=1) == []
+    assert world.live == set()
+
+
+def test_the_film_leaves_while_it_is_made(world):
+    made = []  # so many chunks were asked for at each piece
+
+    def note(message):
+        if message["type"] == "http.response.body" and message["body"]:
+            made.append(len(world.steps))
+
+    sent = film(world, actions="w-15", num_steps=99, on_send=note)
+    assert made == [1, 3, 5], "fragments of half a second, and the rest"
+    assert sent[0]["status"] == 200
+    data = b"".join(message.get("body", b"") for message in sent)
+    with av.open(io.BytesIO(data)) as file:
+        assert sum(1 for _ in file.decode(video=0)) == 57
+
+
+def test_a_film_that_breaks_off_does_not_end_as_if_it_were_whole(world):
+    def break_off(message):
+        world.on_step = WorldLost("restarting")
+
+    with pytest.raises(ExceptionGroup):
+        film(world, actions="w-15", num_steps=99, on_send=break_off)
     assert world.live == set()
 
 
@@ -172,10 +213,6 @@ def test_a_clip_that_has_a_world_waits_for_no_upload_and_for_no_payload(world):
         return await open_world(spec, on_wait=on_wait)
 
     world.open = open_in_a_crowd
-
-    async def scenario():
-        with anyio.fail_after(5):
-            request = wish(world, actions="w-6", num_steps=99)
-            return await clip(request, world, limits=Limits(), threads=threads)
-
-    assert anyio.run(scenario).status_code == 200
+    sent = film(world, actions="w-6", num_steps=99, threads=threads)
+    assert sent[0]["status"] == 200
+    assert not sent[-1].get("more_body")

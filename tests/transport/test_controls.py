@@ -253,3 +253,14 @@ def test_a_wrong_segment_of_actions_is_named(text, segment):
         parse_actions(text, max_latent_frames=10)
     assert str(caught.value).startswith(segment)
     assert caught.value.field.startswith("actions[")
+
+
+def test_a_chunk_knows_whether_keys_came_in_for_it():
+    controls = Controls()
+    controls.set_prompt("snow", event_id=1)
+    assert not controls.take(3).steered
+    controls.hold(["w"])
+    assert controls.take(3).steered
+    assert not controls.take(3).steered, "they are still held"
+    controls.play_script(["w"] * 6)
+    assert [controls.take(3).steered for _ in range(2)] == [True, False]

@@ -180,7 +180,7 @@ def test_a_session_leaves_two_lines_in_the_log(server, world, caplog):
         assert peer.close_of()[0] == 1000
     opened, closed = (record.getMessage() for record in caplog.records)
     assert opened == "session s1 opened: 32x16 as raw"
-    assert closed.startswith("session s1 closed, 1000 done: 1 chunks, 9 frames, 13824 bytes in ")
+    assert closed.startswith("session s1 closed, 1000 done: 1 chunks, 9 frames, 14087 bytes in ")
 
 
 def test_a_cancelled_socket_leaves_its_closing_line_too(make_socket, world, caplog):

@@ -15,6 +15,7 @@ from transport.messages import (
     Error,
     Event,
     FrameBatchHeader,
+    HeaderExtras,
     Init,
     RawLayout,
     decode,
@@ -178,18 +179,20 @@ def test_a_small_raw_batch_is_one_map_with_the_payload_last():
 
 
 def test_an_encoded_batch_carries_its_own_fields_after_the_event_id():
-    layout = EncodedLayout("jpeg", "jpeg", 8, 4, 4, 2, 4, 2, [10, 11])
+    layout = EncodedLayout("jpeg", 4, 2, 3, 96, "jpeg", 8, 4, 4, 2, [10, 11])
     (data,) = encode_batch(header(event_id=3), layout, bytes(21))
     assert list(msgpack.decode(data))[9:] == [
         "event_id",
         "format",
+        "width",
+        "height",
+        "channels",
+        "bytes_per_frame",
         "encoding",
         "source_width",
         "source_height",
         "preview_width",
         "preview_height",
-        "width",
-        "height",
         "payload_lengths",
         "payload",
     ]
@@ -203,16 +206,22 @@ def test_a_payload_goes_bare_from_64_kib_on(num_bytes, num_parts):
     if num_parts == 2:
         assert msgpack.decode(parts[0])["type"] == "frame_batch_header"
         assert "payload" not in msgpack.decode(parts[0])
-        assert parts[1] == payload
+        assert parts[1] is payload  # not a copy
 
 
 def test_applied_controls_are_there_only_when_asked_for():
     applied = AppliedControls([["w"], [], ["w", "l"]], [4, 5])
-    (data,) = encode_batch(header(), RAW, bytes(48), applied=applied)
-    assert msgpack.decode(data)["applied_controls"] == {
-        "actions": [["w"], [], ["w", "l"]],
-        "event_ids": [4, 5],
-    }
+    (data,) = encode_batch(header(), RAW, bytes(48), extras=HeaderExtras(applied))
+    fields = msgpack.decode(data)
+    assert fields["applied_controls"] == {"actions": [["w"], [], ["w", "l"]], "event_ids": [4, 5]}
+    assert not {"cut_over", "dropped_frames"} & set(fields)
+
+
+def test_a_cut_and_dropped_frames_are_told_where_there_are_some():
+    extras = HeaderExtras(AppliedControls([], []), cut_over=True, dropped_frames=24)
+    (data,) = encode_batch(header(), RAW, bytes(48), extras=extras)
+    fields = msgpack.decode(data)
+    assert (fields["cut_over"], fields["dropped_frames"]) == (True, 24)
 
 
 def test_stats_keep_their_order_and_a_null_event_id():

@@ -119,3 +119,55 @@ def test_a_chunk_that_was_not_sent_cannot_be_acknowledged():
     with pytest.raises(BadMessage, match="chunk 1 has not been sent, only 1 have") as caught:
         pacer.acknowledge(1)
     assert caught.value.field == "chunk_index"
+
+
+def test_who_wants_the_latest_makes_no_world_wait():
+    pacer = Pacer(16, acknowledged=True, latest=True)
+    for _ in range(5):
+        pacer.generated(100.0, num_frames=12, took=0.1)
+    assert pacer.wait_s(100.0) < math.inf
+
+
+@pytest.mark.parametrize("latest", [False, True])
+def test_two_chunks_are_on_their_way_and_no_more(latest):
+    pacer = Pacer(16, acknowledged=True, latest=latest)
+    for index in range(4):
+        pacer.generated(100.0, num_frames=12, took=0.1)
+        if index != 1:  # that one was dropped
+            assert pacer.may_send is (index < 3)
+            pacer.sent(index)
+    assert not pacer.may_send
+    pacer.acknowledge(0)
+    assert not pacer.may_send
+    pacer.acknowledge(2)
+    assert pacer.may_send
+    pacer.acknowledge(2)
+    assert pacer.may_send
+
+
+def test_an_ack_that_outruns_the_sending_counts():
+    pacer = Pacer(16, acknowledged=True)
+    pacer.generated(100.0, num_frames=12, took=0.1)
+    pacer.acknowledge(0)
+    pacer.sent(0)
+    pacer.generated(100.0, num_frames=12, took=0.1)
+    pacer.sent(1)
+    assert pacer.may_send
+
+
+def test_without_acks_every_chunk_may_be_sent():
+    pacer = Pacer(16)
+    for index in range(9):
+        pacer.sent(index)
+    assert pacer.may_send
+
+
+def test_a_chunk_that_cuts_over_starts_the_media_clock_again():
+    """What was left of older chunks is not shown: the next one is due so much earlier."""
+    ends = {}
+    for cut_over in (False, True):
+        pacer = Pacer(16)
+        pacer.generated(100.0, num_frames=12, took=0.1)
+        pacer.generated(100.5, num_frames=12, took=0.1, cut_over=cut_over)
+        ends[cut_over] = 100.5 + pacer.wait_s(100.5)
+    assert ends[False] - ends[True] == pytest.approx(0.25)

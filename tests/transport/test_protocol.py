@@ -131,9 +131,9 @@ def test_only_a_client_that_acknowledges_may_run_unpaced():
         ({"size": "112x64\n"}, "size", "expected"),
         ({"size": "１12x64"}, "size", "expected"),
         ({"size": "x" * 60_000}, "size", "…"),
-        ({"realtime_output_format": "webp"}, "realtime_output_format", "is not served yet"),
-        ({"realtime_output_format": "h264"}, "realtime_output_format", "'raw' or 'jpeg'"),
         ({"realtime_output_format": "gif"}, "realtime_output_format", "'gif' is unknown"),
+        ({"realtime_output_format": "gif"}, "realtime_output_format", "'webp', 'h264'"),
+        ({"realtime_output_format": "delta-zstd"}, "realtime_output_format", "needs `extensions`"),
         ({"num_inference_steps": 5}, "num_inference_steps", "5, expected 1 to 4"),
         (
             {"realtime_causal_kv_cache_num_frames": 2},
@@ -312,7 +312,7 @@ def test_an_invalid_event_is_answered_and_changes_nothing(kind, payload, code, f
 
 def test_an_unknown_kind_is_told_the_known_ones():
     error = running().receive(event("fly", None))
-    assert "'fly', expected one of camera_actions, prompt, composite_input" in error.content
+    assert "'fly', expected one of camera_actions, prompt, output," in error.content
 
 
 @pytest.mark.parametrize("data, code", [("hello", "text_frame"), (b"\xc1", "malformed")])
@@ -360,3 +360,76 @@ def test_a_client_that_never_gets_it_right_is_refused():
     with pytest.raises(Refused, match="more than 100 messages") as caught:
         one.receive(b"\xc1")
     assert (caught.value.code, caught.value.close_code) == ("too_many_errors", 1008)
+
+
+def ask(one, **fields):
+    return one.receive(event("output", fields, event_id=5))
+
+
+def test_an_output_event_changes_what_it_names_and_no_more():
+    one = running(extensions=True, realtime_output_format="jpeg", output_compression=70)
+    assert ask(one, realtime_output_format="h264") == ControlAck(5)
+    assert one.output.encoding == Encoding("h264", 70)
+    ask(one, output_compression=40, realtime_preview_max_width=320)
+    assert one.output.encoding == Encoding("h264", 40, 320)
+    ask(one, output_compression=0, realtime_preview_max_width=0)
+    assert one.output.encoding == Encoding("h264", 90)
+    ask(one, realtime_output_format="jpeg", realtime_chroma_subsampling="444")
+    assert one.output.encoding == Encoding("jpeg", 90, None, "444")
+
+
+@pytest.mark.parametrize(
+    "fields, field",
+    [
+        ({"realtime_output_format": "gif"}, "payload.realtime_output_format"),
+        ({"output_compression": 101}, "payload.output_compression"),
+        ({"realtime_preview_max_width": -1}, "payload.realtime_preview_max_width"),
+        ({"realtime_chroma_subsampling": "422"}, "payload.realtime_chroma_subsampling"),
+    ],
+)
+def test_an_output_event_that_cannot_be_followed_changes_nothing(fields, field):
+    one = running(extensions=True)
+    answer = ask(one, **fields)
+    assert (answer.code, answer.field) == ("invalid_field", field)
+    assert one.output.encoding == Encoding()
+
+
+def test_the_lossless_codec_is_for_clients_with_extensions():
+    plain, extended = running(), running(extensions=True)
+    answer = ask(plain, realtime_output_format="delta-zstd")
+    assert answer.field == "payload.realtime_output_format"
+    assert "needs `extensions`" in answer.content
+    assert ask(extended, realtime_output_format="delta-zstd") == ControlAck(5)
+
+
+@pytest.mark.parametrize("payload", [{}, {"payload": None}, {"payload": {"any": 1}}])
+def test_a_key_frame_may_be_asked_for(payload):
+    one = running(extensions=True)
+    message = {"type": "event", "kind": "key_frame", "event_id": 6} | payload
+    assert one.receive(msgpack.encode(message)) == ControlAck(6)
+    assert one.output.key_frame_wanted
+
+
+def test_output_and_keys_may_change_together():
+    one = running(extensions=True)
+    payload = {
+        "input_types": ["camera_actions", "output"],
+        "camera_actions": [["w"]],
+        "output": {"realtime_output_format": "webp"},
+    }
+    assert one.receive(event("composite_input", payload, event_id=1)) == ControlAck(1)
+    assert one.output.encoding.format == "webp"
+    assert one.controls.take(1).actions == ["w"]
+
+
+def test_the_latest_and_cuts_are_for_clients_with_extensions():
+    wish = {
+        "realtime_delivery": "latest",
+        "realtime_cut_over": True,
+        "realtime_output_pacing": False,
+    }
+    plain = conversation().receive(init(**wish))
+    extended = conversation().receive(init(extensions=True, **wish))
+    assert (plain.latest, plain.cut_over, plain.paced) == (False, False, True)
+    assert (extended.latest, extended.cut_over) == (True, True)
+    assert extended.paced, "frames that nobody will see are not made ahead of time"

@@ -1,0 +1,66 @@
+"""One place between whoever makes chunks and whoever sends them, so that none grows stale."""
+
+from collections.abc import Awaitable
+from dataclasses import dataclass, field
+
+import anyio
+
+from transport.controls import Taken
+from transport.payload import Frames
+
+
+@dataclass(slots=True, frozen=True)
+class Chunk:
+    """Generated but for its pictures. Times in seconds."""
+
+    index: int
+    pictures: Awaitable[Frames]
+    num_frames: int
+    position: int  # of its first frame in the world
+    taken: Taken
+    event_id: int | None
+    waited: float
+    prepared: float
+    denoising: float
+
+
+@dataclass(slots=True)
+class Outbox:
+    """Of `latest` chunks a newer one takes the place of the one that lies there."""
+
+    latest: bool = False
+    num_dropped_frames: int = 0
+    _chunk: Chunk | None = None
+    _closed: bool = False
+    _changed: anyio.Event = field(default_factory=anyio.Event)
+
+    async def put(self, chunk: Chunk) -> None:
+        """Waits until the chunk is taken; not so if only the latest are wanted."""
+        if self._chunk is not None:
+            self.num_dropped_frames += self._chunk.num_frames
+        self._chunk = chunk
+        self._notify()
+        while self._chunk is chunk and not self.latest:
+            await self._changed.wait()
+
+    async def wait(self) -> bool:
+        """Until a chunk lies there; False if there will be no more."""
+        while self._chunk is None and not self._closed:
+            await self._changed.wait()
+        return self._chunk is not None
+
+    def take(self) -> Chunk:
+        """The chunk that lies there."""
+        assert self._chunk is not None
+        chunk, self._chunk = self._chunk, None
+        self._notify()
+        return chunk
+
+    def close(self) -> None:
+        """There will be no more; the one that lies there can still be taken."""
+        self._closed = True
+        self._notify()
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
