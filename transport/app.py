@@ -3,11 +3,12 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 from urllib.parse import quote
 
 import anyio
 import msgspec
+from anyio import to_thread
 from msgspec import Struct
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -17,6 +18,7 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket
 
+from transport.asyncapi import describe_wire
 from transport.clip import clip
 from transport.controls import KEYS
 from transport.ending import turn_away
@@ -24,6 +26,7 @@ from transport.errors import Busy
 from transport.lag import LoopLag
 from transport.limits import Limits
 from transport.messages import Format
+from transport.openapi import describe_http
 from transport.play import play
 from transport.threads import Threads
 from transport.world import World, WorldInfo
@@ -133,8 +136,17 @@ def _about(world: World, lag: LoopLag) -> list[Route]:
         Route("/v1/world", describe),
         Route("/v1/openings/{name}", opening),
         Route("/health", health),
+        Route("/asyncapi.json", _document(describe_wire)),
+        Route("/openapi.json", _document(describe_http)),
         Route("/", page),
     ]
+
+
+def _document(describe: Callable[[], dict[str, Any]]) -> Callable[[Request], Awaitable[Response]]:
+    async def document(request: Request) -> Response:
+        return JSONResponse(await to_thread.run_sync(describe))  # 0.2 s, the first time
+
+    return document
 
 
 def describe_world(info: WorldInfo) -> WorldDescription:

@@ -89,13 +89,15 @@ async def _read_form(request: Request, body: bytes) -> tuple[ClipRequest, bytes 
         raise BadMessage(f"the body is not a form: {exc.detail}", code="malformed") from exc
     upload = None
     fields: dict[str, str] = {}
-    for name, value in form.items():
-        if not isinstance(value, UploadFile):
-            check_text(value, field=name)
-            fields[name] = value
-        elif name == "image":
-            upload = await value.read()
-    await form.close()
+    try:
+        for name, value in form.items():
+            if not isinstance(value, UploadFile):
+                check_text(value, field=name)
+                fields[name] = value
+            elif name == "image":
+                upload = await value.read()
+    finally:
+        await form.close()
     # An empty input of a form is one that was not filled in.
     fields = {name: value for name, value in fields.items() if value}
     return msgspec.convert(fields, ClipRequest, strict=False), upload or None

@@ -8,11 +8,11 @@ import anyio
 from msgspec import Struct
 
 EVERY_S = 0.02
-KEPT = 3000  # samples: the last minute
+KEPT = 3000  # samples: at this pace the last minute
 
 
 class LagFigures(Struct, frozen=True):
-    """Milliseconds by which a timer of the loop came late, over the last minute."""
+    """Milliseconds by which a timer of the loop came late, over the samples that are kept."""
 
     p50: float
     p99: float
@@ -23,11 +23,12 @@ class LagFigures(Struct, frozen=True):
 class LoopLag:
     """A timer that notes how late it comes."""
 
+    every_s: float = EVERY_S
     _samples: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
 
     async def run(self) -> None:
         while True:
-            due = anyio.current_time() + EVERY_S
+            due = anyio.current_time() + self.every_s
             await anyio.sleep_until(due)
             self._samples.append(anyio.current_time() - due)
 

@@ -24,7 +24,7 @@ DEFAULT_QUALITY = 90
 SPLIT_BYTES = 65_536  # a payload of this size or more travels in a frame of its own
 
 Prompt = Annotated[str, Meta(max_length=MAX_PROMPT_CHARS)]
-Positive = Annotated[int, Meta(ge=1)]
+Positive = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 NumFps = Annotated[int, Meta(ge=1, le=60)]
 Quality = Annotated[int, Meta(ge=0, le=100)]
@@ -320,10 +320,15 @@ def milliseconds(seconds: float) -> int:
 
 def explain(text: str, *, root: str | None = None) -> BadMessage:
     """msgspec's words on a ValidationError, with the path as a client knows it."""
-    text, _, path = text.partition(" - at `$")
+    # The last such words are msgspec's own: a client's value may have them, too.
+    text, at, path = text.rpartition(" - at `$")
+    text, path = (text, path) if at else (path, "")
     place = path.partition("`")[0]
     field = f"{root}{place}" if root else place.removeprefix(".") or None
-    if text.startswith("Invalid value '"):  # only a tag is quoted: no other choice is typed
+    if text.startswith("Invalid enum value '"):  # of a Literal
+        unknown = quote(text.removeprefix("Invalid enum value '").removesuffix("'"))
+        return BadMessage(f"`{field}`: {unknown} is none of the choices", field=field)
+    if text.startswith("Invalid value '"):  # of a tag
         unknown = quote(text.removeprefix("Invalid value '").removesuffix("'"))
         return BadMessage(
             f"unknown message type {unknown}, expected 'init', 'event' or 'ack'",
