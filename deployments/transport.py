@@ -1,6 +1,5 @@
 """The transport deployment: sockets, controls, pacing and codecs, on replicas without a GPU."""
 
-import copyreg
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +9,13 @@ from ray.serve.handle import DeploymentHandle
 from starlette.applications import Starlette
 
 from deployments.config import ServiceConfig
+from deployments.handover import hand_over
 from deployments.lease import LeasedWorld
 from deployments.logs import show_logs
 from lingbot import pocket
 from lingbot.config import PATCH, PRESETS, SPATIAL_STRIDE
 from transport.app import build_app
 from transport.world import Opening, WorldInfo
-
-
-def pickle_view(view: memoryview) -> Any:
-    """As bytes: a payload may be a view of an array in the object store, and Serve pickles what an
-    application sends on its way to the proxy.
-    """
-    return bytes, (bytes(view),)
-
-
-copyreg.pickle(memoryview, pickle_view)
 
 
 class Transport:
@@ -37,7 +27,7 @@ class Transport:
         self._limits = config.limits
 
     def __serve_build_asgi_app__(self) -> Starlette:
-        return build_app(self._world, limits=self._limits)
+        return hand_over(build_app(self._world, limits=self._limits))
 
 
 def world_info(preset: str) -> WorldInfo:

@@ -4,7 +4,6 @@ import logging
 from functools import partial
 
 import msgspec
-from anyio import to_thread
 from msgspec import Struct
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
@@ -19,7 +18,7 @@ from transport.image import decode_first_frame
 from transport.limits import Limits
 from transport.messages import Positive, Prompt, Seed, explain
 from transport.plan import DEFAULT_SEED, opening_prompt, read_size, read_steps
-from transport.threads import Threads
+from transport.threads import Threads, run
 from transport.world import World, WorldInfo, WorldSpec
 
 logger = logging.getLogger(__name__)
@@ -128,7 +127,7 @@ async def _spec(
         seed=DEFAULT_SEED if wish.seed is None else wish.seed,
         width=width,
         height=height,
-        first_frame=await to_thread.run_sync(crop, limiter=threads.pictures),
+        first_frame=await run(crop, places=threads.pictures),
         num_steps=read_steps(wish.num_inference_steps, info),
         window=None,
         sink=None,

@@ -6,14 +6,18 @@ from transport.messages import Encoding
 from transport.payload import Encoder
 from transport.still import PictureEncoder, RawEncoder
 
+# Of uncompressed pixels in one message to a client with extensions. A first frame leaves so much
+# earlier, and nothing copies a whole chunk in one go while an event loop waits for the GIL.
+MESSAGE_BYTES = 3 * 2**20
 
-def open_encoder(encoding: Encoding, *, fps: int) -> Encoder:
+
+def open_encoder(encoding: Encoding, *, fps: int, extensions: bool = True) -> Encoder:
     """`fps` is the media rate, which timestamps count."""
     match encoding.format:
         case "raw":
-            return RawEncoder()
+            return RawEncoder(max_bytes=MESSAGE_BYTES if extensions else None)
         case "delta-zstd":
-            return DeltaEncoder()
+            return DeltaEncoder(max_bytes=MESSAGE_BYTES)
         case "h264":
             return H264Encoder(encoding, fps=fps)
         case "jpeg" | "webp":

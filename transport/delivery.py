@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import anyio
-from anyio import CapacityLimiter, to_thread
+from anyio import CapacityLimiter
 from msgspec.structs import replace
 
 from transport.codecs import open_encoder
@@ -22,6 +22,7 @@ from transport.outlet import Outlet
 from transport.output import Output
 from transport.payload import Encoder, Frames, Payload, Piece, build_batch, split
 from transport.plan import Plan
+from transport.threads import run
 
 LAST_RESORT = "jpeg"  # where another codec fails
 
@@ -64,16 +65,16 @@ class Delivery:
         plan: Plan,
         *,
         session_id: str,
-        threads: CapacityLimiter,
+        places: CapacityLimiter,
     ) -> None:
-        """`threads`: the places of all sessions that share them. They are given in the order they
-        were asked for, and a session asks for a few at most, so each gets its turn.
+        """`places` in threads are shared by all sessions, and given in the order they were asked
+        for; a session asks for a few at once and no more, so each gets its turn.
         """
         self._outlet = outlet
         self._output = output
         self._plan = plan
         self._session_id = session_id
-        self._threads = threads
+        self._places = places
         self._encoding: Encoding | None = None
         self._encoder: Encoder
         self.num_chunks = self.num_frames = self.num_bytes = 0
@@ -147,9 +148,7 @@ class Delivery:
             encode = partial(self._encoder.encode, slot.piece)
             try:
                 slot.payload = (
-                    await to_thread.run_sync(encode, limiter=self._threads)
-                    if self._encoder.takes_long
-                    else encode()
+                    await run(encode, places=self._places) if self._encoder.takes_long else encode()
                 )
             except Exception as exc:  # whatever a codec's library raises
                 slot.error = exc
@@ -162,7 +161,9 @@ class Delivery:
         output = self._output
         if output.encoding != self._encoding:
             self._encoding = output.encoding
-            self._encoder = open_encoder(output.encoding, fps=self._plan.fps)
+            self._encoder = open_encoder(
+                output.encoding, fps=self._plan.fps, extensions=self._plan.extensions
+            )
         elif output.key_frame_wanted:
             self._encoder.restart()
         output.key_frame_wanted = False

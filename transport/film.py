@@ -2,17 +2,18 @@
 
 import logging
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 
 import anyio
 import msgspec
-from anyio import CancelScope, to_thread
+from anyio import CancelScope
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from transport.errors import Busy, TooLarge, TransportError, WorldLost
 from transport.messages import Queued, Warming, error_message
 from transport.mp4 import Mp4Writer
-from transport.threads import Threads
+from transport.threads import Threads, run
 from transport.world import World, WorldSession, WorldSpec
 
 MEDIA_TYPE = "video/mp4"
@@ -87,10 +88,10 @@ class Film(Response):
                 chunk + [""] * (size - len(chunk)), prompt=None, due_s=info.chunk_frames / info.fps
             )
             wanted = (await pictures)[: num_frames - writer.num_frames]
-            await to_thread.run_sync(writer.add, wanted, limiter=self._threads.videos)
+            await run(partial(writer.add, wanted), places=self._threads.videos)
             if data := writer.take():
                 yield data
-        await to_thread.run_sync(writer.close, limiter=self._threads.videos)
+        await run(writer.close, places=self._threads.videos)
         yield writer.take()
 
 

@@ -23,7 +23,6 @@ KEY_EVERY_S = 30  # for who joins a recording in the middle; a session's own ask
 class H264Encoder:
     """One stream, until its size or its quality changes."""
 
-    frames_per_message = 1
     in_order = True
     takes_long = True
 
@@ -35,6 +34,9 @@ class H264Encoder:
         self._stream: VideoCodecContext | None = None
         self._restart = True
         self._codec = ""  # as the last key frame's parameter set says
+
+    def frames_per_message(self, frame_bytes: int) -> int:
+        return 1
 
     def restart(self) -> None:
         self._restart = True

@@ -1,6 +1,7 @@
 """How late the event loop is: what is felt by every socket that shares it."""
 
 import math
+import time
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -28,9 +29,9 @@ class LoopLag:
 
     async def run(self) -> None:
         while True:
-            due = anyio.current_time() + self.every_s
-            await anyio.sleep_until(due)
-            self._samples.append(anyio.current_time() - due)
+            due = time.monotonic() + self.every_s  # a loop's own clock may stand still for a while
+            await anyio.sleep(self.every_s)
+            self._samples.append(max(0.0, time.monotonic() - due))
 
     def figures(self) -> LagFigures | None:
         """None before the first sample."""

@@ -18,9 +18,15 @@ LEVEL = 1  # beyond, the time doubles and the noise of a generated picture stays
 class DeltaEncoder:
     """Needs no memory: what a piece refers to is in the same chunk."""
 
-    frames_per_message = 6
     in_order = False
     takes_long = True
+
+    def __init__(self, *, max_bytes: int) -> None:
+        """`max_bytes`: of the pixels behind a message, if it has more than one frame."""
+        self._max_bytes = max_bytes
+
+    def frames_per_message(self, frame_bytes: int) -> int:
+        return max(1, min(6, self._max_bytes // frame_bytes))
 
     def encode(self, piece: Piece) -> Payload:
         frames = piece.frames

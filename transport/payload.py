@@ -36,9 +36,12 @@ class Payload(Struct, frozen=True):
 class Encoder(Protocol):
     """A codec at work for one session; what it remembers is freed with it."""
 
-    frames_per_message: int
     in_order: bool  # whether a piece can only be encoded after the one before
     takes_long: bool  # too long for an event loop: it lets go of the GIL, and belongs in a thread
+
+    def frames_per_message(self, frame_bytes: int) -> int:
+        """At most; `frame_bytes` of pixels each."""
+        ...
 
     def encode(self, piece: Piece) -> Payload:
         """Raises whatever the codec's library raises."""
@@ -60,7 +63,7 @@ class Batch(Struct, frozen=True):
 
 def split(chunk: Frames, encoder: Encoder, *, start: int = 0, position: int = 0) -> list[Piece]:
     """The chunk from frame `start` on, as the encoder takes it."""
-    step = encoder.frames_per_message
+    step = encoder.frames_per_message(chunk[0].nbytes)
     return [
         Piece(chunk, begin, min(begin + step, len(chunk)), position)
         for begin in range(start, len(chunk), step)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from functools import partial
 
 import anyio
-from anyio import to_thread
 from anyio.lowlevel import checkpoint
 from msgspec.structs import replace
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -32,7 +31,7 @@ from transport.outlet import Outlet
 from transport.pacing import MAX_UNACKNOWLEDGED_CHUNKS
 from transport.plan import Plan
 from transport.protocol import Conversation, Effect
-from transport.threads import Threads
+from transport.threads import Threads, run
 from transport.world import World, WorldSession, WorldSpec
 
 logger = logging.getLogger(__name__)
@@ -170,7 +169,7 @@ class Player:
             seed=plan.seed,
             width=plan.width,
             height=plan.height,
-            first_frame=await to_thread.run_sync(crop, limiter=self._threads.pictures),
+            first_frame=await run(crop, places=self._threads.pictures),
             num_steps=plan.num_steps,
             window=plan.window,
             sink=plan.sink,
@@ -188,7 +187,7 @@ class Player:
             self._conversation.output,
             plan,
             session_id=session.id,
-            threads=self._threads.payloads,
+            places=self._threads.payloads,
         )
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_watch, session)

@@ -35,9 +35,15 @@ def raw_layout(frames: Frames, *, encoding: str = "raw") -> RawLayout:
 class RawEncoder:
     """The pixels themselves: a payload is a view of the array that the frames came in."""
 
-    frames_per_message = 16
     in_order = False
     takes_long = False
+
+    def __init__(self, *, max_bytes: int | None = None) -> None:
+        """`max_bytes`: of a message, if it has more than one frame; None: as the plain wire."""
+        self._max_bytes = max_bytes
+
+    def frames_per_message(self, frame_bytes: int) -> int:
+        return 16 if self._max_bytes is None else max(1, min(16, self._max_bytes // frame_bytes))
 
     def encode(self, piece: Piece) -> Payload:
         frames = np.ascontiguousarray(piece.frames)
@@ -52,7 +58,6 @@ class RawEncoder:
 class PictureEncoder:
     """A compressed picture a frame, back to back."""
 
-    frames_per_message = 6
     in_order = False
     takes_long = True
 
@@ -64,6 +69,9 @@ class PictureEncoder:
             self._encode = partial(encode_webp, quality=encoding.quality)
         else:
             self._encode = partial(encode_jpeg, quality=encoding.quality, chroma=encoding.chroma)
+
+    def frames_per_message(self, frame_bytes: int) -> int:
+        return 6
 
     def encode(self, piece: Piece) -> Payload:
         _, source_height, source_width, channels = piece.frames.shape

@@ -1,8 +1,19 @@
 """Worker threads, counted by kind of work, so that no kind queues behind another."""
 
 import os
+import sys
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
-from anyio import CapacityLimiter
+from anyio import CapacityLimiter, to_thread
+
+NICENESS = 10  # of a worker: the event loop goes first where both want the same core
+
+T = TypeVar("T")
+
+_local = threading.local()
 
 
 class Threads:
@@ -16,3 +27,16 @@ class Threads:
         # would keep that world from everybody. Nor the payloads': of a clip nobody sees a frame
         # before its end, so it yields to those who watch.
         self.videos = CapacityLimiter(1)
+
+
+async def run(call: Callable[[], T], *, places: CapacityLimiter) -> T:
+    """``call()`` in a worker thread, once there is a place."""
+    return await to_thread.run_sync(partial(_stand_back, call), limiter=places)
+
+
+def _stand_back(call: Callable[[], T]) -> T:
+    # Linux knows the priority of a thread; elsewhere its number may be another process's.
+    if sys.platform == "linux" and not getattr(_local, "stands_back", False):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        _local.stands_back = True
+    return call()

@@ -1,7 +1,9 @@
 """A world of ten lines, and a client that reads the wire."""
 
 import io
+import socket
 import threading
+import time
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -9,6 +11,7 @@ import anyio
 import hypothesis
 import numpy as np
 import pytest
+import uvicorn
 from msgspec import msgpack
 from PIL import Image
 from starlette.testclient import TestClient
@@ -229,6 +232,27 @@ def serve():
             yield SimpleNamespace(http=http, dial=dial)
 
     return serving
+
+
+@pytest.fixture
+def listen():
+    """Serves a world on a free port of loopback, for clients with a real socket."""
+
+    @contextmanager
+    def listening(world, **limits):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            app = build_app(world, limits=Limits(**limits))
+            config = uvicorn.Config(app, ws="websockets-sansio", log_level="warning")
+            server = uvicorn.Server(config)
+            thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+            thread.start()
+            while not server.started:
+                time.sleep(0.01)
+            yield listener.getsockname()[1]
+            server.should_exit = True
+            thread.join()
+
+    return listening
 
 
 @pytest.fixture

@@ -1,41 +1,28 @@
 import asyncio
 import io
 import socket
-import threading
-import time
 
 import av
 import numpy as np
 import pytest
-import uvicorn
 
-from transport.app import SOCKET_PATH, build_app
+from transport.app import SOCKET_PATH
 from transport.client import connect, main
 from transport.errors import Busy, TransportError
 from transport.messages import Warming
 
 
 @pytest.fixture
-def url(world):
-    """A real server on a free port: the client has a real socket."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(build_app(world), ws="websockets-sansio", log_level="warning")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield f"ws://127.0.0.1:{listener.getsockname()[1]}{SOCKET_PATH}"
-    server.should_exit = True
-    thread.join()
-    listener.close()
+def url(world, listen):
+    with listen(world) as port:
+        yield f"ws://127.0.0.1:{port}{SOCKET_PATH}"
 
 
 def walk(url, out, *options):
     return main(["--url", url, "--out", str(out), *options])
 
 
-@pytest.mark.parametrize("encoding", ["raw", "jpeg"])
+@pytest.mark.parametrize("encoding", ["raw", "jpeg", "webp", "h264", "delta-zstd"])
 def test_a_walk_is_recorded(url, world, tmp_path, capsys, encoding):
     out = tmp_path / "walk.mp4"
     assert walk(url, out, "--actions", "w-4,none-1", "--format", encoding, "--seed", "7") == 0

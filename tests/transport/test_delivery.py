@@ -71,7 +71,7 @@ def run(*chunks, output, wire=None, extensions=True, cut_over=False, between=lam
             output,
             plan,
             session_id="s",
-            threads=anyio.CapacityLimiter(2),
+            places=anyio.CapacityLimiter(2),
         )
         for index, one in enumerate(chunks):
             between(index)
@@ -168,7 +168,7 @@ def test_a_key_frame_comes_with_the_next_chunk_after_it_was_wanted(scenery):
 class Flaky:
     """Encodes one frame a message, and breaks at the third."""
 
-    frames_per_message, in_order, takes_long = 1, True, True
+    in_order, takes_long = True, True
 
     def __init__(self, real):
         self._real = real
@@ -179,6 +179,9 @@ class Flaky:
         payload = self._real.encode(piece)
         return Payload(payload.content_type, 1, payload.layout, payload.data)
 
+    def frames_per_message(self, frame_bytes):
+        return 1
+
     def restart(self):
         pass
 
@@ -187,8 +190,8 @@ class Flaky:
 def break_h264(monkeypatch):
     from transport.codecs import open_encoder
 
-    def open_flaky(encoding, *, fps):
-        real = open_encoder(encoding, fps=fps)
+    def open_flaky(encoding, **options):
+        real = open_encoder(encoding, **options)
         return Flaky(real) if encoding.format == "h264" else real
 
     monkeypatch.setattr("transport.delivery.open_encoder", open_flaky)
