@@ -164,8 +164,9 @@ async def connect(url: str = DEFAULT_URL, **init: Any) -> AsyncIterator[Client]:
 
     Iterate `wait()` first to follow a queue, or go straight to `chunks()`.
     """
-    # Frames do not deflate well enough to be worth the time.
-    async with open_socket(url, compression=None, max_size=None) as socket:
+    # Frames do not deflate well enough to be worth the time. The queue is bounded by acks; a full
+    # one would keep the server's answer to a close from being read.
+    async with open_socket(url, compression=None, max_size=None, max_queue=None) as socket:
         fields = {name: value for name, value in init.items() if value is not None}
         await socket.send(msgpack.encode({"type": "init", "extensions": True} | fields))
         yield Client(socket)

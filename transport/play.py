@@ -3,7 +3,8 @@
 import itertools
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import anyio
@@ -258,7 +259,10 @@ class Player:
             await self._wait_for_turn(lambda now: 0.0 if pacer.may_send else math.inf)
             chunk = outbox.take()
             pacer.sent(chunk.index)
-            self._decoding_s = await delivery.send(chunk, dropped_frames=outbox.num_dropped_frames)
+            with self._patience("a chunk could not be sent"):
+                self._decoding_s = await delivery.send(
+                    chunk, dropped_frames=outbox.num_dropped_frames
+                )
 
     def _num_frames_of(self, index: int) -> int:
         info = self._world.info
@@ -269,14 +273,24 @@ class Player:
 
         Returns the seconds it took. Raises Refused if the ack does not come.
         """
-        timeout = self._limits.ack_timeout_s
         started = anyio.current_time()
         while (wait := wait_s(anyio.current_time())) > 0:
-            with anyio.move_on_after(min(wait, timeout)) as patience:
-                await self._acked.wait()
-            if patience.cancelled_caught and wait == math.inf:
-                raise Refused(f"no ack in {timeout:g} s", code="timeout", close_code=1008)
+            if wait == math.inf:
+                with self._patience("no ack came"):
+                    await self._acked.wait()
+            else:
+                with anyio.move_on_after(wait):
+                    await self._acked.wait()
         return anyio.current_time() - started
+
+    @contextmanager
+    def _patience(self, what: str) -> Iterator[None]:
+        """With a client: raises Refused where it takes too long."""
+        timeout = self._limits.ack_timeout_s
+        with anyio.move_on_after(timeout) as patience:
+            yield
+        if patience.cancelled_caught:
+            raise Refused(f"{what} in {timeout:g} s", code="timeout", close_code=1008)
 
 
 async def _say_nothing(message: ServerMessage) -> None:

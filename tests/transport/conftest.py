@@ -44,6 +44,7 @@ class FakeWorld:
         self.info = WorldInfo("fake", (size,), 16, 1 << 20, 60, 3, 9, 12, 21, 6, 4, openings)
         self.live, self.specs, self.steps = set(), [], []
         self.on_open = self.on_step = None  # errors to raise
+        self.paint = lambda shape, index: np.full(shape, index, np.uint8)
         self.news = []  # what a client that waits is told
         self.lost_because = None
         self.running, self.stepping = threading.Event(), threading.Event()
@@ -93,7 +94,7 @@ class FakeSession:
         self.num_chunks += 1
         num_frames = 9 if self.num_chunks == 1 else 12
         shape = (num_frames, self.spec.height, self.spec.width, 3)
-        return Pictures(np.full(shape, self.num_chunks, np.uint8), self.world.decoding)
+        return Pictures(self.world.paint(shape, self.num_chunks), self.world.decoding)
 
     async def lost(self):
         while self.world.lost_because is None:
@@ -168,6 +169,67 @@ class Peer:
             while True:
                 self.socket.receive_bytes()
         return closed.value.code, closed.value.reason
+
+
+class RawClient:
+    """A WebSocket client that reads only when it is told to, through a small window."""
+
+    def __init__(self, port, **init):
+        self.socket = socket.socket()
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        self.socket.connect(("127.0.0.1", port))
+        self.socket.sendall(
+            b"GET /v1/realtime_video/generate HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n"
+            b"Connection: Upgrade\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+            b"Sec-WebSocket-Version: 13\r\n\r\n"
+        )
+        self.file = self.socket.makefile("rb")
+        while self.file.readline() != b"\r\n":
+            pass
+        self.send({"type": "init", "realtime_output_pacing": False} | init)
+
+    def send(self, fields):
+        data = msgpack.encode(fields)
+        assert len(data) < 65_536
+        size = bytes([0x80 | len(data)]) if len(data) < 126 else b"\xfe" + len(data).to_bytes(2)
+        self.socket.sendall(b"\x82" + size + bytes(4) + data)
+
+    def read(self, *, rate=None):
+        """The next binary frame, at so many bytes a second; None once the server has closed."""
+        opcode, size = self.file.read(2)
+        if opcode & 15 == 8:
+            self.closed_with = self.file.read(size)[2:].decode()
+            return None
+        if size > 125:
+            size = int.from_bytes(self.file.read(2 if size == 126 else 8), "big")
+        pieces = []
+        while size:
+            pieces.append(self.file.read(min(size, 65_536)))
+            size -= len(pieces[-1])
+            if rate:
+                time.sleep(len(pieces[-1]) / rate)
+        return b"".join(pieces)
+
+    def chunks(self, *, rate=None):
+        """The header of each last batch, acknowledged."""
+        while (data := self.read(rate=rate)) is not None:
+            message = msgpack.decode(data)
+            if message["type"] == "frame_batch_header":
+                self.read(rate=rate)
+            if message.get("is_final_frame_batch"):
+                self.send({"type": "ack", "chunk_index": message["chunk_index"]})
+                yield message
+
+    def close(self):
+        self.file.close()
+        self.socket.close()
+
+
+@contextmanager
+def dialled(port, **init):
+    client = RawClient(port, **init)
+    yield client
+    client.close()
 
 
 def make_scenery(num_frames=12, height=64, width=112):
@@ -253,6 +315,11 @@ def listen():
             thread.join()
 
     return listening
+
+
+@pytest.fixture
+def dial_raw():
+    return dialled
 
 
 @pytest.fixture

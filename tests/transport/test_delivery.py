@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from msgspec import msgpack
 
+from transport.codecs import open_encoder
 from transport.controls import Taken
 from transport.decoder import Decoder
 from transport.delivery import CodecFailed, Delivery
@@ -165,6 +166,26 @@ def test_a_key_frame_comes_with_the_next_chunk_after_it_was_wanted(scenery):
     assert keys == [True, False, False] + [False] * 3 + [True, False, False] + [False] * 3
 
 
+@pytest.mark.parametrize("name", ["jpeg", "webp", "h264", "delta-zstd"])
+def test_no_codec_encodes_on_the_event_loop(scenery, monkeypatch, name):
+    threads = set()
+
+    def open_watched(encoding, **options):
+        encoder = open_encoder(encoding, **options)
+        encode = encoder.encode
+
+        def encode_watched(piece):
+            threads.add(threading.get_ident())
+            return encode(piece)
+
+        encoder.encode = encode_watched
+        return encoder
+
+    monkeypatch.setattr("transport.delivery.open_encoder", open_watched)
+    run(chunk(scenery(12)), output=Output(Encoding(name)))
+    assert threads and threading.get_ident() not in threads
+
+
 class Flaky:
     """Encodes one frame a message, and breaks at the third."""
 
@@ -188,8 +209,6 @@ class Flaky:
 
 @pytest.fixture
 def break_h264(monkeypatch):
-    from transport.codecs import open_encoder
-
     def open_flaky(encoding, **options):
         real = open_encoder(encoding, **options)
         return Flaky(real) if encoding.format == "h264" else real

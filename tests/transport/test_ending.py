@@ -15,8 +15,8 @@ def test_a_client_that_stops_acknowledging_is_let_go(world, serve):
     with serve(world, ack_timeout_s=0.1) as server, server.dial() as peer:
         peer.init(**FAST)
         error = peer.read_until("error")[-1]
-        assert (error["code"], error["content"]) == ("timeout", "no ack in 0.1 s")
-        assert peer.close_of() == (1008, "no ack in 0.1 s")
+        assert (error["code"], error["content"]) == ("timeout", "no ack came in 0.1 s")
+        assert peer.close_of() == (1008, "no ack came in 0.1 s")
     assert world.live == set()
 
 
