@@ -10,6 +10,7 @@ from functools import partialmethod
 
 import uvicorn
 from starlette.middleware import Middleware
+from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.http11 import Request
 
@@ -17,17 +18,34 @@ HOOK = "deployments.proxy:configure_sockets"
 # A client that answers no ping is gone, or reads so slowly that frames pile up on the way to it.
 PING_EVERY_S = 5.0
 PING_TIMEOUT_S = 20.0
+FAREWELL_S = 5.0  # that a client has to read what is left for it, the close frame last
 
 logger = logging.getLogger("ray.serve")  # whose lines a proxy shows
 
 
 class Socket(WebSocketsSansIOProtocol):
-    """uvicorn's own, but it says what was negotiated."""
+    """uvicorn's own, but it says what was negotiated, and lets go of who does not read.
+
+    A transport that is closed first sends what is left in its buffer: a client that reads nothing
+    would keep it, and its session, for ever.
+    """
 
     def handle_connect(self, event: Request) -> None:
         super().handle_connect(event)
         extensions = self.response.headers.get("Sec-WebSocket-Extensions", "none")
         logger.info("a socket opens, with extensions: %s", extensions)
+
+    def keepalive_timeout(self) -> None:
+        super().keepalive_timeout()
+        self._let_go()
+
+    async def send(self, message: ASGISendEvent) -> None:
+        await super().send(message)
+        if message["type"] == "websocket.close":
+            self._let_go()
+
+    def _let_go(self) -> None:
+        self.loop.call_later(FAREWELL_S, self.transport.abort)
 
 
 def configure_sockets() -> list[Middleware]:

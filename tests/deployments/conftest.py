@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from deployments.local import local_server
@@ -8,3 +9,13 @@ def pair():
     """A server whose group has two ranks, and little patience with them."""
     with local_server({"threads": 1, "step_timeout_s": 4}, num_ranks=2) as running:
         yield running
+
+
+@pytest.fixture
+def psnr_of():
+    """Decibels, of two arrays of pixels."""
+
+    def measure(one, other):
+        return 10 * np.log10(255**2 / np.mean((one.astype(float) - other) ** 2))
+
+    return measure

@@ -1,0 +1,131 @@
+"""Sockets behind Serve's proxy: what they negotiate, carry, and cost."""
+
+import asyncio
+import json
+import re
+import socket
+import time
+import urllib.request
+
+import pytest
+import websockets.sync.client
+from websockets.asyncio.client import connect as open_socket
+
+from deployments.proxy import FAREWELL_S, PING_EVERY_S, PING_TIMEOUT_S
+from transport.client import connect
+
+pytestmark = pytest.mark.cluster
+
+PATIENCE_S = 60
+
+
+def run(scenario):
+    asyncio.run(asyncio.wait_for(scenario, 2 * PATIENCE_S))
+
+
+def logged(server, words):
+    return re.findall(words, server.log.read_text())
+
+
+async def until(condition, timeout_s=PATIENCE_S):
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.1)
+
+
+def test_no_socket_deflates_and_the_log_says_so(server):
+    """This client asks for permessage-deflate, as browsers do."""
+    assert logged(server, "sockets do without permessage-deflate")
+    before = len(logged(server, "a socket opens, with extensions: none"))
+    with websockets.sync.client.connect(server.ws, compression="deflate") as client:
+        assert "permessage-deflate" in client.request.headers["Sec-WebSocket-Extensions"]
+        assert "Sec-WebSocket-Extensions" not in client.response.headers
+        assert client.protocol.extensions == []
+    asyncio.run(
+        until(lambda: len(logged(server, "a socket opens, with extensions: none")) > before)
+    )
+
+
+def test_a_walk_changes_its_codec_as_it_goes(server, psnr_of):
+    """One world, the same seed: every codec shows what raw shows."""
+    formats = ["jpeg", "webp", "h264", "delta-zstd", "raw"]
+    script = [["w"], ["w"], ["l"]] * 6
+
+    async def walk(*, change):
+        init = {"seed": 4, "condition_inputs": {"camera_actions": script}}
+        async with connect(server.ws, **init, max_chunks=6) as client:
+            chunks, wanted = [], list(formats)
+            async for chunk in client.chunks():
+                chunks.append(chunk)
+                if change and wanted:
+                    await client.change_output(realtime_output_format=wanted.pop(0))
+            return chunks
+
+    async def scenario():
+        return await walk(change=False), await walk(change=True)
+
+    plain, changed = asyncio.run(asyncio.wait_for(scenario(), PATIENCE_S))
+    assert {chunk.content_type for chunk in plain} == {"application/x-raw-rgb"}
+    kinds = [chunk.content_type for chunk in changed]
+    assert len(set(kinds)) >= 4, kinds  # a change may come too late for one chunk
+    for one, other in zip(plain, changed, strict=True):
+        if other.content_type in ("application/x-raw-rgb", "application/x-delta-zstd-rgb"):
+            assert (one.frames == other.frames).all()
+        else:
+            assert psnr_of(one.frames, other.frames) > 30
+
+
+def test_a_plain_client_that_reads_nothing_is_cut_and_costs_no_more_than_its_pace(server):
+    """Behind the proxy no send ever blocks: only its silence to pings tells."""
+    began, known = time.monotonic(), set(logged(server, r"session (\w+) opened"))
+    with socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
+        host, _, port = server.address.partition(":")
+        deaf.connect((host, int(port)))
+        deaf.sendall(
+            b"GET /v1/realtime_video/generate HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n"
+            b"Connection: Upgrade\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+            b"Sec-WebSocket-Version: 13\r\n\r\n"
+        )
+        deaf.sendall(b"\x82\x8b\0\0\0\0\x81\xa4type\xa4init")
+        bound_s = PING_EVERY_S + PING_TIMEOUT_S + FAREWELL_S
+
+        async def scenario():
+            await until(lambda: set(logged(server, r"session (\w+) opened")) > known)
+            (mine,) = set(logged(server, r"session (\w+) opened")) - known
+            closed = rf"session {mine} closed, .* chunks, (\d+) frames"
+            async with connect(server.ws) as other:  # who is not held up by it
+                async for chunk in other.chunks():
+                    assert chunk.stats.pace_wait_ms < 5000
+                    if logged(server, closed):
+                        break
+            return int(logged(server, closed)[0])
+
+        num_frames = asyncio.run(asyncio.wait_for(scenario(), bound_s + 30))
+    assert num_frames <= 16 * (bound_s + 5) + 2 * 12
+    assert time.monotonic() - began < bound_s + 15
+
+
+def test_a_clip_whose_client_leaves_is_not_finished(server):
+    body = json.dumps({"actions": "w-240", "seed": 3}).encode()
+    headers = {"content-type": "application/json"}
+    request = urllib.request.Request(f"{server.http}/v1/clips", body, headers)
+    began = time.monotonic()
+    with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
+        assert b"ftyp" in answer.read(64)  # it plays already
+    run(until(lambda: logged(server, r"session \w+ closed: the client left")))
+    assert time.monotonic() - began < 20
+
+
+def test_a_python_client_may_leave_in_the_middle_of_a_chunk(server):
+    async def scenario():
+        for encoding in ("raw", "h264"):
+            async with open_socket(server.ws, max_size=None) as one:
+                await one.send(b"\x81\xa4type\xa4init")
+                await one.recv()
+            async with connect(server.ws, realtime_output_format=encoding) as other:
+                async for _ in other.chunks():
+                    break
+
+    run(scenario())
