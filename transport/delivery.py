@@ -68,7 +68,7 @@ class Delivery:
         places: CapacityLimiter,
     ) -> None:
         """`places` in threads are shared by all sessions, and given in the order they were asked
-        for; a session asks for a few at once and no more, so each gets its turn.
+        for; a session never asks for more than there are, so that each gets its turn.
         """
         self._outlet = outlet
         self._output = output
@@ -116,8 +116,9 @@ class Delivery:
         slots = [Slot(piece) for piece in pieces]
         num_batches = figures.num_batches + len(pieces)
         async with anyio.create_task_group() as tasks:
-            for lane in [slots] if self._encoder.in_order else [[slot] for slot in slots]:
-                tasks.start_soon(self._encode, lane)
+            num_lanes = 1 if self._encoder.in_order else int(self._places.total_tokens)
+            for lane in range(num_lanes):
+                tasks.start_soon(self._encode, slots[lane::num_lanes])
             for slot in slots:
                 asked = anyio.current_time()
                 await slot.done.wait()

@@ -139,6 +139,35 @@ def test_batches_are_encoded_side_by_side_and_sent_in_order(scenery, monkeypatch
     assert [message.get("frame_batch_index") for message in messages[:2]] == [0, 1]
 
 
+def test_sessions_take_turns_at_the_places(scenery, monkeypatch):
+    """One place: a short chunk does not wait until all of a long one is encoded."""
+    order, begun = [], threading.Event()
+    encode = PictureEncoder.encode
+
+    def encode_noted(self, piece):
+        begun.set()
+        order.append(len(piece.chunk))
+        return encode(self, piece)
+
+    monkeypatch.setattr(PictureEncoder, "encode", encode_noted)
+    plan = SimpleNamespace(extensions=False, cut_over=False, fps=16)
+
+    async def scenario():
+        places = anyio.CapacityLimiter(1)
+        long, short = (
+            Delivery(Outlet(Wire()), Output(Encoding("jpeg")), plan, session_id=name, places=places)
+            for name in ("long", "short")
+        )
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(long.send, chunk(scenery(60)))
+            while not begun.is_set():
+                await anyio.sleep(0)
+            tasks.start_soon(short.send, chunk(scenery(6)))
+
+    anyio.run(scenario)
+    assert order.index(6) < 4, "the others had to wait for all ten"
+
+
 def test_a_change_of_output_takes_effect_with_the_next_chunk(scenery):
     output = Output(Encoding("raw"))
     changes = {1: Encoding("jpeg", preview_max_width=56), 2: Encoding("h264"), 3: Encoding("raw")}
