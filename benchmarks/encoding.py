@@ -15,8 +15,8 @@ from msgspec import msgpack
 from PIL import Image
 from walking_world import HEIGHT, WIDTH, Frames, make_chunks
 
+from transport.codecs.decoder import Decoder, decode_picture
 from transport.controls import Taken
-from transport.decoder import Decoder, decode_picture
 from transport.delivery import Delivery
 from transport.messages import Encoding, Format
 from transport.outbox import Chunk

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import rooms  # noqa: F401
 
 from deployments.local import Server, local_server
 from transport.client import Client, connect
@@ -69,17 +70,19 @@ async def walk(server: Server, num_chunks: int, *, paced: bool) -> Walk:
     seen = Walk()
     tapped: dict[int, float] = {}
     init = {"seed": 1, "realtime_output_format": "jpeg", "realtime_output_pacing": paced}
+    init |= {"realtime_cut_over": True}  # as the page
     async with connect(server.ws, **init) as client:
         tapping = asyncio.create_task(tap(client, tapped))
         playhead = 0.0  # when the player will have shown everything that arrived
         async for chunk in client.chunks():
             now = time.monotonic()
             assert client.session is not None
-            starts = max(playhead, now)
+            starts = now if chunk.cut_over else max(playhead, now)
+            late = playhead < now
             playhead = starts + len(chunk.frames) / client.session.fps
             seen.arrived.append(now)
             seen.media.append(len(chunk.frames) / client.session.fps)
-            seen.late.append(starts == now)
+            seen.late.append(late)
             if chunk.index >= LEFT_OUT:
                 times = (tapped.pop(event, None) for event in chunk.applied.event_ids)
                 seen.reaction += [starts - pressed for pressed in times if pressed is not None]

@@ -18,16 +18,11 @@ import json
 import os
 import platform
 import statistics
-import sys
-from pathlib import Path
 from typing import Any
 
-# This file has the name of a package, and would be taken for it: look here last.
-sys.path[0] = str(Path(__file__).parents[1])
-sys.path.append(str(Path(__file__).parent))
-
-from delivery import CROWD, measure_bare, run_server, watch_many, watch_one  # noqa: E402
-from encoding import FORMATS, measure_encoding  # noqa: E402
+import rooms  # noqa: F401
+from delivery import CROWD, measure_bare, run_server, watch_many, watch_one
+from encoding import FORMATS, measure_encoding
 
 Row = dict[str, Any]
 

@@ -79,7 +79,7 @@ class WalkingSession:
         self, actions: Sequence[str], *, prompt: str | None, due_s: float
     ) -> Awaitable[Frames]:
         index, self._num_chunks = self._num_chunks, self._num_chunks + 1
-        return self._pictures(index, self._painter.paint.remote(index))
+        return asyncio.ensure_future(self._pictures(index, self._painter.paint.remote(index)))
 
     async def _pictures(self, index: int, reply: Awaitable[Frames]) -> Frames:
         frames = await reply

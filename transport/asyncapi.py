@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from msgspec import UNSET, Meta, Struct, UnsetType, defstruct
 
-from transport import controls, errors, h264, lossless, messages, pacing, protocol
+from transport import controls, errors, messages, pacing, protocol
+from transport.codecs import h264, lossless
 from transport.controls import KEYS, MAX_SCRIPT_LATENT_FRAMES, MAX_TRANSITIONS
 from transport.errors import TransportError
 from transport.event import KINDS

@@ -15,8 +15,8 @@ from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as open_socket
 from websockets.exceptions import ConnectionClosed, ConnectionClosedOK, WebSocketException
 
+from transport.codecs.decoder import Decoder
 from transport.controls import parse_actions
-from transport.decoder import Decoder
 from transport.errors import TransportError
 from transport.messages import (
     AppliedControls,

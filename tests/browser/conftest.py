@@ -71,6 +71,7 @@ def page(chromium: str, browser: Browser, server: Server) -> Iterator[Page]:
     page.on("websocket", lambda socket: hosts.add(urlsplit(socket.url).netloc))
     page.goto(server.http)
     page.wait_for_selector("#enter:enabled")
+    page.evaluate("lingbot.lastFrame()")  # its worker is up: no request is under way any more
     yield page
     context.close()
     assert complaints == []

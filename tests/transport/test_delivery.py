@@ -8,15 +8,15 @@ import pytest
 from msgspec import msgpack
 
 from transport.codecs import open_encoder
+from transport.codecs.decoder import Decoder
+from transport.codecs.still import PictureEncoder
 from transport.controls import Taken
-from transport.decoder import Decoder
 from transport.delivery import CodecFailed, Delivery
 from transport.messages import Encoding
 from transport.outbox import Chunk
 from transport.outlet import Outlet
 from transport.output import Output
 from transport.payload import Payload
-from transport.still import PictureEncoder
 
 
 class Pictures:

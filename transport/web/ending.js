@@ -2,9 +2,9 @@
 
 const WORDS = {
   done: ["The walk is over", "This world was opened for a limited number of chunks."],
-  away: ["The server went away", "It may be restarting. Try again in a moment."],
+  away: ["The server went away", "It may be restarting."],
   broken: ["The connection was lost", "The server stopped answering, or the network did."],
-  unreachable: ["The server cannot be reached", "Is it still running? Try again in a moment."],
+  unreachable: ["The server cannot be reached", "Is it still running?"],
   unknown: ["The walk ended", ""],
   // From here on the names are codes of the wire's errors.
   refused: ["The server refused this world", ""],
@@ -15,8 +15,9 @@ const WORDS = {
     "The world is restarting",
     "The machine that made it has gone. A new one is on its way.",
   ],
-  busy: ["Every world is taken", "Somebody has to leave first. Try again in a moment."],
+  busy: ["Every world is taken", "Somebody has to leave first."],
 };
+const PASSING = ["away", "broken", "unreachable", "world_lost", "busy"]; // a new try may do better
 const CAUSES = {
   1000: "done",
   1001: "away",
@@ -34,10 +35,11 @@ const CAUSES = {
  * error: the last error message, or null. opened: whether there ever was a connection.
  */
 export function explain({ code, reason, error, opened }) {
-  const [title, hint] = WORDS[opened ? cause(code, error) : "unreachable"];
+  const why = opened ? cause(code, error) : "unreachable";
+  const [title, hint] = WORDS[why];
   const said = error?.content || reason;
   const isNews = code !== 1000 && said.toLowerCase() !== title.toLowerCase();
-  return { title, hint, said: isNews ? said : "" };
+  return { title, hint, said: isNews ? said : "", isPassing: PASSING.includes(why) };
 }
 
 /** The error knows best, where its code is one that ends a walk. */

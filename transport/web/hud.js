@@ -34,9 +34,10 @@ function words(stats) {
     control: milliseconds(stats.controlMs),
     codec: stats.codec ?? "–",
     bytes: bytesPerSecond(stats.bytesPerSecond),
+    buffer: milliseconds(stats.bufferMs),
     index: String(stats.chunkIndex ?? "–"),
     late: String(stats.framesLate),
-    dropped: String(stats.framesDropped),
+    dropped: String(stats.framesDropped + stats.framesDroppedByServer),
   };
 }
 

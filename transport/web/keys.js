@@ -1,4 +1,4 @@
-/** The keys a person holds, from keyboard, mouse and touch alike. */
+/** The keys a person holds, whatever holds them: keyboard, touch, gamepad, mouse. */
 
 const KEY_OF_CODE = {
   KeyW: "w", KeyA: "a", KeyS: "s", KeyD: "d",
@@ -8,7 +8,7 @@ const KEY_OF_CODE = {
 const ORDER = [..."wasdijkl"];
 
 export class Keys {
-  #sources = new Map(); // what holds a key ("KeyI", "ArrowUp", "pointer 3") to the key
+  #sources = new Map(); // what holds keys ("KeyI", "pointer 3", "gamepad") to those keys
   #enabled = false;
   #onChange;
   #buttons;
@@ -21,7 +21,7 @@ export class Keys {
     this.#buttons = buttons;
     buttons.forEach((button) => this.#listenTo(button));
     window.addEventListener("keydown", (event) => this.#keyDown(event));
-    window.addEventListener("keyup", (event) => this.#release(event.code));
+    window.addEventListener("keyup", (event) => this.hold(event.code, []));
     window.addEventListener("blur", () => this.releaseAll());
     document.addEventListener("visibilitychange", () => {
       if (document.hidden) this.releaseAll();
@@ -31,6 +31,13 @@ export class Keys {
   set enabled(enabled) {
     this.#enabled = enabled;
     if (!enabled) this.releaseAll();
+  }
+
+  /** From now on `source` holds these keys and no others. */
+  hold(source, keys) {
+    if (this.#enabled && keys.length > 0) this.#sources.set(source, keys);
+    else this.#sources.delete(source);
+    this.#update();
   }
 
   releaseAll() {
@@ -44,19 +51,19 @@ export class Keys {
       return;
     }
     const key = KEY_OF_CODE[event.code];
-    if (!this.#enabled || key === undefined || isTyping(event.target)) return;
+    if (!this.#enabled || key === undefined || isTyping(event)) return;
     event.preventDefault(); // arrows scroll
     // A repeat too: the first keydown may have come before the world opened, or before a blur.
-    this.#press(event.code, key);
+    this.hold(event.code, [key]);
   }
 
   #listenTo(button) {
-    const release = (event) => this.#release(`pointer ${event.pointerId}`);
+    const release = (event) => this.hold(`pointer ${event.pointerId}`, []);
     button.addEventListener("pointerdown", (event) => {
       if (!this.#enabled || event.button !== 0) return;
       event.preventDefault();
       button.setPointerCapture(event.pointerId);
-      this.#press(`pointer ${event.pointerId}`, button.dataset.key);
+      this.hold(`pointer ${event.pointerId}`, [button.dataset.key]);
     });
     button.addEventListener("lostpointercapture", release);
     button.addEventListener("pointerup", release);
@@ -64,17 +71,8 @@ export class Keys {
     button.addEventListener("contextmenu", (event) => event.preventDefault()); // a long touch
   }
 
-  #press(source, key) {
-    this.#sources.set(source, key);
-    this.#update();
-  }
-
-  #release(source) {
-    if (this.#sources.delete(source)) this.#update();
-  }
-
   #update() {
-    const now = new Set(this.#sources.values());
+    const now = new Set([...this.#sources.values()].flat());
     const held = ORDER.filter((key) => now.has(key));
     if (held.join() === this.held.join()) return;
     this.held = held;
@@ -85,6 +83,9 @@ export class Keys {
   }
 }
 
-export function isTyping(target) {
-  return target instanceof Element && target.closest("input, textarea, select") !== null;
+/** Whether a key belongs to the field that has the focus; a slider takes none but the arrows. */
+export function isTyping({ target, code }) {
+  if (!(target instanceof Element)) return false;
+  const field = target.closest("input, textarea, select");
+  return field !== null && (field.type !== "range" || code.startsWith("Arrow"));
 }

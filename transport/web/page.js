@@ -1,26 +1,43 @@
 /** The page: which screen is up, and what joins it to the walk. */
 
+import { Card, Toast } from "./card.js";
 import { explain } from "./ending.js";
+import { Gamepad } from "./gamepad.js";
 import { Hud } from "./hud.js";
 import { Keys, isTyping } from "./keys.js";
-import { paintCover } from "./picture.js";
+import { MouseLook } from "./mouse.js";
+import { cropCover } from "./picture.js";
+import { Recorder } from "./recorder.js";
+import { Reopening } from "./reopening.js";
+import { Screen } from "./screen.js";
+import { Settings } from "./settings.js";
 import { Start } from "./start.js";
 import { Walk } from "./walk.js";
 
-const TOAST_MS = 6000;
 const RETRY_MS = 2000;
-const GLOW_EVERY = 4; // frames
+const TOO_OLD =
+  "This browser cannot draw from a worker. Chrome, Edge, Firefox or Safari of 2024 or later can.";
 
 const element = (id) => document.getElementById(id);
-const context = element("world").getContext("2d", { alpha: false });
-const glow = element("glow").getContext("2d", { alpha: false });
+const card = new Card();
+const toast = new Toast();
 const hud = new Hud(element("hud"));
 const keys = new Keys([...document.querySelectorAll("[data-key]")], (held) => walk?.hold(held));
-const start = new Start({ onEnter: enter, onChoose: backdrop });
+const mouse = new MouseLook(element("world"), keys);
+const inputs = [keys, new Gamepad(keys), mouse]; // keys first: they take what the others hold
+const recorder = new Recorder(element("world"), showRecording);
+const settings = new Settings(change);
+const start = new Start({ onEnter: visit, onChoose: backdrop });
+const reopening = new Reopening({
+  onTick: (seconds, nth, most) =>
+    card.announce(`A new walk from the same picture in ${seconds} s (try ${nth} of ${most}).`),
+  onOpen: () => enter(),
+});
+let screen = null; // null where this browser has none
 let world = null; // the answer of /v1/world
-let choice = null; // what the start screen gave, for "Walk again"
+let choice = null; // what the start screen gave, and what was changed since
 let walk = null;
-let toastTimer = 0;
+let playingSince = null; // ms
 
 /** For tests and the curious: read only. */
 window.lingbot = Object.freeze({
@@ -30,15 +47,21 @@ window.lingbot = Object.freeze({
   get stats() {
     return walk === null ? null : Object.freeze({ ...walk.stats, held: [...keys.held] });
   },
-  lastFrame() {
-    const { width, height } = context.canvas;
-    const copy = Object.assign(document.createElement("canvas"), { width, height });
-    // A canvas that is read often moves to the CPU: read a copy, not the one on the screen.
-    const reader = copy.getContext("2d", { willReadFrequently: true });
-    reader.drawImage(context.canvas, 0, 0);
-    return reader.getImageData(0, 0, width, height);
-  },
+  /** Resolves to the frame on the screen: { chunkIndex, frameIndex, width, height, data }. */
+  lastFrame: () => screen.read(),
 });
+
+function setUp() {
+  try {
+    const canvases = { world: element("world"), glow: element("glow") };
+    screen = new Screen({ ...canvases, onBroken: () => start.notify(TOO_OLD) });
+  } catch {
+    start.notify(TOO_OLD);
+    return;
+  }
+  element("record").hidden = !Recorder.isSupported;
+  load();
+}
 
 async function load() {
   try {
@@ -58,97 +81,114 @@ function backdrop(url) {
   document.body.style.setProperty("--backdrop", `url("${new URL(url, document.baseURI)}")`);
 }
 
-function enter(chosen) {
+/** A person enters a world. */
+function visit(chosen) {
   choice = chosen;
+  reopening.stop();
+  enter();
+}
+
+function enter() {
   const url = new URL("v1/realtime_video/generate", document.baseURI);
   url.protocol = url.protocol.replace("http", "ws");
-  const init = { type: "init", fps: world.fps, extensions: true, ...choice.init };
-  walk = new Walk(url, init, { context, world, onState, onShow, onNotice: toast, onEnd });
+  const asked = { fps: world.fps, extensions: true, realtime_cut_over: true };
+  const listeners = { onState, onShow, onEnd, onCodec: (codec) => settings.follow(codec) };
+  playingSince = null;
+  walk = new Walk(
+    url,
+    { type: "init", ...asked, ...choice.init },
+    { screen, world, onNotice: (text) => toast.show(text), ...listeners },
+  );
   show("waiting");
-  card({ title: "Opening the world", text: "A moment." });
+  card.show({ title: "Opening the world", text: "A moment." });
   hud.write(walk.stats);
+  settings.show(choice.init);
   element("live-prompt").value = choice.init.prompt ?? "";
-  paintOpening(walk, choice);
+  showOpening(walk);
 }
 
 /** Where the walk will begin, until its first frame comes. */
-async function paintOpening(mine, { init, picture }) {
-  const image = new Image();
-  image.src = picture;
-  await image.decode();
-  if (mine === walk && mine.stats.framesShown === 0) {
-    paintCover(context, image, init.size.split("x").map(Number));
-  }
+async function showOpening(mine) {
+  const cover = await cropCover(choice.picture, choice.init.size.split("x").map(Number));
+  if (mine === walk) screen.cover(cover);
 }
 
 function onState(state, detail) {
   if (state === "queued") {
-    card({
+    card.show({
       title: "Waiting for a world",
       text: `All are taken. You are number ${detail.position} in line.`,
     });
   } else if (state === "warming") {
-    card({ title: "Warming up", text: "The model is getting ready. This happens once." });
+    card.show({ title: "Warming up", text: "The model is getting ready. This happens once." });
   } else if (state === "playing") {
-    element("card").hidden = true;
+    playingSince = performance.now();
+    card.hide();
     show("playing");
-    keys.enabled = true;
+    enable(true);
   }
 }
 
 function onShow() {
-  const { stats } = walk;
-  if (stats.framesShown % GLOW_EVERY === 0) {
-    glow.globalAlpha = 0.3;
-    glow.drawImage(context.canvas, 0, 0, glow.canvas.width, glow.canvas.height);
-  }
-  hud.update(performance.now(), stats);
+  hud.update(performance.now(), walk.stats);
 }
 
 function onEnd(end) {
-  keys.enabled = false;
-  toast(""); // what it said is on the card
-  const { title, hint, said } = explain(end);
+  enable(false);
+  toast.hide(); // what it said is on the card
+  const { title, hint, said, isPassing } = explain(end);
   show("ended");
-  card({ title, text: hint, said, over: true });
+  card.show({ title, text: hint, said, over: true });
   element("again").focus();
+  if (isPassing) reopening.start(playingSince === null ? 0 : performance.now() - playingSince);
 }
 
 function leave() {
-  keys.enabled = false;
+  enable(false);
+  reopening.stop();
   walk.leave();
   walk = null;
-  toast("");
+  toast.hide();
   show("start");
   start.focus();
 }
 
-function show(screen) {
-  document.body.dataset.screen = screen;
-  element("start").hidden = screen !== "start";
-  element("stage").hidden = screen === "start";
+function enable(enabled) {
+  for (const input of inputs) input.enabled = enabled;
+  element("record").disabled = !enabled;
+  if (!enabled) recorder.stop();
 }
 
-/** The card over the picture: what is awaited, or (over) why the walk ended. */
-function card({ title, text, said = "", over = false }) {
-  element("card-title").textContent = title;
-  element("card-text").textContent = text;
-  element("card-said").textContent = said;
-  element("card-said").hidden = said === "";
-  element("card-actions").hidden = !over;
-  element("card").hidden = false;
+function show(name) {
+  document.body.dataset.screen = name;
+  element("start").hidden = name !== "start";
+  element("stage").hidden = name === "start";
 }
 
-function toast(text) {
-  clearTimeout(toastTimer);
-  element("toast").textContent = text;
-  element("toast").hidden = text === "";
-  if (text !== "") toastTimer = setTimeout(() => toast(""), TOAST_MS);
+function showRecording(seconds) {
+  const clock = `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`;
+  element("record").setAttribute("aria-pressed", String(seconds !== null));
+  element("record-text").textContent = seconds === null ? "Record" : clock;
+}
+
+/** How frames travel from now on, and in the next walk too. */
+function change(fields) {
+  Object.assign(choice.init, fields);
+  walk.changeOutput(fields);
+}
+
+/** A first Esc leaves what was entered last. */
+function escape(event) {
+  if (document.querySelector(":popover-open") !== null) return; // the browser closes it
+  if (mouse.isCaught) mouse.release();
+  else if (isTyping(event)) event.target.blur();
+  else leave();
 }
 
 element("leave").addEventListener("click", leave);
 element("back").addEventListener("click", leave);
-element("again").addEventListener("click", () => enter(choice));
+element("again").addEventListener("click", () => visit(choice));
+element("record").addEventListener("click", () => recorder.toggle());
 element("change").addEventListener("submit", (event) => {
   event.preventDefault();
   const prompt = element("live-prompt").value.trim();
@@ -156,8 +196,11 @@ element("change").addEventListener("submit", (event) => {
   element("live-prompt").blur(); // the keys walk again
 });
 window.addEventListener("keydown", (event) => {
-  if (event.key !== "Escape" || document.body.dataset.screen === "start") return;
-  if (isTyping(event.target)) event.target.blur();
-  else leave();
+  if (document.body.dataset.screen === "start") return;
+  if (event.key === "Escape") escape(event);
+  const isPlain = !event.ctrlKey && !event.metaKey && !event.altKey && !event.repeat;
+  if (event.code === "KeyR" && isPlain && !isTyping(event) && walk.state === "playing") {
+    recorder.toggle();
+  }
 });
-load();
+setUp();

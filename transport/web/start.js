@@ -1,5 +1,6 @@
 /** The start screen: which picture, which words, which options. */
 
+import { offerFormats } from "./format.js";
 import { readUpload } from "./picture.js";
 
 // What is sent with a person's picture where they say nothing. In the field, for them to see: a
@@ -17,6 +18,7 @@ export class Start {
   /** onEnter(choice): see #choice. onChoose(url): the picture now chosen, for the backdrop. */
   constructor({ onEnter, onChoose }) {
     this.#onChoose = onChoose;
+    offerFormats(element("format"));
     this.#prompt.addEventListener(
       "input",
       () => (this.#promptIsTheirs = this.#prompt.value !== ""),

@@ -1,48 +1,51 @@
-/** One walk through one world: its socket, its playout, its figures. */
+/** One walk through one world: its socket, what goes over it, and its figures. */
 
 import { ControlTime, Rate } from "./meter.js";
-import { decodeBatch, paint, release } from "./picture.js";
-import { Playback } from "./playback.js";
 import { Wire } from "./wire.js";
+
+const SPOILED = {
+  none: "A batch of frames could not be decoded.",
+  key_frame: "A frame could not be decoded; the picture comes back in a moment.",
+  jpeg: "This browser cannot decode that video; JPEG follows.",
+};
 
 export class Walk {
   #wire;
-  #playback;
-  #context;
+  #screen;
   #tell;
   #state = "opening";
-  #decoding = Promise.resolve(); // in the order the batches came, however long each takes
   #error = null; // the last message of that type, where no frame came after it
+  #end = null; // the first reason for which the walk is over, while its last frames are shown
   #nextEventId = 1;
   #numBytes = 0; // since the last whole chunk
   #chunkFramesSoFar = 0;
   #rates = { frames: new Rate(), bytes: new Rate() };
   #controlTime = new ControlTime();
-  #figures = { framesReceived: 0, chunkIndex: null, chunkMs: null, codec: null, applied: null };
-  #restart = () => {
-    // A hidden page shows nothing: that time is neither late nor a control's.
-    this.#playback.restart();
-    this.#controlTime.clear();
-  };
+  #figures = {
+    chunkIndex: null, chunkMs: null, codec: null, applied: null, framesDroppedByServer: 0,
+    framesReceived: 0, framesShown: 0, framesLate: 0, framesDropped: 0, framesCut: 0,
+    framesQueued: 0, bufferMs: null, targetMs: null,
+  }; // prettier-ignore
+  #forget = () => this.#controlTime.clear(); // nobody looks: that time is not a control's
 
   /**
-   * world: the answer of /v1/world. listeners: onState(state, detail), onShow(), onNotice(text),
-   * onEnd({ code, reason, error, opened }). States: opening, queued, warming, playing, ended.
+   * world: the answer of /v1/world. listeners: onState(state, detail), onShow(), onCodec(codec),
+   * onNotice(text), onEnd({ code, reason, error, opened }).
+   * States: opening, queued, warming, playing, ended.
    */
-  constructor(url, init, { context, world, ...listeners }) {
-    this.#context = context;
+  constructor(url, init, { screen, world, ...listeners }) {
+    this.#screen = screen;
     this.#tell = listeners;
-    this.#playback = new Playback({
+    screen.open({
       fps: world.fps,
       chunkFrames: world.chunk_frames,
-      onDrop: (frame) => release(frame.picture),
+      onReport: (report) => this.#follow(report),
     });
     this.#wire = new Wire(url, init, {
       onMessage: (message, numBytes) => this.#receive(message, numBytes),
       onClose: (close) => this.#closed(close),
     });
-    document.addEventListener("visibilitychange", this.#restart);
-    requestAnimationFrame(() => this.#tick());
+    document.addEventListener("visibilitychange", this.#forget);
   }
 
   get state() {
@@ -57,10 +60,6 @@ export class Walk {
       fps: this.#rates.frames.at(now),
       bytesPerSecond: this.#rates.bytes.at(now),
       controlMs: this.#controlTime.last,
-      framesShown: this.#playback.numShown,
-      framesLate: this.#playback.numLate,
-      framesDropped: this.#playback.numDropped,
-      framesQueued: this.#playback.length,
     };
   }
 
@@ -74,11 +73,16 @@ export class Walk {
     this.#control("prompt", prompt);
   }
 
+  /** How the next chunks travel: fields of an init. */
+  changeOutput(fields) {
+    this.#control("output", fields);
+  }
+
   leave() {
-    document.removeEventListener("visibilitychange", this.#restart);
+    document.removeEventListener("visibilitychange", this.#forget);
     this.#wire.close();
+    this.#screen.close();
     this.#state = "ended";
-    this.#playback.clear();
   }
 
   #control(kind, payload) {
@@ -87,70 +91,33 @@ export class Walk {
     return eventId;
   }
 
+  // ---- from the server
+
   #receive(message, numBytes) {
     this.#numBytes += numBytes;
     switch (message.type) {
       case "frame_batch":
         this.#error = null;
-        this.#decoding = this.#decoding
-          .then(() => this.#queue(message))
-          .catch(() => this.#spoiled());
+        this.#screen.add(message);
         break;
       case "chunk_stats":
         this.#figures.chunkMs = message.scheduler_forward_ms;
         break;
       case "session":
-        this.#playback.fps = message.fps;
-        this.#playback.chunkFrames = message.chunk_frames;
+        this.#screen.pace({ fps: message.fps, chunkFrames: message.chunk_frames });
         break;
       case "queued":
       case "warming":
         this.#enter(message.type, message);
         break;
+      case "warning":
+        this.#tell.onNotice(message.content);
+        this.#tell.onCodec(this.#figures.codec); // it may not be the one that was asked for
+        break;
       case "error":
         this.#fail(message);
         break;
     }
-  }
-
-  async #queue(message) {
-    const pictures = await decodeBatch(message);
-    if (this.#state === "ended") {
-      pictures.forEach(release);
-      return;
-    }
-    const opensChunk = message.frame_batch_index === 0;
-    const eventIds = opensChunk ? (message.applied_controls?.event_ids ?? []) : [];
-    this.#playback.push(
-      pictures.map((picture, index) => ({
-        picture,
-        chunkIndex: message.chunk_index,
-        eventIds: index === 0 ? eventIds : [],
-      })),
-    );
-    this.#count(message, pictures.length);
-    this.#enter("playing", message);
-  }
-
-  #count(message, num) {
-    Object.assign(this.#figures, {
-      framesReceived: this.#figures.framesReceived + num,
-      chunkIndex: message.chunk_index,
-      codec: message.encoding ?? message.format,
-      applied: message.applied_controls ?? null,
-    });
-    this.#chunkFramesSoFar += num;
-    if (!message.is_final_frame_batch) return;
-    const now = performance.now();
-    this.#rates.frames.add(now, this.#chunkFramesSoFar);
-    this.#rates.bytes.add(now, this.#numBytes);
-    this.#chunkFramesSoFar = 0;
-    this.#numBytes = 0;
-    this.#wire.send({ type: "ack", chunk_index: message.chunk_index });
-  }
-
-  #spoiled() {
-    this.#tell.onNotice("A batch of frames could not be decoded.");
   }
 
   #fail(error) {
@@ -160,34 +127,59 @@ export class Walk {
     else this.#closed({ code: null, reason: "", opened: true });
   }
 
-  #closed(close) {
-    const end = { ...close, error: this.#error };
-    this.#decoding.then(() => this.#finish(end));
-  }
-
   /** What was received before an orderly end is still shown. */
-  #finish(end) {
-    if (this.#state === "ended") return;
-    if (end.code === 1000 && this.#playback.length > 0) {
-      requestAnimationFrame(() => this.#finish(end));
-      return;
+  #closed(close) {
+    if (this.#end !== null) return;
+    this.#end = { ...close, error: this.#error };
+    this.#screen.finish({ drain: close.code === 1000 });
+  }
+
+  // ---- from the screen
+
+  #follow({ report, figures, ...details }) {
+    Object.assign(this.#figures, figures);
+    switch (report) {
+      case "decoded":
+        this.#count(details.header, details.numFrames);
+        if (details.numFrames > 0) this.#enter("playing");
+        break;
+      case "shown":
+        this.#controlTime.show(details.eventIds, performance.now());
+        this.#tell.onShow();
+        break;
+      case "spoiled":
+        this.#mend(details.remedy);
+        break;
+      case "finished":
+        this.leave();
+        this.#tell.onEnd(this.#end);
+        break;
     }
-    this.leave();
-    this.#tell.onEnd(end);
   }
 
-  #tick() {
-    if (this.#state === "ended") return;
-    const frame = this.#playback.take(performance.now());
-    if (frame !== null) this.#show(frame);
-    requestAnimationFrame(() => this.#tick());
+  #count(header, numFrames) {
+    const codec = header.encoding ?? header.format;
+    if (codec !== this.#figures.codec) this.#tell.onCodec(codec);
+    Object.assign(this.#figures, {
+      codec,
+      chunkIndex: header.chunk_index,
+      applied: header.applied_controls ?? null,
+      framesDroppedByServer: header.dropped_frames ?? 0,
+    });
+    this.#chunkFramesSoFar += numFrames;
+    if (!header.is_final_frame_batch) return;
+    const now = performance.now();
+    this.#rates.frames.add(now, this.#chunkFramesSoFar);
+    this.#rates.bytes.add(now, this.#numBytes);
+    this.#chunkFramesSoFar = 0;
+    this.#numBytes = 0;
+    this.#wire.send({ type: "ack", chunk_index: header.chunk_index });
   }
 
-  #show({ picture, eventIds }) {
-    paint(this.#context, picture);
-    release(picture);
-    this.#controlTime.show(eventIds, performance.now());
-    this.#tell.onShow();
+  #mend(remedy) {
+    this.#tell.onNotice(SPOILED[remedy]);
+    if (remedy === "key_frame") this.#control("key_frame", null);
+    if (remedy === "jpeg") this.changeOutput({ realtime_output_format: "jpeg" });
   }
 
   #enter(state, detail) {

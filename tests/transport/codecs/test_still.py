@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from transport.decoder import decode_picture
+from transport.codecs.decoder import decode_picture
+from transport.codecs.still import PictureEncoder, RawEncoder
 from transport.messages import Encoding
 from transport.payload import Piece
-from transport.still import PictureEncoder, RawEncoder
 
 
 def encode(encoder, frames):

@@ -9,13 +9,23 @@ import av
 import numpy as np
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType, VideoFrame
-from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
+from av.video.reformatter import (
+    ColorPrimaries,
+    ColorRange,
+    Colorspace,
+    ColorTrc,
+    VideoReformatter,
+)
 
 from transport.messages import Encoding, VideoLayout
 from transport.payload import Frames, Payload, Piece, preview_size
 
 CONTENT_TYPE = "video/h264"
-COLORS = Colorspace.ITU601  # of limited range; the stream says so
+# BT.601 of limited range. The stream says all of it: players guess at what is left out.
+COLORS = Colorspace.ITU601
+RANGE = ColorRange.MPEG
+PRIMARIES = ColorPrimaries.SMPTE170M
+TRANSFER = ColorTrc.SMPTE170M
 OPTIONS = {"preset": "ultrafast", "tune": "zerolatency", "bf": "0"}
 KEY_EVERY_S = 30  # for who joins a recording in the middle; a session's own asks for them
 
@@ -82,7 +92,7 @@ class H264Encoder:
             height=height,
             format="yuv420p",
             dst_colorspace=COLORS,
-            dst_color_range=ColorRange.MPEG,
+            dst_color_range=RANGE,
         )
 
 
@@ -95,7 +105,9 @@ def open_stream(width: int, height: int, *, fps: int, crf: int) -> VideoCodecCon
     stream.time_base = Fraction(1, fps)
     stream.gop_size = KEY_EVERY_S * fps
     stream.colorspace = COLORS
-    stream.color_range = ColorRange.MPEG
+    stream.color_range = RANGE
+    stream.color_primaries = PRIMARIES
+    stream.color_trc = TRANSFER
     stream.options = OPTIONS | {"crf": str(crf), "forced-idr": "1"}
     return stream
 

@@ -8,8 +8,8 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from transport.h264 import H264Decoder
-from transport.lossless import restore
+from transport.codecs.h264 import H264Decoder
+from transport.codecs.lossless import restore
 from transport.messages import EncodedLayout, RawLayout
 from transport.payload import Frames
 

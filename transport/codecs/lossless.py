@@ -8,8 +8,8 @@ Differences are modulo 256, so they are bytes too.
 import numpy as np
 import zstandard
 
+from transport.codecs.still import raw_layout
 from transport.payload import Frames, Payload, Piece
-from transport.still import raw_layout
 
 CONTENT_TYPE = "application/x-delta-zstd-rgb"
 LEVEL = 1  # beyond, the time doubles and the noise of a generated picture stays

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transport.lossless import DeltaEncoder, restore, subtract
+from transport.codecs.lossless import DeltaEncoder, restore, subtract
 from transport.payload import split
 
 

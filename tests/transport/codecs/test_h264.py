@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from transport.h264 import H264Decoder, H264Encoder, codec_of, crf_of, even
+from transport.codecs.h264 import H264Decoder, H264Encoder, codec_of, crf_of, even
 from transport.messages import Encoding
 from transport.payload import Piece, split
 
