@@ -77,6 +77,7 @@ class Delivery:
         self._places = places
         self._encoding: Encoding | None = None
         self._encoder: Encoder
+        self._dropped_frames = 0
         self.num_chunks = self.num_frames = self.num_bytes = 0
 
     async def send(self, chunk: Chunk, *, dropped_frames: int = 0) -> float:
@@ -88,6 +89,8 @@ class Delivery:
         frames = await chunk.pictures
         started = anyio.current_time()
         figures = Figures()
+        if dropped_frames > self._dropped_frames:  # who decodes may begin anew after the gap
+            self._output.key_frame_wanted, self._dropped_frames = True, dropped_frames
         await self._send_frames(chunk, frames, figures, self._extras(chunk, dropped_frames))
         self.num_chunks += 1
         self.num_frames += len(frames)

@@ -35,6 +35,8 @@ from transport.protocol import Conversation, Effect
 from transport.threads import Threads, run
 from transport.world import World, WorldSession, WorldSpec
 
+LARGE_BYTES = 256 * 1024  # of a message that takes milliseconds to read
+
 logger = logging.getLogger(__name__)
 
 
@@ -97,9 +99,15 @@ class Player:
     async def _listen(self) -> None:
         while True:
             # One call, so that no name in here keeps the last plan's picture.
-            await self._follow(self._conversation.receive(await self._receive()))
+            await self._follow(await self._read(await self._receive()))
             # A flood is read from a buffer without waiting: let the others have their turn.
             await checkpoint()
+
+    async def _read(self, data: bytes | str) -> Effect:
+        receive = partial(self._conversation.receive, data)
+        if len(data) < LARGE_BYTES:
+            return receive()
+        return await run(receive, places=self._threads.pictures)  # an init, with its picture
 
     async def _follow(self, effect: Effect) -> None:
         match effect:

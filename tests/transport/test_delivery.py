@@ -215,6 +215,23 @@ def test_no_codec_encodes_on_the_event_loop(scenery, monkeypatch, name):
     assert threads and threading.get_ident() not in threads
 
 
+def test_after_dropped_frames_comes_a_key_frame(scenery):
+    async def scenario():
+        wire, plan = Wire(), SimpleNamespace(extensions=True, cut_over=False, fps=16)
+        places = anyio.CapacityLimiter(1)
+        output = Output(Encoding("h264"))
+        delivery = Delivery(Outlet(wire), output, plan, session_id="s", places=places)
+        for index, dropped in enumerate((0, 0, 24, 24)):
+            await delivery.send(chunk(scenery(2), index), dropped_frames=dropped)
+        return [message for message in wire.messages() if "payload" in message]
+
+    batches = anyio.run(scenario)
+    assert [one["key_frame"] for one in batches] == [True, False] + [False] * 2 + [True] + [
+        False
+    ] * 3
+    assert [one.get("dropped_frames", 0) for one in batches] == [0] * 4 + [24] * 4
+
+
 class Flaky:
     """Encodes one frame a message, and breaks at the third."""
 
