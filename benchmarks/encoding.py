@@ -58,7 +58,7 @@ class Ours:
         self._socket = Nowhere()
         plan = type("Plan", (), {"extensions": False, "cut_over": False, "fps": MEDIA_FPS})
         self._delivery = Delivery(
-            Outlet(cast(Any, self._socket)),
+            Outlet(cast(Any, self._socket), timeout_s=60),
             Output(encoding),
             cast(Any, plan),
             session_id="s",

@@ -70,7 +70,8 @@ class Client:
             fields: dict[str, Any] = msgpack.decode(data)
             if fields["type"] in ("frame_batch", "frame_batch_header"):
                 header = msgspec.convert(fields | {"type": "frame_batch_header"}, FrameBatchHeader)
-                extras = msgspec.convert(fields, HeaderExtras)
+                if header.frame_batch_index == 0 or extras is None:
+                    extras = msgspec.convert(fields, HeaderExtras)
                 payload = fields.get("payload") or await self._receive()
                 assert isinstance(payload, bytes)
                 pieces.append(await asyncio.to_thread(self._decoder.decode, fields, payload))
@@ -80,6 +81,8 @@ class Client:
             message = msgspec.convert(fields, ServerMessage)
             self._note(message)
             if isinstance(message, ChunkStats) and header is not None and extras is not None:
+                if len({piece.shape[1:] for piece in pieces}) > 1:
+                    raise TransportError("the size of the frames changed within a chunk")
                 yield Chunk(
                     index=header.chunk_index,
                     frames=np.concatenate(pieces),

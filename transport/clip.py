@@ -51,7 +51,7 @@ async def clip(request: Request, world: World, *, limits: Limits, threads: Threa
     except Exception:
         logger.exception("a clip failed")
         return refuse(TransportError("internal error"))
-    return Film(world, spec, actions, threads=threads)
+    return Film(world, spec, actions, threads=threads, timeout_s=limits.ack_timeout_s)
 
 
 async def _read(request: Request, *, max_bytes: int) -> tuple[ClipRequest, bytes | None]:

@@ -44,6 +44,10 @@ class Figures:
 class CodecFailed(Exception):
     """A payload could not be made; its cause is the codec's own exception."""
 
+    def __init__(self, start: int) -> None:
+        super().__init__(f"frame {start} of a chunk could not be encoded")
+        self.start = start
+
 
 @dataclass(slots=True)
 class Slot:
@@ -68,7 +72,8 @@ class Delivery:
         places: CapacityLimiter,
     ) -> None:
         """`places` in threads are shared by all sessions, and given in the order they were asked
-        for; a session never asks for more than there are, so that each gets its turn.
+        for; a session never asks for more than there are, so that each gets its turn,
+        piece by piece.
         """
         self._outlet = outlet
         self._output = output
@@ -89,8 +94,10 @@ class Delivery:
         frames = await chunk.pictures
         started = anyio.current_time()
         figures = Figures()
-        if dropped_frames > self._dropped_frames:  # who decodes may begin anew after the gap
-            self._output.key_frame_wanted, self._dropped_frames = True, dropped_frames
+        self._follow_output()
+        if dropped_frames > self._dropped_frames:  # who joins or records may begin after the gap
+            self._encoder.restart()
+            self._dropped_frames = dropped_frames
         await self._send_frames(chunk, frames, figures, self._extras(chunk, dropped_frames))
         self.num_chunks += 1
         self.num_frames += len(frames)
@@ -102,7 +109,6 @@ class Delivery:
     async def _send_frames(
         self, chunk: Chunk, frames: Frames, figures: Figures, extras: HeaderExtras | None
     ) -> None:
-        self._follow_output()
         start = 0
         while start < len(frames):
             pieces = split(frames, self._encoder, start=start, position=chunk.position)
@@ -127,6 +133,7 @@ class Delivery:
                 await slot.done.wait()
                 figures.build_s += anyio.current_time() - asked
                 if slot.payload is None:
+                    tasks.cancel_scope.cancel()
                     break
                 batch = build_batch(
                     slot.payload,
@@ -135,7 +142,7 @@ class Delivery:
                     index=figures.num_batches,
                     num_batches=num_batches,
                     event_id=chunk.event_id,
-                    extras=extras,
+                    extras=extras if figures.num_batches == 0 else continued(extras),
                 )
                 header_s, payload_s = await self._outlet.send_batch(batch)
                 figures.header_write_s += header_s
@@ -164,16 +171,17 @@ class Delivery:
         """What the client asked for since the last chunk."""
         output = self._output
         if output.encoding != self._encoding:
-            self._encoding = output.encoding
-            self._encoder = open_encoder(
-                output.encoding, fps=self._plan.fps, extensions=self._plan.extensions
-            )
+            self._open(output.encoding)
         elif output.key_frame_wanted:
             self._encoder.restart()
         output.key_frame_wanted = False
 
+    def _open(self, encoding: Encoding) -> None:
+        self._encoding = encoding
+        self._encoder = open_encoder(encoding, fps=self._plan.fps, extensions=self._plan.extensions)
+
     async def _fall_back(self, failure: CodecFailed) -> int:
-        """Go on with the codec of last resort; the frame at which it takes over."""
+        """End the chunk with the codec of last resort; the frame at which it takes over."""
         assert self._encoding is not None
         name = self._encoding.format
         if name == LAST_RESORT:
@@ -185,14 +193,15 @@ class Delivery:
             LAST_RESORT,
             exc_info=failure.__cause__,
         )
-        if self._output.encoding == self._encoding:  # the client has not changed it meanwhile
-            self._output.encoding = replace(self._encoding, format=LAST_RESORT)
-        self._follow_output()
+        preview = None if name == "delta-zstd" else self._encoding.preview_max_width
+        fallback = replace(self._encoding, format=LAST_RESORT, preview_max_width=preview)
+        if self._output.encoding == self._encoding:  # else the client wants another one next
+            self._output.encoding = fallback
+        self._open(fallback)
         if self._plan.extensions:
-            text = f"{name} failed; the frames come as {LAST_RESORT} from here on"
+            text = f"{name} failed; the frames come as {LAST_RESORT} instead"
             await self._outlet.send(WarningMessage(text, code="codec_failed"))
-        start: int = failure.args[0]
-        return start
+        return failure.start
 
     def _extras(self, chunk: Chunk, dropped_frames: int) -> HeaderExtras | None:
         if not self._plan.extensions:
@@ -231,3 +240,8 @@ class Delivery:
             ws_payload_bytes=figures.num_bytes,
             content_type=figures.content_type,
         )
+
+
+def continued(extras: HeaderExtras | None) -> HeaderExtras | None:
+    """Of a chunk's later batches: older frames went with the first."""
+    return replace(extras, cut_over=False) if extras else None

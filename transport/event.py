@@ -89,8 +89,9 @@ def _read_control(
         case "key_frame":
             return KeyFrame()
         case _:
+            known = KINDS if kind_field == "kind" else KINDS[:-1]  # no composite in a composite
             raise BadMessage(
-                f"`{kind_field}`: unknown kind {quote(kind)}, expected one of {', '.join(KINDS)}",
+                f"`{kind_field}`: unknown kind {quote(kind)}, expected one of {', '.join(known)}",
                 code="unknown_kind",
                 field=kind_field,
             )

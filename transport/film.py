@@ -27,9 +27,17 @@ class Film(Response):
     media_type = MEDIA_TYPE
 
     def __init__(
-        self, world: World, spec: WorldSpec, actions: Sequence[str], *, threads: Threads
+        self,
+        world: World,
+        spec: WorldSpec,
+        actions: Sequence[str],
+        *,
+        threads: Threads,
+        timeout_s: float,
     ) -> None:
+        """A client that takes nothing for `timeout_s` gets no more: a world waits for it."""
         super().__init__()
+        self._timeout_s = timeout_s
         self._world = world
         self._spec = spec
         self._actions = actions
@@ -56,7 +64,8 @@ class Film(Response):
                     if not begun:
                         begun = True
                         await send(_start())
-                    await send({"type": "http.response.body", "body": data, "more_body": True})
+                    with anyio.fail_after(self._timeout_s):
+                        await send({"type": "http.response.body", "body": data, "more_body": True})
                 await send({"type": "http.response.body", "body": b""})
                 reason = "done"
             finally:

@@ -15,6 +15,6 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_event_bytes: NumBytes = 64 * 1024
     max_errors: Annotated[int, Meta(ge=0)] = 100  # messages of one socket that cannot be used
     init_timeout_s: Seconds = 30.0  # for all inits of a socket together
-    ack_timeout_s: Seconds = 60.0
+    ack_timeout_s: Seconds = 60.0  # to acknowledge a chunk, or to take a message of any kind
     max_clip_bytes: NumBytes = 10 * 1024 * 1024  # a request's body
     max_clip_latent_frames: Annotated[int, Meta(ge=1)] = 240

@@ -34,6 +34,7 @@ class Mp4Writer:
         stream.width, stream.height = width + width % 2, height + height % 2
         stream.pix_fmt = "yuv420p"
         stream.time_base = Fraction(1, fps)
+        stream.codec_context.thread_count = 1
         self._stream = stream
         self.num_frames = 0
 

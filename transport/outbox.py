@@ -1,7 +1,7 @@
 """One place between whoever makes chunks and whoever sends them, so that none grows stale."""
 
 from collections.abc import Awaitable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import anyio
 
@@ -23,6 +23,13 @@ class Chunk:
     prepared: float
     denoising: float
 
+    def after(self, dropped: "Chunk") -> "Chunk":
+        """What the dropped one would have told of its controls goes with this one."""
+        mine, its = self.taken, dropped.taken
+        event_ids = list(dict.fromkeys([*its.event_ids, *mine.event_ids]))
+        steered = its.steered or mine.steered
+        return replace(self, taken=replace(mine, event_ids=event_ids, steered=steered))
+
 
 @dataclass(slots=True)
 class Outbox:
@@ -38,6 +45,7 @@ class Outbox:
         """Waits until the chunk is taken; not so if only the latest are wanted."""
         if self._chunk is not None:
             self.num_dropped_frames += self._chunk.num_frames
+            chunk = chunk.after(self._chunk)
         self._chunk = chunk
         self._notify()
         while self._chunk is chunk and not self.latest:

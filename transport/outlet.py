@@ -3,6 +3,7 @@
 import anyio
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from transport.errors import Refused
 from transport.messages import ServerMessage, encode
 from transport.payload import Batch
 
@@ -10,8 +11,10 @@ from transport.payload import Batch
 class Outlet:
     """May be used by several tasks at once."""
 
-    def __init__(self, socket: WebSocket) -> None:
+    def __init__(self, socket: WebSocket, *, timeout_s: float) -> None:
+        """A client that takes no message for `timeout_s` is refused: the others wait for it."""
         self._socket = socket
+        self._timeout_s = timeout_s
         self._sending = anyio.Lock(fast_acquire=True)
         self.torn = False  # a header is out and its payload is not
 
@@ -33,6 +36,13 @@ class Outlet:
         return header_sent - started, anyio.current_time() - header_sent
 
     async def _write(self, data: bytes | memoryview) -> None:
+        with anyio.move_on_after(self._timeout_s) as patience:
+            await self._hand_on(data)
+        if patience.cancelled_caught:
+            text = f"a message could not be sent in {self._timeout_s:g} s"
+            raise Refused(text, code="timeout", close_code=1008)
+
+    async def _hand_on(self, data: bytes | memoryview) -> None:
         try:
             # Starlette hands on whatever it is given, and servers take all that is like bytes.
             await self._socket.send_bytes(data)  # type: ignore[arg-type]

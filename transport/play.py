@@ -3,8 +3,7 @@
 import itertools
 import logging
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 
 import anyio
@@ -35,8 +34,6 @@ from transport.protocol import Conversation, Effect
 from transport.threads import Threads, run
 from transport.world import World, WorldSession, WorldSpec
 
-LARGE_BYTES = 256 * 1024  # of a message that takes milliseconds to read
-
 logger = logging.getLogger(__name__)
 
 
@@ -57,7 +54,7 @@ class Player:
         self._limits = limits
         self._threads = threads
         self._conversation = Conversation(world.info, limits=limits)
-        self._outlet = Outlet(socket)
+        self._outlet = Outlet(socket, timeout_s=limits.ack_timeout_s)
         self._plan_in, self._plan_out = anyio.create_memory_object_stream[Plan](1)
         self._acked = anyio.Event()
         self._decoding_s = 0.0  # that sending waited for pictures, the last time
@@ -99,15 +96,9 @@ class Player:
     async def _listen(self) -> None:
         while True:
             # One call, so that no name in here keeps the last plan's picture.
-            await self._follow(await self._read(await self._receive()))
+            await self._follow(self._conversation.receive(await self._receive()))
             # A flood is read from a buffer without waiting: let the others have their turn.
             await checkpoint()
-
-    async def _read(self, data: bytes | str) -> Effect:
-        receive = partial(self._conversation.receive, data)
-        if len(data) < LARGE_BYTES:
-            return receive()
-        return await run(receive, places=self._threads.pictures)  # an init, with its picture
 
     async def _follow(self, effect: Effect) -> None:
         match effect:
@@ -267,10 +258,7 @@ class Player:
             await self._wait_for_turn(lambda now: 0.0 if pacer.may_send else math.inf)
             chunk = outbox.take()
             pacer.sent(chunk.index)
-            with self._patience("a chunk could not be sent"):
-                self._decoding_s = await delivery.send(
-                    chunk, dropped_frames=outbox.num_dropped_frames
-                )
+            self._decoding_s = await delivery.send(chunk, dropped_frames=outbox.num_dropped_frames)
 
     def _num_frames_of(self, index: int) -> int:
         info = self._world.info
@@ -281,24 +269,15 @@ class Player:
 
         Returns the seconds it took. Raises Refused if the ack does not come.
         """
-        started = anyio.current_time()
+        started, timeout = anyio.current_time(), self._limits.ack_timeout_s
         while (wait := wait_s(anyio.current_time())) > 0:
-            if wait == math.inf:
-                with self._patience("no ack came"):
-                    await self._acked.wait()
-            else:
-                with anyio.move_on_after(wait):
-                    await self._acked.wait()
+            with anyio.move_on_after(min(wait, timeout)) as patience:
+                await self._acked.wait()
+                while wait == wait_s(anyio.current_time()) == math.inf:
+                    await self._acked.wait()  # it was one of an older chunk
+            if patience.cancelled_caught and wait == math.inf:
+                raise Refused(f"no ack came in {timeout:g} s", code="timeout", close_code=1008)
         return anyio.current_time() - started
-
-    @contextmanager
-    def _patience(self, what: str) -> Iterator[None]:
-        """With a client: raises Refused where it takes too long."""
-        timeout = self._limits.ack_timeout_s
-        with anyio.move_on_after(timeout) as patience:
-            yield
-        if patience.cancelled_caught:
-            raise Refused(f"{what} in {timeout:g} s", code="timeout", close_code=1008)
 
 
 async def _say_nothing(message: ServerMessage) -> None:

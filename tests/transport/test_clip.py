@@ -216,3 +216,28 @@ def test_a_clip_that_has_a_world_waits_for_no_upload_and_for_no_payload(world):
     sent = film(world, actions="w-6", num_steps=99, threads=threads)
     assert sent[0]["status"] == 200
     assert not sent[-1].get("more_body")
+
+
+def test_a_client_that_takes_nothing_frees_the_world(world):
+    """Where a server has back pressure, a send waits for the client."""
+
+    async def scenario():
+        body = msgspec.json.encode({"actions": "w-30"})
+        messages = [{"type": "http.request", "body": body, "more_body": False}]
+        headers = [(b"content-type", b"application/json")]
+        scope = {"type": "http", "method": "POST", "headers": headers}
+
+        async def receive():
+            return messages.pop() if messages else await anyio.sleep_forever()
+
+        async def send(message):
+            if message["type"] == "http.response.body":
+                await anyio.sleep_forever()
+
+        limits = Limits(ack_timeout_s=0.1)
+        response = await clip(Request(scope, receive), world, limits=limits, threads=Threads())
+        with anyio.fail_after(5), pytest.raises(ExceptionGroup):
+            await response(scope, receive, send)
+
+    anyio.run(scenario)
+    assert world.live == set()

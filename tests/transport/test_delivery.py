@@ -68,7 +68,7 @@ def run(*chunks, output, wire=None, extensions=True, cut_over=False, between=lam
 
     async def scenario():
         delivery = Delivery(
-            Outlet(wire),
+            Outlet(wire, timeout_s=60),
             output,
             plan,
             session_id="s",
@@ -155,7 +155,13 @@ def test_sessions_take_turns_at_the_places(scenery, monkeypatch):
     async def scenario():
         places = anyio.CapacityLimiter(1)
         long, short = (
-            Delivery(Outlet(Wire()), Output(Encoding("jpeg")), plan, session_id=name, places=places)
+            Delivery(
+                Outlet(Wire(), timeout_s=60),
+                Output(Encoding("jpeg")),
+                plan,
+                session_id=name,
+                places=places,
+            )
             for name in ("long", "short")
         )
         async with anyio.create_task_group() as tasks:
@@ -220,7 +226,7 @@ def test_after_dropped_frames_comes_a_key_frame(scenery):
         wire, plan = Wire(), SimpleNamespace(extensions=True, cut_over=False, fps=16)
         places = anyio.CapacityLimiter(1)
         output = Output(Encoding("h264"))
-        delivery = Delivery(Outlet(wire), output, plan, session_id="s", places=places)
+        delivery = Delivery(Outlet(wire, timeout_s=60), output, plan, session_id="s", places=places)
         for index, dropped in enumerate((0, 0, 24, 24)):
             await delivery.send(chunk(scenery(2), index), dropped_frames=dropped)
         return [message for message in wire.messages() if "payload" in message]
@@ -295,8 +301,9 @@ def test_what_a_client_asked_for_meanwhile_is_not_overruled(scenery, break_h264)
     def ask(data):
         output.encoding = Encoding("webp")
 
-    messages, _ = run(chunk(scenery(12)), output=output, wire=Wire(ask))
-    assert messages[-2]["encoding"] == "webp"
+    messages, _ = run(chunk(scenery(12)), chunk(scenery(6), 1), output=output, wire=Wire(ask))
+    encodings = [message["encoding"] for message in messages if "payload" in message]
+    assert encodings == ["h264", "h264", "jpeg", "jpeg", "webp"], "it begins with the next chunk"
 
 
 def test_where_jpeg_fails_too_the_session_fails(scenery, monkeypatch):
@@ -312,11 +319,12 @@ def test_where_jpeg_fails_too_the_session_fails(scenery, monkeypatch):
 def test_a_chunk_that_was_steered_cuts_over_for_who_can(scenery):
     marks = {}
     for cut_over in (False, True):
-        chunks = [chunk(scenery(3), i, steered=i == 1) for i in range(3)]
-        messages, _ = run(*chunks, output=Output(Encoding("raw")), cut_over=cut_over)
+        chunks = [chunk(scenery(12), i, steered=i == 1) for i in range(3)]
+        messages, _ = run(*chunks, output=Output(Encoding("jpeg")), cut_over=cut_over)
         headers = [message for message in messages if "payload" in message]
         marks[cut_over] = [header.get("cut_over", False) for header in headers]
-    assert marks == {False: [False] * 3, True: [False, True, False]}
+    # With the first of its two batches: who empties its queue then keeps the chunk's own frames.
+    assert marks == {False: [False] * 6, True: [False] * 2 + [True, False] + [False] * 2}
 
 
 def test_the_plain_wire_has_no_extras(scenery):

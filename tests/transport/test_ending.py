@@ -20,6 +20,25 @@ def test_a_client_that_stops_acknowledging_is_let_go(world, serve):
     assert world.live == set()
 
 
+def test_repeating_an_old_ack_renews_no_patience(world, serve):
+    with serve(world, ack_timeout_s=0.4) as server, server.dial() as peer:
+        peer.init(**FAST)
+        began = time.monotonic()
+        repeating = threading.Event()
+
+        def repeat():
+            while not repeating.wait(0.05):
+                peer.send(type="ack", chunk_index=0)
+
+        repeater = threading.Thread(target=repeat)
+        repeater.start()
+        assert peer.close_of() == (1008, "no ack came in 0.4 s")
+        repeating.set()
+        repeater.join()
+        assert time.monotonic() - began < 5
+    assert world.live == set()
+
+
 def test_a_full_house_is_told_to_come_later(peer, world):
     world.on_open = Busy("every place is taken")
     peer.init()

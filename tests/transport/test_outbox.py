@@ -4,8 +4,8 @@ from transport.controls import Taken
 from transport.outbox import Chunk, Outbox
 
 
-def chunk(index, num_frames=12):
-    taken = Taken([], [], None)
+def chunk(index, num_frames=12, *, event_ids=(), steered=False):
+    taken = Taken([], list(event_ids), None, steered)
     return Chunk(index, None, num_frames, 0, taken, None, waited=0.0, prepared=0.0, denoising=0.0)
 
 
@@ -53,3 +53,15 @@ def test_the_last_chunk_can_be_taken_after_the_end():
         return await outbox.wait()
 
     assert anyio.run(scenario) is False
+
+
+def test_a_dropped_chunk_leaves_its_events_to_the_one_after_it():
+    async def scenario():
+        outbox = Outbox(latest=True)
+        await outbox.put(chunk(0, event_ids=[4, 5], steered=True))
+        await outbox.put(chunk(1, event_ids=[5, 6]))
+        await outbox.put(chunk(2))
+        return outbox.take()
+
+    taken = anyio.run(scenario).taken
+    assert (taken.event_ids, taken.steered) == ([4, 5, 6], True)

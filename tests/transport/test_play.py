@@ -8,7 +8,6 @@ from msgspec import msgpack
 from transport.errors import BadMessage, Refused
 from transport.messages import Queued, Warming
 from transport.plan import Plan
-from transport.protocol import Conversation
 
 FAST = {"extensions": True, "realtime_output_pacing": False}
 
@@ -284,21 +283,3 @@ def test_a_plain_client_is_paced_by_the_media_clock(make_socket, make_world):
 
     # the fourth chunk starts 0.1 s before the first three have been shown: (9 + 12 + 12) / 60 s
     assert anyio.run(scenario) > 0.4
-
-
-def test_a_large_init_is_not_read_on_the_event_loop(server, monkeypatch, make_png):
-    threads = {}
-    receive = Conversation.receive
-
-    def receive_noted(self, data):
-        threads[len(data) > 1_000_000] = threading.get_ident()
-        return receive(self, data)
-
-    monkeypatch.setattr(Conversation, "receive", receive_noted)
-    with server.dial() as peer:
-        peer.init(first_frame=make_png() + bytes(4_000_000), max_chunks=1)
-        peer.read_until("chunk_stats")
-    with server.dial() as peer:
-        peer.init(max_chunks=1)
-        peer.read_until("chunk_stats")
-    assert threads[True] != threads[False]

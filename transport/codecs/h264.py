@@ -93,6 +93,7 @@ class H264Encoder:
             format="yuv420p",
             dst_colorspace=COLORS,
             dst_color_range=RANGE,
+            threads=1,
         )
 
 
@@ -108,6 +109,7 @@ def open_stream(width: int, height: int, *, fps: int, crf: int) -> VideoCodecCon
     stream.color_range = RANGE
     stream.color_primaries = PRIMARIES
     stream.color_trc = TRANSFER
+    stream.thread_count = 1  # by default it has a pool of its own, beside the one that is bounded
     stream.options = OPTIONS | {"crf": str(crf), "forced-idr": "1"}
     return stream
 

@@ -51,7 +51,9 @@ def subtract(frames: Frames, before: Frames | None) -> Frames:
 
 
 def restore(data: bytes, shape: tuple[int, ...], before: Frames | None) -> Frames:
-    """The frames [T, H, W, 3] of one payload. Raises ValueError if it is of another size."""
+    """The frames [T, H, W, 3] of one payload. Raises ValueError if it is of another size, and
+    zstandard.ZstdError if it is damaged.
+    """
     size = int(np.prod(shape))
     pixels = zstandard.ZstdDecompressor().decompress(data, max_output_size=size)
     frames = np.frombuffer(pixels, np.uint8).reshape(shape).copy()

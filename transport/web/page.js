@@ -109,8 +109,10 @@ function enter() {
 
 /** Where the walk will begin, until its first frame comes. */
 async function showOpening(mine) {
-  const cover = await cropCover(choice.picture, choice.init.size.split("x").map(Number));
-  if (mine === walk) screen.cover(cover);
+  const size = choice.init.size.split("x").map(Number);
+  const cover = await cropCover(choice.picture, size).catch(() => null); // a walk does without
+  if (mine === walk && cover !== null) screen.cover(cover);
+  else cover?.close();
 }
 
 function onState(state, detail) {

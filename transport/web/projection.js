@@ -36,7 +36,9 @@ export class Projection {
   }
 
   add(message) {
-    this.#decoding = this.#decoding.then(() => this.#queue(message));
+    this.#decoding = this.#decoding
+      .then(() => this.#queue(message))
+      .catch(() => this.#tell("spoiled", { remedy: "none" })); // the next batch has its chance
   }
 
   /** A hidden page shows nothing: that time is not late. */

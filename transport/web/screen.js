@@ -7,6 +7,7 @@ export class Screen {
   #onReport = () => {};
   #reads = new Map(); // id to the resolve of who waits for a frame
   #numReads = 0;
+  #hasReported = false;
 
   /**
    * Takes both canvases for good. Throws where this browser has no canvas for workers;
@@ -19,7 +20,9 @@ export class Screen {
       glow: glow.transferControlToOffscreen(),
     };
     this.#worker = new Worker(new URL("projector.js", import.meta.url), { type: "module" });
-    this.#worker.onerror = onBroken;
+    this.#worker.onerror = () => {
+      if (!this.#hasReported) onBroken(); // later it is a bug of ours, not a browser's age
+    };
     this.#worker.onmessage = ({ data }) => this.#receive(data);
     this.#send("attach", canvases, Object.values(canvases));
     document.addEventListener("visibilitychange", () => this.#pause());
@@ -74,6 +77,7 @@ export class Screen {
   }
 
   #receive(message) {
+    this.#hasReported = true;
     if (message.report === "frame") {
       this.#reads.get(message.id)(message.frame);
       this.#reads.delete(message.id);

@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 
@@ -101,3 +103,12 @@ def test_a_frame_that_is_no_frame_raises():
     encoder = H264Encoder(Encoding("h264"), fps=16)
     with pytest.raises(ValueError):
         encoder.encode(Piece(np.zeros((1, 64, 112, 4), np.uint8), 0, 1, 0))
+
+
+def test_an_encoder_has_no_threads_of_its_own(scenery):
+    """The pool that it runs in is the bound."""
+    before = len(os.listdir("/proc/self/task"))
+    encoders = [H264Encoder(Encoding("h264"), fps=16) for _ in range(8)]
+    for encoder in encoders:
+        encode(encoder, scenery(1))
+    assert len(os.listdir("/proc/self/task")) <= before + 1
