@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from fast_client import FastClient
-from walking_world import CHUNK_FRAMES, make_chunks
+from walking_world import CHUNK_FRAMES, MEDIA_FPS, make_chunks
 
 from deployments.local import free_port
 from deployments.proxy import HOOK
 
-MEDIA_FPS = 16
 FPS = 60  # of delivery to one client: a chunk has 200 ms to itself
 LEFT_OUT = 3  # chunks, until buffers are warm
 CROWD = 8

@@ -13,7 +13,7 @@ import anyio
 import numpy as np
 from msgspec import msgpack
 from PIL import Image
-from walking_world import HEIGHT, WIDTH, Frames, make_chunks
+from walking_world import HEIGHT, MEDIA_FPS, WIDTH, Frames, make_chunks
 
 from transport.codecs.decoder import Decoder, decode_picture
 from transport.controls import Taken
@@ -24,7 +24,6 @@ from transport.outlet import Outlet
 from transport.output import Output
 
 FORMATS: tuple[Format, ...] = get_args(Format)
-MEDIA_FPS = 16
 OTHERS_WEBP = "others' webp q90"
 
 Row = dict[str, Any]

@@ -37,6 +37,7 @@ from transport.lag import LoopLag
 from transport.world import OnWait, Opening, WorldInfo, WorldSpec
 
 WIDTH, HEIGHT = 832, 480
+MEDIA_FPS = 16
 FIRST_CHUNK_FRAMES, CHUNK_FRAMES = 9, 12
 NUM_CHUNKS = 4  # that are different
 PICTURE = Path(__file__).with_name("jungle.jpg")
@@ -101,7 +102,7 @@ class WalkingWorld:
             sizes=((WIDTH, HEIGHT),),
             size_multiple=16,
             max_pixels=WIDTH * HEIGHT,
-            fps=16,
+            fps=MEDIA_FPS,
             chunk_latent_frames=3,
             first_chunk_frames=FIRST_CHUNK_FRAMES,
             chunk_frames=CHUNK_FRAMES,

@@ -1,7 +1,7 @@
 /** Frames that travel as H.264: one access unit in, one picture out, by WebCodecs. */
 
-// The wire's colours. Said here, too, because Chromium takes a stream that names its matrix and not
-// its primaries for BT.709.
+// The wire's colours, as the stream has them. Said here, too, because Chromium takes a stream that
+// leaves out a part of them for BT.709.
 const BT601 = {
   matrix: "smpte170m",
   primaries: "smpte170m",
