@@ -104,6 +104,9 @@ def check_window(window: int, *, sink: int, chunk: int) -> None:
         raise ValueError(f"window {window} must hold the sink ({sink}) and one chunk ({chunk})")
 
 
+# A small picture is known at higher noise levels than a large one: its last step is at a lower one.
+SCHEDULE_POCKET = ScheduleConfig(indices=(0, 300, 600, 850), shift=3.0)
+
 POCKET = WorldConfig(name="pocket", width=112, height=64, schedule=SCHEDULE_V2)
 
 PRESETS = {POCKET.name: POCKET}

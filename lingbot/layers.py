@@ -34,38 +34,51 @@ def modulate(x: Tensor, *, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
     return layer_norm(x, eps) * (1 + scale) + shift
 
 
-def rotary_angles(positions: Tensor, *, grid: tuple[int, int], head_dim: int) -> Tensor:
-    """Angles of the 3D rotary embedding: positions [F] -> [F, T, D/2] float64.
+def rotary_angles(
+    positions: Tensor,
+    *,
+    grid: tuple[int, int],
+    head_dim: int,
+    spacing: tuple[float, float] = (1.0, 1.0),
+) -> Tensor:
+    """Angles of the 3D rotary embedding: positions [..., F] -> [..., F, T, D/2] float64.
 
     Of the D numbers of a head, 4 * (D // 6) turn with the place in the picture, half with the row
     and half with the column, and the rest with the latent frame. Any position is fine: there is no
-    table to run out of.
+    table to run out of. ``spacing`` is how far apart rows and columns are: more than 1 where a
+    smaller picture shows what a larger one would.
     """
-    rows, columns = grid
     spatial = 2 * (head_dim // 6)
     temporal = head_dim - 2 * spatial
 
     def angles(position: Tensor, width: int) -> Tensor:
         frequency = torch.arange(0, width, 2, dtype=torch.float64, device=position.device) / width
-        return position.double()[:, None] / ROTARY_BASE**frequency
+        return position.double()[..., None] / ROTARY_BASE**frequency
 
-    device = positions.device
-    by_frame = angles(positions, temporal)[:, None, None]
-    by_row = angles(torch.arange(rows, device=device), spatial)[None, :, None]
-    by_column = angles(torch.arange(columns, device=device), spatial)[None, None]
-    shape = (len(positions), rows, columns, -1)
-    parts = [part.expand(shape) for part in (by_frame, by_row, by_column)]
-    return torch.cat(parts, dim=-1).flatten(1, 2)
+    rows, columns = (
+        angles(torch.arange(count, device=positions.device) * step + (step - 1) / 2, spatial)
+        for count, step in zip(grid, spacing, strict=True)
+    )
+    by_frame = angles(positions, temporal)[..., None, None, :]
+    shape = (*positions.shape, *grid, -1)
+    parts = [part.expand(shape) for part in (by_frame, rows[:, None], columns[None])]
+    return torch.cat(parts, dim=-1).flatten(-3, -2)
 
 
-def rotary(positions: Tensor, *, grid: tuple[int, int], head_dim: int) -> Tensor:
-    """Cosines and sines of ``rotary_angles``: positions [F] -> [2, F, T, 1, D/2] float32."""
-    angles = rotary_angles(positions, grid=grid, head_dim=head_dim)
+def rotary(
+    positions: Tensor,
+    *,
+    grid: tuple[int, int],
+    head_dim: int,
+    spacing: tuple[float, float] = (1.0, 1.0),
+) -> Tensor:
+    """Cosines and sines of ``rotary_angles``: [..., F] -> [2, ..., F, T, 1, D/2] float32."""
+    angles = rotary_angles(positions, grid=grid, head_dim=head_dim, spacing=spacing)
     return torch.stack([angles.cos(), angles.sin()]).float()[..., None, :]
 
 
 def rotate(x: Tensor, turn: Tensor) -> Tensor:
-    """Turn neighbouring pairs: x [B, F, T, H, D] by turn [2, F, T, 1, D/2]."""
+    """Turn neighbouring pairs: x [B, F, T, H, D] by turn [2, F, T, 1, D/2] or [2, B, F, ...]."""
     cos, sin = turn
     even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
     turned = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1)

@@ -215,6 +215,10 @@ class WorldModel(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.spacing = (
+            1.0,
+            1.0,
+        )  # of rows and columns of tokens; training on small pictures sets it
         dim, patch = config.dim, (1, PATCH, PATCH)
         control = config.control_channels * SPATIAL_STRIDE**2 * PATCH**2
         self.patch_embedding = nn.Conv3d(INPUT_CHANNELS, dim, patch, patch)
@@ -274,9 +278,9 @@ class WorldModel(nn.Module):
     ) -> Tensor:
         """The flow of a chunk: x [B, 16, F, h, w] -> [B, 16, F, h, w] float32.
 
-        condition [B, 20, F, h, w] (mask and image), timestep [B, F] in 0..1000, positions [F] the
-        latent frames' places in the world. Every one of ``ranks`` is given all of these, works on
-        its tokens, and returns the whole flow; ``camera`` and ``memory`` are of its tokens.
+        condition [B, 20, F, h, w] (mask and image), timestep [B, F] in 0..1000, positions [F] or
+        [B, F] the latent frames' places in the world. Every one of ``ranks`` is given all of these,
+        works on its tokens and returns the whole flow; ``camera`` and ``memory`` are of its tokens.
         """
         tokens, time, time6, turn = self._embed(x, condition, timestep, positions, ranks)
         tokens = self._through(self._blocks(), tokens, time6, turn, camera, text, memory)
@@ -337,7 +341,8 @@ class WorldModel(nn.Module):
         time = mlp(self.time_embedding, frequencies).float()
         time6 = mlp(self.time_projection, time).float().unflatten(-1, (6, -1))
         grid = (x.shape[3] // PATCH, x.shape[4] // PATCH)
-        turn = rotary(positions, grid=grid, head_dim=self.config.head_dim)
+        head_dim = self.config.head_dim
+        turn = rotary(positions, grid=grid, head_dim=head_dim, spacing=self.spacing)
         return tokens, time, time6, ranks.take(turn)
 
     def _blocks(self) -> list[Block]:

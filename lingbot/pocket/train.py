@@ -1,42 +1,99 @@
-"""Makes the pocket world: python -m lingbot.pocket.train PART, parts in order."""
+"""Makes the pocket world: python -m lingbot.pocket.train cpu, and again where it was cut off.
+
+The parts follow one another; each leaves its result in the run's folder and is not done twice.
+"""
 
 import argparse
 import logging
+import sys
+import time
 from pathlib import Path
 
 import torch
 
-from lingbot.pocket.data import render_bank
-from lingbot.pocket.latents import encode_bank
-from lingbot.pocket.train_dit import train_dit
-from lingbot.pocket.train_vae import train_vae
-from lingbot.pocket.whiten import whiten_vae
+from lingbot.pocket.training.data import render_bank
+from lingbot.pocket.training.dit import STAGES, train_dit
+from lingbot.pocket.training.latents import SIZES, encode_bank
+from lingbot.pocket.training.run import Machine, OutOfTime
+from lingbot.pocket.training.vae import train_decoder, train_vae
+from lingbot.pocket.training.whiten import whiten_vae
+
+# Clips of the bank, steps of the trainings; in the order in which they are done.
+RECIPES = {
+    "cpu": {
+        "bank": 1200,
+        "vae": 1600,
+        "whiten": 0,
+        "decoder": 500,
+        "latents": 0,
+        "small": 2000,
+        "full": 3000,
+        "self": 1000,
+    },
+    "gpu": {
+        "bank": 4000,
+        "vae": 6000,
+        "whiten": 0,
+        "decoder": 2000,
+        "latents": 0,
+        "small": 6000,
+        "full": 12000,
+        "self": 4000,
+    },
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", choices=("bank", "vae", "whiten", "decoder", "latents", "dit"))
-    parser.add_argument("--steps", type=int, default=600, help="training steps; clips of the bank")
-    parser.add_argument("--out", type=Path, default=Path("runs/pocket"))
+    parser.add_argument("recipe", choices=RECIPES)
+    parser.add_argument("--out", type=Path, default=Path("runs/pocket"), help="the run's folder")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="save and stop then")
+    parser.add_argument("--eager", action="store_true", help="compile nothing")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument(
+        "--only", nargs="+", choices=RECIPES["cpu"], metavar="PART", help="these parts alone"
+    )
+    parser.add_argument("--steps", type=int, help="instead of the recipe's, of each part")
     options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(options.threads)
-    log = logging.FileHandler(options.out / "train.log")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", handlers=[log])
-    if options.part == "bank":
-        render_bank(options.out / "bank", num_clips=options.steps, seed=options.seed)
-    elif options.part in ("vae", "decoder"):
-        only = options.part == "decoder"
-        train_vae(options.out, num_steps=options.steps, seed=options.seed, decoder_only=only)
-    elif options.part == "whiten":
-        whiten_vae(options.out)
-    elif options.part == "latents":
-        for mirrored in (False, True):
-            encode_bank(options.out, mirrored=mirrored)
+    folder: Path = options.out
+    folder.mkdir(parents=True, exist_ok=True)
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(message)s",
+        handlers=[logging.FileHandler(folder / "train.log"), logging.StreamHandler(sys.stdout)],
+    )
+    device = torch.device("cuda" if options.recipe == "gpu" else "cpu")
+    deadline = time.monotonic() + 60 * options.minutes
+    machine = Machine(device, deadline, compiles=not options.eager)
+    try:
+        for part, steps in RECIPES[options.recipe].items():
+            if not options.only or part in options.only:
+                do_part(part, folder, machine, options.steps or steps, options.seed)
+    except OutOfTime:
+        sys.exit("out of time; what there is is saved: run it again to go on")
+
+
+def do_part(part: str, folder: Path, machine: Machine, steps: int, seed: int) -> None:
+    """One part of a recipe, or what is left of it."""
+    if part == "bank":
+        render_bank(folder / "bank", machine, num_clips=steps, seed=seed)
+    elif part == "vae":
+        if not (folder / "vae.safetensors").exists():
+            train_vae(folder, machine, num_steps=steps, seed=seed)
+    elif part == "whiten":
+        if not (folder / "whitened.safetensors").exists():
+            whiten_vae(folder)
+    elif part == "decoder":
+        if not (folder / "tiny_vae.safetensors").exists():
+            train_decoder(folder, machine, num_steps=steps, seed=seed)
+    elif part == "latents":
+        for size in SIZES:
+            encode_bank(folder, size, machine)
     else:
-        train_dit(options.out, num_steps=options.steps, seed=options.seed)
+        assert part in STAGES
+        train_dit(folder, machine, part, num_steps=steps, seed=seed)
 
 
 if __name__ == "__main__":

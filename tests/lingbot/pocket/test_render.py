@@ -4,10 +4,12 @@ import torch
 import torch.nn.functional as F
 
 from lingbot.camera import default_intrinsics, pitch_matrix, yaw_matrix
-from lingbot.pocket.render import render
-from lingbot.pocket.scene import make_scene
+from lingbot.pocket.scenery.conditions import Conditions
+from lingbot.pocket.scenery.render import FAR, Renderer
+from lingbot.pocket.scenery.scene import make_scene
 
 WIDTH, HEIGHT = 112, 64
+CLEAR_NOON = Conditions(time="noon", weather="clear", ground="grass")
 
 
 def pose(rotation=None, place=(0.0, 0.0, 0.0)):
@@ -18,7 +20,13 @@ def pose(rotation=None, place=(0.0, 0.0, 0.0)):
 
 
 def picture(scene, *poses):
-    return render(scene, np.stack(poses), width=WIDTH, height=HEIGHT)
+    return Renderer(scene).render(np.stack(poses), width=WIDTH, height=HEIGHT)
+
+
+def town():
+    """One of the scenes with most in it, in plain light."""
+    scenes = (make_scene(seed) for seed in range(100))
+    return next(scene for scene in scenes if scene.place == "town").under(CLEAR_NOON)
 
 
 def test_same_seed_same_bytes():
@@ -46,7 +54,7 @@ def test_a_frame_does_not_depend_on_those_beside_it():
 @pytest.mark.parametrize("turn", [yaw_matrix(6), pitch_matrix(4)])
 def test_turning_moves_the_picture_by_its_homography(turn):
     """A camera that turns on the spot sees the same rays: K R^-1 K^-1 maps pixels to pixels."""
-    before, after = picture(make_scene(1), pose(), pose(turn)).permute(0, 3, 1, 2).float()
+    before, after = picture(town(), pose(), pose(turn)).permute(0, 3, 1, 2).float()
     fx, fy, cx, cy = default_intrinsics(WIDTH, HEIGHT)
     columns, rows = np.meshgrid(np.arange(WIDTH) + 0.5, np.arange(HEIGHT) + 0.5)
     rays = np.stack([(columns - cx) / fx, (rows - cy) / fy, np.ones_like(rows)], axis=-1) @ turn.T
@@ -60,9 +68,42 @@ def test_turning_moves_the_picture_by_its_homography(turn):
 
 
 def test_the_ground_lies_one_below_the_eye():
-    """Looking straight down, two pixels' worth of ground ahead is two rows up in the picture."""
-    down, ahead = pitch_matrix(-90), 2 / default_intrinsics(WIDTH, HEIGHT).fy
-    before, after = picture(make_scene(11), pose(down), pose(down, (0, 0, ahead))).int()
-    moved = (after[2:] - before[:-2]).abs()
-    assert (moved > 8).float().mean() < 0.01  # the fog is a little thinner or thicker
-    assert before.float().std() > 20
+    depth = Renderer(town()).depth(pose(pitch_matrix(-90))[None], width=WIDTH, height=HEIGHT)
+    torch.testing.assert_close(depth, torch.ones_like(depth))
+
+
+def test_depth_and_picture_are_of_one_world():
+    """A step to the side moves every point by what its depth says."""
+    step, fx = 0.2, default_intrinsics(WIDTH, HEIGHT).fx
+    renderer = Renderer(town())
+    poses = np.stack([pose(place=(0, 0, -1)), pose(place=(step, 0, -1))])
+    before, after = renderer.render(poses, width=WIDTH, height=HEIGHT).permute(0, 3, 1, 2).float()
+    depth = renderer.depth(poses, width=WIDTH, height=HEIGHT)[1]
+    columns, rows = np.meshgrid(np.arange(WIDTH) + 0.5, np.arange(HEIGHT) + 0.5)
+    x = torch.from_numpy(columns) + fx * step / depth
+    y = torch.from_numpy(rows)
+    grid = torch.stack([2 * x / WIDTH - 1, 2 * y / HEIGHT - 1], dim=-1).float()
+    warped = F.grid_sample(before[None], grid[None], align_corners=False)[0]
+    moved, still = ((other - after).abs().mean(0)[:, :-8] for other in (warped, before))
+    assert moved.median() < 1
+    assert moved.mean() < still.mean() / 2
+
+
+def test_the_sky_is_far_and_fog_hides_what_is_there():
+    clear, foggy = (
+        Renderer(town().under(Conditions(time="noon", weather=weather, ground="grass")))
+        for weather in ("clear", "fog")
+    )
+    size = {"width": WIDTH, "height": HEIGHT}
+    depth = clear.depth(pose()[None], **size)
+    assert (depth == FAR).any()
+    contrasts = [renderer.render(pose()[None], **size).float().std() for renderer in (clear, foggy)]
+    assert contrasts[0] > 1.3 * contrasts[1]
+
+
+@pytest.mark.parametrize("ground", ["sand", "snow", "rock"])
+def test_conditions_change_the_picture_and_leave_the_scene(ground):
+    other = town().under(Conditions(time="night", weather="clear", ground=ground))
+    assert other.solids == town().solids
+    by_day, by_night = (picture(scene, pose()).float().mean() for scene in (town(), other))
+    assert by_night < by_day / 2

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 
 from lingbot.camera import relative_pose
@@ -6,8 +7,8 @@ from lingbot.camera_cache import CameraCache
 from lingbot.config import ModelConfig
 from lingbot.kv_cache import KVWindow
 from lingbot.model import WorldModel
-from lingbot.pocket.latents import distinct_maps
-from lingbot.pocket.teacher import TeacherMemory, camera_maps
+from lingbot.pocket.training.latents import distinct_maps
+from lingbot.pocket.training.teacher import TeacherMemory, camera_maps, prompt_maps
 
 SMALL = ModelConfig(
     dim=24, ffn_dim=32, freq_dim=16, num_heads=2, num_layers=2, text_dim=8, text_len=4
@@ -15,59 +16,58 @@ SMALL = ModelConfig(
 CHUNK, GRID = 3, (4, 7)
 
 
+@pytest.mark.parametrize("window, sink", [(4 * CHUNK, 0), (3 * CHUNK, CHUNK)])
 @torch.inference_mode()
-def test_teacher_forcing_sees_what_the_window_shows():
+def test_teacher_forcing_sees_what_the_window_shows(window, sink):
+    """Also where the prompt changes under way, and where the window has forgotten something."""
     torch.manual_seed(0)
     model = WorldModel(SMALL)
-    frames = 4 * CHUNK
-    clean, noisy = torch.randn(2, 1, 16, frames, 8, 14)
-    condition = torch.randn(1, 20, frames, 8, 14)
-    poses = np.stack([relative_pose(0, "wasdijkl"[i % 8])[0] for i in range(frames)])
-    maps, rows = distinct_maps(poses[None])
-    maps, text = maps.float(), model.embed_text(torch.randn(1, 4, 8))
+    chunks = 4
+    clean, noisy = torch.randn(2, chunks, 16, CHUNK, 8, 14)
+    condition = torch.randn(chunks, 20, CHUNK, 8, 14)
+    poses = [relative_pose(0, "wasdijkl"[i % 8])[0] for i in range(chunks * CHUNK)]
+    maps, rows = distinct_maps(np.stack(poses)[None], 112, 64)
+    maps, rows = maps.float(), rows.view(chunks, CHUNK)
+    contexts, prompts = torch.randn(2, 4, 8), torch.tensor([0, 0, 1, 1])
+    positions = torch.arange(chunks * CHUNK).view(chunks, CHUNK)
+    timestep = torch.full((chunks, CHUNK), 600.0)
 
-    def taught(past):
-        order = torch.cat([torch.arange(past), torch.arange(frames)])
-        numbers = tuple(range(past // CHUNK)), tuple(range(frames // CHUNK))
-        timestep = torch.cat([torch.zeros(1, past), torch.full((1, frames), 600.0)], dim=1)
+    def taught():
+        order = torch.tensor([*range(chunks - 1), *range(chunks)])
+        memory = TeacherMemory(range(chunks - 1), range(chunks), window // CHUNK)
         return model(
-            torch.cat([clean[:, :, :past], noisy], dim=2),
-            condition=condition[:, :, order],
-            timestep=timestep,
-            positions=order,
-            camera=camera_maps(model, maps, rows[:, order]),
-            text=text,
-            memory=TeacherMemory(CHUNK, *numbers),
-        )[:, :, past:]
+            torch.cat([clean[:-1], noisy]),
+            condition=condition[order],
+            timestep=torch.cat([torch.zeros(chunks - 1, CHUNK), timestep]),
+            positions=positions[order],
+            camera=camera_maps(model, maps, rows[order]),
+            text=prompt_maps(model, contexts, prompts[order]),
+            memory=memory,
+        )[chunks - 1 :]
 
     def played():
         cache = CameraCache(model, budget_bytes=2**20)
-        window = KVWindow.empty(
+        past = KVWindow.empty(
             SMALL,
-            window=frames,
-            sink=0,
+            window=window,
+            sink=sink,
             chunk=CHUNK,
             tokens=GRID[0] * GRID[1],
             device=torch.device("cpu"),
             dtype=torch.float32,
         )
-        for first in range(0, frames, CHUNK):
-            here = slice(first, first + CHUNK)
-            control = maps[rows[0, here]].transpose(0, 1)[None].split(1, dim=2)
-            with cache.chunk(
-                [bytes([row]) for row in rows[0, here]], control.__getitem__
-            ) as camera:
+        for i in range(chunks):
+            control = maps[rows[i]].transpose(0, 1)[None].split(1, dim=2)
+            with cache.chunk([bytes([row]) for row in rows[i]], control.__getitem__) as camera:
                 shared = {
-                    "condition": condition[:, :, here],
-                    "positions": torch.arange(first, first + CHUNK),
+                    "condition": condition[i : i + 1],
+                    "positions": positions[i],
                     "camera": camera,
-                    "text": text,
-                    "memory": window,
+                    "text": model.embed_text(contexts[prompts[i]][None]),
+                    "memory": past,
                 }
-                yield model(noisy[:, :, here], timestep=torch.full((1, CHUNK), 600.0), **shared)
-                model.remember(clean[:, :, here], **shared)
-            window.advance(CHUNK)
+                yield model(noisy[i : i + 1], timestep=timestep[i : i + 1], **shared)
+                model.remember(clean[i : i + 1], **shared)
+            past.advance(CHUNK)
 
-    torch.testing.assert_close(
-        taught(frames - CHUNK), torch.cat(list(played()), dim=2), rtol=1e-4, atol=1e-5
-    )
+    torch.testing.assert_close(taught(), torch.cat(list(played())), rtol=1e-4, atol=1e-5)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lingbot.camera import Trajectory
-from lingbot.pocket.trajectory import HIGHEST_PITCH, STEP, random_actions, walk
+from lingbot.pocket.scenery.trajectory import HIGHEST_PITCH, STEP, random_actions, walk
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -1,5 +1,9 @@
 """What both trainings share: optimizers, the learning rate's course, checkpoints, sheets."""
 
+import io
+import shutil
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,27 +13,69 @@ from PIL import Image
 from torch import Tensor, nn
 
 WARM_UP = 50  # steps
-DECAY = 0.3  # share of the run, its end, over which the rate falls to nothing
+DECAY = 0.3  # share of a run, its end, over which the rate falls to nothing, where none is given
+PART_BYTES = 15_000_000  # of a checkpoint's files
 
 
-def learning_rate(step: int, *, num_steps: int, peak: float) -> float:
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What a run is given: where it computes, and until when."""
+
+    device: torch.device
+    deadline: float = float("inf")  # of time.monotonic(), at which it saves and stops
+    compiles: bool = True  # whether the DiT's blocks are worth a minute of compilation
+
+    @property
+    def out_of_time(self) -> bool:
+        return time.monotonic() > self.deadline
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+
+class OutOfTime(Exception):
+    """The deadline came before the end: what there is is saved, and a later run goes on."""
+
+
+def learning_rate(step: int, *, num_steps: int, peak: float, decay: float = DECAY) -> float:
     """Rise, stay, fall. A run may be resumed with another length until its fall begins."""
-    left = (num_steps - step) / (DECAY * num_steps)
+    left = (num_steps - step) / (decay * num_steps)
     return peak * min(1.0, (step + 1) / WARM_UP, max(left, 0.0))
 
 
-def save_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
-    """Write it whole or not at all."""
+def save_whole(path: Path, content: dict[str, Any]) -> None:
+    """Write a file whole or not at all."""
     unfinished = path.with_suffix(".unfinished")
-    torch.save(checkpoint, unfinished)
+    torch.save(content, unfinished)
     unfinished.rename(path)
 
 
-def load_checkpoint(path: Path) -> dict[str, Any] | None:
+def save_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
+    """Write it whole or not at all, as a folder of files that are easily carried about."""
+    buffer = io.BytesIO()
+    torch.save(checkpoint, buffer)
+    data = buffer.getbuffer()
+    writing, written = path.with_suffix(".writing"), path.with_suffix(".written")
+    for folder in (writing, written):
+        shutil.rmtree(folder, ignore_errors=True)
+    writing.mkdir()
+    for i, start in enumerate(range(0, len(data), PART_BYTES)):
+        (writing / f"{i:03}").write_bytes(data[start : start + PART_BYTES])
+    writing.rename(written)
+    shutil.rmtree(path, ignore_errors=True)
+    written.rename(path)
+
+
+def load_checkpoint(path: Path, *, device: torch.device | str = "cpu") -> dict[str, Any] | None:
     """The checkpoint of a run that was cut off, or None at its start."""
     if not path.exists():
+        path = path.with_suffix(".written")  # cut off between the last two lines above
+    if not path.exists():
         return None
-    checkpoint: dict[str, Any] = torch.load(path, weights_only=True)
+    data = b"".join(part.read_bytes() for part in sorted(path.iterdir()))
+    checkpoint: dict[str, Any] = torch.load(
+        io.BytesIO(data), weights_only=True, map_location=device
+    )
     return checkpoint
 
 

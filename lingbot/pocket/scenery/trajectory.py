@@ -21,14 +21,24 @@ WALKS = ("w", "w", "w", "w", "s", "a", "d")
 TURNS = ("j", "l")
 TILTS = ("i", "k")
 HIGHEST_PITCH = 24  # degrees
+STILL, LOOKING_AROUND = 0.06, 0.12  # shares of all walks
 
 
 def random_actions(random: Random, num_latent_frames: int) -> list[str]:
-    """Draw the keys held in each latent frame; nothing is held in the first."""
+    """Draw the keys held in each latent frame; nothing is held in the first.
+
+    Some walks stand still from beginning to end, and some only look around.
+    """
+    kind = random.random()
+    if kind < STILL:
+        return [""] * num_latent_frames
+    looks_around = kind < STILL + LOOKING_AROUND
     actions = [""]
     pitch = 0
     while len(actions) < num_latent_frames:
         action = _random_keys(random, pitch)
+        if looks_around:
+            action = "".join(key for key in action if key in "ijkl") or random.choice(TURNS)
         held = random.choice((1, 1, 2, 3, 4, 6, 9, 14))
         for _ in range(held):
             if abs(pitch + _tilt(action)) > HIGHEST_PITCH:
@@ -42,9 +52,9 @@ def _random_keys(random: Random, pitch: int) -> str:
     kind = random.random()
     if kind < 0.10:
         return ""
-    if kind < 0.35:
+    if kind < 0.42:
         return random.choice(WALKS)
-    if kind < 0.45:
+    if kind < 0.50:
         return random.choice(("wa", "wd", "as", "sd"))
     if kind < 0.65:
         return random.choice(TURNS)

@@ -12,41 +12,49 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lingbot.pocket.data import shard_paths
-from lingbot.pocket.train_vae import to_video
+from lingbot.pocket.training.data import shard_paths, to_video
 from lingbot.tiny_vae import TinyVAE, repeat_first
 
 DEVIATION = 0.35  # of the whitened channels: small, so that the decoder's clamp is nearly linear
+MEASURED_SHARDS = 16  # two clips of each
 WEAKEST = 1e-3  # share of the mean variance below which a direction is not strengthened further
 
 logger = logging.getLogger(__name__)
 
 
 def whiten_vae(folder: Path) -> None:
-    """Rewrite folder/tiny_vae.safetensors; the decoder should be trained on for a while after it.
+    """Write folder/whitened.safetensors from folder/vae.safetensors.
 
-    Zero padding and the clamp see other numbers than before, which costs some dB until then.
+    The decoder should be trained on after it: its zero padding and the clamp see other numbers than
+    before, which costs some dB until then.
     """
-    path = folder / "tiny_vae.safetensors"
-    tensors = load_file(path)
-    del tensors["latents_mean"], tensors["latents_std"]
-    mean, covariance = measure_latents(TinyVAE.from_state_dict(tensors).eval(), folder)
+    vae = TinyVAE.from_state_dict(load_file(folder / "vae.safetensors"))
+    whiten(vae, shard_paths(folder / "bank"))
+    vae.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    statistics = {"latents_mean": torch.zeros(16), "latents_std": torch.full((16,), DEVIATION)}
+    save_file({**vae.state_dict(), **statistics}, folder / "whitened.safetensors")
+
+
+def whiten(vae: TinyVAE, shards: list[Path]) -> None:
+    """Let the latents of these clips become uncorrelated, with mean 0 and deviation DEVIATION."""
+    mean, covariance = measure_latents(vae, shards)
     variances, directions = torch.linalg.eigh(covariance)
     logger.info("latents' variances %s", [round(value, 3) for value in variances.tolist()])
     even = variances.clamp(min=WEAKEST * variances.mean())
     # Symmetric, so that each channel stays as close as it can to what it was.
     matrix = DEVIATION * (directions * even.rsqrt()) @ directions.T
+    tensors = vae.state_dict()
     fold(tensors, matrix.float(), -(matrix @ mean).float())
-    statistics = {"latents_mean": torch.zeros(16), "latents_std": torch.full((16,), DEVIATION)}
-    save_file({**tensors, **statistics}, path)
+    vae.load_state_dict(tensors)
 
 
 @torch.inference_mode()
-def measure_latents(vae: TinyVAE, folder: Path) -> tuple[Tensor, Tensor]:
+def measure_latents(vae: TinyVAE, shards: list[Path]) -> tuple[Tensor, Tensor]:
     """Mean [16] and covariance [16, 16] of the channels over some clips, float64."""
+    device = next(vae.parameters()).device
     latents = []
-    for shard in shard_paths(folder / "bank"):
-        frames = torch.load(shard, mmap=True)["frames"][:5]
+    for shard in shards[:MEASURED_SHARDS]:
+        frames = torch.load(shard, mmap=True)["frames"][:2].to(device)
         latents.append(vae.encode(repeat_first(to_video(frames))).transpose(1, 2))
     channels = torch.cat(latents).transpose(0, 1).flatten(1).double()  # [16, everything]
     return channels.mean(dim=1), torch.cov(channels)

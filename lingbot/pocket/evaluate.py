@@ -1,0 +1,453 @@
+"""Measures the pocket world against its renderer: python -m lingbot.pocket.evaluate.
+
+On scenes and walks that training never saw; prints a table, then one line of JSON. All that is
+generated goes through the engine, as in play.
+"""
+
+import argparse
+import copy
+import json
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lingbot.config import POCKET
+from lingbot.engine import Engine
+from lingbot.load import load_engine
+from lingbot.pocket.evaluation.classifier import Classifier, draw_views, train_classifier
+from lingbot.pocket.evaluation.motion import (
+    as_frame,
+    compare_flow,
+    estimated_flow,
+    recovered_turn,
+    seen_before,
+    textured,
+    true_flow,
+)
+from lingbot.pocket.scenery.conditions import Conditions, change
+from lingbot.pocket.scenery.render import Renderer
+from lingbot.pocket.scenery.scene import Scene, describe, make_scene
+from lingbot.pocket.scenery.trajectory import walk
+from lingbot.pocket.training.data import (
+    FIRST_HELD_OUT_SEED,
+    Clip,
+    draw_walk,
+    first_frame_of,
+    make_clip,
+    resize,
+    to_video,
+)
+from lingbot.session import Session, SessionSpec
+from lingbot.tiny_vae import DecoderState, repeat_first
+
+SIZE = {"width": POCKET.width, "height": POCKET.height}  # that is served
+STRIDE = 4  # frames between which motion is measured: a latent frame
+CLAIMED_TURN, CLAIMED_STRETCH = 15.0, 0.25
+LONG_CHUNKS = 240  # three minutes
+END_CHUNKS = 12  # of a long walk: its last nine seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One line of the table."""
+
+    name: str
+    value: float
+    unit: str
+    claim: str = ""
+    met: bool | None = None  # None: nothing is claimed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--weights", type=Path, help="a folder; absent: the weights in the box")
+    parser.add_argument("--scenes", type=int, default=12, help="of each figure")
+    parser.add_argument("--long-seeds", type=int, default=20, help="walks of three minutes")
+    parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART")
+    options = parser.parse_args()
+    engine = load_engine("pocket", weights=options.weights)
+    figures: list[Figure] = []
+    for name, measure in PARTS.items():
+        if not options.only or name in options.only:
+            count = options.long_seeds if name == "long" else options.scenes
+            for figure in measure(engine, count):
+                print(_row(figure), flush=True)
+                figures.append(figure)
+    values = {figure.name: round(figure.value, 4) for figure in figures}
+    missed = [figure.name for figure in figures if figure.met is False]
+    print(json.dumps({"evaluation": "pocket", **values, "missed": missed}))
+
+
+def _row(figure: Figure) -> str:
+    mark = {None: "", True: "met", False: "MISSED"}[figure.met]
+    return f"{figure.name:42} {figure.value:10.3f} {figure.unit:8} {figure.claim:12} {mark}"
+
+
+def at_least(name: str, value: float, unit: str, bound: float) -> Figure:
+    return Figure(name, value, unit, f">= {bound:g}", value >= bound)
+
+
+def at_most(name: str, value: float, unit: str, bound: float) -> Figure:
+    return Figure(name, value, unit, f"<= {bound:g}", value <= bound)
+
+
+# --- what is seen ---------------------------------------------------------------------------------
+
+
+def measure_autoencoder(engine: Engine, num_scenes: int) -> Iterable[Figure]:
+    """Held-out clips through the autoencoder alone."""
+    errors, gradients = [], []
+    for clip in held_out(num_scenes):
+        truth = as_video(clip.frames)
+        with torch.inference_mode():
+            latents = engine.codec.encode(repeat_first(truth[None]))
+        decoded = torch.from_numpy(engine.codec.decode(latents, DecoderState()))
+        errors.append(mean_square(decoded, clip.frames))
+        gradients.append(gradient_similarity(decoded, clip.frames))
+    yield at_least("autoencoder PSNR", psnr(errors), "dB", 30)
+    yield Figure("autoencoder gradient similarity", float(np.mean(gradients)), "")
+
+
+def measure_chunk(engine: Engine, num_scenes: int) -> Iterable[Figure]:
+    """One chunk after a true past, where pixels were seen before."""
+    errors, gradients, sharpness = [], [], []
+    for clip in held_out(num_scenes):
+        renderer = Renderer(clip.scene)
+        for number, made in enumerate(predict_each(engine, clip)):
+            if number == 0:
+                continue
+            begin, end = first_frame_of(number), first_frame_of(number + 1)
+            truth = clip.frames[begin:end]
+            past = [0, *range(max(0, begin - 24), begin, 4), begin - 1]
+            seen = np.stack(
+                [
+                    seen_before(renderer, clip.poses, past, frame, **SIZE)
+                    for frame in range(begin, end, 3)
+                ]
+            )
+            square = (made[::3].float() - truth[::3].float()).square().mean(-1) / 255**2
+            errors.append(float(square[torch.from_numpy(seen)].mean()))
+            gradients.append(gradient_similarity(made, truth))
+            sharpness.append(laplacian_variance(made) / laplacian_variance(truth))
+    yield at_least("next chunk PSNR, seen before", psnr(errors), "dB", 24)
+    yield Figure("next chunk gradient similarity", float(np.mean(gradients)), "")
+    yield Figure("next chunk sharpness over the truth's", float(np.median(sharpness)), "")
+
+
+# --- what the keys do -----------------------------------------------------------------------------
+
+
+def measure_keys(engine: Engine, num_scenes: int) -> Iterable[Figure]:
+    """The flow of chunks against the renderer's, key by key."""
+    everything = []
+    for key in "wasdijkl":
+        verdicts = []
+        for scene in held_out_scenes(num_scenes):
+            actions, poses = steady_walk(scene, key, num_chunks=3)
+            renderer = Renderer(scene)
+            first = renderer.render(poses[:1], **SIZE)[0]
+            frames = play(engine, first, describe(scene), actions)
+            for chunk in range(1, 3):
+                verdict = _obeys(renderer, poses, frames, chunk)
+                verdicts += [] if verdict is None else [verdict]
+        if verdicts:
+            yield Figure(f"chunks that obey {key}", float(np.mean(verdicts)), "")
+            everything += verdicts
+    yield at_least("chunks that obey their key", float(np.mean(everything)), "", 0.95)
+
+
+def _obeys(renderer: Renderer, poses: np.ndarray, frames: Tensor, chunk: int) -> bool | None:
+    """Whether a chunk's flow is the renderer's; None where too little can be seen of it."""
+    turns, stretches = [], []
+    for frame in range(first_frame_of(chunk), first_frame_of(chunk + 1) - STRIDE, STRIDE // 2):
+        pair = [frame, frame + STRIDE]
+        truth, both = true_flow(renderer, poses[pair], **SIZE)
+        before, after = (as_frame(frames[at]) for at in pair)
+        fit = compare_flow(estimated_flow(before, after), truth, both & textured(before))
+        if fit is not None:
+            turns.append(fit[0])
+            stretches.append(fit[1])
+    if not turns:
+        return None
+    stretched = abs(float(np.median(stretches)) - 1) <= CLAIMED_STRETCH
+    return float(np.median(turns)) <= CLAIMED_TURN and stretched
+
+
+def measure_turns(engine: Engine, num_scenes: int) -> Iterable[Figure]:
+    """Yaw and pitch of a latent frame, from the homography between its ends."""
+    expected = {"j": (-6.0, 0.0), "l": (6.0, 0.0), "i": (0.0, 4.0), "k": (0.0, -4.0)}
+    yaws, pitches = list[float](), list[float]()
+    for key, (yaw, pitch) in expected.items():
+        for scene in held_out_scenes(num_scenes):
+            actions, poses = steady_walk(scene, key, num_chunks=2)
+            first = Renderer(scene).render(poses[:1], **SIZE)[0]
+            frames = play(engine, first, describe(scene), actions)
+            for frame in range(STRIDE, len(frames) - STRIDE, STRIDE):
+                turn = recovered_turn(as_frame(frames[frame]), as_frame(frames[frame + STRIDE]))
+                if turn is not None:
+                    (yaws if yaw else pitches).append(
+                        abs(turn[0] - yaw) if yaw else abs(turn[1] - pitch)
+                    )
+    yield at_most("yaw error a latent frame, median", float(np.median(yaws)), "degrees", 0.5)
+    yield at_most("pitch error a latent frame, median", float(np.median(pitches)), "degrees", 0.5)
+    yield Figure("yaw error a latent frame, mean", float(np.mean(yaws)), "degrees")
+    yield Figure("pitch error a latent frame, mean", float(np.mean(pitches)), "degrees")
+
+
+def measure_rest(engine: Engine, num_scenes: int) -> Iterable[Figure]:
+    """Standing still: nothing moves from one frame to the next."""
+    flows = []
+    for scene in held_out_scenes(num_scenes):
+        actions, poses = steady_walk(scene, "", num_chunks=4)
+        first = Renderer(scene).render(poses[:1], **SIZE)[0]
+        frames = play(engine, first, describe(scene), actions)
+        for before, after in zip(frames[:-1], frames[1:], strict=True):
+            flow = estimated_flow(as_frame(before), as_frame(after))
+            flows.append(float(np.hypot(flow[..., 0], flow[..., 1]).mean()))
+    yield at_most("flow at rest, mean", float(np.mean(flows)), "pixels", 0.1)
+
+
+# --- what lasts -----------------------------------------------------------------------------------
+
+
+def measure_long(engine: Engine, num_seeds: int) -> Iterable[Figure]:
+    """Three minutes: does the end look as the renderer's pictures do?"""
+    ratios: dict[str, list[float]] = {"sharpness": [], "brightness": [], "saturation": []}
+    for scene in held_out_scenes(num_seeds):
+        random = Random(f"long {scene.seed}")
+        actions = [key for _ in range(LONG_CHUNKS // 4) for key in _stroll(random)]
+        frames = play(engine, *_opening(scene, random), actions, keep_last=END_CHUNKS)
+        truth = torch.cat(
+            [Renderer(scene).render(draw_walk(scene, random, 18)[2][::9], **SIZE) for _ in range(3)]
+        )
+        for name, measure in LOOKS.items():
+            ratios[name].append(measure(frames[::6]) / measure(truth))
+    for name, values in ratios.items():
+        mean = float(np.exp(np.mean(np.log(values))))
+        yield Figure(
+            f"after 3 minutes: {name}, ratio", mean, "", "0.75..1.25", 0.75 <= mean <= 1.25
+        )
+        share = float(np.mean([0.75 <= value <= 1.25 for value in values]))
+        yield Figure(f"after 3 minutes: walks in {name}'s bounds", share, "")
+
+
+def measure_return(engine: Engine, num_scenes: int) -> Iterable[Figure]:
+    """Forward for three chunks and back for three: is the start nearer than other scenes?"""
+    closer = []
+    scenes = list(held_out_scenes(num_scenes))
+    openings = [_opening(scene, Random(f"return {scene.seed}")) for scene in scenes]
+    for i, (first, prompt) in enumerate(openings):
+        frames = play(engine, first, prompt, ["w"] * 9 + ["s"] * 9)
+        last = _thumbnail(frames[-1])
+        own = (last - _thumbnail(first)).square().mean()
+        others = [
+            (last - _thumbnail(o)).square().mean() for o, _ in openings[:i] + openings[i + 1 :]
+        ]
+        closer.append(float(np.mean([own < other for other in others])))
+    share = float(np.mean(closer))
+    yield Figure("start nearer than a random scene", share, "", "> 0.5", share > 0.5)
+
+
+def _stroll(random: Random) -> list[str]:
+    """Twelve latent frames of somebody who walks about."""
+    turn = random.choice(("", "", "j", "l"))
+    return (
+        ["w" + turn] * random.choice((2, 3, 4)) + ["w"] * 6 + [random.choice(("w", "", "d"))] * 12
+    )
+
+
+# --- what the prompt does -------------------------------------------------------------------------
+
+
+def measure_prompts(engine: Engine, num_scenes: int) -> Iterable[Figure]:
+    """Hour and weather of what is made, as a classifier sees them; before and after a change."""
+    classifier = train_classifier(num_scenes=500, first_seed=0)
+    frames, conditions = draw_views(100, first_seed=FIRST_HELD_OUT_SEED)
+    right = _share_right(classifier, frames, conditions)
+    yield Figure("classifier on the renderer's pictures", right, "")
+    kept, changed = [], []
+    for scene in held_out_scenes(num_scenes * 2):
+        random = Random(f"prompts {scene.seed}")
+        other = scene.under(change(scene.conditions, random))
+        session = open_world(engine, *_opening(scene, random))
+        actions = [key for _ in range(3) for key in _stroll(random)]
+        for number in range(12):
+            prompt = describe(other) if number == 6 else None
+            keys = actions[3 * number : 3 * number + 3]
+            chunk = torch.from_numpy(engine.step(session, keys, prompt=prompt))
+            wanted = scene.conditions if number < 6 else other.conditions
+            verdict = _share_right(classifier, chunk[-1:], [wanted])
+            if number < 6:
+                kept.append(verdict)
+            elif number >= 8:
+                changed.append(verdict)
+    yield at_least("chunks in the prompt's hour and weather", float(np.mean(kept)), "", 0.9)
+    yield at_least("from the third after a change on", float(np.mean(changed)), "", 0.9)
+
+
+def _share_right(classifier: Classifier, frames: Tensor, wanted: list[Conditions]) -> float:
+    seen = classifier.classify(frames)
+    return float(
+        np.mean(
+            [
+                (one.time, one.weather) == (other.time, other.weather)
+                for one, other in zip(seen, wanted, strict=True)
+            ]
+        )
+    )
+
+
+# --- play -----------------------------------------------------------------------------------------
+
+
+def held_out(count: int) -> Iterable[Clip]:
+    """Walks that training never saw, whose conditions stay, at the size that is served."""
+    seed = FIRST_HELD_OUT_SEED
+    while count:
+        clip = make_clip(seed)
+        if len(set(clip.prompts)) == 1 and any(clip.actions):
+            count -= 1
+            small = resize(to_video(clip.frames[None]), (POCKET.height, POCKET.width))[0]
+            frames = (small * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+            yield replace(clip, frames=frames)
+        seed += 1
+
+
+def held_out_scenes(count: int) -> Iterable[Scene]:
+    return (make_scene(FIRST_HELD_OUT_SEED + 1000 + i) for i in range(count))
+
+
+def _opening(scene: Scene, random: Random) -> tuple[Tensor, str]:
+    """A picture of the scene, and its prompt."""
+    _, _, poses = draw_walk(scene, random, 6)
+    return Renderer(scene).render(poses[:1], **SIZE)[0], describe(scene)
+
+
+def steady_walk(scene: Scene, key: str, *, num_chunks: int) -> tuple[list[str], np.ndarray]:
+    """One key held from the second latent frame on: actions, and the poses of all frames."""
+    random = Random(f"steady {scene.seed}")
+    actions = ["", *[key] * (POCKET.chunk * num_chunks - 1)]
+    start = (random.uniform(-0.9, 0.9), random.uniform(-0.9, 0.9), 90.0 * random.randrange(4))
+    return actions, walk(actions, start=start)[1]
+
+
+def open_world(engine: Engine, first: Tensor, prompt: str) -> Session:
+    return engine.open(SessionSpec(first_frame=as_frame(first), prompt=prompt))
+
+
+def play(
+    engine: Engine, first: Tensor, prompt: str, actions: list[str], *, keep_last: int | None = None
+) -> Tensor:
+    """A walk's frames, uint8 [F, H, W, 3]; of a long one its last chunks."""
+    session = open_world(engine, first, prompt)
+    chunk = POCKET.chunk
+    chunks = []
+    for begin in range(0, len(actions), chunk):
+        chunks.append(torch.from_numpy(engine.step(session, actions[begin : begin + chunk])))
+        if keep_last is not None:
+            chunks = chunks[-keep_last:]
+    return torch.cat(chunks)
+
+
+@torch.inference_mode()
+def predict_each(engine: Engine, clip: Clip) -> Iterable[Tensor]:
+    """What the engine makes of each chunk when all before it are the clip's own: uint8 frames."""
+    session = open_world(engine, clip.frames[0], clip.prompts[0])
+    truth = engine.codec.encode(repeat_first(as_video(clip.frames)[None]))
+    chunk = POCKET.chunk
+    for number, latents in enumerate(truth.split(chunk, dim=2)):
+        actions = clip.actions[number * chunk : (number + 1) * chunk]
+        trajectory, decoder = copy.deepcopy(session.trajectory), session.decoder.clone()
+        yield torch.from_numpy(engine.step(session, actions))
+        # The same chunk once more, as it was in truth.
+        session.trajectory, session.decoder = trajectory, decoder
+        session.window.num_frames -= chunk
+        first = session.window.num_frames
+        with engine._camera(session, actions) as camera:
+            engine.model.remember(
+                latents,
+                condition=session.condition.of_chunk(number),
+                positions=torch.arange(first, first + chunk),
+                camera=camera,
+                text=session.text,
+                memory=session.window,
+            )
+        session.window.advance(chunk)
+        engine.codec.decode(latents, session.decoder)
+
+
+def as_video(frames: Tensor) -> Tensor:
+    """uint8 [F, H, W, 3] -> float [F, 3, H, W] in 0..1."""
+    return frames.permute(0, 3, 1, 2).float() / 255
+
+
+def mean_square(made: Tensor, truth: Tensor) -> float:
+    return float((made.float() - truth.float()).square().mean()) / 255**2
+
+
+def psnr(errors: list[float]) -> float:
+    """Of the mean of mean squared errors, dB."""
+    return -10 * math.log10(float(np.mean(errors)))
+
+
+def _thumbnail(frame: Tensor) -> Tensor:
+    return F.interpolate(as_video(frame[None]), size=(16, 26), mode="area")
+
+
+def _grey(frames: Tensor) -> Tensor:
+    """uint8 [F, H, W, 3] -> [F, 1, H, W] in 0..1."""
+    return as_video(frames).mean(1, keepdim=True)
+
+
+def gradient_similarity(made: Tensor, truth: Tensor) -> float:
+    """1 where edges are where they were and as strong (Xue et al., 2014, without the pooling)."""
+    one, other = (_gradient(_grey(frames)) for frames in (made, truth))
+    same = (2 * one * other + 0.0026) / (one.square() + other.square() + 0.0026)
+    return float(same.mean())
+
+
+def _gradient(grey: Tensor) -> Tensor:
+    across, down = grey.diff(dim=-1)[..., :-1, :], grey.diff(dim=-2)[..., :-1]
+    return (across.square() + down.square()).sqrt()
+
+
+def laplacian_variance(frames: Tensor) -> float:
+    kernel = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]])[None, None]
+    return float(F.conv2d(_grey(frames), kernel).var(dim=(1, 2, 3)).mean())
+
+
+def brightness(frames: Tensor) -> float:
+    return float(_grey(frames).mean())
+
+
+def saturation(frames: Tensor) -> float:
+    video = as_video(frames)
+    return float((video.amax(1) - video.amin(1)).mean())
+
+
+LOOKS: dict[str, Callable[[Tensor], float]] = {
+    "sharpness": laplacian_variance,
+    "brightness": brightness,
+    "saturation": saturation,
+}
+PARTS: dict[str, Callable[[Engine, int], Iterable[Figure]]] = {
+    "autoencoder": measure_autoencoder,
+    "chunk": measure_chunk,
+    "keys": measure_keys,
+    "turns": measure_turns,
+    "rest": measure_rest,
+    "return": measure_return,
+    "prompts": measure_prompts,
+    "long": measure_long,
+}
+
+
+if __name__ == "__main__":
+    main()

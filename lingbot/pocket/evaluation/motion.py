@@ -1,0 +1,139 @@
+"""How pictures move: as the renderer knows it, and as an estimator sees it.
+
+Flow is in pixels, x to the right and y down, from one frame's pixels to the next frame. Shape
+letters: H W pixels, M points.
+"""
+
+import math
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lingbot.camera import Poses, default_intrinsics
+from lingbot.pocket.scenery.render import FAR, Renderer, camera_rays
+
+Frame = NDArray[np.uint8]
+Flow = NDArray[np.float32]  # [H, W, 2]
+Mask = NDArray[np.bool_]
+
+TEXTURE = 6.0  # the least gradient, in grey levels a pixel, at which an estimate means something
+
+
+def true_flow(renderer: Renderer, poses: Poses, *, width: int, height: int) -> tuple[Flow, Mask]:
+    """Two poses [2, 4, 4] -> flow of the first's pixels, and which of them the second sees too."""
+    depths = renderer.depth(poses, width=width, height=height)
+    place, depth = project(poses, depths[0].numpy(), width=width, height=height)
+    rows, columns = np.mgrid[0:height, 0:width]
+    flow = place - np.stack([columns, rows], axis=-1)
+    return flow.astype(np.float32), seen_at(place, depth, depths[1].numpy())
+
+
+def project(
+    poses: Poses, depth: NDArray[np.float32], *, width: int, height: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Where the first pose's pixels of this depth [H, W] are for the second: [H, W, 2], [H, W]."""
+    rays = camera_rays(width, height, (0.0, 0.0)).double().numpy()
+    points = rays * depth[..., None].astype(np.float64)
+    relative = np.linalg.inv(poses[1]) @ poses[0]
+    moved = points @ relative[:3, :3].T + relative[:3, 3]
+    fx, fy, cx, cy = default_intrinsics(width, height)
+    ahead = np.maximum(moved[..., 2], 1e-6)
+    x = moved[..., 0] / ahead * fx + cx - 0.5
+    y = moved[..., 1] / ahead * fy + cy - 0.5
+    return np.stack([x, y], axis=-1), moved[..., 2]
+
+
+def seen_at(
+    place: NDArray[np.float64], depth: NDArray[np.float64], seen: NDArray[np.float32]
+) -> Mask:
+    """Whether points at these places and depths are what a picture with depths `seen` shows."""
+    height, width = seen.shape
+    column, row = np.rint(np.clip(place, -1e6, 1e6)).astype(int).transpose(2, 0, 1)
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height) & (depth > 0)
+    there = seen[np.clip(row, 0, height - 1), np.clip(column, 0, width - 1)]
+    same = np.abs(there / np.maximum(depth, 1e-6) - 1) < 0.05
+    both_sky = (there > FAR / 10) & (depth > FAR / 100)
+    seen_there: Mask = inside & (same | both_sky)
+    return seen_there
+
+
+def estimated_flow(before: Frame, after: Frame) -> Flow:
+    """Dense inverse search (Kroeger et al., 2016), as OpenCV has it."""
+    search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    one, other = (cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in (before, after))
+    flow = search.calc(one, other, None)  # type: ignore[call-overload]  # no first guess
+    return np.asarray(flow, np.float32)
+
+
+def textured(frame: Frame) -> Mask:
+    """Where a frame has enough structure for its motion to be seen."""
+    grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    across, down = (cv2.Sobel(grey, cv2.CV_32F, *axis) / 8 for axis in ((1, 0), (0, 1)))
+    mask: Mask = np.hypot(across, down) > TEXTURE
+    return mask
+
+
+def compare_flow(estimated: Flow, truth: Flow, where: Mask) -> tuple[float, float] | None:
+    """How far the whole of one flow is turned from the other, in degrees, and their ratio.
+
+    The turn and the stretch that fit best; None where too little is seen of it.
+    """
+    if where.sum() < 50:
+        return None
+    one, other = (flow[where].astype(np.float64) @ np.array([1, 1j]) for flow in (truth, estimated))
+    power = (np.abs(one) ** 2).sum()
+    if power < 1e-6:
+        return None
+    fit = (np.conj(one) * other).sum() / power
+    return abs(math.degrees(np.angle(fit))), float(abs(fit))
+
+
+def recovered_turn(before: Frame, after: Frame) -> tuple[float, float] | None:
+    """Yaw to the right and pitch up, in degrees, between two frames of a camera that only turns.
+
+    By the homography of followed corners; None where there are too few.
+    """
+    greys = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in (before, after)]
+    corners = cv2.goodFeaturesToTrack(greys[0], 200, 0.01, 5)
+    if corners is None or len(corners) < 12:
+        return None
+    ends, found, _ = cv2.calcOpticalFlowPyrLK(
+        greys[0], greys[1], corners, np.empty_like(corners), winSize=(15, 15), maxLevel=3
+    )
+    kept = found[:, 0] == 1
+    if kept.sum() < 12:
+        return None
+    homography, _ = cv2.findHomography(corners[kept], ends[kept], cv2.RANSAC, 0.7)
+    if homography is None:
+        return None
+    height, width = greys[0].shape
+    fx, fy, cx, cy = default_intrinsics(width, height)
+    camera = np.array([[fx, 0, cx - 0.5], [0, fy, cy - 0.5], [0, 0, 1]])
+    turn = np.linalg.inv(camera) @ homography @ camera
+    turn /= np.cbrt(np.linalg.det(turn))
+    u, _, v = np.linalg.svd(turn)
+    rotation = u @ v  # of the scene in the camera's axes
+    ahead = rotation.T @ np.array([0, 0, 1.0])
+    yaw = math.degrees(math.atan2(ahead[0], ahead[2]))
+    return yaw, math.degrees(math.asin(np.clip(-ahead[1], -1, 1)))
+
+
+def seen_before(
+    renderer: Renderer, poses: Poses, past: list[int], now: int, *, width: int, height: int
+) -> Mask:
+    """Which pixels of the frame `now` any of the frames `past` has shown."""
+    size = {"width": width, "height": height}
+    depths = renderer.depth(poses[[now, *past]], **size).numpy()
+    seen = np.zeros((height, width), dtype=bool)
+    for frame, depth in zip(past, depths[1:], strict=True):
+        place, ahead = project(poses[[now, frame]], depths[0], **size)
+        seen |= seen_at(place, ahead, depth)
+    return seen
+
+
+def as_frame(picture: torch.Tensor) -> Frame:
+    """uint8 [H, W, 3]."""
+    frame: Frame = np.ascontiguousarray(picture.numpy())
+    return frame

@@ -1,0 +1,1 @@
+"""The renderer: a small language of scenes, and walks through them."""

@@ -1,0 +1,1 @@
+"""What `python -m lingbot.pocket.train` is made of."""

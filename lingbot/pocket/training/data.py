@@ -1,0 +1,170 @@
+"""The training clips: rendered once and kept on disk in shards."""
+
+import logging
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lingbot.camera import Poses
+from lingbot.config import POCKET
+from lingbot.pocket.scenery.conditions import change
+from lingbot.pocket.scenery.render import Renderer
+from lingbot.pocket.scenery.scene import Scene, describe, make_scene
+from lingbot.pocket.scenery.trajectory import random_actions, walk
+from lingbot.pocket.training.run import Machine, OutOfTime, save_whole
+
+SIZE = {"width": 208, "height": 128}  # of the frames
+CHUNKS = 6  # of a clip: 18 latent frames, 69 frames
+CLIPS_A_SHARD = 25
+FIRST_HELD_OUT_SEED = 1_000_000  # training never sees a scene from here on
+CHANGING = 0.4  # share of the clips whose conditions change under way
+HEEDLESS = 0.1  # share of the walks that go through whatever stands in the way
+BODY = 0.25  # scene units that a walker keeps from what stands in the way
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A walk through a scene that nobody else has."""
+
+    scene: Scene
+    prompts: list[str]  # of each chunk
+    actions: list[str]  # of each latent frame
+    relatives: Poses  # [T, 4, 4], as the model sees them
+    poses: Poses  # [4T - 3, 4, 4], of the frames, camera to world, in scene units
+    frames: Tensor  # uint8 [4T - 3, H, W, 3]
+
+
+def make_clip(seed: int, *, num_chunks: int = CHUNKS, device: torch.device | str = "cpu") -> Clip:
+    """Render the walk of this seed: always the same one.
+
+    Where its conditions change, the first chunk of the new ones fades from the old.
+    """
+    random = Random(f"walk {seed}")
+    scene = make_scene(seed)
+    actions, relatives, poses = draw_walk(scene, random, POCKET.chunk * num_chunks)
+    prompts = [describe(scene, random)] * num_chunks
+    changed_at = random.randrange(1, num_chunks - 1) if random.random() < CHANGING else num_chunks
+    ends = first_frame_of(changed_at), first_frame_of(changed_at + 1)
+    before = Renderer(scene, device=device).render(poses[: ends[1]], **SIZE)
+    if changed_at == num_chunks:
+        return Clip(scene, prompts, actions, relatives, poses, before)
+    other = scene.under(change(scene.conditions, random))
+    words = describe(other, random, changed_from=scene.conditions)
+    prompts[changed_at:] = [words] * (num_chunks - changed_at)
+    after = Renderer(other, device=device).render(poses[ends[0] :], **SIZE)
+    faded = fade(before[ends[0] :], after[: POCKET.chunk_frames])
+    frames = torch.cat([before[: ends[0]], faded, after[POCKET.chunk_frames :]])
+    return Clip(scene, prompts, actions, relatives, poses, frames)
+
+
+def first_frame_of(chunk: int) -> int:
+    """The number of a chunk's first frame in its clip."""
+    return max(0, POCKET.first_chunk_frames + POCKET.chunk_frames * (chunk - 1))
+
+
+def fade(before: Tensor, after: Tensor) -> Tensor:
+    """From one clip [F, H, W, 3] to another, frame by frame."""
+    share = (torch.arange(len(before), device=before.device) + 1.0)[:, None, None, None]
+    return torch.lerp(before.float(), after.float(), share / len(before)).round().to(torch.uint8)
+
+
+def draw_walk(
+    scene: Scene, random: Random, num_latent_frames: int
+) -> tuple[list[str], Poses, Poses]:
+    """Keys, relative poses and frames' poses of a walk that keeps clear of what stands there."""
+    heedless = random.random() < HEEDLESS
+    for _ in range(30):
+        yaw = random.uniform(0, 360)
+        if scene.place == "town" and random.random() < 0.7:
+            yaw = random.choice((0, 90, 180, 270)) + 6 * random.choice((-2, -1, 0, 0, 0, 1, 2))
+        start = (random.uniform(-0.9, 0.9), random.uniform(-0.9, 0.9), yaw)
+        actions = random_actions(random, num_latent_frames)
+        relatives, poses = walk(actions, start=start)
+        if heedless or is_clear(scene, poses):
+            break
+    return actions, relatives, poses
+
+
+def is_clear(scene: Scene, poses: Poses) -> bool:
+    """Whether a walk meets neither solids nor water."""
+    places = poses[:, [0, 2], 3]
+    return not any(
+        (np.hypot(places[:, 0] - spot.x, places[:, 1] - spot.z) < spot.radius + BODY).any()
+        for spot in (*scene.obstacles, *scene.lakes)
+    )
+
+
+def render_bank(folder: Path, machine: Machine, *, num_clips: int, seed: int) -> None:
+    """Write the clips of seeds `seed`, `seed` + 1, ... to `folder`; go on where a run stopped."""
+    folder.mkdir(parents=True, exist_ok=True)
+    end = seed + num_clips
+    shards = [(at, min(at + CLIPS_A_SHARD, end)) for at in range(seed, end, CLIPS_A_SHARD)]
+    missing = [shard for shard in shards if not _shard_path(folder, shard[0]).exists()]
+    on_cpu = machine.device.type == "cpu"
+    num_processes = torch.get_num_threads() if on_cpu else 1
+    with ProcessPoolExecutor(num_processes, get_context("spawn")) as processes:
+        jobs = [
+            processes.submit(_render_shard, folder, range(first, last), machine.device)
+            for first, last in missing
+        ]
+        for job, (first, last) in zip(jobs, missing, strict=True):
+            if machine.out_of_time:
+                processes.shutdown(cancel_futures=True)
+                raise OutOfTime
+            job.result()
+            logger.info("rendered clips %d to %d", first, last - 1)
+
+
+def _shard_path(folder: Path, first: int) -> Path:
+    return folder / f"{first:07}.pt"
+
+
+def _render_shard(folder: Path, seeds: range, device: torch.device) -> None:
+    torch.set_num_threads(1)
+    clips = [make_clip(seed, device=device) for seed in seeds]
+    shard = {
+        "seeds": list(seeds),
+        "prompts": [clip.prompts for clip in clips],
+        "relatives": torch.from_numpy(np.stack([clip.relatives for clip in clips])),
+        "frames": torch.stack([clip.frames for clip in clips]).cpu(),
+    }
+    save_whole(_shard_path(folder, seeds[0]), shard)
+
+
+def shard_paths(folder: Path) -> list[Path]:
+    """The finished shards of a bank, in the order of their seeds."""
+    return sorted(folder.glob("*.pt"))
+
+
+def to_video(frames: Tensor) -> Tensor:
+    """uint8 [B, F, H, W, 3] -> float [B, F, 3, H, W] in 0..1."""
+    return frames.permute(0, 1, 4, 2, 3).float() / 255
+
+
+def resize(video: Tensor, size: tuple[int, int]) -> Tensor:
+    """[B, F, 3, H, W] at rows and columns `size`, pixels averaged."""
+    if video.shape[-2:] == size:
+        return video
+    flat = F.interpolate(video.flatten(0, 1), size=size, mode="bilinear", antialias=True)
+    resized: Tensor = flat.unflatten(0, video.shape[:2])
+    return resized
+
+
+def mirror_frames(frames: Tensor) -> Tensor:
+    """[..., H, W, 3] seen in a mirror."""
+    return frames.flip(-2)
+
+
+def mirror_relatives(relatives: Tensor) -> Tensor:
+    """[..., 4, 4] in a mirror: x changes its sign on both sides."""
+    mirror = torch.diag(torch.tensor([-1, 1, 1, 1], dtype=relatives.dtype))
+    return mirror @ relatives @ mirror

@@ -1,0 +1,218 @@
+"""Training of the pocket world's DiT, in stages: on small pictures, on full ones, on its own past.
+
+The first two are teacher-forced flow matching with a noisy past; for the third see `distil`.
+
+Shape letters as in `batch`.
+"""
+
+import copy
+import logging
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from lingbot.config import SCHEDULE_POCKET, ModelConfig
+from lingbot.model import WorldModel
+from lingbot.pocket.training.batch import Batch, Words, draw_batch, predict_flow
+from lingbot.pocket.training.distil import LEVELS, Distillation
+from lingbot.pocket.training.latents import load_latents
+from lingbot.pocket.training.rollout import held_out_clips, save_rollouts
+from lingbot.pocket.training.run import (
+    Machine,
+    Optimizers,
+    OutOfTime,
+    learning_rate,
+    load_checkpoint,
+    save_checkpoint,
+)
+from lingbot.weights import save_dit
+
+MODEL = ModelConfig(
+    dim=256, ffn_dim=768, freq_dim=128, num_heads=4, num_layers=5, text_dim=64, text_len=16
+)
+MUON_FACTOR = 2.0  # its steps bear to be larger
+LOWEST_LEVEL = 0.1  # before the shift: play never sees less noise
+CONTEXT_NOISE = 0.2  # the most that is mixed into the clean past
+EMA = 0.998
+LOG_EVERY, SAVE_EVERY, SHEET_EVERY = 50, 100, 500
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    size: str  # of its pictures, one of latents.SIZES
+    num_clips: int  # of a batch
+    peak_rate: float
+    after: str | None  # the stage whose weights it begins with
+    distils: bool = False
+
+
+STAGES = {
+    "small": Stage("small", num_clips=8, peak_rate=1.5e-3, after=None),
+    "full": Stage("full", num_clips=2, peak_rate=1e-3, after="small"),
+    "self": Stage("full", num_clips=2, peak_rate=3e-4, after="full", distils=True),
+}
+
+
+def initialise(model: WorldModel) -> None:
+    """Let every branch begin silent: no modulation, no camera, no flow."""
+    silent = [model.time_projection[-1], model.head.head]
+    for block in model.blocks:
+        silent += [block.camera.scale, block.camera.shift, block.cross_attn.o]  # type: ignore[union-attr, list-item]
+    for layer in silent:
+        assert isinstance(layer, nn.Linear)
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+
+
+def flow_loss(model: WorldModel, batch: Batch) -> Tensor:
+    """Flow matching: mean squared error of the noisy chunks' flow, from a past that is blurred."""
+    sigma = draw_sigma(*batch.truth.shape[:2]).to(batch.x0.device)
+    noise = torch.randn_like(batch.truth)
+    flow = predict_flow(model, batch, noised(batch, batch.truth, noise, sigma), sigma)
+    return F.mse_loss(flow, noise - batch.truth)
+
+
+def draw_sigma(*shape: int) -> Tensor:
+    """Noise levels: half are those that play visits, half anything between them."""
+    level = LOWEST_LEVEL + (1 - LOWEST_LEVEL) * torch.rand(shape)
+    shift = SCHEDULE_POCKET.shift
+    between = shift * level / (1 + (shift - 1) * level)
+    visited = torch.tensor(LEVELS)[torch.randint(len(LEVELS), shape)]
+    return torch.where(torch.rand(shape) < 0.5, visited, between)
+
+
+def noised(batch: Batch, x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+    """The sequence [B, K, 16, F, h, w]: its past, blurred and not faded, then noisy chunks."""
+    clean = batch.x0[:, : batch.num_clean]
+    blur = CONTEXT_NOISE * torch.rand(len(clean), 1, 1, 1, 1, 1, device=clean.device) ** 2
+    level = sigma[..., None, None, None, None]
+    return torch.cat(
+        [clean + blur * torch.randn_like(clean), (1 - level) * x0 + level * noise], dim=1
+    )
+
+
+@dataclass(slots=True)
+class Training:
+    """A stage's run, which can be cut off and resumed."""
+
+    name: str
+    model: WorldModel
+    average: WorldModel  # of the model's recent weights; this is what ships
+    optimizers: Optimizers
+    teacher: WorldModel | None  # as the stage before left it, where the stage distils
+    step: int = 0
+
+    @classmethod
+    def resume(cls, folder: Path, name: str, *, seed: int, device: torch.device) -> "Training":
+        """Go on from folder/NAME.ckpt, or begin where the stage before it ended."""
+        torch.manual_seed(seed)
+        model, average = WorldModel(MODEL).to(device), WorldModel(MODEL).to(device)
+        initialise(model)
+        stage, teacher = STAGES[name], None
+        if stage.after is not None:
+            before = load_checkpoint(folder / f"{stage.after}.ckpt", device=device)
+            if before is None:
+                raise FileNotFoundError(f"{folder / stage.after}.ckpt: stage {name} goes on there")
+            model.load_state_dict(before["average"])
+            if stage.distils:
+                teacher = copy.deepcopy(model).requires_grad_(False)
+        average.load_state_dict(model.state_dict())
+        average.requires_grad_(False)
+        optimizers = Optimizers(model, list(model.blocks))
+        training = cls(name, model, average, optimizers, teacher)
+        if checkpoint := load_checkpoint(folder / f"{name}.ckpt", device=device):
+            model.load_state_dict(checkpoint["model"])
+            average.load_state_dict(checkpoint["average"])
+            optimizers.load(checkpoint["optimizers"])
+            training.step = checkpoint["step"]
+            torch.manual_seed(seed + training.step)
+        return training
+
+    def networks(self) -> list[WorldModel]:
+        return [n for n in (self.model, self.average, self.teacher) if n is not None]
+
+    def loss(self, batch: Batch, random: Random) -> Tensor:
+        if self.teacher is None:
+            return flow_loss(self.model, batch)
+        distillation = Distillation(self.teacher, self.average)
+        return distillation.loss(self.model, distillation.own_past(batch, random))
+
+    def save(self, folder: Path) -> None:
+        checkpoint = {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizers": self.optimizers.state(),
+            "step": self.step,
+        }
+        save_checkpoint(folder / f"{self.name}.ckpt", checkpoint)
+        save_dit(self.average, folder / "dit")
+
+    def advance(self, loss: Tensor, rate: float) -> None:
+        """Take one step down, and let the average follow, faster at the start."""
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizers.step(rate, muon_factor=MUON_FACTOR)
+        share = max(1 - EMA, 1 / (self.step / 10 + 1))
+        with torch.no_grad():
+            weights = zip(self.average.parameters(), self.model.parameters(), strict=True)
+            for mean, weight in weights:
+                mean.lerp_(weight, share)
+        self.step += 1
+
+
+def train_dit(folder: Path, machine: Machine, name: str, *, num_steps: int, seed: int) -> None:
+    """Train one of STAGES to `num_steps`; the weights so far are always in folder/dit."""
+    stage = STAGES[name]
+    training = Training.resume(folder, name, seed=seed, device=machine.device)
+    model, first = training.model, training.step
+    if first >= num_steps:
+        return
+    bank = load_latents(folder, stage.size, device=machine.device)
+    words, held_out = Words.of(bank, MODEL), held_out_clips()
+    for network in training.networks():
+        network.spacing = bank.spacing
+        if machine.compiles:
+            _compile(list(network.blocks))
+    size = sum(p.numel() for p in model.parameters()) / 1e6
+    logger.info("%s: %.2f M parameters, %d clips, from %d", name, size, len(bank.latents), first)
+    random = Random(seed + first)
+    begin, losses = time.monotonic(), list[float]()
+    for step in range(first, num_steps):
+        batch = draw_batch(bank, words, stage.num_clips, random)
+        with machine.autocast(), sdpa_kernel(SDPBackend.MATH):
+            loss = training.loss(batch, random)
+        training.advance(loss, learning_rate(step, num_steps=num_steps, peak=stage.peak_rate))
+        losses.append(loss.item())
+        last, stop = training.step == num_steps, machine.out_of_time
+        if training.step % LOG_EVERY == 0:
+            mean = sum(losses[-LOG_EVERY:]) / LOG_EVERY
+            spent = (time.monotonic() - begin) / (training.step - first)
+            logger.info("%s %d loss %.4f %.2f s/step", name, training.step, mean, spent)
+            if not math.isfinite(mean):
+                raise FloatingPointError(f"{name} {training.step}: the loss is {mean}")
+        if training.step % SAVE_EVERY == 0 or last or stop:
+            training.save(folder)
+        if training.step % SHEET_EVERY == 0 or last:
+            sheet = folder / f"{name}_{training.step:05}.png"
+            plain = copy.deepcopy(training.average)  # not compiled: play has other shapes
+            quality = save_rollouts(sheet, plain, held_out, folder=folder, size=stage.size)
+            logger.info("%s %d: unseen scenes, %s dB by chunk", name, training.step, quality)
+        if stop and not last:
+            raise OutOfTime
+
+
+def _compile(blocks: Sequence[nn.Module]) -> None:
+    """One compilation serves all blocks; each kind of batch wants one of its own."""
+    torch._dynamo.config.recompile_limit = 8 * len(blocks)
+    for block in blocks:
+        block.compile(dynamic=False)

@@ -1,0 +1,147 @@
+"""The training clips as the DiT sees them: normalised latents, image conditions, Plücker maps.
+
+At two sizes: the small one shows the same world in a quarter of the tokens, and is learnt first.
+
+Shape letters: N clips, K chunks, F latent frames, h w latent pixels, U distinct poses.
+"""
+
+import logging
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lingbot.camera import Poses, default_intrinsics, plucker_map
+from lingbot.config import PATCH, POCKET, SPATIAL_STRIDE
+from lingbot.frame_codec import FrameCodec
+from lingbot.pocket.scenery.conditions import Conditions
+from lingbot.pocket.scenery.scene import make_scene
+from lingbot.pocket.training.data import (
+    SIZE,
+    mirror_frames,
+    mirror_relatives,
+    resize,
+    shard_paths,
+    to_video,
+)
+from lingbot.pocket.training.run import Machine, OutOfTime, save_whole
+from lingbot.pocket.training.vae import CROP
+from lingbot.tiny_vae import repeat_first
+
+CLIPS_AT_ONCE = 5
+SIZES = {"small": CROP[::-1], "full": (SIZE["width"], SIZE["height"])}  # width and height
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LatentBank:
+    """Clips for the DiT; mirrored ones are clips of their own."""
+
+    latents: Tensor  # [N, 16, F, h, w] half precision, as the rest
+    conditions: Tensor  # [N, 16, 6, h, w]: those of the first chunk, then those of all later ones
+    poses: Tensor  # [N, F], rows of `maps`
+    maps: Tensor  # [U, 384, h, w]
+    prompts: list[list[str]]  # N of K
+    kin: list[list[int]]  # N; the clips that begin in the same conditions, oneself among them
+
+    @property
+    def spacing(self) -> tuple[float, float]:
+        """How far apart its tokens are, rows and columns, in tokens of the full size."""
+        stride = SPATIAL_STRIDE * PATCH
+        rows, columns = (size * SPATIAL_STRIDE / stride for size in self.latents.shape[-2:])
+        return SIZE["height"] / stride / rows, SIZE["width"] / stride / columns
+
+
+def load_latents(folder: Path, size: str, *, device: torch.device) -> LatentBank:
+    """All shards of folder/latents of a size, one of SIZES."""
+    paths = shard_paths(folder / "latents" / size)
+    shards = [torch.load(path, weights_only=True) for path in paths]
+    relatives = torch.cat([shard["relatives"] for shard in shards]).numpy()
+    maps, poses = distinct_maps(relatives, *SIZES[size])
+    return LatentBank(
+        latents=torch.cat([shard["latents"] for shard in shards]).to(device),
+        conditions=torch.cat([shard["conditions"] for shard in shards]).to(device),
+        poses=poses,
+        maps=maps.to(device),
+        prompts=[prompts for shard in shards for prompts in shard["prompts"]],
+        kin=_find_kin([seed for shard in shards for seed in shard["seeds"]]),
+    )
+
+
+def _find_kin(seeds: list[int]) -> list[list[int]]:
+    families = defaultdict[Conditions, list[int]](list)
+    conditions = [make_scene(seed).conditions for seed in seeds]
+    for number, own in enumerate(conditions):
+        families[own].append(number)
+    return [families[own] for own in conditions]
+
+
+def encode_bank(folder: Path, size: str, machine: Machine) -> None:
+    """Encode folder/bank to folder/latents; go on where a run stopped.
+
+    Small clips as they are and mirrored, of the full ones, which take four times as long, every
+    other shard mirrored.
+    """
+    codec = FrameCodec.load(
+        folder / "whitened.safetensors", device=machine.device, dtype=torch.float32
+    )
+    target_folder = folder / "latents" / size
+    target_folder.mkdir(parents=True, exist_ok=True)
+    for number, source in enumerate(shard_paths(folder / "bank")):
+        for mirrored in (False, True) if size == "small" else (number % 2 == 1,):
+            target = target_folder / f"{source.stem}{'_mirrored' * mirrored}.pt"
+            if not target.exists():
+                if machine.out_of_time:
+                    raise OutOfTime
+                shard = torch.load(source, weights_only=True)
+                encoded = _encode_shard(shard, codec, machine, size=size, mirrored=mirrored)
+                save_whole(target, encoded)
+                logger.info("encoded %s %s", size, target.stem)
+
+
+@torch.inference_mode()
+def _encode_shard(
+    shard: dict[str, Any], codec: FrameCodec, machine: Machine, *, size: str, mirrored: bool
+) -> dict[str, Any]:
+    frames, relatives = shard["frames"], shard["relatives"]
+    if mirrored:
+        frames, relatives = mirror_frames(frames), mirror_relatives(relatives)
+    latents, conditions = [], []
+    for some in frames.split(CLIPS_AT_ONCE):
+        video = resize(to_video(some.to(machine.device)), SIZES[size][::-1])
+        with machine.autocast():
+            latents.append(codec.encode(repeat_first(video)).half().cpu())
+            condition = codec.encode_condition(video[:, 0], chunk=POCKET.chunk)
+            conditions.append(condition.half().cpu())
+    return {
+        "latents": torch.cat(latents),
+        "conditions": torch.cat(conditions),
+        "relatives": relatives,
+        "prompts": shard["prompts"],
+        "seeds": shard["seeds"],
+    }
+
+
+def load_codec(folder: Path, *, device: torch.device) -> FrameCodec:
+    """With the last decoder there is."""
+    path = folder / "tiny_vae.safetensors"
+    if not path.exists():
+        path = folder / "whitened.safetensors"
+    return FrameCodec.load(path, device=device, dtype=torch.float32)
+
+
+def distinct_maps(relatives: Poses, width: int, height: int) -> tuple[Tensor, Tensor]:
+    """Relative poses [N, F, 4, 4] -> the Plücker maps of the distinct ones, and their rows [N, F].
+
+    Walks know few poses: they depend on the keys and the pitch alone.
+    """
+    rounded = np.round(relatives.reshape(-1, 16), 9) + 0.0  # one zero, not two
+    distinct, rows = np.unique(rounded, axis=0, return_inverse=True)
+    size = {"width": width, "height": height}
+    maps = plucker_map(distinct.reshape(-1, 4, 4), default_intrinsics(**size), **size)
+    return maps.transpose(0, 1).half(), torch.from_numpy(rows.reshape(relatives.shape[:-2]))

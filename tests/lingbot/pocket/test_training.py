@@ -1,0 +1,179 @@
+"""The recipe's parts on a run that is small and short, and what they leave behind."""
+
+import logging
+from random import Random
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lingbot.pocket.train import do_part
+from lingbot.pocket.training import distil, dit, vae
+from lingbot.pocket.training.batch import Words, draw_batch
+from lingbot.pocket.training.data import FIRST_HELD_OUT_SEED
+from lingbot.pocket.training.distil import LEVELS, Distillation
+from lingbot.pocket.training.dit import MODEL, Training, flow_loss
+from lingbot.pocket.training.latents import LatentBank, load_latents
+from lingbot.pocket.training.run import Machine, OutOfTime, load_checkpoint, save_checkpoint
+from lingbot.weights import load_dit
+
+CPU = torch.device("cpu")
+HERE = Machine(CPU, compiles=False)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A run up to its latents: two clips, an autoencoder of two steps."""
+    folder = tmp_path_factory.mktemp("pocket")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vae, "BATCHES", ((1, 5),))
+        for part in ("bank", "vae", "whiten", "decoder", "latents"):
+            do_part(part, folder, HERE, 2, seed=FIRST_HELD_OUT_SEED)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bank(folder):
+    return load_latents(folder, "small", device=CPU)
+
+
+@pytest.fixture
+def no_sheets(monkeypatch):
+    monkeypatch.setattr(dit, "held_out_clips", list)
+    monkeypatch.setattr(dit, "save_rollouts", lambda *_, **__: [])
+
+
+def test_latents_are_of_both_sizes_and_white(folder, bank):
+    full = load_latents(folder, "full", device=CPU)
+    assert bank.latents.shape == (4, 16, 18, 8, 14)  # two clips and their mirror images
+    assert full.latents.shape == (2, 16, 18, 16, 26)
+    assert full.spacing == (1, 1)
+    assert bank.spacing == (2, 13 / 7)
+    covariance = torch.cov(full.latents.float().transpose(0, 1).flatten(1))
+    assert covariance.diagonal() == pytest.approx(torch.ones(16), rel=0.5)
+
+
+def test_a_part_that_is_done_is_not_done_again(folder, caplog):
+    caplog.set_level(logging.INFO)
+    for part in ("bank", "vae", "whiten", "decoder", "latents"):
+        do_part(part, folder, HERE, 2, seed=FIRST_HELD_OUT_SEED)
+    assert not caplog.records
+
+
+def test_a_stage_that_was_cut_off_goes_on(folder, no_sheets, monkeypatch):
+    late = Machine(CPU, deadline=0, compiles=False)
+    monkeypatch.setitem(dit.STAGES, "small", dit.Stage("small", 1, 1e-3, after=None))
+    for step in (1, 2):
+        with pytest.raises(OutOfTime):
+            do_part("small", folder, late, 3, seed=0)
+        assert load_checkpoint(folder / "small.ckpt")["step"] == step
+    do_part("small", folder, HERE, 3, seed=0)
+    model = load_dit(folder / "dit", device=CPU, dtype=torch.float32)
+    assert model.config == MODEL
+    assert load_checkpoint(folder / "small.ckpt")["step"] == 3
+    begun = Training.resume(folder, "full", seed=0, device=CPU)
+    assert begun.step == 0
+    for weight, trained in zip(begun.model.parameters(), model.parameters(), strict=True):
+        assert torch.equal(weight, trained)
+
+
+def test_a_stage_wants_the_one_before(tmp_path):
+    with pytest.raises(FileNotFoundError, match="stage full goes on there"):
+        Training.resume(tmp_path, "full", seed=0, device=CPU)
+
+
+def test_checkpoints_come_in_small_files(tmp_path):
+    content = {"weights": torch.arange(6e6)}
+    save_checkpoint(tmp_path / "run.ckpt", content)
+    sizes = [part.stat().st_size for part in (tmp_path / "run.ckpt").iterdir()]
+    assert len(sizes) == 2 and max(sizes) <= 16e6
+    assert torch.equal(load_checkpoint(tmp_path / "run.ckpt")["weights"], content["weights"])
+
+
+def test_a_checkpoint_survives_a_kill_between_its_renames(tmp_path):
+    save_checkpoint(tmp_path / "run.ckpt", {"step": 1})
+    (tmp_path / "run.ckpt").rename(tmp_path / "run.written")
+    assert load_checkpoint(tmp_path / "run.ckpt") == {"step": 1}
+    assert load_checkpoint(tmp_path / "other.ckpt") is None
+
+
+def test_batches_show_worlds_from_their_beginning_and_from_far_along(bank):
+    random, words = Random(0), Words.of(bank, MODEL)
+    batches = [draw_batch(bank, words, 2, random) for _ in range(40)]
+    early = [batch for batch in batches if 0 in batch.memory.noisy]
+    late = [batch for batch in batches if 0 not in batch.memory.noisy]
+    assert early and late
+    for batch in early:
+        assert batch.positions[0].flatten().tolist() == [*range(15), *range(18)]
+    assert max(int(batch.positions.max()) for batch in late) > 100
+    assert {batch.memory.window for batch in late} == {3, 4}
+    unsaid = [bool((batch.contexts[batch.prompts[0]] == 0).all()) for batch in batches]
+    assert 0 < sum(unsaid) < len(unsaid) / 2
+
+
+def test_a_sink_from_elsewhere_brings_its_picture_and_its_words(bank):
+    marked = LatentBank(
+        latents=torch.arange(4.0)[:, None, None, None, None].expand(4, 16, 18, 8, 14),
+        conditions=torch.arange(4.0)[:, None, None, None, None].expand(4, 16, 6, 8, 14),
+        poses=bank.poses,
+        maps=bank.maps,
+        prompts=[[str(i)] * 6 for i in range(4)],
+        kin=[[1], [0], [3], [2]],
+    )
+    random, words = Random(1), Words.of(marked, MODEL)
+    batches = [draw_batch(marked, words, 1, random) for _ in range(40)]
+    elsewhere = [b for b in batches if b.x0[0, 0].mean() != b.x0[0, 1].mean()]
+    assert elsewhere
+    for batch in elsewhere:
+        sink, clip = int(batch.x0[0, 0].mean()), int(batch.x0[0, 1].mean())
+        assert marked.kin[clip] == [sink]
+        assert (batch.condition[0, :, 4:] == sink).all()
+        assert batch.memory.noisy == range(2, 6)
+
+
+def test_with_perfect_steps_the_past_is_the_truth_and_nothing_is_lost(bank, monkeypatch):
+    torch.manual_seed(0)
+    batch = draw_batch(bank, Words.of(bank, MODEL), 1, Random(3))
+    levels = set()
+
+    def perfect(_model, batch, x, sigma):
+        levels.update(round(float(level), 3) for level in sigma.flatten())
+        noisy, wide = x[:, batch.num_clean :], sigma[..., None, None, None, None]
+        return torch.where(wide > 0, (noisy - batch.truth) / wide.clamp(min=1e-6), 0.0)
+
+    monkeypatch.setattr(distil, "predict_flow", perfect)
+    distillation = Distillation(teacher=None, average=None)
+    past = distillation.own_past(batch, Random(1))
+    assert levels and levels < {round(level, 3) for level in LEVELS}
+    torch.testing.assert_close(past.x0, batch.x0, rtol=0, atol=1e-4)
+    assert distillation.loss(None, batch) < 1e-6
+
+
+def test_a_past_of_ones_own_is_not_the_truth(bank, monkeypatch):
+    batch = draw_batch(bank, Words.of(bank, MODEL), 1, Random(3))
+    monkeypatch.setattr(distil, "predict_flow", lambda _model, batch, x, _: 0 * batch.truth)
+    past = Distillation(teacher=None, average=None).own_past(batch, Random(1))
+    assert torch.equal(past.truth, batch.truth)
+    made = [number in batch.memory.noisy for number in batch.memory.clean]
+    moved = (past.x0 != batch.x0)[0, : batch.num_clean].flatten(1).any(1).tolist()
+    assert moved == made
+
+
+def test_flow_matching_moves_the_weights(bank, tmp_path):
+    training = Training.resume(tmp_path, "small", seed=0, device=CPU)
+    training.model.spacing = bank.spacing
+    batch = draw_batch(bank, Words.of(bank, MODEL), 1, Random(0))
+    losses = []
+    for _ in range(3):
+        torch.manual_seed(0)
+        loss = flow_loss(training.model, batch)
+        losses.append(loss.item())
+        training.advance(loss, 1e-3)
+    assert losses[-1] < losses[0]
+
+
+def test_the_decoder_changes_no_latent(folder):
+    before, after = (load_file(folder / f"{name}.safetensors") for name in ("whitened", "tiny_vae"))
+    names = [name for name in before if name.startswith("encoder.")]
+    assert all(torch.equal(before[name], after[name]) for name in names)
+    assert any(not torch.equal(before[name], after[name]) for name in before)
