@@ -1,0 +1,76 @@
+"""The evaluation against players whose verdict is known: the renderer itself, and a still."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+pytest.importorskip("cv2")
+
+from lingbot.pocket import evaluate
+from lingbot.pocket.evaluate import (
+    gradient_similarity,
+    laplacian_variance,
+    measure_keys,
+    measure_rest,
+    measure_turns,
+    psnr,
+    steady_walk,
+)
+from lingbot.pocket.scenery.conditions import Conditions
+from lingbot.pocket.scenery.render import Renderer
+from lingbot.pocket.scenery.scene import make_scene
+
+
+@pytest.fixture
+def scene(monkeypatch):
+    """A town by day, the only scene there is."""
+    town = next(scene for scene in map(make_scene, range(100)) if scene.place == "town")
+    town = town.under(Conditions(time="noon", weather="clear", ground="grass"))
+    monkeypatch.setattr(evaluate, "held_out_scenes", lambda _: [town])
+    return town
+
+
+@pytest.fixture
+def renderer_plays(scene, monkeypatch):
+    def play(_engine, _first, _prompt, actions):
+        _, poses = steady_walk(scene, actions[-1], num_chunks=len(actions) // 3)
+        return Renderer(scene).render(poses, **evaluate.SIZE)
+
+    monkeypatch.setattr(evaluate, "play", play)
+
+
+@pytest.fixture
+def still_plays(scene, monkeypatch):
+    def play(_engine, first, _prompt, actions):
+        return first[None].expand(4 * len(actions) - 3, -1, -1, -1)
+
+    monkeypatch.setattr(evaluate, "play", play)
+
+
+def test_the_renderer_obeys(renderer_plays):
+    figures = {figure.name: figure for figure in measure_keys(None, 1)}
+    assert figures["chunks that obey their key"].value >= 0.9
+    assert all(f"chunks that obey {key}" in figures for key in "wasdijkl")
+    for figure in measure_turns(None, 1):
+        assert figure.value < 0.5, figure
+    [rest] = measure_rest(None, 1)
+    assert rest.met and rest.value < 0.01
+
+
+def test_a_still_does_not(still_plays):
+    *_, obeys = measure_keys(None, 1)
+    assert obeys.met is False and obeys.value == 0
+    yaw, pitch, *_ = measure_turns(None, 1)
+    assert (yaw.value, pitch.value) == pytest.approx((6, 4), abs=0.1)
+    assert yaw.met is False
+
+
+def test_blur_is_seen(scene):
+    _, poses = steady_walk(scene, "", num_chunks=1)
+    sharp = Renderer(scene).render(poses[:1], **evaluate.SIZE)
+    video = sharp.permute(0, 3, 1, 2).float()
+    blurred = F.avg_pool2d(video, 3, stride=1, padding=1).permute(0, 2, 3, 1).to(torch.uint8)
+    assert gradient_similarity(sharp, sharp) == pytest.approx(1)
+    assert gradient_similarity(blurred, sharp) < 0.99
+    assert laplacian_variance(blurred) < laplacian_variance(sharp) / 2
+    assert psnr([0.01, 0.001]) == pytest.approx(22.6, abs=0.01)
