@@ -23,7 +23,9 @@ class ServiceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     preset: Literal["pocket"] = "pocket"
     weights: str | None = None  # a folder in the preset's layout; None: the weights in the package
     device: Literal["cpu", "cuda"] = "cpu"
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["auto", "float32", "bfloat16"] = (
+        "auto"  # auto: what the device multiplies fastest
+    )
     threads: PositiveInt = 1  # CPU threads of a rank for denoising, and as many for decoding
     camera_cache_bytes: NonNegativeInt = 256 * 2**20  # of a rank, for camera maps; 0: keep none
     queue_timeout_s: PositiveFloat = 60.0  # how long a client waits for a free world

@@ -291,7 +291,7 @@ def load_engine(config: ServiceConfig, ranks: "Ranks") -> "Engine":
         config.preset,
         weights=None if config.weights is None else Path(config.weights),
         device=config.device,
-        dtype=getattr(torch, config.dtype),
+        dtype=None if config.dtype == "auto" else getattr(torch, config.dtype),
         camera_cache_bytes=config.camera_cache_bytes,
         ranks=ranks,
     )

@@ -22,7 +22,7 @@ from lingbot.pocket.training.whiten import whiten_vae
 RECIPES = {
     "cpu": {
         "bank": 1200,
-        "vae": 1600,
+        "vae": 4000,
         "whiten": 0,
         "decoder": 500,
         "latents": 0,

@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 
 from lingbot.config import ModelConfig, ScheduleConfig, WorldConfig
 from lingbot.errors import LingbotError, WeightsError
-from lingbot.load import load_engine
+from lingbot.load import fastest_dtype, load_engine
 from lingbot.weights import load_dit, save_dit
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "dit_cam_window"
@@ -42,6 +42,15 @@ def test_an_unknown_tensor_is_named(tmp_path):
     save_file({**load_file(path), "blocks.0.surprise": torch.zeros(1)}, path)
     with pytest.raises(WeightsError, match=r"blocks\.0\.surprise"):
         load_dit(tmp_path, **CPU)
+
+
+@pytest.mark.parametrize("multiplies, dtype", [(True, torch.bfloat16), (False, torch.float32)])
+def test_an_engine_takes_the_type_that_its_processor_multiplies(monkeypatch, multiplies, dtype):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: multiplies)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert fastest_dtype("cpu") == load_engine("pocket").dtype == dtype
+    assert load_engine("pocket", dtype=torch.float32).dtype == torch.float32
+    assert fastest_dtype("cuda") == torch.bfloat16
 
 
 def test_an_unknown_preset_names_the_known_ones():
