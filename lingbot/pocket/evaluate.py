@@ -250,7 +250,7 @@ def measure_long(engine: Engine, num_seeds: int) -> Iterable[Figure]:
 def measure_return(engine: Engine, num_scenes: int) -> Iterable[Figure]:
     """Forward for three chunks and back for three: is the start nearer than other scenes?"""
     closer = []
-    scenes = list(held_out_scenes(num_scenes))
+    scenes = list(held_out_scenes(max(num_scenes, 2)))
     openings = [_opening(scene, Random(f"return {scene.seed}")) for scene in scenes]
     for i, (first, prompt) in enumerate(openings):
         frames = play(engine, first, prompt, ["w"] * 9 + ["s"] * 9)
@@ -266,10 +266,9 @@ def measure_return(engine: Engine, num_scenes: int) -> Iterable[Figure]:
 
 def _stroll(random: Random) -> list[str]:
     """Twelve latent frames of somebody who walks about."""
-    turn = random.choice(("", "", "j", "l"))
-    return (
-        ["w" + turn] * random.choice((2, 3, 4)) + ["w"] * 6 + [random.choice(("w", "", "d"))] * 12
-    )
+    turned, ahead = random.choice((2, 3, 4)), random.choice((4, 5, 6))
+    turn, last = random.choice(("", "", "j", "l")), random.choice(("w", "", "d"))
+    return ["w" + turn] * turned + ["w"] * ahead + [last] * (12 - turned - ahead)
 
 
 # --- what the prompt does -------------------------------------------------------------------------

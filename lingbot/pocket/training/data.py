@@ -52,7 +52,9 @@ def make_clip(seed: int, *, num_chunks: int = CHUNKS, device: torch.device | str
     scene = make_scene(seed)
     actions, relatives, poses = draw_walk(scene, random, POCKET.chunk * num_chunks)
     prompts = [describe(scene, random)] * num_chunks
-    changed_at = random.randrange(1, num_chunks - 1) if random.random() < CHANGING else num_chunks
+    changed_at = (
+        random.randrange(1, max(2, num_chunks - 1)) if random.random() < CHANGING else num_chunks
+    )
     ends = first_frame_of(changed_at), first_frame_of(changed_at + 1)
     before = Renderer(scene, device=device).render(poses[: ends[1]], **SIZE)
     if changed_at == num_chunks:
