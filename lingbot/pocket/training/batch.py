@@ -91,18 +91,26 @@ class Words:
         return torch.stack([self.contexts[prompt] for prompt in distinct]), rows
 
 
-def draw_batch(bank: LatentBank, words: Words, num_clips: int, random: Random) -> Batch:
+def draw_batch(
+    bank: LatentBank, words: Words, num_clips: int, random: Random, *, lively: float = 0.0
+) -> Batch:
     """Whole clips from a world's beginning, or their later parts far along in a long walk, on the
     bank's device.
 
     A later part's rotary positions are moved away from the sink's, and a client's shorter window is
-    sometimes shown; what the sink saw may be another place in the same conditions.
+    sometimes shown; what the sink saw may be another place in the same conditions. `lively` is the
+    share of clips that are drawn from the bank's lively ones.
     """
     later = random.random() < 0.45
     clean, noisy = range(CHUNKS - 1), range(2 if later else 0, CHUNKS)
     window = WINDOW - 1 if later and random.random() < 0.25 else WINDOW
     memory = TeacherMemory(clean, noisy, window)
-    clips = [random.randrange(len(bank.latents)) for _ in range(num_clips)]
+    clips = [
+        random.choice(bank.lively)
+        if random.random() < lively
+        else random.randrange(len(bank.latents))
+        for _ in range(num_clips)
+    ]
     sinks = [
         random.choice(bank.kin[clip]) if later and random.random() < ELSEWHERE else clip
         for clip in clips

@@ -8,6 +8,7 @@ Shape letters: N clips, K chunks, F latent frames, h w latent pixels, U distinct
 import logging
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ SIZES = {"small": CROP[::-1], "full": (SIZE["width"], SIZE["height"])}  # width 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LatentBank:
     """Clips for the DiT; mirrored ones are clips of their own."""
 
@@ -48,6 +49,13 @@ class LatentBank:
     maps: Tensor  # [U, 384, h, w]
     prompts: list[list[str]]  # N of K
     kin: list[list[int]]  # N; the clips that begin in the same conditions, oneself among them
+
+    @cached_property
+    def lively(self) -> list[int]:
+        """The half of the clips whose latents change most from frame to frame."""
+        changes = [clip.float().diff(dim=1).square().mean() for clip in self.latents]
+        order = torch.stack(changes).argsort(descending=True).tolist()
+        return order[: (len(order) + 1) // 2]
 
     @property
     def spacing(self) -> tuple[float, float]:
