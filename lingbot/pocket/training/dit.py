@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
@@ -114,6 +114,20 @@ def noised(batch: Batch, x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
     return torch.cat(
         [clean + blur * torch.randn_like(clean), (1 - level) * x0 + level * noise], dim=1
     )
+
+
+@torch.no_grad()
+def camera_worth(model: WorldModel, batch: Batch) -> float:
+    """The share of the loss that right poses save over those of other clips, at high noise."""
+    sigma = torch.full(batch.truth.shape[:2], LEVELS[1], device=batch.x0.device)
+    noise = torch.randn_like(batch.truth)
+    x = noised(batch, batch.truth, noise, sigma)
+    wrong = replace(batch, poses=batch.poses.roll(1, dims=0))
+    losses = [
+        F.mse_loss(predict_flow(model, told, x, sigma), noise - batch.truth).item()
+        for told in (batch, wrong)
+    ]
+    return 1 - losses[0] / losses[1]
 
 
 @dataclass(slots=True)
@@ -223,7 +237,10 @@ def train_dit(folder: Path, machine: Machine, name: str, *, num_steps: int, seed
             sheet = folder / f"{name}_{training.step:05}.png"
             plain = copy.deepcopy(training.average)  # not compiled: play has other shapes
             quality = save_rollouts(sheet, plain, held_out, folder=folder, size=stage.size)
+            told = draw_batch(bank, words, 8, Random(0), lively=1.0)
+            worth = 100 * camera_worth(plain, told)
             logger.info("%s %d: unseen scenes, %s dB by chunk", name, training.step, quality)
+            logger.info("%s %d: right poses save %.1f %%", name, training.step, worth)
         if stop and not last:
             raise OutOfTime
 

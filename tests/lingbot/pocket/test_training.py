@@ -1,6 +1,7 @@
 """The recipe's parts on a run that is small and short, and what they leave behind."""
 
 import logging
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -157,6 +158,20 @@ def test_a_past_of_ones_own_is_not_the_truth(bank, monkeypatch):
     made = [number in batch.memory.noisy for number in batch.memory.clean]
     moved = (past.x0 != batch.x0)[0, : batch.num_clean].flatten(1).any(1).tolist()
     assert moved == made
+
+
+def test_poses_are_worth_nothing_to_a_model_that_is_deaf_to_them(bank, monkeypatch):
+    batch = draw_batch(bank, Words.of(bank, MODEL), 2, Random(0))
+    batch = replace(batch, poses=torch.arange(batch.poses.numel()).view_as(batch.poses))
+    told = []
+
+    def deaf(_model, batch, x, _sigma):
+        told.append(batch.poses)
+        return 0 * batch.truth
+
+    monkeypatch.setattr(dit, "predict_flow", deaf)
+    assert dit.camera_worth(None, batch) == 0
+    assert torch.equal(told[0], batch.poses) and torch.equal(told[1], batch.poses.flip(0))
 
 
 def test_flow_matching_moves_the_weights(bank, tmp_path):
