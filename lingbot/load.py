@@ -17,9 +17,10 @@ VAE_FILE = "tiny_vae.safetensors"
 
 
 def fastest_dtype(device: torch.device | str) -> torch.dtype:
-    """bfloat16 where the device multiplies it itself, float32 elsewhere.
+    """bfloat16 on GPUs and on processors that multiply it themselves, float32 elsewhere.
 
-    By what the processor says of itself and not by a stopwatch: ranks must agree.
+    By what the processor says of itself and not by a stopwatch: ranks on machines of one kind must
+    agree. A config that names the type is right for mixed ones.
     """
     if torch.device(device).type == "cuda":
         return torch.bfloat16

@@ -9,7 +9,7 @@ import copy
 import json
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
@@ -38,17 +38,17 @@ from lingbot.pocket.scenery.scene import Scene, describe, make_scene
 from lingbot.pocket.scenery.trajectory import walk
 from lingbot.pocket.training.data import (
     FIRST_HELD_OUT_SEED,
+    SIZE,
+    WORLD,
     Clip,
     draw_walk,
     first_frame_of,
+    is_clear,
     make_clip,
-    resize,
-    to_video,
 )
 from lingbot.session import Session, SessionSpec
 from lingbot.tiny_vae import DecoderState, repeat_first
 
-SIZE = {"width": POCKET.width, "height": POCKET.height}  # that is served
 STRIDE = 4  # frames between which motion is measured: a latent frame
 CLAIMED_TURN, CLAIMED_STRETCH = 15.0, 0.25
 LONG_CHUNKS = 240  # three minutes
@@ -74,6 +74,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART")
     options = parser.parse_args()
     engine = load_engine("pocket", weights=options.weights)
+    engine.config = WORLD  # also before it is the preset
     figures: list[Figure] = []
     for name, measure in PARTS.items():
         if not options.only or name in options.only:
@@ -151,11 +152,13 @@ def measure_keys(engine: Engine, num_scenes: int) -> Iterable[Figure]:
     for key in "wasdijkl":
         verdicts = []
         for scene in held_out_scenes(num_scenes):
-            actions, poses = steady_walk(scene, key, num_chunks=3)
+            # Up and down no farther than training went.
+            num_chunks = 2 if key in "ik" else 3
+            actions, poses = steady_walk(scene, key, num_chunks=num_chunks)
             renderer = Renderer(scene)
             shown = renderer.render(poses, **SIZE)
             frames = play(engine, shown[0], describe(scene), actions)
-            for chunk in range(1, 3):
+            for chunk in range(1, num_chunks):
                 verdict = _obeys(renderer, poses, shown, frames, chunk)
                 verdicts += [] if verdict is None else [verdict]
         if verdicts:
@@ -167,9 +170,10 @@ def measure_keys(engine: Engine, num_scenes: int) -> Iterable[Figure]:
 def _obeys(
     renderer: Renderer, poses: Poses, shown: Tensor, frames: Tensor, chunk: int
 ) -> bool | None:
-    """Whether a chunk's flow is the renderer's; None where too little can be seen of it.
+    """Whether a chunk's flow is the renderer's; None where the renderer shows too little of it.
 
-    Only where the estimate finds the renderer's flow in the renderer's own pictures.
+    Only where the estimate finds the renderer's flow in the renderer's own pictures. A blur, where
+    there is something to be seen, does not obey.
     """
     turns, stretches = [], []
     for frame in range(first_frame_of(chunk), first_frame_of(chunk + 1) - STRIDE, STRIDE // 2):
@@ -178,11 +182,14 @@ def _obeys(
         found = estimated_flow(*(as_frame(shown[at]) for at in pair))
         off = np.linalg.norm(found - truth, axis=-1)
         seen = both & (off < 0.5 + 0.1 * np.linalg.norm(truth, axis=-1))
+        seen &= textured(as_frame(shown[pair[0]]))
+        if compare_flow(found, truth, seen) is None:
+            continue
         before, after = (as_frame(frames[at]) for at in pair)
         fit = compare_flow(estimated_flow(before, after), truth, seen & textured(before))
-        if fit is not None:
-            turns.append(fit[0])
-            stretches.append(fit[1])
+        turn, stretch = (180.0, 0.0) if fit is None else fit
+        turns.append(turn)
+        stretches.append(stretch)
     if not turns:
         return None
     stretched = abs(float(np.median(stretches)) - 1) <= CLAIMED_STRETCH
@@ -196,14 +203,16 @@ def measure_turns(engine: Engine, num_scenes: int) -> Iterable[Figure]:
     for key, (yaw, pitch) in expected.items():
         for scene in held_out_scenes(num_scenes):
             actions, poses = steady_walk(scene, key, num_chunks=2)
-            first = Renderer(scene).render(poses[:1], **SIZE)[0]
-            frames = play(engine, first, describe(scene), actions)
+            shown = Renderer(scene).render(poses, **SIZE)
+            frames = play(engine, shown[0], describe(scene), actions)
             for frame in range(STRIDE, len(frames) - STRIDE, STRIDE):
-                turn = recovered_turn(as_frame(frames[frame]), as_frame(frames[frame + STRIDE]))
-                if turn is not None:
-                    (yaws if yaw else pitches).append(
-                        abs(turn[0] - yaw) if yaw else abs(turn[1] - pitch)
-                    )
+                pair = [frame, frame + STRIDE]
+                if recovered_turn(*(as_frame(shown[at]) for at in pair)) is None:
+                    continue  # nothing there to be followed
+                turn = recovered_turn(*(as_frame(frames[at]) for at in pair)) or (0.0, 0.0)
+                (yaws if yaw else pitches).append(
+                    abs(turn[0] - yaw) if yaw else abs(turn[1] - pitch)
+                )
     yield at_most("yaw error a latent frame, median", float(np.median(yaws)), "degrees", 0.5)
     yield at_most("pitch error a latent frame, median", float(np.median(pitches)), "degrees", 0.5)
     yield Figure("yaw error a latent frame, mean", float(np.mean(yaws)), "degrees")
@@ -240,25 +249,25 @@ def measure_long(engine: Engine, num_seeds: int) -> Iterable[Figure]:
             ratios[name].append(measure(frames[::6]) / measure(truth))
     for name, values in ratios.items():
         mean = float(np.exp(np.mean(np.log(values))))
-        yield Figure(
-            f"after 3 minutes: {name}, ratio", mean, "", "0.75..1.25", 0.75 <= mean <= 1.25
-        )
-        share = float(np.mean([0.75 <= value <= 1.25 for value in values]))
-        yield Figure(f"after 3 minutes: walks in {name}'s bounds", share, "")
+        off = float(np.exp(np.mean(np.abs(np.log(values)))))  # drifts up and down do not cancel
+        yield at_most(f"after 3 minutes: {name} is off by a factor of", off, "", 1.25)
+        yield Figure(f"after 3 minutes: {name} over the renderer's", mean, "")
 
 
 def measure_return(engine: Engine, num_scenes: int) -> Iterable[Figure]:
-    """Forward for three chunks and back for three: is the start nearer than other scenes?"""
+    """Eight steps forward and eight back: is the start nearer than other places in that light?"""
     closer = []
     scenes = list(held_out_scenes(max(num_scenes, 2)))
-    openings = [_opening(scene, Random(f"return {scene.seed}")) for scene in scenes]
-    for i, (first, prompt) in enumerate(openings):
-        frames = play(engine, first, prompt, ["w"] * 9 + ["s"] * 9)
+    for i, scene in enumerate(scenes):
+        first, prompt = _opening(scene, Random(f"return {scene.seed}"))
+        frames = play(engine, first, prompt, ["", *["w"] * 8, *["s"] * 8, ""])
         last = _thumbnail(frames[-1])
         own = (last - _thumbnail(first)).square().mean()
-        others = [
-            (last - _thumbnail(o)).square().mean() for o, _ in openings[:i] + openings[i + 1 :]
-        ]
+        others = []
+        for other in scenes[:i] + scenes[i + 1 :]:
+            light = other.under(scene.conditions)
+            picture, _ = _opening(light, Random(f"return {other.seed}"))
+            others.append((last - _thumbnail(picture)).square().mean())
         closer.append(float(np.mean([own < other for other in others])))
     share = float(np.mean(closer))
     yield Figure("start nearer than a random scene", share, "", "> 0.5", share > 0.5)
@@ -283,7 +292,7 @@ def measure_prompts(engine: Engine, num_scenes: int) -> Iterable[Figure]:
     kept, changed = [], []
     for scene in held_out_scenes(num_scenes * 2):
         random = Random(f"prompts {scene.seed}")
-        other = scene.under(change(scene.conditions, random))
+        other = scene.under(_another_light(scene.conditions, random))
         session = open_world(engine, *_opening(scene, random))
         actions = [key for _ in range(3) for key in _stroll(random)]
         for number in range(12):
@@ -298,6 +307,14 @@ def measure_prompts(engine: Engine, num_scenes: int) -> Iterable[Figure]:
                 changed.append(verdict)
     yield at_least("chunks in the prompt's hour and weather", float(np.mean(kept)), "", 0.9)
     yield at_least("from the third after a change on", float(np.mean(changed)), "", 0.9)
+
+
+def _another_light(conditions: Conditions, random: Random) -> Conditions:
+    """Conditions of another hour or weather."""
+    while True:
+        other = change(conditions, random)
+        if (other.time, other.weather) != (conditions.time, conditions.weather):
+            return other
 
 
 def _share_right(classifier: Classifier, frames: Tensor, wanted: list[Conditions]) -> float:
@@ -316,15 +333,13 @@ def _share_right(classifier: Classifier, frames: Tensor, wanted: list[Conditions
 
 
 def held_out(count: int) -> Iterable[Clip]:
-    """Walks that training never saw, whose conditions stay, at the size that is served."""
+    """Walks that training never saw, whose conditions stay."""
     seed = FIRST_HELD_OUT_SEED
     while count:
         clip = make_clip(seed)
         if len(set(clip.prompts)) == 1 and any(clip.actions):
             count -= 1
-            small = resize(to_video(clip.frames[None]), (POCKET.height, POCKET.width))[0]
-            frames = (small * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
-            yield replace(clip, frames=frames)
+            yield clip
         seed += 1
 
 
@@ -342,8 +357,12 @@ def steady_walk(scene: Scene, key: str, *, num_chunks: int) -> tuple[list[str], 
     """One key held from the second latent frame on: actions, and the poses of all frames."""
     random = Random(f"steady {scene.seed}")
     actions = ["", *[key] * (POCKET.chunk * num_chunks - 1)]
-    start = (random.uniform(-0.9, 0.9), random.uniform(-0.9, 0.9), 90.0 * random.randrange(4))
-    return actions, walk(actions, start=start)[1]
+    for _ in range(30):
+        start = (random.uniform(-0.9, 0.9), random.uniform(-0.9, 0.9), 90.0 * random.randrange(4))
+        _, poses = walk(actions, start=start)
+        if is_clear(scene, poses):
+            break
+    return actions, poses
 
 
 def open_world(engine: Engine, first: Tensor, prompt: str) -> Session:

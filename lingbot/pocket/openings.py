@@ -5,11 +5,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from lingbot.config import POCKET
 from lingbot.pocket.scenery.render import Renderer
 from lingbot.pocket.scenery.scene import describe, make_scene
 from lingbot.pocket.scenery.trajectory import walk
-from lingbot.pocket.training.data import FIRST_HELD_OUT_SEED
+from lingbot.pocket.training.data import FIRST_HELD_OUT_SEED, SIZE
 
 FOLDER = Path(__file__).parent
 # Name, scene (after the first seed that training leaves out), heading in degrees.
@@ -29,7 +28,7 @@ def main() -> None:
     for name, scene_number, heading in CHOSEN:
         scene = make_scene(FIRST_HELD_OUT_SEED + scene_number)
         _, poses = walk([""], start=(0, 0, heading))
-        frame = Renderer(scene).render(poses, width=POCKET.width, height=POCKET.height)[0]
+        frame = Renderer(scene).render(poses, **SIZE)[0]
         Image.fromarray(frame.numpy()).save(FOLDER / "openings" / f"{name}.png", optimize=True)
         prompt = describe(scene)
         openings.append({"name": name, "file": f"openings/{name}.png", "prompt": prompt})

@@ -1,4 +1,4 @@
-"""Ships a finished run: python -m lingbot.pocket.package runs/pocket."""
+"""Ships a run: python -m lingbot.pocket.package runs/pocket, and into another folder to try it."""
 
 import argparse
 import shutil
@@ -7,24 +7,42 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from lingbot.load import VAE_FILE
+from lingbot.model import WorldModel
+from lingbot.pocket.training.dit import MODEL, STAGES
+from lingbot.pocket.training.run import load_checkpoint
+from lingbot.weights import DIT_FILE, save_dit
+
 SHIPPED = Path(__file__).parent
-VAE, DIT = "tiny_vae.safetensors", "diffusion_pytorch_model.safetensors"
 
 
 def package(run: Path, target: Path) -> None:
-    """Copy a run's weights, in half precision, its config and its log next to the code."""
-    for source in (run / VAE, run / "dit" / DIT):
-        tensors = load_file(source)
+    """Write the weights of a run's last full stage, in half precision, its config and its log.
+
+    Raises FileNotFoundError where no stage of full pictures has begun, or the autoencoder is not
+    finished.
+    """
+    full = [name for name, stage in STAGES.items() if stage.size == "full"]
+    checkpoints = [found for name in full if (found := load_checkpoint(run / f"{name}.ckpt"))]
+    if not checkpoints:
+        raise FileNotFoundError(f"{run} has none of {', '.join(f'{name}.ckpt' for name in full)}")
+    model = WorldModel(MODEL)
+    model.load_state_dict(checkpoints[-1]["average"])
+    save_dit(model, target)
+    shutil.copy(run / VAE_FILE, target / VAE_FILE)
+    for name in (VAE_FILE, DIT_FILE):
+        tensors = load_file(target / name)
         halves = {
-            name: tensor if name.startswith("latents_") else tensor.to(torch.float16)
-            for name, tensor in tensors.items()
+            key: tensor if key.startswith("latents_") else tensor.to(torch.float16)
+            for key, tensor in tensors.items()
         }
-        save_file(halves, target / source.name)
-    shutil.copy(run / "dit" / "config.json", target / "config.json")
+        save_file(halves, target / name)
     shutil.copy(run / "train.log", target / "train.log")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
-    package(parser.parse_args().run, SHIPPED)
+    parser.add_argument("target", type=Path, nargs="?", default=SHIPPED)
+    options = parser.parse_args()
+    package(options.run, options.target)

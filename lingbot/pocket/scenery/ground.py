@@ -4,7 +4,6 @@ Shape letters: S side of the picture in texels.
 """
 
 import math
-from random import Random
 
 import torch
 import torch.nn.functional as F
@@ -47,9 +46,8 @@ def paint_ground(scene: Scene, light: Light, *, device: torch.device) -> list[Te
         heading, offset = scene.path
         away = (x * math.cos(heading) - z * math.sin(heading) - offset).abs()
         colour = _over(colour, DIRT, _inside(0.7 - away))
-    for line, along in _streets(scene, x, z):
+    for line, _ in _streets(scene, x, z):
         colour = _over(colour, SLAB, _inside(STREET + PAVEMENT - line.abs()))
-        del along
     for line, along in _streets(scene, x, z):
         colour = _over(colour, ASPHALT, _inside(STREET - line.abs()))
         dashes = _inside(0.07 - line.abs()) * _inside(((along + 100) % 2.0) - 1.0)
@@ -147,8 +145,3 @@ def _inside(depth: Tensor) -> Tensor:
 
 def _over(colour: Tensor, paint: tuple[float, float, float], share: Tensor) -> Tensor:
     return torch.lerp(colour, torch.tensor(paint, device=colour.device)[:, None, None], share)
-
-
-def seeded(scene: Scene) -> Random:
-    """For what the renderer alone decides: clouds, mountains."""
-    return Random(f"sky {scene.seed}")

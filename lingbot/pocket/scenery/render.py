@@ -6,6 +6,7 @@ levels of the ground's picture.
 
 import math
 from dataclasses import dataclass
+from random import Random
 from typing import Self
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from lingbot.camera import Poses, default_intrinsics
 from lingbot.pocket.scenery.conditions import Light, light_of
-from lingbot.pocket.scenery.ground import EXTENT, SIDE, paint_ground, seeded
+from lingbot.pocket.scenery.ground import EXTENT, SIDE, paint_ground
 from lingbot.pocket.scenery.scene import HILLS, Scene
 from lingbot.pocket.scenery.solids import BANDS, WINDOWS
 
@@ -200,7 +201,7 @@ class _Sky:
 
     @classmethod
     def of(cls, scene: Scene, light: Light, device: torch.device) -> Self:
-        random = seeded(scene)
+        random = Random(f"sky {scene.seed}")
         across, azimuth = math.sqrt(1 - light.elevation**2), scene.sun_azimuth
         ridges = [
             (k, random.uniform(0, 2 * math.pi), random.uniform(0.25, 1) / k**0.8)

@@ -20,7 +20,8 @@ from lingbot.text import PocketTextEncoder
 
 WINDOW = POCKET.window // POCKET.chunk  # chunks
 PROMPT_DROPOUT = 0.1
-ELSEWHERE = 0.5  # share of the later parts whose sink was seen in another place, as on a long walk
+AWAY = 4 * POCKET.chunk  # latent frames between a sink and a part that may be another place
+ELSEWHERE = 0.6  # share of those whose sink was seen in another place, as on a long walk
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ def predict_flow(model: WorldModel, batch: Batch, x: Tensor, sigma: Tensor) -> T
 
     The clean chunks are taken for clean, whatever `x` shows there.
     """
-    noisy = (1000 * sigma)[..., None].expand(-1, -1, POCKET.chunk)
+    noisy = (1000 * sigma).floor()[..., None].expand(-1, -1, POCKET.chunk)  # as `build_steps` does
     timestep = torch.cat([torch.zeros_like(batch.positions[:, : batch.num_clean]), noisy], dim=1)
     flow = model(
         x.flatten(0, 1),
@@ -111,11 +112,11 @@ def draw_batch(
         else random.randrange(len(bank.latents))
         for _ in range(num_clips)
     ]
+    gaps = [draw_gap(random) if later else 0 for _ in clips]
     sinks = [
-        random.choice(bank.kin[clip]) if later and random.random() < ELSEWHERE else clip
-        for clip in clips
+        random.choice(bank.kin[clip]) if gap >= AWAY and random.random() < ELSEWHERE else clip
+        for clip, gap in zip(clips, gaps, strict=True)
     ]
-    gaps = torch.tensor([draw_gap(random) if later else 0 for _ in clips])
     numbers = torch.tensor([*clean, *noisy])
     sources = torch.where(numbers == 0, torch.tensor(sinks)[:, None], torch.tensor(clips)[:, None])
     frames = numbers[:, None] * POCKET.chunk + torch.arange(POCKET.chunk)  # [K, F]
@@ -127,7 +128,9 @@ def draw_batch(
     ]
     contexts, prompt_rows = words.gather(prompts)
     distinct, poses = bank.poses[sources[..., None], frames].unique(return_inverse=True)
-    positions = torch.where(frames >= POCKET.chunk, frames + gaps[:, None, None], frames)
+    positions = torch.where(
+        frames >= POCKET.chunk, frames + torch.tensor(gaps)[:, None, None], frames
+    )
     device = bank.latents.device
     return Batch(
         memory=memory,

@@ -10,10 +10,11 @@ from random import Random
 import numpy as np
 import torch
 import torch.nn.functional as F
+from msgspec import structs
 from torch import Tensor
 
 from lingbot.camera import Poses
-from lingbot.config import POCKET
+from lingbot.config import POCKET, SCHEDULE_POCKET
 from lingbot.pocket.scenery.conditions import change
 from lingbot.pocket.scenery.render import Renderer
 from lingbot.pocket.scenery.scene import Scene, describe, make_scene
@@ -21,6 +22,7 @@ from lingbot.pocket.scenery.trajectory import random_actions, walk
 from lingbot.pocket.training.run import Machine, OutOfTime, save_whole
 
 SIZE = {"width": 208, "height": 128}  # of the frames
+WORLD = structs.replace(POCKET, **SIZE, schedule=SCHEDULE_POCKET)  # as it is played
 CHUNKS = 6  # of a clip: 18 latent frames, 69 frames
 CLIPS_A_SHARD = 25
 FIRST_HELD_OUT_SEED = 1_000_000  # training never sees a scene from here on
@@ -109,6 +111,8 @@ def render_bank(folder: Path, machine: Machine, *, num_clips: int, seed: int) ->
     """Write the clips of seeds `seed`, `seed` + 1, ... to `folder`; go on where a run stopped."""
     folder.mkdir(parents=True, exist_ok=True)
     end = seed + num_clips
+    if seed % CLIPS_A_SHARD:
+        raise ValueError(f"seed {seed} must be a multiple of {CLIPS_A_SHARD}: shards would overlap")
     shards = [(at, min(at + CLIPS_A_SHARD, end)) for at in range(seed, end, CLIPS_A_SHARD)]
     missing = [shard for shard in shards if not _shard_path(folder, shard[0]).exists()]
     on_cpu = machine.device.type == "cpu"

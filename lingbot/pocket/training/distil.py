@@ -1,10 +1,11 @@
 """The last stage: a past of the model's own making, and steps that land where many would.
 
 Flow matching knows the past only as it was and wants many small steps. In play the past is what the
-model made of it, and there are four steps. Here a batch's clean chunks are first replaced by what
-the model makes of them, from so little noise that they stay the clip's (as in Resampling Forcing,
-Guo et al., 2025); then a step from each level that play visits learns to end where the teacher's
-path ends (consistency distillation, Song et al., 2023).
+model made of it, and there are four steps. Here those of a batch's clean chunks that are among its
+noisy ones are first replaced, mostly, by what the model makes of them, from so little noise that
+they stay the clip's (as in Resampling Forcing, Guo et al., 2025); then a step from each level that
+play visits learns to end where the teacher's path ends (consistency distillation, Song et al.,
+2023).
 
 Shape letters as in `batch`; K' noisy chunks.
 """
@@ -35,7 +36,7 @@ class Distillation:
     def own_past(self, batch: Batch, random: Random) -> Batch:
         """The batch, and its clean chunks as the student makes them of the true ones."""
         for _ in range(random.randint(0, MOST_ROUNDS)):
-            start = random.randrange(1, len(LEVELS))
+            start = random.randrange(2, len(LEVELS))
             made = batch.truth
             for level in LEVELS[start:]:
                 sigma = torch.full(made.shape[:2], level, device=made.device)

@@ -22,6 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from lingbot.config import SCHEDULE_POCKET, ModelConfig
 from lingbot.model import WorldModel
 from lingbot.pocket.training.batch import Batch, Words, draw_batch, predict_flow
+from lingbot.pocket.training.data import Clip
 from lingbot.pocket.training.distil import LEVELS, Distillation
 from lingbot.pocket.training.latents import load_latents
 from lingbot.pocket.training.rollout import held_out_clips, save_rollouts
@@ -33,18 +34,19 @@ from lingbot.pocket.training.run import (
     load_checkpoint,
     save_checkpoint,
 )
-from lingbot.weights import save_dit
 
 MODEL = ModelConfig(
     dim=256, ffn_dim=768, freq_dim=128, num_heads=4, num_layers=5, text_dim=64, text_len=16
 )
 MUON_FACTOR = 2.0  # its steps bear to be larger
 CAMERA_GAIN = 5.0
-HIGH_NOISE = 0.7  # share of the levels that are the two highest, where a stage begins
-LIVELY = 0.8  # share of the lively clips there
 LOWEST_LEVEL = 0.1  # before the shift: play never sees less noise
 CONTEXT_NOISE = 0.2  # the most that is mixed into the clean past
 EMA = 0.998
+KERNELS = {  # on a CPU the backward pass of the fused kernel is the slow one
+    "cpu": [SDPBackend.MATH],
+    "cuda": [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH],
+}
 LOG_EVERY, SAVE_EVERY, SHEET_EVERY = 50, 100, 500
 
 logger = logging.getLogger(__name__)
@@ -56,22 +58,23 @@ class Stage:
     num_clips: int  # of a batch
     peak_rate: float
     after: str | None  # the stage whose weights it begins with
-    begins: bool = False  # lively clips and high noise, where what the camera does shows most
+    lively: float = 0.0  # share of the clips drawn from the lively ones: there the camera shows
+    high_noise: float = 0.0  # share of the two highest levels: there the picture itself tells least
     distils: bool = False
 
 
 STAGES = {
-    "small": Stage("small", num_clips=8, peak_rate=1.5e-3, after=None, begins=True),
+    "small": Stage("small", num_clips=8, peak_rate=1.5e-3, after=None, lively=0.8, high_noise=0.7),
     "full": Stage("full", num_clips=2, peak_rate=1e-3, after="small"),
     "self": Stage("full", num_clips=2, peak_rate=3e-4, after="full", distils=True),
 }
 
 
 def initialise(model: WorldModel) -> None:
-    """Let every branch begin silent: no modulation, no camera, no flow.
+    """Let every branch begin silent: no modulation, no camera's scale and shift, no flow.
 
-    The camera is made loud: a turn of a few degrees changes rays by a tenth, and without a gain two
-    thousand steps went by before the model took notice.
+    What the camera's branches are made of is loud: a turn of a few degrees changes rays by a tenth,
+    and without a gain two thousand steps went by before the model took notice.
     """
     with torch.no_grad():
         model.camera_embedding.weight.mul_(CAMERA_GAIN)
@@ -148,8 +151,9 @@ class Training:
         model, average = WorldModel(MODEL).to(device), WorldModel(MODEL).to(device)
         initialise(model)
         stage, teacher = STAGES[name], None
-        if stage.after is not None:
-            before = load_checkpoint(folder / f"{stage.after}.ckpt", device=device)
+        own = load_checkpoint(folder / f"{name}.ckpt")
+        if stage.after is not None and (own is None or stage.distils):
+            before = load_checkpoint(folder / f"{stage.after}.ckpt")
             if before is None:
                 raise FileNotFoundError(f"{folder / stage.after}.ckpt: stage {name} goes on there")
             model.load_state_dict(before["average"])
@@ -159,11 +163,11 @@ class Training:
         average.requires_grad_(False)
         optimizers = Optimizers(model, list(model.blocks))
         training = cls(name, model, average, optimizers, teacher)
-        if checkpoint := load_checkpoint(folder / f"{name}.ckpt", device=device):
-            model.load_state_dict(checkpoint["model"])
-            average.load_state_dict(checkpoint["average"])
-            optimizers.load(checkpoint["optimizers"])
-            training.step = checkpoint["step"]
+        if own is not None:
+            model.load_state_dict(own["model"])
+            average.load_state_dict(own["average"])
+            optimizers.load(own["optimizers"])
+            training.step = own["step"]
             torch.manual_seed(seed + training.step)
         return training
 
@@ -172,8 +176,7 @@ class Training:
 
     def loss(self, batch: Batch, random: Random) -> Tensor:
         if self.teacher is None:
-            high_noise = HIGH_NOISE if STAGES[self.name].begins else 0.0
-            return flow_loss(self.model, batch, high_noise=high_noise)
+            return flow_loss(self.model, batch, high_noise=STAGES[self.name].high_noise)
         distillation = Distillation(self.teacher, self.average)
         return distillation.loss(self.model, distillation.own_past(batch, random))
 
@@ -185,7 +188,6 @@ class Training:
             "step": self.step,
         }
         save_checkpoint(folder / f"{self.name}.ckpt", checkpoint)
-        save_dit(self.average, folder / "dit")
 
     def advance(self, loss: Tensor, rate: float) -> None:
         """Take one step down, and let the average follow, faster at the start."""
@@ -201,7 +203,7 @@ class Training:
 
 
 def train_dit(folder: Path, machine: Machine, name: str, *, num_steps: int, seed: int) -> None:
-    """Train one of STAGES to `num_steps`; the weights so far are always in folder/dit."""
+    """Train one of STAGES to `num_steps`, in folder/NAME.ckpt; `average` there is what counts."""
     stage = STAGES[name]
     training = Training.resume(folder, name, seed=seed, device=machine.device)
     model, first = training.model, training.step
@@ -215,34 +217,40 @@ def train_dit(folder: Path, machine: Machine, name: str, *, num_steps: int, seed
             _compile(list(network.blocks))
     size = sum(p.numel() for p in model.parameters()) / 1e6
     logger.info("%s: %.2f M parameters, %d clips, from %d", name, size, len(bank.latents), first)
+    kernels = KERNELS[machine.device.type]
     random = Random(seed + first)
     begin, losses = time.monotonic(), list[float]()
     for step in range(first, num_steps):
-        lively = LIVELY if stage.begins else 0.0
-        batch = draw_batch(bank, words, stage.num_clips, random, lively=lively)
-        with machine.autocast(), sdpa_kernel(SDPBackend.MATH):
+        batch = draw_batch(bank, words, stage.num_clips, random, lively=stage.lively)
+        with machine.autocast(), sdpa_kernel(kernels):
             loss = training.loss(batch, random)
         training.advance(loss, learning_rate(step, num_steps=num_steps, peak=stage.peak_rate))
         losses.append(loss.item())
+        if not math.isfinite(losses[-1]):
+            raise FloatingPointError(f"{name} {training.step}: the loss is {losses[-1]}")
         last, stop = training.step == num_steps, machine.out_of_time
         if training.step % LOG_EVERY == 0:
-            mean = sum(losses[-LOG_EVERY:]) / LOG_EVERY
+            mean = sum(losses[-LOG_EVERY:]) / len(losses[-LOG_EVERY:])
             spent = (time.monotonic() - begin) / (training.step - first)
             logger.info("%s %d loss %.4f %.2f s/step", name, training.step, mean, spent)
-            if not math.isfinite(mean):
-                raise FloatingPointError(f"{name} {training.step}: the loss is {mean}")
         if training.step % SAVE_EVERY == 0 or last or stop:
             training.save(folder)
         if training.step % SHEET_EVERY == 0 or last:
-            sheet = folder / f"{name}_{training.step:05}.png"
-            plain = copy.deepcopy(training.average)  # not compiled: play has other shapes
-            quality = save_rollouts(sheet, plain, held_out, folder=folder, size=stage.size)
             told = draw_batch(bank, words, 8, Random(0), lively=1.0)
-            worth = 100 * camera_worth(plain, told)
-            logger.info("%s %d: unseen scenes, %s dB by chunk", name, training.step, quality)
-            logger.info("%s %d: right poses save %.1f %%", name, training.step, worth)
+            _report(training, folder, held_out, told)
         if stop and not last:
             raise OutOfTime
+
+
+def _report(training: Training, folder: Path, held_out: list[Clip], told: Batch) -> None:
+    """A sheet of rollouts, their quality, and whether the camera is heeded."""
+    name, step, size = training.name, training.step, STAGES[training.name].size
+    plain = copy.deepcopy(training.average)  # not compiled: play has other shapes
+    sheet = folder / f"{name}_{step:05}.png"
+    quality = save_rollouts(sheet, plain, held_out, folder=folder, size=size)
+    logger.info("%s %d: unseen scenes, %s dB by chunk", name, step, quality)
+    worth = 100 * camera_worth(plain, told)
+    logger.info("%s %d: right poses save %.1f %%", name, step, worth)
 
 
 def _compile(blocks: Sequence[nn.Module]) -> None:

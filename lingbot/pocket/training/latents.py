@@ -22,6 +22,7 @@ from lingbot.frame_codec import FrameCodec
 from lingbot.pocket.scenery.conditions import Conditions
 from lingbot.pocket.scenery.scene import make_scene
 from lingbot.pocket.training.data import (
+    CLIPS_A_SHARD,
     SIZE,
     mirror_frames,
     mirror_relatives,
@@ -100,8 +101,9 @@ def encode_bank(folder: Path, size: str, machine: Machine) -> None:
     )
     target_folder = folder / "latents" / size
     target_folder.mkdir(parents=True, exist_ok=True)
-    for number, source in enumerate(shard_paths(folder / "bank")):
-        for mirrored in (False, True) if size == "small" else (number % 2 == 1,):
+    for source in shard_paths(folder / "bank"):
+        odd = int(source.stem) // CLIPS_A_SHARD % 2 == 1
+        for mirrored in (False, True) if size == "small" else (odd,):
             target = target_folder / f"{source.stem}{'_mirrored' * mirrored}.pt"
             if not target.exists():
                 if machine.out_of_time:

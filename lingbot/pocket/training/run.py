@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 WARM_UP = 50  # steps
@@ -50,33 +51,44 @@ def save_whole(path: Path, content: dict[str, Any]) -> None:
     unfinished.rename(path)
 
 
+def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write a safetensors file whole or not at all: that it exists says that a part is done."""
+    unfinished = path.with_suffix(".unfinished")
+    save_file(tensors, unfinished)
+    unfinished.rename(path)
+
+
 def save_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
     """Write it whole or not at all, as a folder of files that are easily carried about."""
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
     data = buffer.getbuffer()
+    _finish(path)
     writing, written = path.with_suffix(".writing"), path.with_suffix(".written")
-    for folder in (writing, written):
-        shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(writing, ignore_errors=True)
     writing.mkdir()
     for i, start in enumerate(range(0, len(data), PART_BYTES)):
         (writing / f"{i:03}").write_bytes(data[start : start + PART_BYTES])
     writing.rename(written)
-    shutil.rmtree(path, ignore_errors=True)
-    written.rename(path)
+    _finish(path)
 
 
-def load_checkpoint(path: Path, *, device: torch.device | str = "cpu") -> dict[str, Any] | None:
-    """The checkpoint of a run that was cut off, or None at its start."""
-    if not path.exists():
-        path = path.with_suffix(".written")  # cut off between the last two lines above
+def load_checkpoint(path: Path) -> dict[str, Any] | None:
+    """The checkpoint of a run that was cut off, on the CPU, or None at its start."""
+    _finish(path)
     if not path.exists():
         return None
     data = b"".join(part.read_bytes() for part in sorted(path.iterdir()))
-    checkpoint: dict[str, Any] = torch.load(
-        io.BytesIO(data), weights_only=True, map_location=device
-    )
+    checkpoint: dict[str, Any] = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
     return checkpoint
+
+
+def _finish(path: Path) -> None:
+    """Let a checkpoint that is written whole take its place, also after a kill on the way."""
+    written = path.with_suffix(".written")
+    if written.exists():
+        shutil.rmtree(path, ignore_errors=True)
+        written.rename(path)
 
 
 def save_sheet(path: Path, rows: list[Tensor], *, scale: int = 1) -> None:
@@ -120,7 +132,7 @@ def orthogonal(matrix: Tensor) -> Tensor:
 
 
 class Optimizers:
-    """Muon for the matrices and convolutions among `hidden`, AdamW for everything else."""
+    """Muon for what is more than a vector in `hidden`, AdamW for everything else."""
 
     def __init__(self, model: nn.Module, hidden: list[nn.Module]) -> None:
         matrices = [p for part in hidden for p in part.parameters() if p.ndim > 1]

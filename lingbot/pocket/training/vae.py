@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lingbot.pocket.training.data import mirror_frames, resize, shard_paths, to_video
@@ -19,6 +19,7 @@ from lingbot.pocket.training.run import (
     load_checkpoint,
     save_checkpoint,
     save_sheet,
+    save_tensors,
 )
 from lingbot.pocket.training.whiten import whiten
 from lingbot.tiny_vae import (
@@ -51,11 +52,12 @@ logger = logging.getLogger(__name__)
 
 def train_vae(folder: Path, machine: Machine, *, num_steps: int, seed: int) -> None:
     """Train on folder/bank, and write folder/vae.safetensors."""
+    torch.manual_seed(seed)
     vae = TinyVAE(encoder_channels=ENCODER_CHANNELS, decoder_channels=DECODER_CHANNELS)
     initialise(vae)
     hidden = [*list(vae.encoder)[1:-1], *list(vae.decoder)[2:-1]]
     _train(vae, hidden, folder, machine, name="vae", num_steps=num_steps, seed=seed)
-    save_file(vae.state_dict(), folder / "vae.safetensors")
+    save_tensors(folder / "vae.safetensors", vae.state_dict())
 
 
 def train_decoder(folder: Path, machine: Machine, *, num_steps: int, seed: int) -> None:
@@ -69,7 +71,7 @@ def train_decoder(folder: Path, machine: Machine, *, num_steps: int, seed: int) 
     vae.encoder.requires_grad_(False)
     hidden = list(vae.decoder)[2:-1]
     _train(vae, hidden, folder, machine, name="decoder", num_steps=num_steps, seed=seed)
-    save_file({**vae.state_dict(), **statistics}, folder / "tiny_vae.safetensors")
+    save_tensors(folder / "tiny_vae.safetensors", {**vae.state_dict(), **statistics})
 
 
 def _train(
@@ -83,15 +85,15 @@ def _train(
     seed: int,
 ) -> None:
     """To `num_steps`; `hidden` are the layers that are trained, but the first and the last."""
-    torch.manual_seed(seed)
     device, path = machine.device, folder / f"{name}.ckpt"
     vae.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizers, first = Optimizers(vae, hidden), 0
     whitenings = [int(share * num_steps) for share in WHITENED_AT]
-    if checkpoint := load_checkpoint(path, device=device):
+    if checkpoint := load_checkpoint(path):
         vae.load_state_dict(checkpoint["model"])
         optimizers.load(checkpoint["optimizers"])
         first = checkpoint["step"]
+    torch.manual_seed(seed + first)
     random = torch.Generator().manual_seed(seed + first)
     shards = shard_paths(folder / "bank")
     clips = [torch.load(path, mmap=True)["frames"] for path in shards]

@@ -9,10 +9,11 @@ import logging
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from lingbot.pocket.training.data import shard_paths, to_video
+from lingbot.pocket.training.run import save_tensors
 from lingbot.tiny_vae import TinyVAE, repeat_first
 
 DEVIATION = 0.35  # of the whitened channels: small, so that the decoder's clamp is nearly linear
@@ -32,7 +33,7 @@ def whiten_vae(folder: Path) -> None:
     whiten(vae, shard_paths(folder / "bank"))
     vae.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     statistics = {"latents_mean": torch.zeros(16), "latents_std": torch.full((16,), DEVIATION)}
-    save_file({**vae.state_dict(), **statistics}, folder / "whitened.safetensors")
+    save_tensors(folder / "whitened.safetensors", {**vae.state_dict(), **statistics})
 
 
 def whiten(vae: TinyVAE, shards: list[Path]) -> None:

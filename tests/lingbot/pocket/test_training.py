@@ -8,15 +8,20 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from lingbot.config import SCHEDULE_POCKET
+from lingbot.load import load_engine
+from lingbot.model import WorldModel
+from lingbot.pocket.package import package
 from lingbot.pocket.train import do_part
+from lingbot.pocket.training import batch as batch_module
 from lingbot.pocket.training import distil, dit, vae
-from lingbot.pocket.training.batch import Words, draw_batch
+from lingbot.pocket.training.batch import Words, draw_batch, predict_flow
 from lingbot.pocket.training.data import FIRST_HELD_OUT_SEED
 from lingbot.pocket.training.distil import LEVELS, Distillation
 from lingbot.pocket.training.dit import MODEL, Training, flow_loss
 from lingbot.pocket.training.latents import LatentBank, load_latents
 from lingbot.pocket.training.run import Machine, OutOfTime, load_checkpoint, save_checkpoint
-from lingbot.weights import load_dit
+from lingbot.schedule import build_steps
 
 CPU = torch.device("cpu")
 HERE = Machine(CPU, compiles=False)
@@ -69,13 +74,28 @@ def test_a_stage_that_was_cut_off_goes_on(folder, no_sheets, monkeypatch):
             do_part("small", folder, late, 3, seed=0)
         assert load_checkpoint(folder / "small.ckpt")["step"] == step
     do_part("small", folder, HERE, 3, seed=0)
-    model = load_dit(folder / "dit", device=CPU, dtype=torch.float32)
-    assert model.config == MODEL
-    assert load_checkpoint(folder / "small.ckpt")["step"] == 3
+    finished = load_checkpoint(folder / "small.ckpt")
+    assert finished["step"] == 3
     begun = Training.resume(folder, "full", seed=0, device=CPU)
     assert begun.step == 0
-    for weight, trained in zip(begun.model.parameters(), model.parameters(), strict=True):
-        assert torch.equal(weight, trained)
+    for name, weight in begun.model.state_dict().items():
+        assert torch.equal(weight, finished["average"][name])
+
+
+def test_the_last_full_stage_is_shipped(folder, tmp_path):
+    (tmp_path / "run").mkdir()
+    for name in ("tiny_vae.safetensors", "train.log"):
+        source = folder / name
+        (tmp_path / "run" / name).write_bytes(source.read_bytes() if source.exists() else b"")
+    with pytest.raises(FileNotFoundError, match=r"none of full\.ckpt, self\.ckpt"):
+        package(tmp_path / "run", tmp_path / "box")
+    models = {name: WorldModel(MODEL).state_dict() for name in ("full", "self")}
+    for name, weights in models.items():
+        save_checkpoint(tmp_path / "run" / f"{name}.ckpt", {"average": weights})
+    package(tmp_path / "run", tmp_path / "box")
+    shipped = load_engine("pocket", weights=tmp_path / "box", dtype=torch.float32).model
+    assert shipped.config == MODEL
+    torch.testing.assert_close(shipped.state_dict(), models["self"], rtol=1e-3, atol=1e-3)
 
 
 def test_a_stage_wants_the_one_before(tmp_path):
@@ -91,11 +111,33 @@ def test_checkpoints_come_in_small_files(tmp_path):
     assert torch.equal(load_checkpoint(tmp_path / "run.ckpt")["weights"], content["weights"])
 
 
-def test_a_checkpoint_survives_a_kill_between_its_renames(tmp_path):
-    save_checkpoint(tmp_path / "run.ckpt", {"step": 1})
-    (tmp_path / "run.ckpt").rename(tmp_path / "run.written")
-    assert load_checkpoint(tmp_path / "run.ckpt") == {"step": 1}
+@pytest.mark.parametrize("old", ["gone", "half deleted"])
+def test_a_checkpoint_survives_a_kill_while_it_takes_its_place(tmp_path, old):
+    path = tmp_path / "run.ckpt"
+    save_checkpoint(path, {"step": 1})
+    path.rename(tmp_path / "run.written")
+    if old == "half deleted":
+        path.mkdir()
+        (path / "001").write_bytes(b"the end of it")
+    assert load_checkpoint(path) == {"step": 1}
+    assert [found.name for found in tmp_path.iterdir()] == ["run.ckpt"]
     assert load_checkpoint(tmp_path / "other.ckpt") is None
+
+
+def test_training_is_told_the_timesteps_of_play(bank, monkeypatch):
+    batch = draw_batch(bank, Words.of(bank, MODEL), 1, Random(0))
+    told = {}
+    monkeypatch.setattr(batch_module, "camera_maps", lambda *_: None)
+    monkeypatch.setattr(batch_module, "prompt_maps", lambda *_: None)
+
+    def forward(x, *, timestep, **_):
+        told["timestep"] = timestep
+        return x
+
+    for step in build_steps(SCHEDULE_POCKET):
+        sigma = torch.full(batch.truth.shape[:2], step.sigma)
+        predict_flow(forward, batch, batch.x0, sigma)
+        assert set(told["timestep"].unique().tolist()) == {0, step.timestep}
 
 
 def test_batches_show_worlds_from_their_beginning_and_from_far_along(bank):
