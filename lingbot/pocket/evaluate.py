@@ -69,11 +69,12 @@ class Figure:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", type=Path, help="a folder; absent: the weights in the box")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--scenes", type=int, default=12, help="of each figure")
     parser.add_argument("--long-seeds", type=int, default=20, help="walks of three minutes")
     parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART")
     options = parser.parse_args()
-    engine = load_engine("pocket", weights=options.weights)
+    engine = load_engine("pocket", weights=options.weights, device=options.device)
     engine.config = WORLD  # also before it is the preset
     figures: list[Figure] = []
     for name, measure in PARTS.items():
@@ -401,7 +402,7 @@ def predict_each(engine: Engine, clip: Clip) -> Iterable[Tensor]:
             engine.model.remember(
                 latents,
                 condition=session.condition.of_chunk(number),
-                positions=torch.arange(first, first + chunk),
+                positions=torch.arange(first, first + chunk, device=engine.device),
                 camera=camera,
                 text=session.text,
                 memory=session.window,
