@@ -1,6 +1,6 @@
 """Training of the pocket world's DiT, in stages: on small pictures, on full ones, on its own past.
 
-The first two are teacher-forced flow matching with a noisy past; for the third see `distil`.
+The first two are teacher-forced flow matching with a noisy past; for the third see `self_forcing`.
 
 Shape letters as in `batch`.
 """
@@ -22,8 +22,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from lingbot.config import SCHEDULE_POCKET, ModelConfig
 from lingbot.model import WorldModel
 from lingbot.pocket.training.batch import Batch, Words, draw_batch, predict_flow
+from lingbot.pocket.training.critic import Critic
 from lingbot.pocket.training.data import Clip
-from lingbot.pocket.training.distil import LEVELS, Distillation
 from lingbot.pocket.training.latents import load_latents
 from lingbot.pocket.training.rollout import held_out_clips, save_rollouts
 from lingbot.pocket.training.run import (
@@ -34,6 +34,7 @@ from lingbot.pocket.training.run import (
     load_checkpoint,
     save_checkpoint,
 )
+from lingbot.pocket.training.self_forcing import LEVELS, learn_own_step, make_critic, own_past
 
 MODEL = ModelConfig(
     dim=256, ffn_dim=768, freq_dim=128, num_heads=4, num_layers=5, text_dim=64, text_len=16
@@ -60,13 +61,13 @@ class Stage:
     after: str | None  # the stage whose weights it begins with
     lively: float = 0.0  # share of the clips drawn from the lively ones: there the camera shows
     high_noise: float = 0.0  # share of the two highest levels: there the picture itself tells least
-    distils: bool = False
+    self_forcing: bool = False
 
 
 STAGES = {
     "small": Stage("small", num_clips=8, peak_rate=1.5e-3, after=None, lively=0.8, high_noise=0.7),
-    "full": Stage("full", num_clips=2, peak_rate=1e-3, after="small"),
-    "self": Stage("full", num_clips=2, peak_rate=3e-4, after="full", distils=True),
+    "full": Stage("full", num_clips=2, peak_rate=1e-3, after="small", lively=0.3, high_noise=0.2),
+    "self": Stage("full", num_clips=2, peak_rate=3e-4, after="full", self_forcing=True),
 }
 
 
@@ -141,7 +142,7 @@ class Training:
     model: WorldModel
     average: WorldModel  # of the model's recent weights; this is what ships
     optimizers: Optimizers
-    teacher: WorldModel | None  # as the stage before left it, where the stage distils
+    critic: Critic | None  # of stages that force themselves
     step: int = 0
 
     @classmethod
@@ -150,35 +151,36 @@ class Training:
         torch.manual_seed(seed)
         model, average = WorldModel(MODEL).to(device), WorldModel(MODEL).to(device)
         initialise(model)
-        stage, teacher = STAGES[name], None
+        stage = STAGES[name]
         own = load_checkpoint(folder / f"{name}.ckpt")
-        if stage.after is not None and (own is None or stage.distils):
+        if stage.after is not None and own is None:
             before = load_checkpoint(folder / f"{stage.after}.ckpt")
             if before is None:
                 raise FileNotFoundError(f"{folder / stage.after}.ckpt: stage {name} goes on there")
             model.load_state_dict(before["average"])
-            if stage.distils:
-                teacher = copy.deepcopy(model).requires_grad_(False)
         average.load_state_dict(model.state_dict())
         average.requires_grad_(False)
         optimizers = Optimizers(model, list(model.blocks))
-        training = cls(name, model, average, optimizers, teacher)
+        critic = make_critic(device) if stage.self_forcing else None
+        training = cls(name, model, average, optimizers, critic)
         if own is not None:
             model.load_state_dict(own["model"])
             average.load_state_dict(own["average"])
             optimizers.load(own["optimizers"])
+            if critic is not None:
+                critic.load(own["critic"])
             training.step = own["step"]
             torch.manual_seed(seed + training.step)
         return training
 
-    def networks(self) -> list[WorldModel]:
-        return [n for n in (self.model, self.average, self.teacher) if n is not None]
-
-    def loss(self, batch: Batch, random: Random) -> Tensor:
-        if self.teacher is None:
-            return flow_loss(self.model, batch, high_noise=STAGES[self.name].high_noise)
-        distillation = Distillation(self.teacher, self.average)
-        return distillation.loss(self.model, distillation.own_past(batch, random))
+    def learn(self, batch: Batch, random: Random) -> float:
+        """Leave the gradient of a batch, and give its loss."""
+        if self.critic is not None:
+            batch = own_past(self.average, batch, random)
+            return learn_own_step(self.model, self.average, batch, self.critic, random)
+        loss = flow_loss(self.model, batch, high_noise=STAGES[self.name].high_noise)
+        loss.backward()
+        return loss.item()
 
     def save(self, folder: Path) -> None:
         checkpoint = {
@@ -187,11 +189,12 @@ class Training:
             "optimizers": self.optimizers.state(),
             "step": self.step,
         }
+        if self.critic is not None:
+            checkpoint["critic"] = self.critic.state()
         save_checkpoint(folder / f"{self.name}.ckpt", checkpoint)
 
-    def advance(self, loss: Tensor, rate: float) -> None:
+    def advance(self, rate: float) -> None:
         """Take one step down, and let the average follow, faster at the start."""
-        loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizers.step(rate, muon_factor=MUON_FACTOR)
         share = max(1 - EMA, 1 / (self.step / 10 + 1))
@@ -211,7 +214,7 @@ def train_dit(folder: Path, machine: Machine, name: str, *, num_steps: int, seed
         return
     bank = load_latents(folder, stage.size, device=machine.device)
     words, held_out = Words.of(bank, MODEL), held_out_clips()
-    for network in training.networks():
+    for network in (model, training.average):
         network.spacing = bank.spacing
         if machine.compiles:
             _compile(list(network.blocks))
@@ -223,9 +226,8 @@ def train_dit(folder: Path, machine: Machine, name: str, *, num_steps: int, seed
     for step in range(first, num_steps):
         batch = draw_batch(bank, words, stage.num_clips, random, lively=stage.lively)
         with machine.autocast(), sdpa_kernel(kernels):
-            loss = training.loss(batch, random)
-        training.advance(loss, learning_rate(step, num_steps=num_steps, peak=stage.peak_rate))
-        losses.append(loss.item())
+            losses.append(training.learn(batch, random))
+        training.advance(learning_rate(step, num_steps=num_steps, peak=stage.peak_rate))
         if not math.isfinite(losses[-1]):
             raise FloatingPointError(f"{name} {training.step}: the loss is {losses[-1]}")
         last, stop = training.step == num_steps, machine.out_of_time

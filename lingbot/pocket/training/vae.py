@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from lingbot.pocket.training.critic import Critic
 from lingbot.pocket.training.data import mirror_frames, resize, shard_paths, to_video
 from lingbot.pocket.training.run import (
     Machine,
@@ -33,7 +34,7 @@ from lingbot.tiny_vae import (
 
 ENCODER_CHANNELS = (16, 32, 48, 64)
 DECODER_CHANNELS = (96, 64, 32, 16)
-PEAK_RATE = 7e-4
+PEAK_RATES = {"vae": 7e-4, "decoder": 3e-4}
 DECAY = 0.6  # share of the run: large steps make the colours waver
 BATCHES = ((6, 9), (6, 9), (3, 17))  # clips and their frames, drawn anew at each step
 CROP = (64, 112)  # rows and columns: a quarter of a picture, or a whole one at about half its size
@@ -44,6 +45,8 @@ COLOUR = 1.0  # weight of the error of neighbourhoods' colours, which the others
 NEIGHBOURHOOD = 8  # pixels, each way
 WHITENED_AT = (0.15, 0.4)  # of the run: noise then hides no latent more than another
 RESTRAINT = 1e-4  # weight of the latents' squares
+SHOT = 3  # frames that the decoder's critic sees together: what flickers is not sharp
+CRITIC_WIDTHS, CRITIC_SHARE = (32, 64, 64, 64), 0.2
 LATENT_GAIN = 2.0  # of the colours in the latents, which a soft clamp bounds at 3
 LOG_EVERY, SAVE_EVERY = 20, 100
 
@@ -63,7 +66,8 @@ def train_vae(folder: Path, machine: Machine, *, num_steps: int, seed: int) -> N
 def train_decoder(folder: Path, machine: Machine, *, num_steps: int, seed: int) -> None:
     """Train the decoder of folder/whitened.safetensors on, and write folder/tiny_vae.safetensors.
 
-    The encoder, and so all latents, stay as they are.
+    The encoder, and so all latents, stay as they are. A critic stands against blur: where a latent
+    does not say just where an edge is, the decoder is to draw one all the same.
     """
     tensors = load_file(folder / "whitened.safetensors")
     statistics = {name: tensors.pop(name) for name in ("latents_mean", "latents_std")}
@@ -88,11 +92,14 @@ def _train(
     device, path = machine.device, folder / f"{name}.ckpt"
     vae.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizers, first = Optimizers(vae, hidden), 0
+    critic = _make_critic(device) if name == "decoder" else None
     whitenings = [int(share * num_steps) for share in WHITENED_AT]
     if checkpoint := load_checkpoint(path):
         vae.load_state_dict(checkpoint["model"])
         optimizers.load(checkpoint["optimizers"])
         first = checkpoint["step"]
+        if critic is not None:
+            critic.load(checkpoint["critic"])
     torch.manual_seed(seed + first)
     random = torch.Generator().manual_seed(seed + first)
     shards = shard_paths(folder / "bank")
@@ -103,17 +110,19 @@ def _train(
             whiten(vae, shards)
             optimizers = Optimizers(vae, hidden)
         video = _draw(clips, random).to(device)
-        loss, error = _losses(vae, video, machine)
-        loss.backward()
+        decoded, loss, error = _losses(vae, video, machine)
+        _backward(loss, decoded, video, critic, machine)
         nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizers.step(learning_rate(step, num_steps=num_steps, peak=PEAK_RATE, decay=DECAY))
+        rate = learning_rate(step, num_steps=num_steps, peak=PEAK_RATES[name], decay=DECAY)
+        optimizers.step(rate)
         if step % LOG_EVERY == 0:
             quality, spent = -10 * math.log10(error.item()), time.monotonic() - begin
             logger.info("%s %d loss %.4f %.2f dB %.0f s", name, step, loss.item(), quality, spent)
         stop = machine.out_of_time
         if (step + 1) % SAVE_EVERY == 0 or stop:
             state = {"model": vae.state_dict(), "optimizers": optimizers.state()}
-            save_checkpoint(path, {**state, "step": step + 1})
+            critical = {"critic": critic.state()} if critic is not None else {}
+            save_checkpoint(path, {**state, **critical, "step": step + 1})
             _save_pair(vae, video, path.with_suffix(".png"))
         if stop:
             raise OutOfTime
@@ -197,8 +206,29 @@ def _draw(clips: list[Tensor], generator: torch.Generator) -> Tensor:
     return resize(video, CROP) if small else video
 
 
-def _losses(vae: TinyVAE, video: Tensor, machine: Machine) -> tuple[Tensor, Tensor]:
-    """The loss, and the mean squared error alone."""
+def _make_critic(device: torch.device) -> Critic:
+    """A critic of shots."""
+
+    def view(video: Tensor) -> Tensor:
+        num_shots = video.shape[1] // SHOT
+        whole = video[:, : num_shots * SHOT]
+        return whole.reshape(len(video) * num_shots, 3 * SHOT, *video.shape[3:])
+
+    return Critic(3 * SHOT, CRITIC_WIDTHS, halvings=2, share=CRITIC_SHARE, view=view, device=device)
+
+
+def _backward(
+    loss: Tensor, decoded: Tensor, video: Tensor, critic: Critic | None, machine: Machine
+) -> None:
+    if critic is None:
+        loss.backward()
+    else:
+        with machine.autocast():
+            critic.backward(decoded, video, loss)
+
+
+def _losses(vae: TinyVAE, video: Tensor, machine: Machine) -> tuple[Tensor, Tensor, Tensor]:
+    """What is decoded, its loss, and its mean squared error alone."""
     with machine.autocast():
         latents = vae.encode(repeat_first(video)).float()
         # Not always as much: it also limits what a latent can say.
@@ -211,7 +241,7 @@ def _losses(vae: TinyVAE, video: Tensor, machine: Machine) -> tuple[Tensor, Tens
     loss = error.abs().mean() + 2 * square + SHARPNESS * edges
     colours = F.avg_pool2d(error.flatten(0, 1), NEIGHBOURHOOD).abs().mean()
     loss = loss + COLOUR * colours + RESTRAINT * latents.square().mean()
-    return loss, F.mse_loss(decoded.detach().clamp(0, 1), video)
+    return decoded, loss, F.mse_loss(decoded.detach().clamp(0, 1), video)
 
 
 @torch.inference_mode()

@@ -14,13 +14,13 @@ from lingbot.model import WorldModel
 from lingbot.pocket.package import package
 from lingbot.pocket.train import do_part
 from lingbot.pocket.training import batch as batch_module
-from lingbot.pocket.training import distil, dit, vae
+from lingbot.pocket.training import dit, self_forcing, vae
 from lingbot.pocket.training.batch import Words, draw_batch, predict_flow
 from lingbot.pocket.training.data import FIRST_HELD_OUT_SEED
-from lingbot.pocket.training.distil import LEVELS, Distillation
-from lingbot.pocket.training.dit import MODEL, Training, flow_loss
+from lingbot.pocket.training.dit import MODEL, Training
 from lingbot.pocket.training.latents import LatentBank, load_latents
 from lingbot.pocket.training.run import Machine, OutOfTime, load_checkpoint, save_checkpoint
+from lingbot.pocket.training.self_forcing import LEVELS, learn_own_step, make_critic, own_past
 from lingbot.schedule import build_steps
 
 CPU = torch.device("cpu")
@@ -184,18 +184,22 @@ def test_with_perfect_steps_the_past_is_the_truth_and_nothing_is_lost(bank, monk
         noisy, wide = x[:, batch.num_clean :], sigma[..., None, None, None, None]
         return torch.where(wide > 0, (noisy - batch.truth) / wide.clamp(min=1e-6), 0.0)
 
-    monkeypatch.setattr(distil, "predict_flow", perfect)
-    distillation = Distillation(teacher=None, average=None)
-    past = distillation.own_past(batch, Random(1))
+    monkeypatch.setattr(self_forcing, "predict_flow", perfect)
+    past = own_past(None, batch, Random(0))
     assert levels and levels < {round(level, 3) for level in LEVELS}
     torch.testing.assert_close(past.x0, batch.x0, rtol=0, atol=1e-4)
-    assert distillation.loss(None, batch) < 1e-6
+    slip = torch.zeros((), requires_grad=True)
+    monkeypatch.setattr(self_forcing, "predict_flow", lambda *told: perfect(*told) + slip)
+    for seed in range(8):
+        assert learn_own_step(None, None, batch, make_critic(CPU), Random(seed)) < 1e-6
+    assert levels == {round(level, 3) for level in LEVELS}
+    assert slip.grad is not None
 
 
 def test_a_past_of_ones_own_is_not_the_truth(bank, monkeypatch):
     batch = draw_batch(bank, Words.of(bank, MODEL), 1, Random(3))
-    monkeypatch.setattr(distil, "predict_flow", lambda _model, batch, x, _: 0 * batch.truth)
-    past = Distillation(teacher=None, average=None).own_past(batch, Random(1))
+    monkeypatch.setattr(self_forcing, "predict_flow", lambda _model, batch, x, _: 0 * batch.truth)
+    past = own_past(None, batch, Random(0))
     assert torch.equal(past.truth, batch.truth)
     made = [number in batch.memory.noisy for number in batch.memory.clean]
     moved = (past.x0 != batch.x0)[0, : batch.num_clean].flatten(1).any(1).tolist()
@@ -223,10 +227,22 @@ def test_flow_matching_moves_the_weights(bank, tmp_path):
     losses = []
     for _ in range(3):
         torch.manual_seed(0)
-        loss = flow_loss(training.model, batch)
-        losses.append(loss.item())
-        training.advance(loss, 1e-3)
+        losses.append(training.learn(batch, Random(0)))
+        training.advance(1e-3)
     assert losses[-1] < losses[0]
+
+
+def test_forcing_itself_moves_the_weights_and_goes_on_where_it_was_cut_off(bank, tmp_path):
+    save_checkpoint(tmp_path / "full.ckpt", {"average": WorldModel(MODEL).state_dict()})
+    training = Training.resume(tmp_path, "self", seed=0, device=CPU)
+    before = training.model.head.head.weight.clone()
+    batch = draw_batch(bank, Words.of(bank, MODEL), 1, Random(0))
+    training.learn(batch, Random(0))
+    training.advance(1e-3)
+    assert not torch.equal(training.model.head.head.weight, before)
+    training.save(tmp_path)
+    resumed = Training.resume(tmp_path, "self", seed=0, device=CPU)
+    assert resumed.step == resumed.critic.step == 1
 
 
 def test_the_decoder_changes_no_latent(folder):

@@ -1,0 +1,91 @@
+"""The last stage: the model on its own past, by its own steps, held to the truth and to a critic.
+
+Flow matching knows the past as it was, and its steps begin at the truth with noise. In play both
+are what the model made of them, and errors pile up. Here clean chunks that are among a batch's
+noisy ones are first replaced by what the model makes of them, all at once and in a few rounds (as
+in Resampling Forcing, Guo et al., 2025); then the model goes down its own levels, and the last step
+learns: the error draws it to the truth, a critic to what looks true, so that four steps suffice (as
+in Self Forcing, Huang et al., 2025).
+
+Shape letters as in `batch`; K' noisy chunks.
+"""
+
+from dataclasses import replace
+from random import Random
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lingbot.config import SCHEDULE_POCKET
+from lingbot.model import WorldModel
+from lingbot.pocket.training.batch import Batch, predict_flow
+from lingbot.pocket.training.critic import Critic
+from lingbot.schedule import add_noise, build_steps
+
+LEVELS = tuple(step.sigma for step in build_steps(SCHEDULE_POCKET))  # that play visits, falling
+MOST_ROUNDS = 2  # times that the past is made anew, each time from the last
+CRITIC_WIDTHS, CRITIC_SHARE = (128, 128, 128), 0.5
+
+
+def make_critic(device: torch.device) -> Critic:
+    """A critic of chunks: their latent frames lie in its channels."""
+
+    def view(chunks: Tensor) -> Tensor:
+        return chunks.flatten(2, 3).flatten(0, 1)
+
+    channels = 16 * 3
+    return Critic(channels, CRITIC_WIDTHS, halvings=1, share=CRITIC_SHARE, view=view, device=device)
+
+
+def own_past(model: WorldModel, batch: Batch, random: Random) -> Batch:
+    """The batch, and its clean chunks as the model makes them of the true ones."""
+    for _ in range(random.randint(0, MOST_ROUNDS)):
+        start = random.randrange(1, len(LEVELS))
+        batch = _with_past(batch, descend(model, batch, start, len(LEVELS)))
+    return batch
+
+
+@torch.no_grad()
+def descend(model: WorldModel, batch: Batch, start: int, end: int) -> Tensor:
+    """What the model makes of the noisy chunks, from the truth under the noise of level `start` on.
+
+    [B, K', 16, F, h, w], after the levels up to `end`, which is not done. At level 0 noise is all
+    there is.
+    """
+    made = batch.truth
+    for level in LEVELS[start:end]:
+        made = take_step(model, batch, made, level)
+    return made
+
+
+def take_step(model: WorldModel, batch: Batch, made: Tensor, level: float) -> Tensor:
+    """The noisy chunks after one step of play, from `made` under new noise."""
+    x = add_noise(made, torch.randn_like(made), level)
+    sequence = torch.cat([batch.x0[:, : batch.num_clean], x], dim=1)
+    sigma = torch.full(made.shape[:2], level, device=made.device)
+    return x - level * predict_flow(model, batch, sequence, sigma).float()
+
+
+def learn_own_step(
+    model: WorldModel, average: WorldModel, batch: Batch, critic: Critic, random: Random
+) -> float:
+    """Leave the gradient of one step of the model, where those before are its average's own.
+
+    Gives the mean squared error, of the flow.
+    """
+    end = random.randrange(len(LEVELS))
+    before = descend(average, batch, random.randint(0, end), end)
+    made = take_step(model, batch, before, LEVELS[end])
+    loss = F.mse_loss(made / LEVELS[end], batch.truth / LEVELS[end])
+    critic.backward(made, batch.truth, loss)
+    return loss.item()
+
+
+def _with_past(batch: Batch, made: Tensor) -> Batch:
+    """The batch with clean chunks taken from `made` [B, K', 16, F, h, w] where it has them."""
+    x0 = batch.x0.clone()
+    for place, number in enumerate(batch.memory.clean):
+        if number in batch.memory.noisy:
+            x0[:, place] = made[:, list(batch.memory.noisy).index(number)]
+    return replace(batch, x0=x0)
