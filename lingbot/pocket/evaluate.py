@@ -39,7 +39,6 @@ from lingbot.pocket.scenery.trajectory import walk
 from lingbot.pocket.training.data import (
     FIRST_HELD_OUT_SEED,
     SIZE,
-    WORLD,
     Clip,
     draw_walk,
     first_frame_of,
@@ -75,7 +74,6 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART")
     options = parser.parse_args()
     engine = load_engine("pocket", weights=options.weights, device=options.device)
-    engine.config = WORLD  # also before it is the preset
     figures: list[Figure] = []
     for name, measure in PARTS.items():
         if not options.only or name in options.only:

@@ -24,6 +24,8 @@ CHOSEN = (
 
 def main() -> None:
     (FOLDER / "openings").mkdir(exist_ok=True)
+    for old in (FOLDER / "openings").iterdir():
+        old.unlink()
     openings = []
     for name, scene_number, heading in CHOSEN:
         scene = make_scene(FIRST_HELD_OUT_SEED + scene_number)

@@ -21,14 +21,14 @@ from lingbot.pocket.training.whiten import whiten_vae
 # Clips of the bank, steps of the trainings; in the order in which they are done.
 RECIPES = {
     "cpu": {
-        "bank": 1200,
+        "bank": 800,
         "vae": 4000,
         "whiten": 0,
-        "decoder": 500,
+        "decoder": 1800,
         "latents": 0,
-        "small": 2000,
-        "full": 3000,
-        "self": 1000,
+        "small": 2400,
+        "full": 2500,
+        "self": 600,
     },
     "gpu": {
         "bank": 4000,

@@ -117,15 +117,15 @@ def test_quality_and_width_change_in_mid_walk(page: Page, name: str) -> None:
     enter(page)
     page.click("[popovertarget=settings]")
     page.fill("#live-quality", "10")
-    page.select_option("#live-width", "56")
-    page.wait_for_function("async () => (await lingbot.lastFrame()).width === 56")
+    page.select_option("#live-width", "104")
+    page.wait_for_function("async () => (await lingbot.lastFrame()).width === 104")
     look(page, relay, name)
     page.select_option("#live-width", "0")
-    page.wait_for_function("async () => (await lingbot.lastFrame()).width === 112")
+    page.wait_for_function("async () => (await lingbot.lastFrame()).width === 208")
     look(page, relay, name)
     box = page.locator("#world").bounding_box()
     assert box is not None
-    assert box["width"] / box["height"] == pytest.approx(112 / 64, rel=0.01)
+    assert box["width"] / box["height"] == pytest.approx(208 / 128, rel=0.01)
     assert not page.is_visible("#toast")
 
 

@@ -39,7 +39,7 @@ def test_a_recording_is_a_file_that_plays(page: Page, tmp_path: Path) -> None:
     assert re.fullmatch(r"lingbot-[\d-]+T[\d-]+\.webm", coming.value.suggested_filename)
     frames = read(coming.value, tmp_path)
     assert len(frames) >= 24
-    assert {frame.shape for frame in frames} == {(64, 112, 3)}
+    assert {frame.shape for frame in frames} == {(128, 208, 3)}
     assert all(frame.std() > 10 for frame in frames), "a frame without a picture"
     assert np.abs(frames[0].astype(int) - frames[-1]).mean() > 1, "it stood still"
 
@@ -51,15 +51,15 @@ def test_a_recording_survives_a_new_width_and_ends_with_the_walk(
     page.click("#record")
     walk_on(page, 6)
     page.click("[popovertarget=settings]")
-    page.select_option("#live-width", "56")
-    page.wait_for_function("async () => (await lingbot.lastFrame()).width === 56")
+    page.select_option("#live-width", "104")
+    page.wait_for_function("async () => (await lingbot.lastFrame()).width === 104")
     walk_on(page, 6)
     page.keyboard.press("Escape")
     with page.expect_download() as coming:
         page.keyboard.press("Escape")
     assert page.evaluate("lingbot.state") == "start"
     frames = read(coming.value, tmp_path)
-    assert {frame.shape[:2] for frame in frames} >= {(64, 112)}
+    assert {frame.shape[:2] for frame in frames} >= {(128, 208)}
     assert all(frame.std() > 10 for frame in frames)
 
 

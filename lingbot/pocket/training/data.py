@@ -10,19 +10,17 @@ from random import Random
 import numpy as np
 import torch
 import torch.nn.functional as F
-from msgspec import structs
 from torch import Tensor
 
 from lingbot.camera import Poses
-from lingbot.config import POCKET, SCHEDULE_POCKET
+from lingbot.config import POCKET
 from lingbot.pocket.scenery.conditions import change
 from lingbot.pocket.scenery.render import Renderer
 from lingbot.pocket.scenery.scene import Scene, describe, make_scene
 from lingbot.pocket.scenery.trajectory import random_actions, walk
 from lingbot.pocket.training.run import Machine, OutOfTime, save_whole
 
-SIZE = {"width": 208, "height": 128}  # of the frames
-WORLD = structs.replace(POCKET, **SIZE, schedule=SCHEDULE_POCKET)  # as it is played
+SIZE = {"width": POCKET.width, "height": POCKET.height}  # of the frames
 CHUNKS = 6  # of a clip: 18 latent frames, 69 frames
 CLIPS_A_SHARD = 25
 FIRST_HELD_OUT_SEED = 1_000_000  # training never sees a scene from here on

@@ -8,12 +8,12 @@ import torch
 from msgspec import structs
 from torch import Tensor
 
+from lingbot.config import POCKET
 from lingbot.engine import Engine
 from lingbot.model import WorldModel
 from lingbot.pocket.training.data import (
     CHUNKS,
     FIRST_HELD_OUT_SEED,
-    WORLD,
     Clip,
     make_clip,
     resize,
@@ -45,7 +45,7 @@ def save_rollouts(
     config = model.config
     width, height = SIZES[size]
     engine = Engine(
-        structs.replace(WORLD, width=width, height=height),
+        structs.replace(POCKET, width=width, height=height),
         model=model,
         codec=load_codec(folder, device=next(model.parameters()).device),
         text_encoder=PocketTextEncoder(text_dim=config.text_dim, text_len=config.text_len),

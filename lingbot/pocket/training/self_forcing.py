@@ -25,7 +25,7 @@ from lingbot.schedule import add_noise, build_steps
 
 LEVELS = tuple(step.sigma for step in build_steps(SCHEDULE_POCKET))  # that play visits, falling
 MOST_ROUNDS = 2  # times that the past is made anew, each time from the last
-CRITIC_WIDTHS, CRITIC_SHARE = (128, 128, 128), 0.5
+CRITIC_WIDTHS, CRITIC_SHARE = (128, 128, 128), 0.7
 
 
 def make_critic(device: torch.device) -> Critic:

@@ -46,7 +46,7 @@ NEIGHBOURHOOD = 8  # pixels, each way
 WHITENED_AT = (0.15, 0.4)  # of the run: noise then hides no latent more than another
 RESTRAINT = 1e-4  # weight of the latents' squares
 SHOT = 3  # frames that the decoder's critic sees together: what flickers is not sharp
-CRITIC_WIDTHS, CRITIC_SHARE = (32, 64, 64, 64), 0.2
+CRITIC_WIDTHS, CRITIC_SHARE = (32, 64, 64, 64), 1.5
 LATENT_GAIN = 2.0  # of the colours in the latents, which a soft clamp bounds at 3
 LOG_EVERY, SAVE_EVERY = 20, 100
 
