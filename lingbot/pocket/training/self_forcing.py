@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lingbot.config import SCHEDULE_POCKET
+from lingbot.config import LATENT_CHANNELS, POCKET, SCHEDULE_POCKET
 from lingbot.model import WorldModel
 from lingbot.pocket.training.batch import Batch, predict_flow
 from lingbot.pocket.training.critic import Critic
@@ -34,7 +34,7 @@ def make_critic(device: torch.device) -> Critic:
     def view(chunks: Tensor) -> Tensor:
         return chunks.flatten(2, 3).flatten(0, 1)
 
-    channels = 16 * 3
+    channels = LATENT_CHANNELS * POCKET.chunk
     return Critic(channels, CRITIC_WIDTHS, halvings=1, share=CRITIC_SHARE, view=view, device=device)
 
 

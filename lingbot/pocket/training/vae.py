@@ -120,13 +120,20 @@ def _train(
             logger.info("%s %d loss %.4f %.2f dB %.0f s", name, step, loss.item(), quality, spent)
         stop = machine.out_of_time
         if (step + 1) % SAVE_EVERY == 0 or stop:
-            state = {"model": vae.state_dict(), "optimizers": optimizers.state()}
-            critical = {"critic": critic.state()} if critic is not None else {}
-            save_checkpoint(path, {**state, **critical, "step": step + 1})
+            _save(path, vae, optimizers, critic, step=step + 1)
             _save_pair(vae, video, path.with_suffix(".png"))
         if stop:
             raise OutOfTime
     vae.to(device="cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+
+
+def _save(
+    path: Path, vae: TinyVAE, optimizers: Optimizers, critic: Critic | None, *, step: int
+) -> None:
+    checkpoint = {"model": vae.state_dict(), "optimizers": optimizers.state(), "step": step}
+    if critic is not None:
+        checkpoint["critic"] = critic.state()
+    save_checkpoint(path, checkpoint)
 
 
 def initialise(vae: TinyVAE) -> None:
