@@ -47,7 +47,7 @@ class Critic:
         self._share, self._view = share, view
         self.step = 0
 
-    def backward(self, made: Tensor, true: Tensor, loss: Tensor) -> float:
+    def backward(self, made: Tensor, true: Tensor, loss: Tensor) -> Tensor:
         """Learn to tell `made` from `true`; then send the gradient of `loss`, and the critic's own,
         into what made it. Gives how far apart the critic held them before, 0 for not at all.
 
@@ -68,7 +68,7 @@ class Critic:
         share = self._share * min(1.0, self.step / WARM_UP)
         made.backward(pull + share * pull.norm() / (own.norm() + 1e-12) * own)
         self.step += 1
-        gap: float = (scores[0].mean() - scores[1].mean()).item()
+        gap: Tensor = (scores[0].mean() - scores[1].mean()).detach()
         return gap
 
     def state(self) -> dict[str, Any]:

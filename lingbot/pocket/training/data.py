@@ -22,7 +22,7 @@ from lingbot.pocket.training.run import Machine, OutOfTime, save_whole
 
 SIZE = {"width": POCKET.width, "height": POCKET.height}  # of the frames
 CHUNKS = 6  # of a clip: 18 latent frames, 69 frames
-CLIPS_A_SHARD = 25
+CLIPS_A_SHARD = 10
 FIRST_HELD_OUT_SEED = 1_000_000  # training never sees a scene from here on
 CHANGING = 0.4  # share of the clips whose conditions change under way
 HEEDLESS = 0.1  # share of the walks that go through whatever stands in the way
@@ -106,20 +106,18 @@ def is_clear(scene: Scene, poses: Poses) -> bool:
 
 
 def render_bank(folder: Path, machine: Machine, *, num_clips: int, seed: int) -> None:
-    """Write the clips of seeds `seed`, `seed` + 1, ... to `folder`; go on where a run stopped."""
+    """Write the clips of seeds `seed`, `seed` + 1, ... to `folder`; go on where a run stopped.
+
+    On all processors: a frame's few small operations would keep a GPU waiting.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     end = seed + num_clips
     if seed % CLIPS_A_SHARD:
         raise ValueError(f"seed {seed} must be a multiple of {CLIPS_A_SHARD}: shards would overlap")
     shards = [(at, min(at + CLIPS_A_SHARD, end)) for at in range(seed, end, CLIPS_A_SHARD)]
     missing = [shard for shard in shards if not _shard_path(folder, shard[0]).exists()]
-    on_cpu = machine.device.type == "cpu"
-    num_processes = torch.get_num_threads() if on_cpu else 1
-    with ProcessPoolExecutor(num_processes, get_context("spawn")) as processes:
-        jobs = [
-            processes.submit(_render_shard, folder, range(first, last), machine.device)
-            for first, last in missing
-        ]
+    with ProcessPoolExecutor(torch.get_num_threads(), get_context("spawn")) as processes:
+        jobs = [processes.submit(_render_shard, folder, range(*shard)) for shard in missing]
         for job, (first, last) in zip(jobs, missing, strict=True):
             if machine.out_of_time:
                 processes.shutdown(cancel_futures=True)
@@ -132,14 +130,14 @@ def _shard_path(folder: Path, first: int) -> Path:
     return folder / f"{first:07}.pt"
 
 
-def _render_shard(folder: Path, seeds: range, device: torch.device) -> None:
+def _render_shard(folder: Path, seeds: range) -> None:
     torch.set_num_threads(1)
-    clips = [make_clip(seed, device=device) for seed in seeds]
+    clips = [make_clip(seed) for seed in seeds]
     shard = {
         "seeds": list(seeds),
         "prompts": [clip.prompts for clip in clips],
         "relatives": torch.from_numpy(np.stack([clip.relatives for clip in clips])),
-        "frames": torch.stack([clip.frames for clip in clips]).cpu(),
+        "frames": torch.stack([clip.frames for clip in clips]),
     }
     save_whole(_shard_path(folder, seeds[0]), shard)
 
@@ -147,6 +145,26 @@ def _render_shard(folder: Path, seeds: range, device: torch.device) -> None:
 def shard_paths(folder: Path) -> list[Path]:
     """The finished shards of a bank, in the order of their seeds."""
     return sorted(folder.glob("*.pt"))
+
+
+class Footage:
+    """A bank's frames where they are drawn: mapped from the disk, or in a GPU's memory.
+
+    The bank may still be growing.
+    """
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        self._folder, self._device = folder, device
+        self._seen = set[Path]()
+        self.shards: list[Tensor] = []  # uint8 [N, F, H, W, 3]
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Take in what was rendered since."""
+        for path in shard_paths(self._folder):
+            if path not in self._seen:
+                self._seen.add(path)
+                self.shards.append(torch.load(path, mmap=True)["frames"].to(self._device))
 
 
 def to_video(frames: Tensor) -> Tensor:

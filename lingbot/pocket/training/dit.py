@@ -27,6 +27,7 @@ from lingbot.pocket.training.data import Clip
 from lingbot.pocket.training.latents import load_latents
 from lingbot.pocket.training.rollout import held_out_clips, save_rollouts
 from lingbot.pocket.training.run import (
+    SAVE_EVERY,
     Machine,
     Optimizers,
     OutOfTime,
@@ -48,7 +49,7 @@ KERNELS = {  # on a CPU the backward pass of the fused kernel is the slow one
     "cpu": [SDPBackend.MATH],
     "cuda": [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH],
 }
-LOG_EVERY, SAVE_EVERY, SHEET_EVERY = 50, 100, 500
+LOG_EVERY, SHEETS = 50, 2
 
 logger = logging.getLogger(__name__)
 
@@ -173,14 +174,14 @@ class Training:
             torch.manual_seed(seed + training.step)
         return training
 
-    def learn(self, batch: Batch, random: Random) -> float:
-        """Leave the gradient of a batch, and give its loss."""
+    def learn(self, batch: Batch, random: Random) -> Tensor:
+        """Leave the gradient of a batch, and give its loss, which a GPU may still be computing."""
         if self.critic is not None:
             batch = own_past(self.average, batch, random)
             return learn_own_step(self.model, self.average, batch, self.critic, random)
         loss = flow_loss(self.model, batch, high_noise=STAGES[self.name].high_noise)
         loss.backward()
-        return loss.item()
+        return loss.detach()
 
     def save(self, folder: Path) -> None:
         checkpoint = {
@@ -222,22 +223,26 @@ def train_dit(folder: Path, machine: Machine, name: str, *, num_steps: int, seed
     logger.info("%s: %.2f M parameters, %d clips, from %d", name, size, len(bank.latents), first)
     kernels = KERNELS[machine.device.type]
     random = Random(seed + first)
-    begin, losses = time.monotonic(), list[float]()
+    begin, losses = time.monotonic(), list[Tensor]()
+    saved = begin
     for step in range(first, num_steps):
-        batch = draw_batch(bank, words, stage.num_clips, random, lively=stage.lively)
+        num_clips = stage.num_clips * machine.batch
+        batch = draw_batch(bank, words, num_clips, random, lively=stage.lively)
         with machine.autocast(), sdpa_kernel(kernels):
             losses.append(training.learn(batch, random))
         training.advance(learning_rate(step, num_steps=num_steps, peak=stage.peak_rate))
-        if not math.isfinite(losses[-1]):
-            raise FloatingPointError(f"{name} {training.step}: the loss is {losses[-1]}")
         last, stop = training.step == num_steps, machine.out_of_time
-        if training.step % LOG_EVERY == 0:
-            mean = sum(losses[-LOG_EVERY:]) / len(losses[-LOG_EVERY:])
+        if training.step % LOG_EVERY == 0 or last or stop:
+            mean = torch.stack(losses).mean().item()
+            losses.clear()
+            if not math.isfinite(mean):
+                raise FloatingPointError(f"{name} {training.step}: the loss is {mean}")
             spent = (time.monotonic() - begin) / (training.step - first)
-            logger.info("%s %d loss %.4f %.2f s/step", name, training.step, mean, spent)
-        if training.step % SAVE_EVERY == 0 or last or stop:
+            logger.info("%s %d loss %.4f %.3f s/step", name, training.step, mean, spent)
+        if last or stop or time.monotonic() > saved + SAVE_EVERY:
             training.save(folder)
-        if training.step % SHEET_EVERY == 0 or last:
+            saved = time.monotonic()
+        if training.step % max(1, num_steps // SHEETS) == 0 or last:
             told = draw_batch(bank, words, 8, Random(0), lively=1.0)
             _report(training, folder, held_out, told)
         if stop and not last:

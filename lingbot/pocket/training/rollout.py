@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -28,6 +29,7 @@ NUM_CLIPS = 6
 SHOWN_EVERY = 8  # frames of a sheet
 
 
+@cache
 def held_out_clips() -> list[Clip]:
     """Walks under conditions that stay: the clips of the first seeds that are so."""
     clips = (make_clip(FIRST_HELD_OUT_SEED + i) for i in range(1000))

@@ -3,6 +3,7 @@
 import io
 import shutil
 import time
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 WARM_UP = 50  # steps
 DECAY = 0.3  # share of a run, its end, over which the rate falls to nothing, where none is given
 PART_BYTES = 15_000_000  # of a checkpoint's files
+SAVE_EVERY = 120  # seconds between checkpoints
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,7 @@ class Machine:
     device: torch.device
     deadline: float = float("inf")  # of time.monotonic(), at which it saves and stops
     compiles: bool = True  # whether the DiT's blocks are worth a minute of compilation
+    batch: int = 1  # how many times a CPU's batch is learnt from at once
 
     @property
     def out_of_time(self) -> bool:
@@ -110,25 +113,37 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
+            alike = defaultdict[torch.Size, list[nn.Parameter]](list)
             for weight in group["params"]:
-                if "average" not in self.state[weight]:
-                    self.state[weight]["average"] = torch.zeros_like(weight)
-                average = self.state[weight]["average"]
-                average.lerp_(weight.grad, 1 - group["momentum"])
-                ahead = weight.grad.lerp(average, group["momentum"]).flatten(1)
-                size = 0.2 * max(ahead.shape) ** 0.5
-                weight.sub_(orthogonal(ahead).view_as(weight), alpha=group["lr"] * size)
+                alike[weight.shape].append(weight)
+            for weights in alike.values():
+                ahead = torch.stack([self._look_ahead(w, group["momentum"]) for w in weights])
+                size = 0.2 * max(ahead.shape[1:]) ** 0.5
+                for weight, step in zip(weights, orthogonal(ahead), strict=True):
+                    weight.sub_(step.view_as(weight), alpha=group["lr"] * size)
+
+    def _look_ahead(self, weight: nn.Parameter, momentum: float) -> Tensor:
+        """Nesterov's momentum of a weight's gradient, as a matrix."""
+        if "average" not in self.state[weight]:
+            self.state[weight]["average"] = torch.zeros_like(weight)
+        average: Tensor = self.state[weight]["average"]
+        assert weight.grad is not None
+        average.lerp_(weight.grad, 1 - momentum)
+        return weight.grad.lerp(average, momentum).flatten(1)
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
-    """About the nearest matrix [N, M] with orthonormal rows or columns: Newton-Schulz, quintic."""
-    x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
-    x = x / (x.norm() + 1e-7)
+def orthogonal(matrices: Tensor) -> Tensor:
+    """About the nearest matrices with orthonormal rows or columns: Newton-Schulz, quintic.
+
+    [K, N, M], all at once: they are small, and a GPU would wait for each.
+    """
+    tall = matrices.shape[1] > matrices.shape[2]
+    x: Tensor = matrices.mT if tall else matrices
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(5):
-        square = x @ x.T
+        square = x @ x.mT
         x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
-    y: Tensor = x.T if matrix.shape[0] > matrix.shape[1] else x
-    return y
+    return x.mT if tall else x
 
 
 class Optimizers:

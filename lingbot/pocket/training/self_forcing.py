@@ -24,7 +24,7 @@ from lingbot.pocket.training.critic import Critic
 from lingbot.schedule import add_noise, build_steps
 
 LEVELS = tuple(step.sigma for step in build_steps(SCHEDULE_POCKET))  # that play visits, falling
-MOST_ROUNDS = 2  # times that the past is made anew, each time from the last
+MOST_ROUNDS = 3  # times that the past is made anew, each time from the last
 CRITIC_WIDTHS, CRITIC_SHARE = (128, 128, 128), 0.7
 
 
@@ -41,7 +41,7 @@ def make_critic(device: torch.device) -> Critic:
 def own_past(model: WorldModel, batch: Batch, random: Random) -> Batch:
     """The batch, and its clean chunks as the model makes them of the true ones."""
     for _ in range(random.randint(0, MOST_ROUNDS)):
-        start = random.randrange(1, len(LEVELS))
+        start = random.randrange(len(LEVELS))
         batch = _with_past(batch, descend(model, batch, start, len(LEVELS)))
     return batch
 
@@ -69,7 +69,7 @@ def take_step(model: WorldModel, batch: Batch, made: Tensor, level: float) -> Te
 
 def learn_own_step(
     model: WorldModel, average: WorldModel, batch: Batch, critic: Critic, random: Random
-) -> float:
+) -> Tensor:
     """Leave the gradient of one step of the model, where those before are its average's own.
 
     Gives the mean squared error, of the flow.
@@ -79,7 +79,7 @@ def learn_own_step(
     made = take_step(model, batch, before, LEVELS[end])
     loss = F.mse_loss(made / LEVELS[end], batch.truth / LEVELS[end])
     critic.backward(made, batch.truth, loss)
-    return loss.item()
+    return loss.detach()
 
 
 def _with_past(batch: Batch, made: Tensor) -> Batch:

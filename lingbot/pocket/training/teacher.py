@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lingbot.layers import attention
 from lingbot.model import CameraMaps, TextKV, WorldModel
 
 
@@ -57,8 +58,10 @@ class TeacherMemory:
 def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """q [B, N, H, D] looks at k, v [B, M, H, D]: [B, N, H, D].
 
-    Spelt out: on a CPU the backward pass of the fused kernel takes a third of a training step.
+    Spelt out on a CPU: there the fused kernel's backward pass takes a third of a training step.
     """
+    if q.is_cuda:
+        return attention(q.to(v.dtype), k.to(v.dtype), v)
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))
     weights: Tensor = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
     return (weights.to(v.dtype) @ v).transpose(1, 2)

@@ -11,8 +11,15 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lingbot.pocket.training.critic import Critic
-from lingbot.pocket.training.data import mirror_frames, resize, shard_paths, to_video
+from lingbot.pocket.training.data import (
+    Footage,
+    mirror_frames,
+    resize,
+    shard_paths,
+    to_video,
+)
 from lingbot.pocket.training.run import (
+    SAVE_EVERY,
     Machine,
     Optimizers,
     OutOfTime,
@@ -32,23 +39,26 @@ from lingbot.tiny_vae import (
     repeat_first,
 )
 
-ENCODER_CHANNELS = (16, 32, 48, 64)
+ENCODER_CHANNELS = (32, 48, 64, 64)  # wider than the decoder's: in play it sees one picture
 DECODER_CHANNELS = (96, 64, 32, 16)
-PEAK_RATES = {"vae": 7e-4, "decoder": 3e-4}
+PEAK_RATES = {"vae": 7e-4, "decoder": 2e-4}
 DECAY = 0.6  # share of the run: large steps make the colours waver
 BATCHES = ((6, 9), (6, 9), (3, 17))  # clips and their frames, drawn anew at each step
 CROP = (64, 112)  # rows and columns: a quarter of a picture, or a whole one at about half its size
+FROZEN = 0.1  # share of the clips in which nothing moves
 SMALL = 0.25  # share of the batches that show whole pictures at that size: the DiT learns it first
 NOISE = 0.1  # at most, of the latents' deviation: the decoder forgives the DiT's small errors
 SHARPNESS = 3.0  # weight of the error of neighbouring pixels' differences
+FLICKER = 2.0  # weight of the error of what changes from frame to frame
 COLOUR = 1.0  # weight of the error of neighbourhoods' colours, which the others hardly feel
 NEIGHBOURHOOD = 8  # pixels, each way
 WHITENED_AT = (0.15, 0.4)  # of the run: noise then hides no latent more than another
 RESTRAINT = 1e-4  # weight of the latents' squares
 SHOT = 3  # frames that the decoder's critic sees together: what flickers is not sharp
-CRITIC_WIDTHS, CRITIC_SHARE = (32, 64, 64, 64), 1.5
+CRITIC_WIDTHS = (32, 64, 64, 64)
+CRITIC_SHARE = 1.2  # with a CPU's batch; in larger ones less of the error's gradient is chance
 LATENT_GAIN = 2.0  # of the colours in the latents, which a soft clamp bounds at 3
-LOG_EVERY, SAVE_EVERY = 20, 100
+LOG_EVERY = 20
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +102,7 @@ def _train(
     device, path = machine.device, folder / f"{name}.ckpt"
     vae.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizers, first = Optimizers(vae, hidden), 0
-    critic = _make_critic(device) if name == "decoder" else None
+    critic = _make_critic(machine) if name == "decoder" else None
     whitenings = [int(share * num_steps) for share in WHITENED_AT]
     if checkpoint := load_checkpoint(path):
         vae.load_state_dict(checkpoint["model"])
@@ -102,14 +112,13 @@ def _train(
             critic.load(checkpoint["critic"])
     torch.manual_seed(seed + first)
     random = torch.Generator().manual_seed(seed + first)
-    shards = shard_paths(folder / "bank")
-    clips = [torch.load(path, mmap=True)["frames"] for path in shards]
-    begin = time.monotonic()
+    footage = Footage(folder / "bank", device)
+    begin = saved = time.monotonic()
     for step in range(first, num_steps):
         if name == "vae" and step in whitenings:
-            whiten(vae, shards)
+            whiten(vae, shard_paths(folder / "bank"))
             optimizers = Optimizers(vae, hidden)
-        video = _draw(clips, random).to(device)
+        video = _draw(footage.shards, random, machine.batch)
         decoded, loss, error = _losses(vae, video, machine)
         _backward(loss, decoded, video, critic, machine)
         nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
@@ -117,11 +126,13 @@ def _train(
         optimizers.step(rate)
         if step % LOG_EVERY == 0:
             quality, spent = -10 * math.log10(error.item()), time.monotonic() - begin
-            logger.info("%s %d loss %.4f %.2f dB %.0f s", name, step, loss.item(), quality, spent)
-        stop = machine.out_of_time
-        if (step + 1) % SAVE_EVERY == 0 or stop:
+            logger.info("%s %d loss %.4f %.2f dB %.1f s", name, step, loss.item(), quality, spent)
+            footage.look_again()
+        stop, last = machine.out_of_time, step + 1 == num_steps
+        if stop or last or time.monotonic() > saved + SAVE_EVERY:
             _save(path, vae, optimizers, critic, step=step + 1)
             _save_pair(vae, video, path.with_suffix(".png"))
+            saved = time.monotonic()
         if stop:
             raise OutOfTime
     vae.to(device="cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
@@ -190,7 +201,7 @@ def _pass_colours(layer: nn.Module, *, gain: float = 1.0, offset: float = 0.0) -
             conv.bias[colour] = offset
 
 
-def _draw(clips: list[Tensor], generator: torch.Generator) -> Tensor:
+def _draw(shards: list[Tensor], generator: torch.Generator, copies: int) -> Tensor:
     """A batch of short clips that begin anywhere, half of them mirrored: [B, F, 3, *CROP]."""
 
     def draw(limit: int) -> int:
@@ -199,8 +210,8 @@ def _draw(clips: list[Tensor], generator: torch.Generator) -> Tensor:
     num_clips, num_frames = BATCHES[draw(len(BATCHES))]
     small = draw(1000) < 1000 * SMALL
     batch = []
-    for _ in range(num_clips):
-        shard = clips[draw(len(clips))]
+    for _ in range(num_clips * copies):
+        shard = shards[draw(len(shards))]
         start = draw(shard.shape[1] - num_frames + 1)
         frames = shard[draw(len(shard)), start : start + num_frames]
         if not small:
@@ -208,20 +219,25 @@ def _draw(clips: list[Tensor], generator: torch.Generator) -> Tensor:
                 draw(size - crop + 1) for size, crop in zip(frames.shape[1:3], CROP, strict=True)
             )
             frames = frames[:, top : top + CROP[0], left : left + CROP[1]]
+        if draw(1000) < 1000 * FROZEN:
+            frames = frames[:1].expand_as(frames)
         batch.append(mirror_frames(frames) if draw(2) else frames)
     video = to_video(torch.stack(batch))
     return resize(video, CROP) if small else video
 
 
-def _make_critic(device: torch.device) -> Critic:
+def _make_critic(machine: Machine) -> Critic:
     """A critic of shots."""
+    share = CRITIC_SHARE / math.sqrt(machine.batch)
 
     def view(video: Tensor) -> Tensor:
         num_shots = video.shape[1] // SHOT
         whole = video[:, : num_shots * SHOT]
         return whole.reshape(len(video) * num_shots, 3 * SHOT, *video.shape[3:])
 
-    return Critic(3 * SHOT, CRITIC_WIDTHS, halvings=2, share=CRITIC_SHARE, view=view, device=device)
+    return Critic(
+        3 * SHOT, CRITIC_WIDTHS, halvings=2, share=share, view=view, device=machine.device
+    )
 
 
 def _backward(
@@ -246,6 +262,7 @@ def _losses(vae: TinyVAE, video: Tensor, machine: Machine) -> tuple[Tensor, Tens
     edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
     square = error.square().mean()
     loss = error.abs().mean() + 2 * square + SHARPNESS * edges
+    loss = loss + FLICKER * error.diff(dim=1).abs().mean()
     colours = F.avg_pool2d(error.flatten(0, 1), NEIGHBOURHOOD).abs().mean()
     loss = loss + COLOUR * colours + RESTRAINT * latents.square().mean()
     return decoded, loss, F.mse_loss(decoded.detach().clamp(0, 1), video)

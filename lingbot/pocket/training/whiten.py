@@ -23,15 +23,15 @@ WEAKEST = 1e-3  # share of the mean variance below which a direction is not stre
 logger = logging.getLogger(__name__)
 
 
-def whiten_vae(folder: Path) -> None:
+def whiten_vae(folder: Path, device: torch.device) -> None:
     """Write folder/whitened.safetensors from folder/vae.safetensors.
 
     The decoder should be trained on after it: its zero padding and the clamp see other numbers than
     before, which costs some dB until then.
     """
-    vae = TinyVAE.from_state_dict(load_file(folder / "vae.safetensors"))
+    vae = TinyVAE.from_state_dict(load_file(folder / "vae.safetensors")).to(device)
     whiten(vae, shard_paths(folder / "bank"))
-    vae.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    vae.to(device="cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     statistics = {"latents_mean": torch.zeros(16), "latents_std": torch.full((16,), DEVIATION)}
     save_tensors(folder / "whitened.safetensors", {**vae.state_dict(), **statistics})
 

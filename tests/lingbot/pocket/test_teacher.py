@@ -6,9 +6,15 @@ from lingbot.camera import relative_pose
 from lingbot.camera_cache import CameraCache
 from lingbot.config import ModelConfig
 from lingbot.kv_cache import KVWindow
+from lingbot.layers import attention
 from lingbot.model import WorldModel
 from lingbot.pocket.training.latents import distinct_maps
-from lingbot.pocket.training.teacher import TeacherMemory, camera_maps, prompt_maps
+from lingbot.pocket.training.teacher import (
+    TeacherMemory,
+    _attention,
+    camera_maps,
+    prompt_maps,
+)
 
 SMALL = ModelConfig(
     dim=24, ffn_dim=32, freq_dim=16, num_heads=2, num_layers=2, text_dim=8, text_len=4
@@ -71,3 +77,8 @@ def test_teacher_forcing_sees_what_the_window_shows(window, sink):
             past.advance(CHUNK)
 
     torch.testing.assert_close(taught(), torch.cat(list(played())), rtol=1e-4, atol=1e-5)
+
+
+def test_the_attention_of_a_cpu_is_that_of_a_gpu():
+    q, k, v = (torch.randn(2, length, 2, 8) for length in (5, 11, 11))
+    torch.testing.assert_close(_attention(q, k, v), attention(q, k, v))
