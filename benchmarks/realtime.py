@@ -6,6 +6,15 @@ first frame is on screen, how many chunks came too late to be shown on time, how
 transport's event loop ran. Then as fast as acks allow: a chunk's period divided by its media time
 is below 1 where the stack keeps up. A third walk, half as long, weighs the object store. Prints a
 table, then one JSON line.
+
+With --browser the client is the page itself, in a headless Chromium on the same machine, keys are
+held for seconds, and the figures are the page's own statistics. A chunk has arrived when the page
+acknowledges it: its bytes came over the WebSocket and all its frames are decoded. First paced, as
+the page always walks: its period is its media time, less where a new key cuts over; how many frames
+are shown and late says whether the stack keeps up. Then as fast as those acks allow, by one field
+(`realtime_output_pacing`) added to the page's init on its way out: the period over media time is
+below 1 where the stack keeps up, transport and the browser's decoding included. The page shows that
+walk at media rate, and drops the rest.
 """
 
 import argparse
@@ -19,6 +28,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +40,7 @@ from transport.client import Client, connect
 
 LEFT_OUT = 6
 TAP_EVERY_S = (0.4, 1.6)
+HOLD_S = (2.0, 6.0)  # in the browser, whose paced chunks come early with each new key
 WEIGH_EVERY_S = 5.0
 KEYS = ("w", "wl", "wj", "a", "d", "i", "k", "")
 
@@ -93,11 +104,17 @@ async def walk(server: Server, num_chunks: int, *, paced: bool) -> Walk:
 
 
 async def tap(client: Client, tapped: dict[int, float]) -> None:
+    for wait_s, keys in random_taps(TAP_EVERY_S):
+        await asyncio.sleep(wait_s)
+        pressed = time.monotonic()
+        tapped[await client.hold(keys)] = pressed
+
+
+def random_taps(every_s: tuple[float, float]) -> Iterator[tuple[float, str]]:
+    """Without end, the same each time: seconds to wait, then the keys to hold."""
     chance = random.Random(0)
     while True:
-        await asyncio.sleep(chance.uniform(*TAP_EVERY_S))
-        pressed = time.monotonic()
-        tapped[await client.hold(chance.choice(KEYS))] = pressed
+        yield chance.uniform(*every_s), chance.choice(KEYS)
 
 
 async def weigh(server: Server, num_chunks: int) -> Walk:
@@ -127,20 +144,40 @@ def summarize(fast: Walk, paced: Walk, weighed: Walk, lag_p99: float) -> dict[st
     }
 
 
+def measure(server: Server, num_chunks: int) -> dict[str, float]:
+    paced = asyncio.run(walk(server, num_chunks, paced=True))
+    lag_p99 = loop_lag_p99(server)
+    fast = asyncio.run(walk(server, num_chunks, paced=False))
+    weighed = asyncio.run(weigh(server, max(20, num_chunks // 2)))
+    return summarize(fast, paced, weighed, lag_p99)
+
+
+def measure_browser(server: Server, num_chunks: int) -> dict[str, float]:
+    import browser  # here, because the other client needs no playwright
+
+    with urllib.request.urlopen(f"{server.http}/v1/world", timeout=5) as answer:
+        fps = int(json.load(answer)["fps"])
+    figures: dict[str, float] = {}
+    for name, paced in (("paced", True), ("unpaced", False)):
+        taps = random_taps(HOLD_S)
+        watched = browser.walk_page(server.http, num_chunks, paced=paced, taps=taps)
+        summary = browser.summarize(watched, fps=fps, left_out=LEFT_OUT)
+        figures |= {f"{name}_{figure}": value for figure, value in summary.items()}
+    return figures
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--chunks", type=int, default=60)
-    num_chunks = parser.parse_args().chunks
+    parser.add_argument("--browser", action="store_true", help="the client is the page in Chromium")
+    options = parser.parse_args()
+    name = "realtime_browser" if options.browser else "realtime"
     with local_server() as server:
-        paced = asyncio.run(walk(server, num_chunks, paced=True))
-        lag_p99 = loop_lag_p99(server)
-        fast = asyncio.run(walk(server, num_chunks, paced=False))
-        weighed = asyncio.run(weigh(server, max(20, num_chunks // 2)))
-        figures = summarize(fast, paced, weighed, lag_p99)
-    for name, value in figures.items():
-        print(f"{name:28} {value:>10}")
+        figures = (measure_browser if options.browser else measure)(server, options.chunks)
+    for figure, value in figures.items():
+        print(f"{figure:32} {value:>10}")
     machine = {"cpus": os.cpu_count(), "processor": platform.machine()}
-    print(json.dumps({"benchmark": "realtime", **machine, **figures}))
+    print(json.dumps({"benchmark": name, **machine, **figures}))
 
 
 if __name__ == "__main__":

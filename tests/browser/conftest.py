@@ -1,27 +1,14 @@
 """A real Chromium, and the page in it."""
 
 import os
-import shutil
 from collections.abc import Iterator
 from typing import Protocol
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, ViewportSize, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-VIEWPORT = ViewportSize(width=1280, height=800)
-STEP_MS = 60_000  # the most that anything awaited here may take on a busy machine
+from tests.browser.chromium import MISSING, STEP_MS, VIEWPORT, find_chromium, launch
 
 
 class Server(Protocol):
@@ -31,19 +18,17 @@ class Server(Protocol):
 @pytest.fixture(scope="session")
 def chromium() -> str:
     """Its path. A machine without one skips the tests that want it, and a CI fails them."""
-    for name in CHROMIUM:
-        if (path := shutil.which(name)) is not None:
-            return path
-    reason = "needs Chromium: apt-get install chromium"
+    if (path := find_chromium()) is not None:
+        return path
     if os.environ.get("CI") == "true":
-        pytest.fail(reason)  # a CI that skips its browser tests says nothing
-    pytest.skip(reason)
+        pytest.fail(MISSING)  # a CI that skips its browser tests says nothing
+    pytest.skip(MISSING)
 
 
 @pytest.fixture(scope="module")  # no longer: until it ends, no other test can run an event loop
 def browser(chromium: str) -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=list(FLAGS))
+        browser = launch(playwright, chromium)
         yield browser
         browser.close()
 
