@@ -284,7 +284,7 @@ def _stroll(random: Random) -> list[str]:
 
 def measure_prompts(engine: Engine, num_scenes: int) -> Iterable[Figure]:
     """Hour and weather of what is made, as a classifier sees them; before and after a change."""
-    classifier = train_classifier(num_scenes=500, first_seed=0)
+    classifier = train_classifier(num_scenes=1000, first_seed=0)
     frames, conditions = draw_views(100, first_seed=FIRST_HELD_OUT_SEED)
     right = _share_right(classifier, frames, conditions)
     yield Figure("classifier on the renderer's pictures", right, "")

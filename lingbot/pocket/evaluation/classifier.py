@@ -18,14 +18,17 @@ from lingbot.pocket.training.data import SIZE as FRAME_SIZE
 from lingbot.pocket.training.data import draw_walk
 
 SIZE = (32, 52)  # rows and columns that it looks at
-VIEWS = 4  # pictures of each training scene
-STEPS, BATCH, RATE = 600, 64, 2e-3
+VIEWS = 4  # pictures of each walk
+WALKS = 2  # through each training scene: its ground takes longer to paint than eight views
+# Training draws its views at twice SIZE: they shrink to nearly the same pictures, sooner.
+TRAINING_SIZE = {"width": 2 * SIZE[1], "height": 2 * SIZE[0]}
+STEPS, BATCH, RATE = 2500, 64, 4e-3
 KINDS = {"time": TIMES, "weather": WEATHERS, "ground": GROUNDS}
 
 
 @dataclass(frozen=True, slots=True)
 class Classifier:
-    network: nn.Module
+    network: nn.Module  # [B, 3, *SIZE] -> logits of all KINDS, one after another
 
     @torch.inference_mode()
     def classify(self, frames: Tensor) -> list[Conditions]:
@@ -41,7 +44,9 @@ class Classifier:
 def train_classifier(*, num_scenes: int, first_seed: int) -> Classifier:
     """Learn from the pictures of these scenes, each in conditions of its own."""
     torch.manual_seed(0)
-    frames, conditions = draw_views(num_scenes, first_seed=first_seed)
+    frames, conditions = draw_views(
+        num_scenes, first_seed=first_seed, num_walks=WALKS, size=TRAINING_SIZE
+    )
     pictures = shrink(frames)
     targets = [
         torch.tensor([names.index(getattr(own, kind)) for own in conditions])
@@ -59,10 +64,11 @@ def train_classifier(*, num_scenes: int, first_seed: int) -> Classifier:
         nn.Linear(128, sum(len(names) for names in KINDS.values())),
     )
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, STEPS, pct_start=0.1)
     for step in range(STEPS):
-        optimizer.param_groups[0]["lr"] = RATE * (1 - step / STEPS)
         chosen = torch.randint(len(pictures), (BATCH,))
-        batch = pictures[chosen] + 0.02 * torch.randn(BATCH, 3, *SIZE)
+        batch = pictures[chosen].flip(-1) if step % 2 else pictures[chosen]
+        batch = batch + 0.02 * torch.rand(BATCH, 1, 1, 1) * torch.randn(BATCH, 3, *SIZE)
         answers = network(batch).split([len(names) for names in KINDS.values()], 1)
         loss = torch.stack(
             [F.cross_entropy(a, t[chosen]) for a, t in zip(answers, targets, strict=True)]
@@ -70,20 +76,24 @@ def train_classifier(*, num_scenes: int, first_seed: int) -> Classifier:
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+        schedule.step()
     return Classifier(network.eval())
 
 
-def draw_views(num_scenes: int, *, first_seed: int) -> tuple[Tensor, list[Conditions]]:
+def draw_views(
+    num_scenes: int, *, first_seed: int, num_walks: int = 1, size: dict[str, int] = FRAME_SIZE
+) -> tuple[Tensor, list[Conditions]]:
     """Pictures along walks through scenes: uint8 [B, H, W, 3], and what each is seen in."""
     frames, conditions = [], []
     for seed in range(first_seed, first_seed + num_scenes):
         random = Random(f"views {seed}")
         own = draw_conditions(random)
         scene = make_scene(seed).under(own)
-        _, _, poses = draw_walk(scene, random, 18)
-        chosen = np.linspace(0, len(poses) - 1, VIEWS).astype(int)
-        frames.append(Renderer(scene).render(poses[chosen], **FRAME_SIZE))
-        conditions += [own] * VIEWS
+        walks = [draw_walk(scene, random, 18)[2] for _ in range(num_walks)]
+        chosen = np.linspace(0, len(walks[0]) - 1, VIEWS).astype(int)
+        poses = np.concatenate([walk[chosen] for walk in walks])
+        frames.append(Renderer(scene).render(poses, **size))
+        conditions += [own] * len(poses)
     return torch.cat(frames), conditions
 
 
