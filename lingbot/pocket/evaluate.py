@@ -5,9 +5,7 @@ generated goes through the engine, as in play.
 """
 
 import argparse
-import copy
 import json
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +13,21 @@ from random import Random
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lingbot.camera import Poses
-from lingbot.config import POCKET
 from lingbot.engine import Engine
 from lingbot.load import load_engine
 from lingbot.pocket.evaluation.classifier import Classifier, draw_views, train_classifier
+from lingbot.pocket.evaluation.looks import (
+    LOOKS,
+    as_video,
+    gradient_similarity,
+    laplacian_variance,
+    mean_square,
+    psnr,
+    thumbnail,
+)
 from lingbot.pocket.evaluation.motion import (
     as_frame,
     compare_flow,
@@ -32,20 +37,24 @@ from lingbot.pocket.evaluation.motion import (
     textured,
     true_flow,
 )
+from lingbot.pocket.evaluation.play import (
+    draw_opening,
+    held_out,
+    held_out_scenes,
+    open_world,
+    play,
+    predict_each,
+    steady_walk,
+)
 from lingbot.pocket.scenery.conditions import Conditions, change
 from lingbot.pocket.scenery.render import Renderer
-from lingbot.pocket.scenery.scene import Scene, describe, make_scene
-from lingbot.pocket.scenery.trajectory import walk
+from lingbot.pocket.scenery.scene import describe
 from lingbot.pocket.training.data import (
     FIRST_HELD_OUT_SEED,
     SIZE,
-    Clip,
     draw_walk,
     first_frame_of,
-    is_clear,
-    make_clip,
 )
-from lingbot.session import Session, SessionSpec
 from lingbot.tiny_vae import DecoderState, repeat_first
 
 STRIDE = 4  # frames between which motion is measured: a latent frame
@@ -240,7 +249,7 @@ def measure_long(engine: Engine, num_seeds: int) -> Iterable[Figure]:
     for scene in held_out_scenes(num_seeds):
         random = Random(f"long {scene.seed}")
         actions = [key for _ in range(LONG_CHUNKS // 4) for key in _stroll(random)]
-        frames = play(engine, *_opening(scene, random), actions, keep_last=END_CHUNKS)
+        frames = play(engine, *draw_opening(scene, random), actions, keep_last=END_CHUNKS)
         truth = torch.cat(
             [Renderer(scene).render(draw_walk(scene, random, 18)[2][::9], **SIZE) for _ in range(3)]
         )
@@ -258,15 +267,15 @@ def measure_return(engine: Engine, num_scenes: int) -> Iterable[Figure]:
     closer = []
     scenes = list(held_out_scenes(max(num_scenes, 2)))
     for i, scene in enumerate(scenes):
-        first, prompt = _opening(scene, Random(f"return {scene.seed}"))
+        first, prompt = draw_opening(scene, Random(f"return {scene.seed}"))
         frames = play(engine, first, prompt, ["", *["w"] * 8, *["s"] * 8, ""])
-        last = _thumbnail(frames[-1])
-        own = (last - _thumbnail(first)).square().mean()
+        last = thumbnail(frames[-1])
+        own = (last - thumbnail(first)).square().mean()
         others = []
         for other in scenes[:i] + scenes[i + 1 :]:
             light = other.under(scene.conditions)
-            picture, _ = _opening(light, Random(f"return {other.seed}"))
-            others.append((last - _thumbnail(picture)).square().mean())
+            picture, _ = draw_opening(light, Random(f"return {other.seed}"))
+            others.append((last - thumbnail(picture)).square().mean())
         closer.append(float(np.mean([own < other for other in others])))
     share = float(np.mean(closer))
     yield Figure("start nearer than a random scene", share, "", "> 0.5", share > 0.5)
@@ -292,7 +301,7 @@ def measure_prompts(engine: Engine, num_scenes: int) -> Iterable[Figure]:
     for scene in held_out_scenes(num_scenes * 2):
         random = Random(f"prompts {scene.seed}")
         other = scene.under(_another_light(scene.conditions, random))
-        session = open_world(engine, *_opening(scene, random))
+        session = open_world(engine, *draw_opening(scene, random))
         actions = [key for _ in range(3) for key in _stroll(random)]
         for number in range(12):
             prompt = describe(other) if number == 6 else None
@@ -328,141 +337,6 @@ def _share_right(classifier: Classifier, frames: Tensor, wanted: list[Conditions
     )
 
 
-# --- play -----------------------------------------------------------------------------------------
-
-
-def held_out(count: int) -> Iterable[Clip]:
-    """Walks that training never saw, whose conditions stay."""
-    seed = FIRST_HELD_OUT_SEED
-    while count:
-        clip = make_clip(seed)
-        if len(set(clip.prompts)) == 1 and any(clip.actions):
-            count -= 1
-            yield clip
-        seed += 1
-
-
-def held_out_scenes(count: int) -> Iterable[Scene]:
-    return (make_scene(FIRST_HELD_OUT_SEED + 1000 + i) for i in range(count))
-
-
-def _opening(scene: Scene, random: Random) -> tuple[Tensor, str]:
-    """A picture of the scene, and its prompt."""
-    _, _, poses = draw_walk(scene, random, 6)
-    return Renderer(scene).render(poses[:1], **SIZE)[0], describe(scene)
-
-
-def steady_walk(scene: Scene, key: str, *, num_chunks: int) -> tuple[list[str], Poses]:
-    """One key held from the second latent frame on: actions, and the poses of all frames."""
-    random = Random(f"steady {scene.seed}")
-    actions = ["", *[key] * (POCKET.chunk * num_chunks - 1)]
-    for _ in range(30):
-        start = (random.uniform(-0.9, 0.9), random.uniform(-0.9, 0.9), 90.0 * random.randrange(4))
-        _, poses = walk(actions, start=start)
-        if is_clear(scene, poses):
-            break
-    return actions, poses
-
-
-def open_world(engine: Engine, first: Tensor, prompt: str) -> Session:
-    return engine.open(SessionSpec(first_frame=as_frame(first), prompt=prompt))
-
-
-def play(
-    engine: Engine, first: Tensor, prompt: str, actions: list[str], *, keep_last: int | None = None
-) -> Tensor:
-    """A walk's frames, uint8 [F, H, W, 3]; of a long one its last chunks."""
-    session = open_world(engine, first, prompt)
-    chunk = POCKET.chunk
-    chunks = []
-    for begin in range(0, len(actions), chunk):
-        chunks.append(torch.from_numpy(engine.step(session, actions[begin : begin + chunk])))
-        if keep_last is not None:
-            chunks = chunks[-keep_last:]
-    return torch.cat(chunks)
-
-
-@torch.inference_mode()
-def predict_each(engine: Engine, clip: Clip) -> Iterable[Tensor]:
-    """What the engine makes of each chunk when all before it are the clip's own: uint8 frames."""
-    session = open_world(engine, clip.frames[0], clip.prompts[0])
-    truth = engine.codec.encode(repeat_first(as_video(clip.frames)[None]))
-    chunk = POCKET.chunk
-    for number, latents in enumerate(truth.split(chunk, dim=2)):
-        actions = clip.actions[number * chunk : (number + 1) * chunk]
-        trajectory, decoder = copy.deepcopy(session.trajectory), session.decoder.clone()
-        yield torch.from_numpy(engine.step(session, actions))
-        # The same chunk once more, as it was in truth.
-        session.trajectory, session.decoder = trajectory, decoder
-        session.window.num_frames -= chunk
-        first = session.window.num_frames
-        with engine._camera(session, actions) as camera:
-            engine.model.remember(
-                latents,
-                condition=session.condition.of_chunk(number),
-                positions=torch.arange(first, first + chunk, device=engine.device),
-                camera=camera,
-                text=session.text,
-                memory=session.window,
-            )
-        session.window.advance(chunk)
-        engine.codec.decode(latents, session.decoder)
-
-
-def as_video(frames: Tensor) -> Tensor:
-    """uint8 [F, H, W, 3] -> float [F, 3, H, W] in 0..1."""
-    return frames.permute(0, 3, 1, 2).float() / 255
-
-
-def mean_square(made: Tensor, truth: Tensor) -> float:
-    return float((made.float() - truth.float()).square().mean()) / 255**2
-
-
-def psnr(errors: list[float]) -> float:
-    """Of the mean of mean squared errors, dB."""
-    return -10 * math.log10(float(np.mean(errors)))
-
-
-def _thumbnail(frame: Tensor) -> Tensor:
-    return F.interpolate(as_video(frame[None]), size=(16, 26), mode="area")
-
-
-def _grey(frames: Tensor) -> Tensor:
-    """uint8 [F, H, W, 3] -> [F, 1, H, W] in 0..1."""
-    return as_video(frames).mean(1, keepdim=True)
-
-
-def gradient_similarity(made: Tensor, truth: Tensor) -> float:
-    """1 where edges are where they were and as strong (Xue et al., 2014, without the pooling)."""
-    one, other = (_gradient(_grey(frames)) for frames in (made, truth))
-    same = (2 * one * other + 0.0026) / (one.square() + other.square() + 0.0026)
-    return float(same.mean())
-
-
-def _gradient(grey: Tensor) -> Tensor:
-    across, down = grey.diff(dim=-1)[..., :-1, :], grey.diff(dim=-2)[..., :-1]
-    return (across.square() + down.square()).sqrt()
-
-
-def laplacian_variance(frames: Tensor) -> float:
-    kernel = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]])[None, None]
-    return float(F.conv2d(_grey(frames), kernel).var(dim=(1, 2, 3)).mean())
-
-
-def brightness(frames: Tensor) -> float:
-    return float(_grey(frames).mean())
-
-
-def saturation(frames: Tensor) -> float:
-    video = as_video(frames)
-    return float((video.amax(1) - video.amin(1)).mean())
-
-
-LOOKS: dict[str, Callable[[Tensor], float]] = {
-    "sharpness": laplacian_variance,
-    "brightness": brightness,
-    "saturation": saturation,
-}
 PARTS: dict[str, Callable[[Engine, int], Iterable[Figure]]] = {
     "autoencoder": measure_autoencoder,
     "chunk": measure_chunk,

@@ -55,8 +55,7 @@ NEIGHBOURHOOD = 8  # pixels, each way
 WHITENED_AT = (0.15, 0.4)  # of the run: noise then hides no latent more than another
 RESTRAINT = 1e-4  # weight of the latents' squares
 SHOT = 3  # frames that the decoder's critic sees together: what flickers is not sharp
-CRITIC_WIDTHS = (32, 64, 64, 64)
-CRITIC_SHARE = 1.2  # with a CPU's batch; in larger ones less of the error's gradient is chance
+CRITIC_WIDTHS, CRITIC_SHARE = (32, 64, 64, 64), 0.4  # from 1.2 on it tears the colours apart
 LATENT_GAIN = 2.0  # of the colours in the latents, which a soft clamp bounds at 3
 LOG_EVERY = 20
 
@@ -102,7 +101,7 @@ def _train(
     device, path = machine.device, folder / f"{name}.ckpt"
     vae.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizers, first = Optimizers(vae, hidden), 0
-    critic = _make_critic(machine) if name == "decoder" else None
+    critic = _make_critic(device) if name == "decoder" else None
     whitenings = [int(share * num_steps) for share in WHITENED_AT]
     if checkpoint := load_checkpoint(path):
         vae.load_state_dict(checkpoint["model"])
@@ -226,18 +225,15 @@ def _draw(shards: list[Tensor], generator: torch.Generator, copies: int) -> Tens
     return resize(video, CROP) if small else video
 
 
-def _make_critic(machine: Machine) -> Critic:
+def _make_critic(device: torch.device) -> Critic:
     """A critic of shots."""
-    share = CRITIC_SHARE / math.sqrt(machine.batch)
 
     def view(video: Tensor) -> Tensor:
         num_shots = video.shape[1] // SHOT
         whole = video[:, : num_shots * SHOT]
         return whole.reshape(len(video) * num_shots, 3 * SHOT, *video.shape[3:])
 
-    return Critic(
-        3 * SHOT, CRITIC_WIDTHS, halvings=2, share=share, view=view, device=machine.device
-    )
+    return Critic(3 * SHOT, CRITIC_WIDTHS, halvings=2, share=CRITIC_SHARE, view=view, device=device)
 
 
 def _backward(

@@ -7,15 +7,9 @@ import torch.nn.functional as F
 pytest.importorskip("cv2")
 
 from lingbot.pocket import evaluate
-from lingbot.pocket.evaluate import (
-    gradient_similarity,
-    laplacian_variance,
-    measure_keys,
-    measure_rest,
-    measure_turns,
-    psnr,
-    steady_walk,
-)
+from lingbot.pocket.evaluate import measure_keys, measure_rest, measure_turns
+from lingbot.pocket.evaluation.looks import gradient_similarity, laplacian_variance, psnr
+from lingbot.pocket.evaluation.play import steady_walk
 from lingbot.pocket.scenery.conditions import Conditions
 from lingbot.pocket.scenery.render import Renderer
 from lingbot.pocket.scenery.scene import make_scene

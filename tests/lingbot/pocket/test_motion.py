@@ -5,7 +5,6 @@ import pytest
 
 pytest.importorskip("cv2")
 
-from lingbot.pocket.evaluate import steady_walk
 from lingbot.pocket.evaluation.motion import (
     as_frame,
     compare_flow,
@@ -15,6 +14,7 @@ from lingbot.pocket.evaluation.motion import (
     textured,
     true_flow,
 )
+from lingbot.pocket.evaluation.play import steady_walk
 from lingbot.pocket.scenery.conditions import Conditions
 from lingbot.pocket.scenery.render import Renderer
 from lingbot.pocket.scenery.scene import make_scene
