@@ -17,7 +17,7 @@ from lingbot.pocket.training.run import save_tensors
 from lingbot.tiny_vae import TinyVAE, repeat_first
 
 DEVIATION = 0.35  # of the whitened channels: small, so that the decoder's clamp is nearly linear
-MEASURED_SHARDS = 16  # two clips of each
+MEASURED_SHARDS, MEASURED_FRAMES = 16, 33  # of two clips of each
 WEAKEST = 1e-3  # share of the mean variance below which a direction is not strengthened further
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def measure_latents(vae: TinyVAE, shards: list[Path]) -> tuple[Tensor, Tensor]:
     device = next(vae.parameters()).device
     latents = []
     for shard in shards[:MEASURED_SHARDS]:
-        frames = torch.load(shard, mmap=True)["frames"][:2].to(device)
+        frames = torch.load(shard, mmap=True)["frames"][:2, :MEASURED_FRAMES].to(device)
         latents.append(vae.encode(repeat_first(to_video(frames))).transpose(1, 2))
     channels = torch.cat(latents).transpose(0, 1).flatten(1).double()  # [16, everything]
     return channels.mean(dim=1), torch.cov(channels)

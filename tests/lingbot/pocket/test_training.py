@@ -6,6 +6,7 @@ from random import Random
 
 import pytest
 import torch
+from msgspec import structs
 from safetensors.torch import load_file
 
 from lingbot.config import SCHEDULE_POCKET
@@ -50,6 +51,14 @@ def bank(folder):
 
 
 @pytest.fixture
+def small_model(monkeypatch):
+    """As the pocket world's, but quickly trained and saved."""
+    small = structs.replace(MODEL, dim=48, ffn_dim=96, num_heads=2, num_layers=2)
+    monkeypatch.setattr(dit, "MODEL", small)
+    return small
+
+
+@pytest.fixture
 def no_sheets(monkeypatch):
     monkeypatch.setattr(dit, "held_out_clips", list)
     monkeypatch.setattr(dit, "save_rollouts", lambda *_, **__: [])
@@ -72,7 +81,7 @@ def test_a_part_that_is_done_is_not_done_again(folder, caplog):
     assert not caplog.records
 
 
-def test_a_stage_that_was_cut_off_goes_on(folder, no_sheets, monkeypatch):
+def test_a_stage_that_was_cut_off_goes_on(folder, no_sheets, small_model, monkeypatch):
     late = Machine(CPU, deadline=0, compiles=False)
     monkeypatch.setitem(dit.STAGES, "small", dit.Stage("small", 1, 1e-3, after=None))
     for step in (1, 2):
@@ -226,7 +235,7 @@ def test_poses_are_worth_nothing_to_a_model_that_is_deaf_to_them(bank, monkeypat
     assert torch.equal(told[0], batch.poses) and torch.equal(told[1], batch.poses.flip(0))
 
 
-def test_flow_matching_moves_the_weights(bank, tmp_path):
+def test_flow_matching_moves_the_weights(bank, small_model, tmp_path):
     training = Training.resume(tmp_path, "small", seed=0, device=CPU)
     training.model.spacing = bank.spacing
     batch = draw_batch(bank, Words.of(bank, MODEL), 1, Random(0))
@@ -238,8 +247,10 @@ def test_flow_matching_moves_the_weights(bank, tmp_path):
     assert losses[-1] < losses[0]
 
 
-def test_forcing_itself_moves_the_weights_and_goes_on_where_it_was_cut_off(bank, tmp_path):
-    save_checkpoint(tmp_path / "full.ckpt", {"average": WorldModel(MODEL).state_dict()})
+def test_forcing_itself_moves_the_weights_and_goes_on_where_it_was_cut_off(
+    bank, small_model, tmp_path
+):
+    save_checkpoint(tmp_path / "full.ckpt", {"average": WorldModel(small_model).state_dict()})
     training = Training.resume(tmp_path, "self", seed=0, device=CPU)
     before = training.model.head.head.weight.clone()
     batch = draw_batch(bank, Words.of(bank, MODEL), 1, Random(0))
