@@ -32,7 +32,7 @@ WebSocket.prototype.send = function (data) {
 def walk_page(url: str, num_chunks: int, *, paced: bool, taps: Taps) -> list[Stats]:
     """The page's statistics when each chunk had arrived, in a browser of its own.
 
-    Raises SystemExit where there is no Chromium or the walk ends early.
+    Raises SystemExit where there is no Chromium, or the walk ends early or stands still.
     """
     if (path := find_chromium()) is None:
         raise SystemExit(MISSING)
@@ -56,13 +56,16 @@ def open_page(browser: Browser, url: str, *, paced: bool) -> Page:
 
 
 def walk(page: Page, num_chunks: int, taps: Taps) -> list[Stats]:
-    held = ""
+    held, arrived = "", -1
     for wait_s, keys in taps:
         page.wait_for_timeout(1000 * wait_s)
         if page.evaluate("lingbot.state") != "playing":
             raise SystemExit(f"the walk ended early: {page.inner_text('#card')}")
-        if page.evaluate("watched.length") >= num_chunks:
+        before, arrived = arrived, page.evaluate("watched.length")
+        if arrived >= num_chunks:
             break
+        if arrived == before:
+            raise SystemExit(f"no chunk came in {wait_s:.1f} s, after {arrived}")
         for key in set(held) - set(keys):
             page.keyboard.up(key)
         for key in set(keys) - set(held):

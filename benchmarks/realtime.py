@@ -171,6 +171,8 @@ def main() -> None:
     parser.add_argument("--chunks", type=int, default=60)
     parser.add_argument("--browser", action="store_true", help="the client is the page in Chromium")
     options = parser.parse_args()
+    if options.chunks <= LEFT_OUT:
+        parser.error(f"--chunks must be more than the {LEFT_OUT} that are left out")
     name = "realtime_browser" if options.browser else "realtime"
     with local_server() as server:
         figures = (measure_browser if options.browser else measure)(server, options.chunks)

@@ -83,7 +83,10 @@ def train_classifier(*, num_scenes: int, first_seed: int) -> Classifier:
 def draw_views(
     num_scenes: int, *, first_seed: int, num_walks: int = 1, size: dict[str, int] = FRAME_SIZE
 ) -> tuple[Tensor, list[Conditions]]:
-    """Pictures along walks through scenes: uint8 [B, H, W, 3], and what each is seen in."""
+    """VIEWS along each walk through a scene, all under its own conditions.
+
+    Pictures uint8 [B, H, W, 3], and what each is seen in.
+    """
     frames, conditions = [], []
     for seed in range(first_seed, first_seed + num_scenes):
         random = Random(f"views {seed}")

@@ -43,7 +43,7 @@ class Clip:
     frames: Tensor  # uint8 [4T - 3, H, W, 3]
 
 
-def make_clip(seed: int, *, num_chunks: int = CHUNKS, device: torch.device | str = "cpu") -> Clip:
+def make_clip(seed: int, *, num_chunks: int = CHUNKS) -> Clip:
     """Render the walk of this seed: always the same one.
 
     Where its conditions change, the first chunk of the new ones fades from the old.
@@ -56,13 +56,13 @@ def make_clip(seed: int, *, num_chunks: int = CHUNKS, device: torch.device | str
         random.randrange(1, max(2, num_chunks - 1)) if random.random() < CHANGING else num_chunks
     )
     ends = first_frame_of(changed_at), first_frame_of(changed_at + 1)
-    before = Renderer(scene, device=device).render(poses[: ends[1]], **SIZE)
+    before = Renderer(scene).render(poses[: ends[1]], **SIZE)
     if changed_at == num_chunks:
         return Clip(scene, prompts, actions, relatives, poses, before)
     other = scene.under(change(scene.conditions, random))
     words = describe(other, random, changed_from=scene.conditions)
     prompts[changed_at:] = [words] * (num_chunks - changed_at)
-    after = Renderer(other, device=device).render(poses[ends[0] :], **SIZE)
+    after = Renderer(other).render(poses[ends[0] :], **SIZE)
     faded = fade(before[ends[0] :], after[: POCKET.chunk_frames])
     frames = torch.cat([before[: ends[0]], faded, after[POCKET.chunk_frames :]])
     return Clip(scene, prompts, actions, relatives, poses, frames)
@@ -150,7 +150,7 @@ def shard_paths(folder: Path) -> list[Path]:
 class Footage:
     """A bank's frames where they are drawn: mapped from the disk, or in a GPU's memory.
 
-    The bank may still be growing.
+    The bank may still be growing. Raises FileNotFoundError while it is empty.
     """
 
     def __init__(self, folder: Path, device: torch.device) -> None:
@@ -158,6 +158,8 @@ class Footage:
         self._seen = set[Path]()
         self.shards: list[Tensor] = []  # uint8 [N, F, H, W, 3]
         self.look_again()
+        if not self.shards:
+            raise FileNotFoundError(f"{folder} holds no clips yet")
 
     def look_again(self) -> None:
         """Take in what was rendered since."""

@@ -31,6 +31,7 @@ from lingbot.pocket.training.run import (
     Machine,
     Optimizers,
     OutOfTime,
+    check_finite,
     learning_rate,
     load_checkpoint,
     save_checkpoint,
@@ -45,11 +46,11 @@ CAMERA_GAIN = 5.0
 LOWEST_LEVEL = 0.1  # before the shift: play never sees less noise
 CONTEXT_NOISE = 0.2  # the most that is mixed into the clean past
 EMA = 0.998
-KERNELS = {  # on a CPU the backward pass of the fused kernel is the slow one
+KERNELS = {  # of cross-attention, and on a GPU of all: a CPU's fused backward pass is the slow one
     "cpu": [SDPBackend.MATH],
     "cuda": [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH],
 }
-LOG_EVERY, SHEETS = 50, 2
+LOG_EVERY, SHEETS = 50, 2  # steps between lines of the log; sheets of a stage
 
 logger = logging.getLogger(__name__)
 
@@ -223,26 +224,26 @@ def train_dit(folder: Path, machine: Machine, name: str, *, num_steps: int, seed
     logger.info("%s: %.2f M parameters, %d clips, from %d", name, size, len(bank.latents), first)
     kernels = KERNELS[machine.device.type]
     random = Random(seed + first)
-    begin, losses = time.monotonic(), list[Tensor]()
-    saved = begin
+    begin = saved = time.monotonic()
+    losses = list[Tensor]()
     for step in range(first, num_steps):
-        num_clips = stage.num_clips * machine.batch
+        num_clips = stage.num_clips * machine.batch_factor
         batch = draw_batch(bank, words, num_clips, random, lively=stage.lively)
         with machine.autocast(), sdpa_kernel(kernels):
             losses.append(training.learn(batch, random))
         training.advance(learning_rate(step, num_steps=num_steps, peak=stage.peak_rate))
         last, stop = training.step == num_steps, machine.out_of_time
-        if training.step % LOG_EVERY == 0 or last or stop:
+        saves = last or stop or time.monotonic() > saved + SAVE_EVERY
+        if saves or training.step % LOG_EVERY == 0:
             mean = torch.stack(losses).mean().item()
             losses.clear()
-            if not math.isfinite(mean):
-                raise FloatingPointError(f"{name} {training.step}: the loss is {mean}")
+            check_finite(name, training.step, mean)
             spent = (time.monotonic() - begin) / (training.step - first)
             logger.info("%s %d loss %.4f %.3f s/step", name, training.step, mean, spent)
-        if last or stop or time.monotonic() > saved + SAVE_EVERY:
+        if saves:
             training.save(folder)
             saved = time.monotonic()
-        if training.step % max(1, num_steps // SHEETS) == 0 or last:
+        if training.step % math.ceil(num_steps / SHEETS) == 0 or last:
             told = draw_batch(bank, words, 8, Random(0), lively=1.0)
             _report(training, folder, held_out, told)
         if stop and not last:

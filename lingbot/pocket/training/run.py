@@ -1,6 +1,7 @@
 """What both trainings share: optimizers, the learning rate's course, checkpoints, sheets."""
 
 import io
+import math
 import shutil
 import time
 from collections import defaultdict
@@ -27,7 +28,7 @@ class Machine:
     device: torch.device
     deadline: float = float("inf")  # of time.monotonic(), at which it saves and stops
     compiles: bool = True  # whether the DiT's blocks are worth a minute of compilation
-    batch: int = 1  # how many times a CPU's batch is learnt from at once
+    batch_factor: int = 1  # times the clips of a step on a CPU
 
     @property
     def out_of_time(self) -> bool:
@@ -45,6 +46,12 @@ def learning_rate(step: int, *, num_steps: int, peak: float, decay: float = DECA
     """Rise, stay, fall. A run may be resumed with another length until its fall begins."""
     left = (num_steps - step) / (decay * num_steps)
     return peak * min(1.0, (step + 1) / WARM_UP, max(left, 0.0))
+
+
+def check_finite(name: str, step: int, loss: float) -> None:
+    """Raise FloatingPointError where a run is lost, before it is saved over what was good."""
+    if not math.isfinite(loss):
+        raise FloatingPointError(f"{name} {step}: the loss is {loss}")
 
 
 def save_whole(path: Path, content: dict[str, Any]) -> None:

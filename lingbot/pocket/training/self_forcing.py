@@ -39,7 +39,7 @@ def make_critic(device: torch.device) -> Critic:
 
 
 def own_past(model: WorldModel, batch: Batch, random: Random) -> Batch:
-    """The batch, and its clean chunks as the model makes them of the true ones."""
+    """The batch, and its clean chunks as the model makes them of noise, or of the true under it."""
     for _ in range(random.randint(0, MOST_ROUNDS)):
         start = random.randrange(len(LEVELS))
         batch = _with_past(batch, descend(model, batch, start, len(LEVELS)))

@@ -23,6 +23,7 @@ from lingbot.pocket.training.run import (
     Machine,
     Optimizers,
     OutOfTime,
+    check_finite,
     learning_rate,
     load_checkpoint,
     save_checkpoint,
@@ -39,7 +40,7 @@ from lingbot.tiny_vae import (
     repeat_first,
 )
 
-ENCODER_CHANNELS = (32, 48, 64, 64)  # wider than the decoder's: in play it sees one picture
+ENCODER_CHANNELS = (32, 48, 64, 64)  # wide where pictures are: in play it sees but one
 DECODER_CHANNELS = (96, 64, 32, 16)
 PEAK_RATES = {"vae": 7e-4, "decoder": 2e-4}
 DECAY = 0.6  # share of the run: large steps make the colours waver
@@ -55,7 +56,7 @@ NEIGHBOURHOOD = 8  # pixels, each way
 WHITENED_AT = (0.15, 0.4)  # of the run: noise then hides no latent more than another
 RESTRAINT = 1e-4  # weight of the latents' squares
 SHOT = 3  # frames that the decoder's critic sees together: what flickers is not sharp
-CRITIC_WIDTHS, CRITIC_SHARE = (32, 64, 64, 64), 0.4  # from 1.2 on it tears the colours apart
+CRITIC_WIDTHS, CRITIC_SHARE = (32, 64, 64, 64), 0.4  # from 1.2 on it can tear the colours apart
 LATENT_GAIN = 2.0  # of the colours in the latents, which a soft clamp bounds at 3
 LOG_EVERY = 20
 
@@ -117,7 +118,7 @@ def _train(
         if name == "vae" and step in whitenings:
             whiten(vae, shard_paths(folder / "bank"))
             optimizers = Optimizers(vae, hidden)
-        video = _draw(footage.shards, random, machine.batch)
+        video = _draw(footage.shards, random, machine.batch_factor)
         decoded, loss, error = _losses(vae, video, machine)
         _backward(loss, decoded, video, critic, machine)
         nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
@@ -129,6 +130,7 @@ def _train(
             footage.look_again()
         stop, last = machine.out_of_time, step + 1 == num_steps
         if stop or last or time.monotonic() > saved + SAVE_EVERY:
+            check_finite(name, step, error.item())
             _save(path, vae, optimizers, critic, step=step + 1)
             _save_pair(vae, video, path.with_suffix(".png"))
             saved = time.monotonic()
@@ -200,7 +202,7 @@ def _pass_colours(layer: nn.Module, *, gain: float = 1.0, offset: float = 0.0) -
             conv.bias[colour] = offset
 
 
-def _draw(shards: list[Tensor], generator: torch.Generator, copies: int) -> Tensor:
+def _draw(shards: list[Tensor], generator: torch.Generator, batch_factor: int) -> Tensor:
     """A batch of short clips that begin anywhere, half of them mirrored: [B, F, 3, *CROP]."""
 
     def draw(limit: int) -> int:
@@ -209,7 +211,7 @@ def _draw(shards: list[Tensor], generator: torch.Generator, copies: int) -> Tens
     num_clips, num_frames = BATCHES[draw(len(BATCHES))]
     small = draw(1000) < 1000 * SMALL
     batch = []
-    for _ in range(num_clips * copies):
+    for _ in range(num_clips * batch_factor):
         shard = shards[draw(len(shards))]
         start = draw(shard.shape[1] - num_frames + 1)
         frames = shard[draw(len(shard)), start : start + num_frames]

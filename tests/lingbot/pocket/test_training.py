@@ -8,6 +8,7 @@ import pytest
 import torch
 from msgspec import structs
 from safetensors.torch import load_file
+from torch import nn
 
 from lingbot.config import SCHEDULE_POCKET
 from lingbot.load import load_engine
@@ -22,6 +23,7 @@ from lingbot.pocket.training.dit import MODEL, Training
 from lingbot.pocket.training.latents import LatentBank, load_latents
 from lingbot.pocket.training.run import (
     Machine,
+    Muon,
     OutOfTime,
     load_checkpoint,
     orthogonal,
@@ -276,6 +278,33 @@ def test_footage_takes_in_what_is_rendered_meanwhile(tmp_path):
     footage.look_again()
     footage.look_again()
     assert [shard.mean() for shard in footage.shards] == [0, 1]
+
+
+def test_weights_that_are_lost_are_not_saved(folder, small_model, no_sheets, tmp_path, monkeypatch):
+    (tmp_path / "latents").symlink_to(folder / "latents")
+    monkeypatch.setattr(Training, "learn", lambda *_: torch.tensor(float("nan")))
+    monkeypatch.setattr(Training, "advance", lambda *_: None)
+    monkeypatch.setattr(dit, "SAVE_EVERY", 0)
+    with pytest.raises(FloatingPointError, match="the loss is nan"):
+        do_part("small", tmp_path, HERE, 3, seed=0)
+    assert not (tmp_path / "small.ckpt").exists()
+
+
+def test_weights_of_one_shape_are_moved_together_as_alone():
+    torch.manual_seed(0)
+    shapes = [(4, 6, 3, 3), (4, 6, 3, 3), (20, 8)]
+    together = [nn.Parameter(torch.randn(shape)) for shape in shapes]
+    together[1].data = together[1].data.to(memory_format=torch.channels_last)
+    alone = [nn.Parameter(weight.detach().clone()) for weight in together]
+    optimizers = [Muon(together), *(Muon([weight]) for weight in alone)]
+    for _ in range(2):
+        for one, other in zip(together, alone, strict=True):
+            one.grad = torch.randn(one.shape)
+            other.grad = one.grad.clone()
+        for optimizer in optimizers:
+            optimizer.param_groups[0]["lr"] = 0.1
+            optimizer.step()
+    torch.testing.assert_close(together, alone)
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 20), (3, 20, 8)])
