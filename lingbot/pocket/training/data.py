@@ -26,6 +26,7 @@ CLIPS_A_SHARD = 10
 FIRST_HELD_OUT_SEED = 1_000_000  # training never sees a scene from here on
 CHANGING = 0.4  # share of the clips whose conditions change under way
 HEEDLESS = 0.1  # share of the walks that go through whatever stands in the way
+BUMPING = 0.2  # share of the training walks that do meet something: play must come out of it again
 BODY = 0.25  # scene units that a walker keeps from what stands in the way
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,9 @@ def make_clip(seed: int, *, num_chunks: int = CHUNKS) -> Clip:
     """
     random = Random(f"walk {seed}")
     scene = make_scene(seed)
-    actions, relatives, poses = draw_walk(scene, random, POCKET.chunk * num_chunks)
+    bumps = seed < FIRST_HELD_OUT_SEED and random.random() < BUMPING
+    draw = draw_bump if bumps else draw_walk
+    actions, relatives, poses = draw(scene, random, POCKET.chunk * num_chunks)
     prompts = [describe(scene, random)] * num_chunks
     changed_at = (
         random.randrange(1, max(2, num_chunks - 1)) if random.random() < CHANGING else num_chunks
@@ -92,6 +95,20 @@ def draw_walk(
         actions = random_actions(random, num_latent_frames)
         relatives, poses = walk(actions, start=start)
         if heedless or is_clear(scene, poses):
+            break
+    return actions, relatives, poses
+
+
+def draw_bump(
+    scene: Scene, random: Random, num_latent_frames: int
+) -> tuple[list[str], Poses, Poses]:
+    """As `draw_walk`, but in the end straight through what stands there, if anything is near."""
+    for _ in range(60):
+        start = (random.uniform(-0.9, 0.9), random.uniform(-0.9, 0.9), random.uniform(0, 360))
+        straight = random.randrange(1, num_latent_frames)
+        actions = random_actions(random, straight) + ["w"] * (num_latent_frames - straight)
+        relatives, poses = walk(actions, start=start)
+        if not is_clear(scene, poses):
             break
     return actions, relatives, poses
 

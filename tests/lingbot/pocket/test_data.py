@@ -6,7 +6,14 @@ import torch
 from lingbot.config import POCKET
 from lingbot.pocket.scenery.scene import make_scene
 from lingbot.pocket.training import data
-from lingbot.pocket.training.data import draw_walk, fade, first_frame_of, is_clear, make_clip
+from lingbot.pocket.training.data import (
+    draw_bump,
+    draw_walk,
+    fade,
+    first_frame_of,
+    is_clear,
+    make_clip,
+)
 
 
 def test_a_seed_is_a_clip():
@@ -42,3 +49,12 @@ def test_walks_keep_clear_unless_heedless(monkeypatch):
     walks = [draw_walk(make_scene(seed), Random(seed), 18)[2] for seed in range(12)]
     clear = [is_clear(make_scene(seed), poses) for seed, poses in enumerate(walks)]
     assert np.mean(clear) > 0.9  # thirty tries, and some places are crowded
+
+
+def test_walks_that_bump_meet_something_and_go_on():
+    scene = next(scene for scene in map(make_scene, range(100)) if scene.place == "town")
+    for seed in range(5):
+        actions, relatives, poses = draw_bump(scene, Random(seed), 18)
+        assert not is_clear(scene, poses)
+        assert len(actions) == len(relatives) == 18 and len(poses) == 69
+        assert actions[-1] == "w"
