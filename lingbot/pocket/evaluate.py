@@ -49,12 +49,7 @@ from lingbot.pocket.evaluation.play import (
 from lingbot.pocket.scenery.conditions import Conditions, change
 from lingbot.pocket.scenery.render import Renderer
 from lingbot.pocket.scenery.scene import describe
-from lingbot.pocket.training.data import (
-    FIRST_HELD_OUT_SEED,
-    SIZE,
-    draw_walk,
-    first_frame_of,
-)
+from lingbot.pocket.training.data import FIRST_HELD_OUT_SEED, SIZE, draw_walk, first_frame_of
 from lingbot.tiny_vae import DecoderState, repeat_first
 
 STRIDE = 4  # frames between which motion is measured: a latent frame

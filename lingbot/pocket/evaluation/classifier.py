@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lingbot.pocket.evaluation.looks import as_video
 from lingbot.pocket.scenery.conditions import GROUNDS, TIMES, WEATHERS, Conditions, draw_conditions
 from lingbot.pocket.scenery.render import Renderer
 from lingbot.pocket.scenery.scene import make_scene
@@ -102,5 +103,4 @@ def draw_views(
 
 def shrink(frames: Tensor) -> Tensor:
     """uint8 [B, H, W, 3] -> float [B, 3, *SIZE] around 0."""
-    pictures = frames.permute(0, 3, 1, 2).float() / 255
-    return F.interpolate(pictures, size=SIZE, mode="area") - 0.5
+    return F.interpolate(as_video(frames), size=SIZE, mode="area") - 0.5

@@ -11,13 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lingbot.pocket.training.critic import Critic
-from lingbot.pocket.training.data import (
-    Footage,
-    mirror_frames,
-    resize,
-    shard_paths,
-    to_video,
-)
+from lingbot.pocket.training.data import Footage, mirror_frames, resize, shard_paths, to_video
 from lingbot.pocket.training.run import (
     SAVE_EVERY,
     Machine,

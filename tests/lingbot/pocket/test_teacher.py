@@ -9,12 +9,7 @@ from lingbot.kv_cache import KVWindow
 from lingbot.layers import attention
 from lingbot.model import WorldModel
 from lingbot.pocket.training.latents import distinct_maps
-from lingbot.pocket.training.teacher import (
-    TeacherMemory,
-    _attention,
-    camera_maps,
-    prompt_maps,
-)
+from lingbot.pocket.training.teacher import TeacherMemory, _attention, camera_maps, prompt_maps
 
 SMALL = ModelConfig(
     dim=24, ffn_dim=32, freq_dim=16, num_heads=2, num_layers=2, text_dim=8, text_len=4
