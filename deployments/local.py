@@ -26,7 +26,16 @@ STOP_TIMEOUT_S = 60.0
 class Server:
     address: str  # host:port
     process: subprocess.Popen[bytes]  # the cluster's processes descend from it
-    log: Path
+    folder: Path  # of all files that it leaves
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log"
+
+    @property
+    def metrics_targets(self) -> Path:
+        """What Ray writes for Prometheus's service discovery."""
+        return self.folder / "ray/prom_metrics_service_discovery.json"
 
     @property
     def http(self) -> str:
@@ -67,7 +76,9 @@ def local_server(
     It runs the shipped config, with these of its ``args`` replaced and a group of so many ranks.
     Raises RuntimeError, with the end of the log, if it does not come up; without ``wait`` it may.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    # A late process of the cluster may still write a file while the folder goes. It lies in /tmp,
+    # as Ray's own would: paths of sockets must be short.
+    with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder:
         config = msgspec.yaml.decode((ROOT / "serve_config.yaml").read_bytes())
         config["http_options"]["port"] = port = free_port()
         (application,) = config["applications"]
@@ -79,7 +90,7 @@ def local_server(
         group["placement_group_bundles"] = [share] * num_ranks
         path = Path(folder) / "serve_config.yaml"
         path.write_bytes(msgspec.yaml.encode(config))
-        server = start(path, f"127.0.0.1:{port}", log=Path(folder) / "log")
+        server = start(path, f"127.0.0.1:{port}")
         try:
             if wait:
                 wait_until_ready(server)
@@ -92,20 +103,28 @@ def local_server(
                 server.process.kill()
 
 
-def start(config: Path, address: str, *, log: Path) -> Server:
+def start(config: Path, address: str) -> Server:
+    """Run a config; what the server writes lies beside it."""
+    folder = config.parent
     # A cluster of its own, whatever else runs here, whose log holds every line at once.
-    hook = f"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH={HOOK}"
-    environment = ["env", "RAY_AUTH_MODE=disabled", "RAY_ADDRESS=local", "RAY_DEDUP_LOGS=0", hook]
-    serve = str(Path(sys.executable).with_name("serve"))
-    with open(log, "wb") as output:
+    environment = [
+        "RAY_ADDRESS=local",
+        "RAY_AUTH_MODE=disabled",
+        "RAY_DEDUP_LOGS=0",
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S=60",  # not its 5: busy cores take longer
+        f"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH={HOOK}",
+        f"RAY_TMPDIR={folder}",
+    ]
+    serve = Path(sys.executable).with_name("serve")
+    with open(folder / "log", "wb") as output:
         process = subprocess.Popen(
-            [*environment, serve, "run", str(config)],
+            ["env", *environment, serve, "run", config],
             cwd=ROOT,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    return Server(address, process, log)
+    return Server(address, process, folder)
 
 
 def wait_until_ready(server: Server) -> None:

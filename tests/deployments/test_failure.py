@@ -5,10 +5,9 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
+import urllib.request
+from contextlib import suppress
 
 import pytest
 from msgspec import msgpack
@@ -21,7 +20,6 @@ from transport.client import connect
 pytestmark = pytest.mark.cluster
 
 STEP_TIMEOUT_S = 4  # of `pair`
-ENVIRONMENT = {**os.environ, "RAY_AUTH_MODE": "disabled"}
 
 
 def rank(server, number):
@@ -42,19 +40,20 @@ def shared_memory():
     return {name for name in os.listdir("/dev/shm") if "chromium" not in name}
 
 
+def dashboard(server, path):
+    """What Ray's dashboard knows, or None where it is not up yet."""
+    address = re.search(r"http://127\.0\.0\.1:\d+", server.log.read_text())
+    if address is None:
+        return None
+    with suppress(OSError), urllib.request.urlopen(f"{address[0]}{path}", timeout=30) as answer:
+        return json.load(answer)
+    return None
+
+
 def placement_groups(server):
     """States of all that the cluster knows."""
-    raylet = server.descendants("raylet/raylet")[0]
-    command = Path(f"/proc/{raylet}/cmdline").read_bytes().decode().split("\0")
-    (address,) = (a.partition("=")[2] for a in command if a.startswith("--gcs-address="))
-    code = (
-        f"import json, ray; ray.init({address!r}, log_to_driver=False);"
-        "print(json.dumps([g['state'] for g in ray.util.placement_group_table().values()]))"
-    )
-    asked = subprocess.run(
-        [sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, check=True, timeout=60
-    )
-    return json.loads(asked.stdout.splitlines()[-1])
+    listed = dashboard(server, "/api/v0/placement_groups?limit=1000&detail=False")
+    return [group["state"] for group in listed["data"]["result"]["result"]]
 
 
 async def walk_until_the_end(server, on_chunk):
@@ -122,16 +121,7 @@ def test_a_group_that_cannot_start_says_why():
     why = "num_heads 4 must be divisible by the 3 ranks"
     with local_server({"threads": 1}, num_ranks=3, wait=False) as server:
         deadline = time.monotonic() + 90
-        while why not in (status := serve_status(server)):
+        while why not in (status := str(dashboard(server, "/api/serve/applications/"))):
             assert time.monotonic() < deadline, status
             time.sleep(0.5)
         assert why in server.log.read_text()
-
-
-def serve_status(server):
-    dashboard = re.search(r"http://127\.0\.0\.1:\d+", server.log.read_text())
-    if dashboard is None:
-        return ""
-    serve = Path(sys.executable).with_name("serve")
-    command = [serve, "status", "--address", dashboard[0]]
-    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True).stdout
