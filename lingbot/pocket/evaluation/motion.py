@@ -18,6 +18,7 @@ Frame = NDArray[np.uint8]
 Flow = NDArray[np.float32]  # [H, W, 2]
 Mask = NDArray[np.bool_]
 
+ENOUGH = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 200, 1e-6)  # steps of an alignment
 TEXTURE = 6.0  # the least gradient, in grey levels a pixel, at which an estimate means something
 
 
@@ -93,29 +94,36 @@ def compare_flow(estimated: Flow, truth: Flow, where: Mask) -> tuple[float, floa
 def recovered_turn(before: Frame, after: Frame) -> tuple[float, float] | None:
     """Yaw to the right and pitch up, in degrees, between two frames of a camera that only turns.
 
-    By the homography of followed corners; None where there are too few.
+    By the homography that aligns them best (enhanced correlation, Evangelidis and Psarakis, 2008);
+    None where none does. Corners, where a soft picture has any, tell a half of it at most.
     """
-    greys = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in (before, after)]
-    corners = cv2.goodFeaturesToTrack(greys[0], 200, 0.01, 5)
-    if corners is None or len(corners) < 12:
-        return None
-    ends, found, _ = cv2.calcOpticalFlowPyrLK(
-        greys[0], greys[1], corners, np.empty_like(corners), winSize=(15, 15), maxLevel=3
-    )
-    kept = found[:, 0] == 1
-    if kept.sum() < 12:
-        return None
-    homography, _ = cv2.findHomography(corners[kept], ends[kept], cv2.RANSAC, 0.7)
-    if homography is None:
-        return None
-    height, width = greys[0].shape
+    greys = [
+        cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32) for frame in (before, after)
+    ]
+    homography: NDArray[np.float32] = np.eye(3, dtype=np.float32)
+    for halvings in (2, 1, 0):  # coarse first: it is sought by descent
+        factor = 0.5**halvings
+        scale = np.diag([factor, factor, 1]).astype(np.float32)
+        one, other = (
+            cv2.resize(grey, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+            for grey in greys
+        )
+        begin = scale @ homography @ np.linalg.inv(scale)
+        try:
+            found = cv2.findTransformECC(one, other, begin, cv2.MOTION_HOMOGRAPHY, ENOUGH)[1]
+        except cv2.error:  # it lost its way
+            return None
+        homography = np.asarray(np.linalg.inv(scale) @ found @ scale, np.float32)
+    return turn_of(homography.astype(np.float64), *greys[0].shape[::-1])
+
+
+def turn_of(homography: NDArray[np.float64], width: int, height: int) -> tuple[float, float]:
+    """Yaw and pitch of a camera that turns, by what this makes of a picture's pixels."""
     fx, fy, cx, cy = default_intrinsics(width, height)
     camera = np.array([[fx, 0, cx - 0.5], [0, fy, cy - 0.5], [0, 0, 1]])
     turn = np.linalg.inv(camera) @ homography @ camera
-    turn /= np.cbrt(np.linalg.det(turn))
-    u, _, v = np.linalg.svd(turn)
-    rotation = u @ v  # of the scene in the camera's axes
-    ahead = rotation.T @ np.array([0, 0, 1.0])
+    u, _, v = np.linalg.svd(turn / np.cbrt(np.linalg.det(turn)))
+    ahead = (u @ v).T @ np.array([0, 0, 1.0])  # of the scene in the camera's axes
     yaw = math.degrees(math.atan2(ahead[0], ahead[2]))
     return yaw, math.degrees(math.asin(np.clip(-ahead[1], -1, 1)))
 

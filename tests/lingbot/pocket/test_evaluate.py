@@ -46,7 +46,7 @@ def test_the_renderer_obeys(renderer_plays):
     assert figures["chunks that obey their key"].value >= 0.9
     assert all(f"chunks that obey {key}" in figures for key in "wasdijkl")
     for figure in measure_turns(None, 1):
-        assert figure.value < 0.5, figure
+        assert figure.value < 0.2, figure
     [rest] = measure_rest(None, 1)
     assert rest.met and rest.value < 0.01
 
