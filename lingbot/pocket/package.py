@@ -1,4 +1,8 @@
-"""Ships a run: python -m lingbot.pocket.package runs/pocket, and into another folder to try it."""
+"""Ships a run: python -m lingbot.pocket.package runs/pocket, and into another folder to try it.
+
+With --unpack the other way: the shipped weights become a run's, from which
+`train cpu --only bank latents self` goes on.
+"""
 
 import argparse
 import shutil
@@ -10,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from lingbot.load import VAE_FILE
 from lingbot.model import WorldModel
 from lingbot.pocket.training.dit import MODEL, STAGES
-from lingbot.pocket.training.run import load_checkpoint
-from lingbot.weights import DIT_FILE, save_dit
+from lingbot.pocket.training.run import load_checkpoint, save_checkpoint, save_tensors
+from lingbot.weights import DIT_FILE, load_dit, save_dit
 
 SHIPPED = Path(__file__).parent
 
@@ -40,9 +44,24 @@ def package(run: Path, target: Path) -> None:
     shutil.copy(run / "train.log", target / "train.log")
 
 
+def unpack(source: Path, run: Path) -> None:
+    """Begin a run where shipped weights end: autoencoder and stage `full` are done."""
+    run.mkdir(parents=True, exist_ok=True)
+    vae = {name: tensor.float() for name, tensor in load_file(source / VAE_FILE).items()}
+    for name in ("whitened.safetensors", VAE_FILE):
+        save_tensors(run / name, vae)
+    model = load_dit(source, device=torch.device("cpu"), dtype=torch.float32)
+    save_checkpoint(run / "full.ckpt", {"average": model.state_dict()})
+    shutil.copy(source / "train.log", run / "train.log")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("target", type=Path, nargs="?", default=SHIPPED)
+    parser.add_argument("--unpack", action="store_true", help="make the run of the target")
     options = parser.parse_args()
-    package(options.run, options.target)
+    if options.unpack:
+        unpack(options.target, options.run)
+    else:
+        package(options.run, options.target)

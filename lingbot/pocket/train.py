@@ -4,6 +4,7 @@ The parts follow one another; each leaves its result in the run's folder and is 
 """
 
 import argparse
+import ctypes
 import logging
 import sys
 import time
@@ -18,6 +19,7 @@ from lingbot.pocket.training.run import Machine, OutOfTime
 from lingbot.pocket.training.vae import train_decoder, train_vae
 from lingbot.pocket.training.whiten import whiten_vae
 
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 BATCH_FACTORS = {"cpu": 1, "gpu": 8}  # times the clips of a step on a CPU
 # Clips of the bank, steps of the trainings; in the order in which they are done.
 RECIPES = {
@@ -58,6 +60,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="instead of the recipe's, of each part")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    keep_memory()
     folder: Path = options.out
     folder.mkdir(parents=True, exist_ok=True)
     logging.basicConfig(
@@ -78,6 +81,18 @@ def main() -> None:
                 do_part(part, folder, machine, options.steps or steps, options.seed)
     except OutOfTime:
         sys.exit("out of time; what there is is saved: run it again to go on")
+
+
+def keep_memory() -> None:
+    """Let the memory of freed tensors stay with this process.
+
+    glibc gives large blocks back at once, and to fault them in again takes as long as the
+    computation on a CPU does.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def do_part(part: str, folder: Path, machine: Machine, steps: int, seed: int) -> None:

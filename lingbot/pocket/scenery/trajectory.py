@@ -48,6 +48,15 @@ def random_actions(random: Random, num_latent_frames: int) -> list[str]:
     return actions[:num_latent_frames]
 
 
+def steady_actions(random: Random, num_latent_frames: int) -> list[str]:
+    """One key held in each latent frame but the first, or none; up and down as far as it goes."""
+    key = random.choice(("w", "a", "s", "d", *TURNS, *TILTS, ""))
+    held = num_latent_frames - 1
+    if key in TILTS:
+        held = min(held, HIGHEST_PITCH // PITCH_STEP)
+    return ["", *[key] * held, *[""] * (num_latent_frames - 1 - held)]
+
+
 def _random_keys(random: Random, pitch: int) -> str:
     kind = random.random()
     if kind < 0.10:

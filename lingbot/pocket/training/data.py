@@ -1,6 +1,7 @@
 """The training clips: rendered once and kept on disk in shards."""
 
 import logging
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -17,7 +18,7 @@ from lingbot.config import POCKET
 from lingbot.pocket.scenery.conditions import change
 from lingbot.pocket.scenery.render import Renderer
 from lingbot.pocket.scenery.scene import Scene, describe, make_scene
-from lingbot.pocket.scenery.trajectory import random_actions, walk
+from lingbot.pocket.scenery.trajectory import random_actions, steady_actions, walk
 from lingbot.pocket.training.run import Machine, OutOfTime, save_whole
 
 SIZE = {"width": POCKET.width, "height": POCKET.height}  # of the frames
@@ -27,7 +28,11 @@ FIRST_HELD_OUT_SEED = 1_000_000  # training never sees a scene from here on
 CHANGING = 0.4  # share of the clips whose conditions change under way
 HEEDLESS = 0.1  # share of the walks that go through whatever stands in the way
 BUMPING = 0.2  # share of the training walks that do meet something: play must come out of it again
+STEADY = 0.3  # share of the training walks that hold one key: so one plays, and sees what it does
 BODY = 0.25  # scene units that a walker keeps from what stands in the way
+
+Walk = tuple[list[str], Poses, Poses]  # keys, relative poses, frames' poses
+Draw = Callable[[Scene, Random, int], Walk]  # of so many latent frames
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +56,10 @@ def make_clip(seed: int, *, num_chunks: int = CHUNKS) -> Clip:
     """
     random = Random(f"walk {seed}")
     scene = make_scene(seed)
-    bumps = seed < FIRST_HELD_OUT_SEED and random.random() < BUMPING
-    draw = draw_bump if bumps else draw_walk
+    draw: Draw = draw_walk
+    if seed < FIRST_HELD_OUT_SEED:
+        shares = (1 - BUMPING - STEADY, BUMPING, STEADY)
+        draw = random.choices((draw_walk, draw_bump, draw_steady), shares)[0]
     actions, relatives, poses = draw(scene, random, POCKET.chunk * num_chunks)
     prompts = [describe(scene, random)] * num_chunks
     changed_at = (
@@ -83,25 +90,26 @@ def fade(before: Tensor, after: Tensor) -> Tensor:
 
 
 def draw_walk(
-    scene: Scene, random: Random, num_latent_frames: int
-) -> tuple[list[str], Poses, Poses]:
-    """Keys, relative poses and frames' poses of a walk that keeps clear of what stands there."""
+    scene: Scene,
+    random: Random,
+    num_latent_frames: int,
+    draw_actions: Callable[[Random, int], list[str]] = random_actions,
+) -> Walk:
+    """A walk that keeps clear of what stands there."""
     heedless = random.random() < HEEDLESS
     for _ in range(30):
         yaw = random.uniform(0, 360)
         if scene.place == "town" and random.random() < 0.7:
             yaw = random.choice((0, 90, 180, 270)) + 6 * random.choice((-2, -1, 0, 0, 0, 1, 2))
         start = (random.uniform(-0.9, 0.9), random.uniform(-0.9, 0.9), yaw)
-        actions = random_actions(random, num_latent_frames)
+        actions = draw_actions(random, num_latent_frames)
         relatives, poses = walk(actions, start=start)
         if heedless or is_clear(scene, poses):
             break
     return actions, relatives, poses
 
 
-def draw_bump(
-    scene: Scene, random: Random, num_latent_frames: int
-) -> tuple[list[str], Poses, Poses]:
+def draw_bump(scene: Scene, random: Random, num_latent_frames: int) -> Walk:
     """As `draw_walk`, but in the end straight through what stands there, if anything is near."""
     for _ in range(60):
         start = (random.uniform(-0.9, 0.9), random.uniform(-0.9, 0.9), random.uniform(0, 360))
@@ -111,6 +119,11 @@ def draw_bump(
         if not is_clear(scene, poses):
             break
     return actions, relatives, poses
+
+
+def draw_steady(scene: Scene, random: Random, num_latent_frames: int) -> Walk:
+    """As `draw_walk`, with one key held from beginning to end, or none."""
+    return draw_walk(scene, random, num_latent_frames, steady_actions)
 
 
 def is_clear(scene: Scene, poses: Poses) -> bool:

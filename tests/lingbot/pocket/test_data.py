@@ -5,8 +5,10 @@ import torch
 
 from lingbot.config import POCKET
 from lingbot.pocket.scenery.scene import make_scene
+from lingbot.pocket.scenery.trajectory import walk
 from lingbot.pocket.training import data
 from lingbot.pocket.training.data import (
+    FIRST_HELD_OUT_SEED,
     draw_bump,
     draw_walk,
     fade,
@@ -28,8 +30,9 @@ def test_a_seed_is_a_clip():
 
 def test_conditions_change_at_a_chunk_and_fade_within_it(monkeypatch):
     monkeypatch.setattr(data, "CHANGING", 1.0)
-    monkeypatch.setattr(data, "random_actions", lambda random, number: [""] * number)
-    clip = make_clip(5, num_chunks=4)
+    still = [""] * 12
+    monkeypatch.setattr(data, "draw_walk", lambda *_: (still, *walk(still, start=(0, 0, 0))))
+    clip = make_clip(FIRST_HELD_OUT_SEED, num_chunks=4)
     changed_at = next(i for i, prompt in enumerate(clip.prompts) if prompt != clip.prompts[0])
     assert len(set(clip.prompts[changed_at:])) == 1
     begin, end = first_frame_of(changed_at), first_frame_of(changed_at + 1)

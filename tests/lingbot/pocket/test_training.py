@@ -13,7 +13,7 @@ from torch import nn
 from lingbot.config import SCHEDULE_POCKET
 from lingbot.load import load_engine
 from lingbot.model import WorldModel
-from lingbot.pocket.package import package
+from lingbot.pocket.package import package, unpack
 from lingbot.pocket.train import do_part
 from lingbot.pocket.training import batch as batch_module
 from lingbot.pocket.training import dit, self_forcing, vae, whiten
@@ -114,6 +114,9 @@ def test_the_last_full_stage_is_shipped(folder, tmp_path):
     shipped = load_engine("pocket", weights=tmp_path / "box", dtype=torch.float32).model
     assert shipped.config == MODEL
     torch.testing.assert_close(shipped.state_dict(), models["self"], rtol=1e-3, atol=1e-3)
+    unpack(tmp_path / "box", tmp_path / "more")
+    begun = Training.resume(tmp_path / "more", "self", seed=0, device=CPU)
+    torch.testing.assert_close(begun.model.state_dict(), shipped.state_dict())
 
 
 def test_a_stage_wants_the_one_before(tmp_path):

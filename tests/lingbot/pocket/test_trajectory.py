@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from lingbot.camera import Trajectory
-from lingbot.pocket.scenery.trajectory import HIGHEST_PITCH, STEP, random_actions, walk
+from lingbot.pocket.scenery.trajectory import (
+    HIGHEST_PITCH,
+    STEP,
+    random_actions,
+    steady_actions,
+    walk,
+)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -25,8 +31,9 @@ def test_training_sees_the_poses_of_a_live_walk():
 
 
 def test_the_eye_keeps_its_height_and_never_tilts_far():
-    for seed in range(20):
-        _, poses = walk(random_actions(Random(seed), 18), start=(0, 0, 0))
+    for seed in range(40):
+        draw = random_actions if seed % 2 else steady_actions
+        _, poses = walk(draw(Random(seed), 18), start=(0, 0, 0))
         assert np.abs(poses[:, 1, 3]).max() < 1e-12
         assert np.abs(poses[:, 1, 2]).max() <= np.sin(np.radians(HIGHEST_PITCH)) + 1e-9
 
@@ -35,3 +42,11 @@ def test_a_walk_turns_evenly_between_latent_frames():
     _, poses = walk(["", "l"], start=(0, 0, 0))
     headings = np.degrees(np.arctan2(poses[:, 0, 2], poses[:, 2, 2]))
     np.testing.assert_allclose(headings, [0, 1.5, 3, 4.5, 6], atol=1e-9)
+
+
+def test_steady_walks_hold_every_key_and_none():
+    walks = [steady_actions(Random(seed), 18) for seed in range(100)]
+    assert all(len(actions) == 18 and actions[0] == "" for actions in walks)
+    assert {actions[1] for actions in walks} == {*"wasdijkl", ""}
+    assert all(set(actions[1:]) <= {actions[1], ""} for actions in walks)
+    assert ["", *"w" * 17] in walks
