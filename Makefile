@@ -7,6 +7,7 @@ BIN := .venv/bin
 serve: .venv/installed
 	$(BIN)/python -m deployments.config serve_config.yaml
 	@echo "the page opens at http://127.0.0.1:8000/ once the world has warmed up"
+	@# Serve gives its proxies 5 s to come up; busy cores take longer.
 	RAY_AUTH_MODE=disabled RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S=60 \
 		RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=deployments.proxy:configure_sockets \
 		$(BIN)/serve run serve_config.yaml

@@ -45,8 +45,11 @@ def package(run: Path, target: Path) -> None:
 
 
 def unpack(source: Path, run: Path) -> None:
-    """Begin a run where shipped weights end: autoencoder and stage `full` are done."""
-    run.mkdir(parents=True, exist_ok=True)
+    """Begin a run whose stage `self` goes on from shipped weights.
+
+    Raises FileExistsError where there is a run already.
+    """
+    run.mkdir(parents=True)
     vae = {name: tensor.float() for name, tensor in load_file(source / VAE_FILE).items()}
     for name in ("whitened.safetensors", VAE_FILE):
         save_tensors(run / name, vae)
@@ -59,7 +62,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("target", type=Path, nargs="?", default=SHIPPED)
-    parser.add_argument("--unpack", action="store_true", help="make the run of the target")
+    parser.add_argument(
+        "--unpack", action="store_true", help="begin the run with the target's weights"
+    )
     options = parser.parse_args()
     if options.unpack:
         unpack(options.target, options.run)

@@ -18,7 +18,7 @@ Frame = NDArray[np.uint8]
 Flow = NDArray[np.float32]  # [H, W, 2]
 Mask = NDArray[np.bool_]
 
-ENOUGH = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 200, 1e-6)  # steps of an alignment
+ALIGNMENT_STOP = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 200, 1e-6)  # steps, and gain
 TEXTURE = 6.0  # the least gradient, in grey levels a pixel, at which an estimate means something
 
 
@@ -94,8 +94,8 @@ def compare_flow(estimated: Flow, truth: Flow, where: Mask) -> tuple[float, floa
 def recovered_turn(before: Frame, after: Frame) -> tuple[float, float] | None:
     """Yaw to the right and pitch up, in degrees, between two frames of a camera that only turns.
 
-    By the homography that aligns them best (enhanced correlation, Evangelidis and Psarakis, 2008);
-    None where none does. Corners, where a soft picture has any, tell a half of it at most.
+    By the homography that aligns them best (enhanced correlation, Evangelidis and Psarakis, 2008),
+    which soft pictures have too, where corners are few. None where the descent breaks down.
     """
     greys = [
         cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32) for frame in (before, after)
@@ -110,7 +110,9 @@ def recovered_turn(before: Frame, after: Frame) -> tuple[float, float] | None:
         )
         begin = scale @ homography @ np.linalg.inv(scale)
         try:
-            found = cv2.findTransformECC(one, other, begin, cv2.MOTION_HOMOGRAPHY, ENOUGH)[1]
+            found = cv2.findTransformECC(one, other, begin, cv2.MOTION_HOMOGRAPHY, ALIGNMENT_STOP)[
+                1
+            ]
         except cv2.error:  # it lost its way
             return None
         homography = np.asarray(np.linalg.inv(scale) @ found @ scale, np.float32)
@@ -118,7 +120,7 @@ def recovered_turn(before: Frame, after: Frame) -> tuple[float, float] | None:
 
 
 def turn_of(homography: NDArray[np.float64], width: int, height: int) -> tuple[float, float]:
-    """Yaw and pitch of a camera that turns, by what this makes of a picture's pixels."""
+    """Yaw and pitch of a camera that turns, from the homography of its pictures' pixels."""
     fx, fy, cx, cy = default_intrinsics(width, height)
     camera = np.array([[fx, 0, cx - 0.5], [0, fy, cy - 0.5], [0, 0, 1]])
     turn = np.linalg.inv(camera) @ homography @ camera

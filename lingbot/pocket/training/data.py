@@ -32,7 +32,7 @@ STEADY = 0.3  # share of the training walks that hold one key: so one plays, and
 BODY = 0.25  # scene units that a walker keeps from what stands in the way
 
 Walk = tuple[list[str], Poses, Poses]  # keys, relative poses, frames' poses
-Draw = Callable[[Scene, Random, int], Walk]  # of so many latent frames
+Draw = Callable[[Scene, Random, int], Walk]  # the number is of latent frames
 
 logger = logging.getLogger(__name__)
 
@@ -122,8 +122,13 @@ def draw_bump(scene: Scene, random: Random, num_latent_frames: int) -> Walk:
 
 
 def draw_steady(scene: Scene, random: Random, num_latent_frames: int) -> Walk:
-    """As `draw_walk`, with one key held from beginning to end, or none."""
-    return draw_walk(scene, random, num_latent_frames, steady_actions)
+    """As `draw_walk`, with one key held, or none.
+
+    The key is drawn once: were it drawn anew with each place, those that turn would find room more
+    often than those that walk.
+    """
+    actions = steady_actions(random, num_latent_frames)
+    return draw_walk(scene, random, num_latent_frames, lambda *_: actions)
 
 
 def is_clear(scene: Scene, poses: Poses) -> bool:

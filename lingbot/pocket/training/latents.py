@@ -101,7 +101,6 @@ def encode_bank(folder: Path, size: str, machine: Machine) -> None:
     )
     target_folder = folder / "latents" / size
     target_folder.mkdir(parents=True, exist_ok=True)
-    num_encoded = 0
     for source in shard_paths(folder / "bank"):
         odd = int(source.stem) // CLIPS_A_SHARD % 2 == 1
         for mirrored in (False, True) if size == "small" else (odd,):
@@ -112,9 +111,7 @@ def encode_bank(folder: Path, size: str, machine: Machine) -> None:
                 shard = torch.load(source, weights_only=True)
                 encoded = _encode_shard(shard, codec, machine, size=size, mirrored=mirrored)
                 save_whole(target, encoded)
-                num_encoded += len(encoded["seeds"])
-    if num_encoded:
-        logger.info("encoded %d clips, %s", num_encoded, size)
+                logger.info("encoded %s %s", size, target.stem)
 
 
 @torch.inference_mode()

@@ -47,6 +47,13 @@ def test_a_fade_ends_in_the_other_clip():
     assert fade(before, after)[:, 0, 0, 0].tolist() == [50, 100, 150, 200]
 
 
+def test_training_walks_hold_a_key_while_held_out_ones_do_not(monkeypatch):
+    monkeypatch.setattr(data, "STEADY", 1.0)
+    monkeypatch.setattr(data, "BUMPING", 0.0)
+    assert len(set(make_clip(0, num_chunks=2).actions[1:])) == 1
+    assert len(set(make_clip(FIRST_HELD_OUT_SEED + 1, num_chunks=2).actions[1:])) > 1
+
+
 def test_walks_keep_clear_unless_heedless(monkeypatch):
     monkeypatch.setattr(data, "HEEDLESS", 0.0)
     walks = [draw_walk(make_scene(seed), Random(seed), 18)[2] for seed in range(12)]

@@ -45,18 +45,29 @@ def test_the_renderer_obeys(renderer_plays):
     figures = {figure.name: figure for figure in measure_keys(None, 1)}
     assert figures["chunks that obey their key"].value >= 0.9
     assert all(f"chunks that obey {key}" in figures for key in "wasdijkl")
-    for figure in measure_turns(None, 1):
+    told, *errors = measure_turns(None, 1)
+    assert told.value > 0.8
+    for figure in errors:
         assert figure.value < 0.2, figure
-    [rest] = measure_rest(None, 1)
-    assert rest.met and rest.value < 0.01
+    rest, everywhere = measure_rest(None, 1)
+    assert rest.met and max(rest.value, everywhere.value) < 0.01
 
 
 def test_a_still_does_not(still_plays):
     *_, obeys = measure_keys(None, 1)
     assert obeys.met is False and obeys.value == 0
-    yaw, pitch, *_ = measure_turns(None, 1)
+    _, yaw, _, pitch, _ = measure_turns(None, 1)
     assert (yaw.value, pitch.value) == pytest.approx((6, 4), abs=0.1)
     assert yaw.met is False
+
+
+def test_what_slides_is_not_at_rest(scene, monkeypatch):
+    def play(_engine, first, _prompt, actions):
+        return torch.stack([first.roll(i, dims=1) for i in range(4 * len(actions) - 3)])
+
+    monkeypatch.setattr(evaluate, "play", play)
+    rest, _ = measure_rest(None, 1)
+    assert rest.met is False and rest.value == pytest.approx(1, rel=0.3)
 
 
 def test_blur_is_seen(scene):

@@ -1,5 +1,6 @@
 """The measures of motion against the renderer, where the answer is known."""
 
+import cv2
 import numpy as np
 import pytest
 
@@ -39,10 +40,12 @@ def test_the_estimate_finds_the_renderers_flow(scene, key):
     assert stretch == pytest.approx(1, abs=0.1)
 
 
+@pytest.mark.parametrize("blur", [1, 5])
 @pytest.mark.parametrize("key, yaw, pitch", [("j", -6, 0), ("l", 6, 0), ("i", 0, 4), ("k", 0, -4)])
-def test_the_homography_gives_the_turn_back(scene, key, yaw, pitch):
+def test_the_homography_gives_the_turn_back(scene, key, yaw, pitch, blur):
     _, poses = steady_walk(scene, key, num_chunks=1)
-    before, after = map(as_frame, Renderer(scene).render(poses[[4, 8]], **SIZE))
+    frames = map(as_frame, Renderer(scene).render(poses[[4, 8]], **SIZE))
+    before, after = (cv2.blur(frame, (blur, blur)) for frame in frames)
     assert recovered_turn(before, after) == pytest.approx((yaw, pitch), abs=0.2)
 
 

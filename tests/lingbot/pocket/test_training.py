@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -10,6 +11,7 @@ from msgspec import structs
 from safetensors.torch import load_file
 from torch import nn
 
+from lingbot import pocket
 from lingbot.config import SCHEDULE_POCKET
 from lingbot.load import load_engine
 from lingbot.model import WorldModel
@@ -20,7 +22,7 @@ from lingbot.pocket.training import dit, self_forcing, vae, whiten
 from lingbot.pocket.training.batch import Words, draw_batch, predict_flow
 from lingbot.pocket.training.data import FIRST_HELD_OUT_SEED, Footage
 from lingbot.pocket.training.dit import MODEL, Training
-from lingbot.pocket.training.latents import LatentBank, load_latents
+from lingbot.pocket.training.latents import LatentBank, load_codec, load_latents
 from lingbot.pocket.training.run import (
     Machine,
     Muon,
@@ -114,9 +116,22 @@ def test_the_last_full_stage_is_shipped(folder, tmp_path):
     shipped = load_engine("pocket", weights=tmp_path / "box", dtype=torch.float32).model
     assert shipped.config == MODEL
     torch.testing.assert_close(shipped.state_dict(), models["self"], rtol=1e-3, atol=1e-3)
-    unpack(tmp_path / "box", tmp_path / "more")
+
+
+def test_a_run_goes_on_from_shipped_weights(tmp_path):
+    box = Path(pocket.__file__).parent
+    unpack(box, tmp_path / "more")
     begun = Training.resume(tmp_path / "more", "self", seed=0, device=CPU)
-    torch.testing.assert_close(begun.model.state_dict(), shipped.state_dict())
+    shipped = load_engine("pocket", dtype=torch.float32)
+    assert begun.step == 0
+    torch.testing.assert_close(begun.model.state_dict(), shipped.model.state_dict())
+    codec = load_codec(tmp_path / "more", device=CPU)
+    picture = torch.rand(1, 3, 128, 208)
+    torch.testing.assert_close(
+        codec.encode_condition(picture, chunk=3), shipped.codec.encode_condition(picture, chunk=3)
+    )
+    with pytest.raises(FileExistsError):
+        unpack(box, tmp_path / "more")
 
 
 def test_a_stage_wants_the_one_before(tmp_path):
