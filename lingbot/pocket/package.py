@@ -20,8 +20,11 @@ from lingbot.weights import DIT_FILE, load_dit, save_dit
 SHIPPED = Path(__file__).parent
 
 
-def package(run: Path, target: Path) -> None:
+def package(run: Path, target: Path, *, share: float = 1.0) -> None:
     """Write the weights of a run's last full stage, in half precision, its config and its log.
+
+    Of the DiT's weights this `share`; what is left of one is of those that the target holds. The
+    mean of weights before and after some more training is often better than both.
 
     Raises FileNotFoundError where no stage of full pictures has begun, or the autoencoder is not
     finished.
@@ -32,6 +35,10 @@ def package(run: Path, target: Path) -> None:
         raise FileNotFoundError(f"{run} has none of {', '.join(f'{name}.ckpt' for name in full)}")
     model = WorldModel(MODEL)
     model.load_state_dict(checkpoints[-1]["average"])
+    if share < 1:
+        before = load_dit(target, device=torch.device("cpu"), dtype=torch.float32).state_dict()
+        for name, weight in model.state_dict().items():
+            weight.copy_(torch.lerp(before[name], weight, share))
     save_dit(model, target)
     shutil.copy(run / VAE_FILE, target / VAE_FILE)
     for name in (VAE_FILE, DIT_FILE):
@@ -62,6 +69,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("target", type=Path, nargs="?", default=SHIPPED)
+    parser.add_argument("--share", type=float, default=1.0, help="of the run; else the target's")
     parser.add_argument(
         "--unpack", action="store_true", help="begin the run with the target's weights"
     )
@@ -69,4 +77,4 @@ if __name__ == "__main__":
     if options.unpack:
         unpack(options.target, options.run)
     else:
-        package(options.run, options.target)
+        package(options.run, options.target, share=options.share)

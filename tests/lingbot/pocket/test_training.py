@@ -116,6 +116,12 @@ def test_the_last_full_stage_is_shipped(folder, tmp_path):
     shipped = load_engine("pocket", weights=tmp_path / "box", dtype=torch.float32).model
     assert shipped.config == MODEL
     torch.testing.assert_close(shipped.state_dict(), models["self"], rtol=1e-3, atol=1e-3)
+    save_checkpoint(tmp_path / "run" / "self.ckpt", {"average": models["full"]})
+    package(tmp_path / "run", tmp_path / "box", share=0.25)
+    mixed = load_engine("pocket", weights=tmp_path / "box", dtype=torch.float32).model
+    for name, weight in mixed.state_dict().items():
+        mean = 0.25 * models["full"][name] + 0.75 * models["self"][name]
+        torch.testing.assert_close(weight, mean, rtol=2e-3, atol=2e-3)
 
 
 def test_a_run_goes_on_from_shipped_weights(tmp_path):
