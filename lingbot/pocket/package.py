@@ -1,7 +1,7 @@
 """Ships a run: python -m lingbot.pocket.package runs/pocket, and into another folder to try it.
 
-With --unpack the other way: the shipped weights become a run's, from which
-`train cpu --only bank latents self` goes on.
+With --unpack the other way: a stage of a new run begins with the shipped weights, as by
+`--unpack self` and then `train cpu --only bank latents self`.
 """
 
 import argparse
@@ -51,8 +51,8 @@ def package(run: Path, target: Path, *, share: float = 1.0) -> None:
     shutil.copy(run / "train.log", target / "train.log")
 
 
-def unpack(source: Path, run: Path) -> None:
-    """Begin a run whose stage `self` goes on from shipped weights.
+def unpack(source: Path, run: Path, stage: str) -> None:
+    """Begin a run whose stage `full` or `self` goes on from shipped weights.
 
     Raises FileExistsError where there is a run already.
     """
@@ -61,7 +61,7 @@ def unpack(source: Path, run: Path) -> None:
     for name in ("whitened.safetensors", VAE_FILE):
         save_tensors(run / name, vae)
     model = load_dit(source, device=torch.device("cpu"), dtype=torch.float32)
-    save_checkpoint(run / "full.ckpt", {"average": model.state_dict()})
+    save_checkpoint(run / f"{STAGES[stage].after}.ckpt", {"average": model.state_dict()})
     shutil.copy(source / "train.log", run / "train.log")
 
 
@@ -71,10 +71,10 @@ if __name__ == "__main__":
     parser.add_argument("target", type=Path, nargs="?", default=SHIPPED)
     parser.add_argument("--share", type=float, default=1.0, help="of the run; else the target's")
     parser.add_argument(
-        "--unpack", action="store_true", help="begin the run with the target's weights"
+        "--unpack", choices=("full", "self"), help="the run's stage, with the target's weights"
     )
     options = parser.parse_args()
     if options.unpack:
-        unpack(options.target, options.run)
+        unpack(options.target, options.run, options.unpack)
     else:
         package(options.run, options.target, share=options.share)

@@ -124,10 +124,11 @@ def test_the_last_full_stage_is_shipped(folder, tmp_path):
         torch.testing.assert_close(weight, mean, rtol=2e-3, atol=2e-3)
 
 
-def test_a_run_goes_on_from_shipped_weights(tmp_path):
+@pytest.mark.parametrize("stage", ["full", "self"])
+def test_a_run_goes_on_from_shipped_weights(tmp_path, stage):
     box = Path(pocket.__file__).parent
-    unpack(box, tmp_path / "more")
-    begun = Training.resume(tmp_path / "more", "self", seed=0, device=CPU)
+    unpack(box, tmp_path / "more", stage)
+    begun = Training.resume(tmp_path / "more", stage, seed=0, device=CPU)
     shipped = load_engine("pocket", dtype=torch.float32)
     assert begun.step == 0
     torch.testing.assert_close(begun.model.state_dict(), shipped.model.state_dict())
@@ -137,7 +138,7 @@ def test_a_run_goes_on_from_shipped_weights(tmp_path):
         codec.encode_condition(picture, chunk=3), shipped.codec.encode_condition(picture, chunk=3)
     )
     with pytest.raises(FileExistsError):
-        unpack(box, tmp_path / "more")
+        unpack(box, tmp_path / "more", stage)
 
 
 def test_a_stage_wants_the_one_before(tmp_path):
