@@ -23,7 +23,6 @@ from lingbot.load import load_engine
 from lingbot.pocket.evaluation.classifier import Classifier, draw_views, train_classifier
 from lingbot.pocket.evaluation.looks import (
     LOOKS,
-    as_video,
     gradient_similarity,
     laplacian_variance,
     mean_square,
@@ -51,7 +50,13 @@ from lingbot.pocket.evaluation.play import (
 from lingbot.pocket.scenery.conditions import Conditions, change
 from lingbot.pocket.scenery.render import Renderer
 from lingbot.pocket.scenery.scene import describe
-from lingbot.pocket.training.data import FIRST_HELD_OUT_SEED, SIZE, draw_walk, first_frame_of
+from lingbot.pocket.training.data import (
+    FIRST_HELD_OUT_SEED,
+    SIZE,
+    draw_walk,
+    first_frame_of,
+    to_video,
+)
 from lingbot.tiny_vae import DecoderState, repeat_first
 
 STRIDE = 4  # frames between which motion is measured: a latent frame
@@ -114,7 +119,7 @@ def measure_autoencoder(engine: Engine, num_scenes: int) -> Iterable[Figure]:
     """Held-out clips through the autoencoder alone."""
     errors, gradients = [], []
     for clip in held_out(num_scenes):
-        truth = as_video(clip.frames)
+        truth = to_video(clip.frames)
         with torch.inference_mode():
             latents = engine.codec.encode(repeat_first(truth[None]))
         decoded = torch.from_numpy(engine.codec.decode(latents, DecoderState()))

@@ -69,9 +69,16 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("target", type=Path, nargs="?", default=SHIPPED)
-    parser.add_argument("--share", type=float, default=1.0, help="of the run; else the target's")
     parser.add_argument(
-        "--unpack", choices=("full", "self"), help="the run's stage, with the target's weights"
+        "--share",
+        type=float,
+        default=1.0,
+        help="of the run in the DiT's weights; the rest is the target's",
+    )
+    parser.add_argument(
+        "--unpack",
+        choices=("full", "self"),
+        help="begin this stage of a new run with the target's weights",
     )
     options = parser.parse_args()
     if options.unpack:

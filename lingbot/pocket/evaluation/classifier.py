@@ -11,12 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lingbot.pocket.evaluation.looks import as_video
 from lingbot.pocket.scenery.conditions import GROUNDS, TIMES, WEATHERS, Conditions, draw_conditions
 from lingbot.pocket.scenery.render import Renderer
 from lingbot.pocket.scenery.scene import make_scene
 from lingbot.pocket.training.data import SIZE as FRAME_SIZE
-from lingbot.pocket.training.data import draw_walk
+from lingbot.pocket.training.data import draw_walk, to_video
 
 SIZE = (32, 52)  # rows and columns that it looks at
 VIEWS = 4  # pictures of each walk
@@ -103,4 +102,4 @@ def draw_views(
 
 def shrink(frames: Tensor) -> Tensor:
     """uint8 [B, H, W, 3] -> float [B, 3, *SIZE] around 0."""
-    return F.interpolate(as_video(frames), size=SIZE, mode="area") - 0.5
+    return F.interpolate(to_video(frames), size=SIZE, mode="area") - 0.5

@@ -11,10 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-def as_video(frames: Tensor) -> Tensor:
-    """uint8 [F, H, W, 3] -> float [F, 3, H, W] in 0..1."""
-    return frames.permute(0, 3, 1, 2).float() / 255
+from lingbot.pocket.training.data import to_video
 
 
 def mean_square(made: Tensor, truth: Tensor) -> float:
@@ -27,12 +24,12 @@ def psnr(errors: list[float]) -> float:
 
 
 def thumbnail(frame: Tensor) -> Tensor:
-    return F.interpolate(as_video(frame[None]), size=(16, 26), mode="area")
+    return F.interpolate(to_video(frame[None]), size=(16, 26), mode="area")
 
 
 def _grey(frames: Tensor) -> Tensor:
     """uint8 [F, H, W, 3] -> [F, 1, H, W] in 0..1."""
-    return as_video(frames).mean(1, keepdim=True)
+    return to_video(frames).mean(1, keepdim=True)
 
 
 def gradient_similarity(made: Tensor, truth: Tensor) -> float:
@@ -57,7 +54,7 @@ def brightness(frames: Tensor) -> float:
 
 
 def saturation(frames: Tensor) -> float:
-    video = as_video(frames)
+    video = to_video(frames)
     return float((video.amax(1) - video.amin(1)).mean())
 
 

@@ -110,9 +110,9 @@ def recovered_turn(before: Frame, after: Frame) -> tuple[float, float] | None:
         )
         begin = scale @ homography @ np.linalg.inv(scale)
         try:
-            found = cv2.findTransformECC(one, other, begin, cv2.MOTION_HOMOGRAPHY, ALIGNMENT_STOP)[
-                1
-            ]
+            _, found = cv2.findTransformECC(
+                one, other, begin, cv2.MOTION_HOMOGRAPHY, ALIGNMENT_STOP
+            )
         except cv2.error:  # it lost its way
             return None
         homography = np.asarray(np.linalg.inv(scale) @ found @ scale, np.float32)

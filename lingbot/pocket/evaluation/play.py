@@ -13,7 +13,6 @@ from torch import Tensor
 from lingbot.camera import Poses
 from lingbot.config import POCKET
 from lingbot.engine import Engine
-from lingbot.pocket.evaluation.looks import as_video
 from lingbot.pocket.evaluation.motion import as_frame
 from lingbot.pocket.scenery.render import Renderer
 from lingbot.pocket.scenery.scene import Scene, describe, make_scene
@@ -25,6 +24,7 @@ from lingbot.pocket.training.data import (
     draw_walk,
     is_clear,
     make_clip,
+    to_video,
 )
 from lingbot.session import Session, SessionSpec
 from lingbot.tiny_vae import repeat_first
@@ -85,7 +85,7 @@ def play(
 def predict_each(engine: Engine, clip: Clip) -> Iterable[Tensor]:
     """What the engine makes of each chunk when all before it are the clip's own: uint8 frames."""
     session = open_world(engine, clip.frames[0], clip.prompts[0])
-    truth = engine.codec.encode(repeat_first(as_video(clip.frames)[None]))
+    truth = engine.codec.encode(repeat_first(to_video(clip.frames)[None]))
     chunk = POCKET.chunk
     for number, latents in enumerate(truth.split(chunk, dim=2)):
         actions = clip.actions[number * chunk : (number + 1) * chunk]

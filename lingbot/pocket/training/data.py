@@ -205,8 +205,8 @@ class Footage:
 
 
 def to_video(frames: Tensor) -> Tensor:
-    """uint8 [B, F, H, W, 3] -> float [B, F, 3, H, W] in 0..1."""
-    return frames.permute(0, 1, 4, 2, 3).float() / 255
+    """uint8 [..., H, W, 3] -> float [..., 3, H, W] in 0..1."""
+    return frames.movedim(-1, -3).float() / 255
 
 
 def resize(video: Tensor, size: tuple[int, int]) -> Tensor:

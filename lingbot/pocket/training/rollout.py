@@ -60,7 +60,7 @@ def save_rollouts(
         session = engine.open(SessionSpec(first_frame=first_frame, prompt=clip.prompts[0]))
         actions = [clip.actions[i : i + 3] for i in range(0, 3 * CHUNKS, 3)]
         chunks = [torch.from_numpy(engine.step(session, three)) for three in actions]
-        made = to_video(torch.cat(chunks)[None])[0]
+        made = to_video(torch.cat(chunks))
         ends = torch.tensor([len(chunk) for chunk in chunks]).cumsum(0).tolist()
         for i, (begin, end) in enumerate(zip([0, *ends], ends, strict=False)):
             errors[i] += (made[begin:end] - truth[begin:end]).square().mean() / len(clips)

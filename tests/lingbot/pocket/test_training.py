@@ -2,7 +2,6 @@
 
 import logging
 from dataclasses import replace
-from pathlib import Path
 from random import Random
 
 import pytest
@@ -11,11 +10,10 @@ from msgspec import structs
 from safetensors.torch import load_file
 from torch import nn
 
-from lingbot import pocket
 from lingbot.config import SCHEDULE_POCKET
 from lingbot.load import load_engine
 from lingbot.model import WorldModel
-from lingbot.pocket.package import package, unpack
+from lingbot.pocket.package import SHIPPED, package, unpack
 from lingbot.pocket.train import do_part
 from lingbot.pocket.training import batch as batch_module
 from lingbot.pocket.training import dit, self_forcing, vae, whiten
@@ -126,8 +124,7 @@ def test_the_last_full_stage_is_shipped(folder, tmp_path):
 
 @pytest.mark.parametrize("stage", ["full", "self"])
 def test_a_run_goes_on_from_shipped_weights(tmp_path, stage):
-    box = Path(pocket.__file__).parent
-    unpack(box, tmp_path / "more", stage)
+    unpack(SHIPPED, tmp_path / "more", stage)
     begun = Training.resume(tmp_path / "more", stage, seed=0, device=CPU)
     shipped = load_engine("pocket", dtype=torch.float32)
     assert begun.step == 0
@@ -138,7 +135,7 @@ def test_a_run_goes_on_from_shipped_weights(tmp_path, stage):
         codec.encode_condition(picture, chunk=3), shipped.codec.encode_condition(picture, chunk=3)
     )
     with pytest.raises(FileExistsError):
-        unpack(box, tmp_path / "more", stage)
+        unpack(SHIPPED, tmp_path / "more", stage)
 
 
 def test_a_stage_wants_the_one_before(tmp_path):
