@@ -58,6 +58,8 @@ def main() -> None:
         "--only", nargs="+", choices=RECIPES["cpu"], metavar="PART", help="these parts alone"
     )
     parser.add_argument("--steps", type=int, help="instead of the recipe's, of each part")
+    parser.add_argument("--rate", type=float, help="the DiT's highest, instead of its stage's")
+    parser.add_argument("--batch-factor", type=int, help="instead of the recipe's")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     keep_memory()
@@ -72,13 +74,13 @@ def main() -> None:
     deadline = time.monotonic() + 60 * options.minutes
     # A rented GPU spends its minutes better than on compilation: batches are large enough for it.
     compiles = device.type == "cpu" and not options.eager
-    machine = Machine(
-        device, deadline, compiles=compiles, batch_factor=BATCH_FACTORS[options.recipe]
-    )
+    batch_factor = options.batch_factor or BATCH_FACTORS[options.recipe]
+    machine = Machine(device, deadline, compiles=compiles, batch_factor=batch_factor)
     try:
         for part, steps in RECIPES[options.recipe].items():
             if not options.only or part in options.only:
-                do_part(part, folder, machine, options.steps or steps, options.seed)
+                steps = options.steps or steps
+                do_part(part, folder, machine, steps, options.seed, rate=options.rate)
     except OutOfTime:
         sys.exit("out of time; what there is is saved: run it again to go on")
 
@@ -95,7 +97,9 @@ def keep_memory() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, -1)
 
 
-def do_part(part: str, folder: Path, machine: Machine, steps: int, seed: int) -> None:
+def do_part(
+    part: str, folder: Path, machine: Machine, steps: int, seed: int, *, rate: float | None = None
+) -> None:
     """One part of a recipe, or what is left of it."""
     if part == "bank":
         render_bank(folder / "bank", machine, num_clips=steps, seed=seed)
@@ -113,7 +117,7 @@ def do_part(part: str, folder: Path, machine: Machine, steps: int, seed: int) ->
             encode_bank(folder, size, machine)
     else:
         assert part in STAGES
-        train_dit(folder, machine, part, num_steps=steps, seed=seed)
+        train_dit(folder, machine, part, num_steps=steps, seed=seed, peak_rate=rate)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ class Batch:
     poses: Tensor  # [B, K, F] rows of `maps`
     contexts: Tensor  # [P, L, text_dim]
     prompts: Tensor  # [B, K] rows of `contexts`
+    contrast: Tensor  # [B] how much there is to be seen in the clips; 1 is usual
 
     @property
     def num_clean(self) -> int:
@@ -141,6 +142,7 @@ def draw_batch(
         poses=poses.to(device),
         contexts=contexts.to(device),
         prompts=prompt_rows.view_as(sources).to(device),
+        contrast=bank.contrast[clips],
     )
 
 

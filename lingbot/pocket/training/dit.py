@@ -207,9 +207,21 @@ class Training:
         self.step += 1
 
 
-def train_dit(folder: Path, machine: Machine, name: str, *, num_steps: int, seed: int) -> None:
-    """Train one of STAGES to `num_steps`, in folder/NAME.ckpt; `average` there is what counts."""
+def train_dit(
+    folder: Path,
+    machine: Machine,
+    name: str,
+    *,
+    num_steps: int,
+    seed: int,
+    peak_rate: float | None = None,
+) -> None:
+    """Train one of STAGES to `num_steps`, in folder/NAME.ckpt; `average` there is what counts.
+
+    `peak_rate` is used instead of the stage's.
+    """
     stage = STAGES[name]
+    peak = peak_rate or stage.peak_rate
     training = Training.resume(folder, name, seed=seed, device=machine.device)
     model, first = training.model, training.step
     if first >= num_steps:
@@ -231,7 +243,7 @@ def train_dit(folder: Path, machine: Machine, name: str, *, num_steps: int, seed
         batch = draw_batch(bank, words, num_clips, random, lively=stage.lively)
         with machine.autocast(), sdpa_kernel(kernels):
             losses.append(training.learn(batch, random))
-        training.advance(learning_rate(step, num_steps=num_steps, peak=stage.peak_rate))
+        training.advance(learning_rate(step, num_steps=num_steps, peak=peak))
         last, stop = training.step == num_steps, machine.out_of_time
         saves = last or stop or time.monotonic() > saved + SAVE_EVERY
         if saves or training.step % LOG_EVERY == 0:

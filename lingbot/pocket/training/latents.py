@@ -35,6 +35,7 @@ from lingbot.pocket.training.vae import CROP
 from lingbot.tiny_vae import repeat_first
 
 CLIPS_AT_ONCE = 5
+LEAST_CONTRAST = 0.35  # of the middle clip's: what shows less is nearly nothing
 SIZES = {"small": CROP[::-1], "full": (SIZE["width"], SIZE["height"])}  # width and height
 
 logger = logging.getLogger(__name__)
@@ -57,6 +58,19 @@ class LatentBank:
         changes = [clip.float().diff(dim=1).square().mean() for clip in self.latents]
         order = torch.stack(changes).argsort(descending=True).tolist()
         return order[: (len(order) + 1) // 2]
+
+    @cached_property
+    def contrast(self) -> Tensor:
+        """How much there is to be seen in each clip, [N] float: 1 in the middle one.
+
+        By what neighbouring latent pixels differ: a foggy night's by two fifths of a bright noon's.
+        """
+        steps = [
+            torch.stack([clip.float().diff(dim=axis).square().mean() for axis in (-1, -2)]).mean()
+            for clip in self.latents
+        ]
+        size = torch.stack(steps).sqrt()
+        return (size / size.median()).clamp(min=LEAST_CONTRAST)
 
     @property
     def spacing(self) -> tuple[float, float]:

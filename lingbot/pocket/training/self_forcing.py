@@ -72,13 +72,17 @@ def learn_own_step(
 ) -> Tensor:
     """Leave the gradient of one step of the model, where those before are its average's own.
 
-    Gives the mean squared error, of the flow.
+    Error and critic see each clip by its own contrast: or else a night in fog, in which little is
+    to be seen, would count for nothing, and that little would fade. Gives the mean squared error,
+    of the flow.
     """
     end = random.randrange(len(LEVELS))
     before = descend(average, batch, random.randint(0, end), end)
-    made = take_step(model, batch, before, LEVELS[end])
-    loss = F.mse_loss(made / LEVELS[end], batch.truth / LEVELS[end])
-    critic.backward(made, batch.truth, loss)
+    contrast = batch.contrast[:, None, None, None, None, None]
+    made = take_step(model, batch, before, LEVELS[end]) / contrast
+    truth = batch.truth / contrast
+    loss = F.mse_loss(made / LEVELS[end], truth / LEVELS[end])
+    critic.backward(made, truth, loss)
     return loss.detach()
 
 

@@ -238,6 +238,25 @@ def test_with_perfect_steps_the_past_is_the_truth_and_nothing_is_lost(bank, monk
     assert slip.grad is not None
 
 
+def test_a_clip_counts_by_its_own_contrast(bank, monkeypatch):
+    dim = replace(bank, latents=torch.cat([bank.latents[:1], 0.5 * bank.latents[:1]]))
+    assert dim.contrast[0] == pytest.approx(2 * dim.contrast[1].item())
+    batch = draw_batch(bank, Words.of(bank, MODEL), 1, Random(3))
+    dimmer = replace(batch, x0=0.5 * batch.x0, contrast=0.5 * batch.contrast)
+
+    def nearly(_model, batch, x, sigma):
+        noisy, wide = x[:, batch.num_clean :], sigma[..., None, None, None, None]
+        return (noisy - 1.1 * batch.truth) / wide + slip
+
+    slip = torch.zeros((), requires_grad=True)
+    monkeypatch.setattr(self_forcing, "predict_flow", nearly)
+    losses = [
+        learn_own_step(None, None, told, make_critic(CPU), Random(0)) for told in (batch, dimmer)
+    ]
+    assert losses[0] > 0
+    torch.testing.assert_close(losses[0], losses[1])
+
+
 def test_a_past_of_ones_own_is_not_the_truth(bank, monkeypatch):
     batch = draw_batch(bank, Words.of(bank, MODEL), 1, Random(3))
     monkeypatch.setattr(self_forcing, "predict_flow", lambda _model, batch, x, _: 0 * batch.truth)
