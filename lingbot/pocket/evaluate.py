@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from lingbot.camera import Poses
+from lingbot.config import POCKET
 from lingbot.engine import Engine
 from lingbot.load import load_engine
 from lingbot.pocket.evaluation.classifier import Classifier, draw_views, train_classifier
@@ -30,6 +31,8 @@ from lingbot.pocket.evaluation.looks import (
     thumbnail,
 )
 from lingbot.pocket.evaluation.motion import (
+    Flow,
+    Mask,
     as_frame,
     compare_flow,
     estimated_flow,
@@ -49,7 +52,7 @@ from lingbot.pocket.evaluation.play import (
 )
 from lingbot.pocket.scenery.conditions import Conditions, change
 from lingbot.pocket.scenery.render import Renderer
-from lingbot.pocket.scenery.scene import describe
+from lingbot.pocket.scenery.scene import Scene, describe
 from lingbot.pocket.training.data import (
     FIRST_HELD_OUT_SEED,
     SIZE,
@@ -158,52 +161,67 @@ def measure_chunk(engine: Engine, num_scenes: int) -> Iterable[Figure]:
 # --- what the keys do -----------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """The flow between two frames of a walk, where the renderer's own pictures tell it."""
+
+    pair: tuple[int, int]
+    flow: Flow
+    seen: Mask
+
+
 def measure_keys(engine: Engine, num_scenes: int) -> Iterable[Figure]:
     """The flow of chunks against the renderer's, key by key."""
-    everything = []
+    everything = list[bool]()
     for key in "wasdijkl":
-        verdicts = []
+        verdicts = list[bool]()
         for scene in held_out_scenes(num_scenes):
             # Up and down no farther than training went.
-            num_chunks = 2 if key in "ik" else 3
-            actions, poses = steady_walk(scene, key, num_chunks=num_chunks)
-            renderer = Renderer(scene)
-            shown = renderer.render(poses, **SIZE)
-            frames = play(engine, shown[0], describe(scene), actions)
-            for chunk in range(1, num_chunks):
-                verdict = _obeys(renderer, poses, shown, frames, chunk)
-                verdicts += [] if verdict is None else [verdict]
+            actions, poses = steady_walk(scene, key, num_chunks=2 if key in "ik" else 3)
+            first, told = told_flows(scene, poses)
+            frames = play(engine, first, describe(scene), actions)
+            verdicts += [obeys(frames, flows) for flows in told]
         if verdicts:
             yield Figure(f"chunks that obey {key}", float(np.mean(verdicts)), "")
             everything += verdicts
     yield at_least("chunks that obey their key", float(np.mean(everything)), "", 0.95)
 
 
-def _obeys(
-    renderer: Renderer, poses: Poses, shown: Tensor, frames: Tensor, chunk: int
-) -> bool | None:
-    """Whether a chunk's flow is the renderer's; None where the renderer shows too little of it.
+def told_flows(scene: Scene, poses: Poses) -> tuple[Tensor, list[list[Told]]]:
+    """A walk's first picture, and the flows of its later chunks.
 
-    Only where the estimate finds the renderer's flow in the renderer's own pictures. A blur, where
-    there is something to be seen, does not obey.
+    Without the chunks of which the renderer's own pictures tell nothing.
+    """
+    renderer = Renderer(scene)
+    shown = renderer.render(poses, **SIZE)
+    chunks = []
+    for begin in range(POCKET.first_chunk_frames, len(poses), POCKET.chunk_frames):
+        flows = []
+        for frame in range(begin, begin + POCKET.chunk_frames - STRIDE, STRIDE // 2):
+            pair = (frame, frame + STRIDE)
+            truth, both = true_flow(renderer, poses[list(pair)], **SIZE)
+            found = estimated_flow(*(as_frame(shown[at]) for at in pair))
+            off = np.linalg.norm(found - truth, axis=-1)
+            seen = both & (off < 0.5 + 0.1 * np.linalg.norm(truth, axis=-1))
+            seen &= textured(as_frame(shown[frame]))
+            if compare_flow(found, truth, seen) is not None:
+                flows.append(Told(pair, truth, seen))
+        chunks += [flows] if flows else []
+    return shown[0], chunks
+
+
+def obeys(frames: Tensor, told: list[Told]) -> bool:
+    """Whether a chunk's flow is the renderer's.
+
+    A blur, where there is something to be seen, does not obey.
     """
     turns, stretches = [], []
-    for frame in range(first_frame_of(chunk), first_frame_of(chunk + 1) - STRIDE, STRIDE // 2):
-        pair = [frame, frame + STRIDE]
-        truth, both = true_flow(renderer, poses[pair], **SIZE)
-        found = estimated_flow(*(as_frame(shown[at]) for at in pair))
-        off = np.linalg.norm(found - truth, axis=-1)
-        seen = both & (off < 0.5 + 0.1 * np.linalg.norm(truth, axis=-1))
-        seen &= textured(as_frame(shown[pair[0]]))
-        if compare_flow(found, truth, seen) is None:
-            continue
-        before, after = (as_frame(frames[at]) for at in pair)
-        fit = compare_flow(estimated_flow(before, after), truth, seen & textured(before))
-        turn, stretch = (180.0, 0.0) if fit is None else fit
+    for flow in told:
+        before, after = (as_frame(frames[at]) for at in flow.pair)
+        where = flow.seen & textured(before)
+        turn, stretch = compare_flow(estimated_flow(before, after), flow.flow, where) or (180.0, 0)
         turns.append(turn)
         stretches.append(stretch)
-    if not turns:
-        return None
     stretched = abs(float(np.median(stretches)) - 1) <= FLOW_STRETCH
     return float(np.median(turns)) <= FLOW_ANGLE_DEGREES and stretched
 

@@ -42,13 +42,17 @@ def package(run: Path, target: Path, *, share: float = 1.0) -> None:
     save_dit(model, target)
     shutil.copy(run / VAE_FILE, target / VAE_FILE)
     for name in (VAE_FILE, DIT_FILE):
-        tensors = load_file(target / name)
-        halves = {
-            key: tensor if key.startswith("latents_") else tensor.to(torch.float16)
-            for key, tensor in tensors.items()
-        }
-        save_file(halves, target / name)
+        save_halves(target / name)
     shutil.copy(run / "train.log", target / "train.log")
+
+
+def save_halves(path: Path) -> None:
+    """Halve a file of weights, but for the latents' few numbers."""
+    halves = {
+        key: tensor if key.startswith("latents_") else tensor.to(torch.float16)
+        for key, tensor in load_file(path).items()
+    }
+    save_file(halves, path)
 
 
 def unpack(source: Path, run: Path, stage: str) -> None:
