@@ -19,6 +19,7 @@ Flow = NDArray[np.float32]  # [H, W, 2]
 Mask = NDArray[np.bool_]
 
 ALIGNMENT_STOP = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 200, 1e-6)  # steps, and gain
+TURN_STRIDE = 8  # pixels between those that tell a turn
 TEXTURE = 6.0  # the least gradient, in grey levels a pixel, at which an estimate means something
 
 
@@ -119,13 +120,29 @@ def recovered_turn(before: Frame, after: Frame) -> tuple[float, float] | None:
     return turn_of(homography.astype(np.float64), *greys[0].shape[::-1])
 
 
-def turn_of(homography: NDArray[np.float64], width: int, height: int) -> tuple[float, float]:
-    """Yaw and pitch of a camera that turns, from the homography of its pictures' pixels."""
+def turn_of(homography: NDArray[np.float64], width: int, height: int) -> tuple[float, float] | None:
+    """Yaw and pitch of the turn that moves a picture's pixels most nearly as the homography does.
+
+    Only pixels that stay in the picture count (Kabsch, 1976, on their rays): a homography has
+    freedoms that a turn has not, and in a narrow view hardly a pixel tells them. None where no
+    pixel stays.
+    """
     fx, fy, cx, cy = default_intrinsics(width, height)
     camera = np.array([[fx, 0, cx - 0.5], [0, fy, cy - 0.5], [0, 0, 1]])
-    turn = np.linalg.inv(camera) @ homography @ camera
-    u, _, v = np.linalg.svd(turn / np.cbrt(np.linalg.det(turn)))
-    ahead = (u @ v).T @ np.array([0, 0, 1.0])  # of the scene in the camera's axes
+    rows, columns = np.mgrid[0:height:TURN_STRIDE, 0:width:TURN_STRIDE]
+    pixels = np.stack([columns, rows, np.ones_like(rows)]).reshape(3, -1)
+    moved = homography @ pixels
+    moved /= np.where(moved[2] > 0, moved[2], np.nan)
+    stays = (moved[0] >= 0) & (moved[0] < width) & (moved[1] >= 0) & (moved[1] < height)
+    if not stays.any():
+        return None
+    before, after = (
+        rays / np.linalg.norm(rays, axis=0)
+        for rays in (np.linalg.inv(camera) @ at[:, stays] for at in (pixels, moved))
+    )
+    u, _, v = np.linalg.svd(after @ before.T)
+    turn = u @ np.diag([1, 1, np.linalg.det(u @ v)]) @ v
+    ahead = turn.T @ np.array([0, 0, 1.0])  # of the scene in the camera's axes
     yaw = math.degrees(math.atan2(ahead[0], ahead[2]))
     return yaw, math.degrees(math.asin(np.clip(-ahead[1], -1, 1)))
 
