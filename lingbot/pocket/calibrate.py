@@ -19,9 +19,9 @@ from lingbot.load import load_engine
 from lingbot.model import WorldModel
 from lingbot.pocket.evaluate import obeys, told_flows
 from lingbot.pocket.evaluation.play import play, steady_walk
-from lingbot.pocket.package import SHIPPED, save_halves
+from lingbot.pocket.package import SHIPPED
 from lingbot.pocket.scenery.scene import describe, make_scene
-from lingbot.weights import DIT_FILE, load_dit, save_dit
+from lingbot.weights import load_dit, save_dit
 
 FIRST_SEED = 900_000  # of the scenes: training's begin at 0, evaluation's at a million
 CHUNKS = 3  # of a walk
@@ -42,12 +42,14 @@ def main() -> None:
         best = max(GAINS, key=lambda gain: shares[gain])
         print(keys, {gain: round(share, 3) for gain, share in shares.items()}, "->", best)
         lengthen(model, axes, best)
-    save_dit(model, options.target)
-    save_halves(options.target / DIT_FILE)
+    save_dit(model.half(), options.target)
 
 
 def obedience(engine: Engine, keys: str, axes: slice, num_scenes: int) -> dict[float, float]:
-    """The share of chunks that obey, by gain."""
+    """The share of chunks that obey, by gain.
+
+    The engine must have no camera cache: it would show the maps of another gain.
+    """
     verdicts: dict[float, list[bool]] = {gain: [] for gain in GAINS}
     usual = engine.model.camera_embedding.weight.clone()
     for seed in range(FIRST_SEED, FIRST_SEED + num_scenes):

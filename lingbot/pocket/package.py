@@ -15,7 +15,7 @@ from lingbot.load import VAE_FILE
 from lingbot.model import WorldModel
 from lingbot.pocket.training.dit import MODEL, STAGES
 from lingbot.pocket.training.run import load_checkpoint, save_checkpoint, save_tensors
-from lingbot.weights import DIT_FILE, load_dit, save_dit
+from lingbot.weights import load_dit, save_dit
 
 SHIPPED = Path(__file__).parent
 
@@ -39,20 +39,13 @@ def package(run: Path, target: Path, *, share: float = 1.0) -> None:
         before = load_dit(target, device=torch.device("cpu"), dtype=torch.float32).state_dict()
         for name, weight in model.state_dict().items():
             weight.copy_(torch.lerp(before[name], weight, share))
-    save_dit(model, target)
-    shutil.copy(run / VAE_FILE, target / VAE_FILE)
-    for name in (VAE_FILE, DIT_FILE):
-        save_halves(target / name)
-    shutil.copy(run / "train.log", target / "train.log")
-
-
-def save_halves(path: Path) -> None:
-    """Halve a file of weights, but for the latents' few numbers."""
-    halves = {
-        key: tensor if key.startswith("latents_") else tensor.to(torch.float16)
-        for key, tensor in load_file(path).items()
+    save_dit(model.half(), target)
+    vae = {
+        name: tensor if name.startswith("latents_") else tensor.half()
+        for name, tensor in load_file(run / VAE_FILE).items()
     }
-    save_file(halves, path)
+    save_file(vae, target / VAE_FILE)
+    shutil.copy(run / "train.log", target / "train.log")
 
 
 def unpack(source: Path, run: Path, stage: str) -> None:
