@@ -17,7 +17,7 @@ from lingbot.config import PATCH, SPATIAL_STRIDE
 from lingbot.engine import Engine
 from lingbot.load import load_engine
 from lingbot.model import WorldModel
-from lingbot.pocket.evaluate import obeys, told_flows
+from lingbot.pocket.evaluation.obedience import obeys, told_flows
 from lingbot.pocket.evaluation.play import play, steady_walk
 from lingbot.pocket.package import SHIPPED
 from lingbot.pocket.scenery.scene import describe, make_scene

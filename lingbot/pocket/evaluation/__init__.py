@@ -1,1 +1,1 @@
-"""What `python -m lingbot.pocket.evaluate` measures with."""
+"""What `python -m lingbot.pocket.evaluate` measures, and with what."""

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 
 pytest.importorskip("cv2")
 
-from lingbot.pocket import evaluate
-from lingbot.pocket.evaluate import measure_keys, measure_rest, measure_turns
+from lingbot.pocket.evaluation import obedience
 from lingbot.pocket.evaluation.looks import gradient_similarity, laplacian_variance, psnr
+from lingbot.pocket.evaluation.obedience import measure_keys, measure_rest, measure_turns
 from lingbot.pocket.evaluation.play import steady_walk
 from lingbot.pocket.scenery.conditions import Conditions
 from lingbot.pocket.scenery.render import Renderer
@@ -39,8 +39,8 @@ def renderer():
 @pytest.fixture
 def scene(renderer, monkeypatch):
     """The only one there is."""
-    monkeypatch.setattr(evaluate, "held_out_scenes", lambda _: [renderer.scene])
-    monkeypatch.setattr(evaluate, "Renderer", lambda _: renderer)
+    monkeypatch.setattr(obedience, "held_out_scenes", lambda _: [renderer.scene])
+    monkeypatch.setattr(obedience, "Renderer", lambda _: renderer)
     return renderer.scene
 
 
@@ -48,9 +48,9 @@ def scene(renderer, monkeypatch):
 def renderer_plays(scene, monkeypatch):
     def play(_engine, _first, _prompt, actions):
         _, poses = steady_walk(scene, actions[-1], num_chunks=len(actions) // 3)
-        return evaluate.Renderer(scene).render(poses, **evaluate.SIZE)
+        return obedience.Renderer(scene).render(poses, **obedience.SIZE)
 
-    monkeypatch.setattr(evaluate, "play", play)
+    monkeypatch.setattr(obedience, "play", play)
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def still_plays(scene, monkeypatch):
     def play(_engine, first, _prompt, actions):
         return first[None].expand(4 * len(actions) - 3, -1, -1, -1)
 
-    monkeypatch.setattr(evaluate, "play", play)
+    monkeypatch.setattr(obedience, "play", play)
 
 
 def test_the_renderer_obeys(renderer_plays):
@@ -85,14 +85,14 @@ def test_what_slides_is_not_at_rest(scene, monkeypatch):
     def play(_engine, first, _prompt, actions):
         return torch.stack([first.roll(i, dims=1) for i in range(4 * len(actions) - 3)])
 
-    monkeypatch.setattr(evaluate, "play", play)
+    monkeypatch.setattr(obedience, "play", play)
     rest, _ = measure_rest(None, 1)
     assert rest.met is False and rest.value == pytest.approx(1, rel=0.3)
 
 
 def test_blur_is_seen(scene):
     _, poses = steady_walk(scene, "", num_chunks=1)
-    sharp = evaluate.Renderer(scene).render(poses[:1], **evaluate.SIZE)
+    sharp = obedience.Renderer(scene).render(poses[:1], **obedience.SIZE)
     video = sharp.permute(0, 3, 1, 2).float()
     blurred = F.avg_pool2d(video, 3, stride=1, padding=1).permute(0, 2, 3, 1).to(torch.uint8)
     assert gradient_similarity(sharp, sharp) == pytest.approx(1)
