@@ -27,8 +27,10 @@ def package(run: Path, target: Path, *, share: float = 1.0) -> None:
     mean of weights before and after some more training is often better than both.
 
     Raises FileNotFoundError where no stage of full pictures has begun, or the autoencoder is not
-    finished.
+    finished, and ValueError for a share that is none.
     """
+    if not 0 < share <= 1:
+        raise ValueError(f"share must be more than 0 and at most 1, not {share:g}")
     full = [name for name, stage in STAGES.items() if stage.size == "full"]
     checkpoints = [found for name in full if (found := load_checkpoint(run / f"{name}.ckpt"))]
     if not checkpoints:
@@ -49,17 +51,21 @@ def package(run: Path, target: Path, *, share: float = 1.0) -> None:
 
 
 def unpack(source: Path, run: Path, stage: str) -> None:
-    """Begin a run whose stage `full` or `self` goes on from shipped weights.
+    """Begin a run whose stage `full` or `self`, and whose log, go on from what is shipped.
 
     Raises FileExistsError where there is a run already.
     """
+    if run.exists():
+        raise FileExistsError(f"{run} is there already: a new run wants a new folder")
     run.mkdir(parents=True)
     vae = {name: tensor.float() for name, tensor in load_file(source / VAE_FILE).items()}
     for name in ("whitened.safetensors", VAE_FILE):
         save_tensors(run / name, vae)
     model = load_dit(source, device=torch.device("cpu"), dtype=torch.float32)
     save_checkpoint(run / f"{STAGES[stage].after}.ckpt", {"average": model.state_dict()})
-    shutil.copy(source / "train.log", run / "train.log")
+    log = source / "train.log"
+    if log.exists():
+        shutil.copy(log, run)
 
 
 if __name__ == "__main__":
@@ -78,7 +84,10 @@ if __name__ == "__main__":
         help="begin this stage of a new run with the target's weights",
     )
     options = parser.parse_args()
-    if options.unpack:
-        unpack(options.target, options.run, options.unpack)
-    else:
-        package(options.run, options.target, share=options.share)
+    try:
+        if options.unpack:
+            unpack(options.target, options.run, options.unpack)
+        else:
+            package(options.run, options.target, share=options.share)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))

@@ -110,6 +110,9 @@ def test_the_last_full_stage_is_shipped(folder, tmp_path):
     models = {name: WorldModel(MODEL).state_dict() for name in ("full", "self")}
     for name, weights in models.items():
         save_checkpoint(tmp_path / "run" / f"{name}.ckpt", {"average": weights})
+    for share in (0, 1.5):
+        with pytest.raises(ValueError, match=f"at most 1, not {share}"):
+            package(tmp_path / "run", tmp_path / "box", share=share)
     package(tmp_path / "run", tmp_path / "box")
     shipped = load_engine("pocket", weights=tmp_path / "box", dtype=torch.float32).model
     assert shipped.config == MODEL
