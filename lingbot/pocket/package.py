@@ -1,6 +1,6 @@
 """Ships a run: python -m lingbot.pocket.package runs/pocket, and into another folder to try it.
 
-With --unpack the other way: a stage of a new run begins with the shipped weights, as by
+With --unpack the other way: a part of a new run begins with the shipped weights, as by
 `--unpack self` and then `train cpu --only bank latents self`.
 """
 
@@ -50,8 +50,8 @@ def package(run: Path, target: Path, *, share: float = 1.0) -> None:
     shutil.copy(run / "train.log", target / "train.log")
 
 
-def unpack(source: Path, run: Path, stage: str) -> None:
-    """Begin a run whose stage `full` or `self`, and whose log, go on from what is shipped.
+def unpack(source: Path, run: Path, part: str) -> None:
+    """Begin a run whose decoder, or stage `full` or `self`, goes on from what is shipped.
 
     Raises FileExistsError where there is a run already.
     """
@@ -59,10 +59,12 @@ def unpack(source: Path, run: Path, stage: str) -> None:
         raise FileExistsError(f"{run} is there already: a new run wants a new folder")
     run.mkdir(parents=True)
     vae = {name: tensor.float() for name, tensor in load_file(source / VAE_FILE).items()}
-    for name in ("whitened.safetensors", VAE_FILE):
-        save_tensors(run / name, vae)
+    save_tensors(run / "whitened.safetensors", vae)
+    if part != "decoder":
+        save_tensors(run / VAE_FILE, vae)
+    done = "self" if part == "decoder" else STAGES[part].after
     model = load_dit(source, device=torch.device("cpu"), dtype=torch.float32)
-    save_checkpoint(run / f"{STAGES[stage].after}.ckpt", {"average": model.state_dict()})
+    save_checkpoint(run / f"{done}.ckpt", {"average": model.state_dict()})
     log = source / "train.log"
     if log.exists():
         shutil.copy(log, run)
@@ -80,8 +82,8 @@ if __name__ == "__main__":
     )
     parser.add_argument(
         "--unpack",
-        choices=("full", "self"),
-        help="begin this stage of a new run with the target's weights",
+        choices=("decoder", "full", "self"),
+        help="begin this part of a new run with the target's weights",
     )
     options = parser.parse_args()
     try:

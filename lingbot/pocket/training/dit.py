@@ -36,7 +36,13 @@ from lingbot.pocket.training.run import (
     load_checkpoint,
     save_checkpoint,
 )
-from lingbot.pocket.training.self_forcing import LEVELS, learn_own_step, make_critic, own_past
+from lingbot.pocket.training.self_forcing import (
+    LEVELS,
+    learn_own_step,
+    make_critic,
+    own_past,
+    with_faded_past,
+)
 
 MODEL = ModelConfig(
     dim=256, ffn_dim=768, freq_dim=128, num_heads=4, num_layers=5, text_dim=64, text_len=16
@@ -178,7 +184,7 @@ class Training:
     def learn(self, batch: Batch, random: Random) -> Tensor:
         """Leave the gradient of a batch, and give its loss, which a GPU may still be computing."""
         if self.critic is not None:
-            batch = own_past(self.average, batch, random)
+            batch = own_past(self.average, with_faded_past(batch, random), random)
             return learn_own_step(self.model, self.average, batch, self.critic, random)
         loss = flow_loss(self.model, batch, high_noise=STAGES[self.name].high_noise)
         loss.backward()

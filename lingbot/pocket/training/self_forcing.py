@@ -4,8 +4,8 @@ Flow matching knows the past as it was, and its steps begin at the truth with no
 are what the model made of them, and errors pile up. Here clean chunks that are among a batch's
 noisy ones are first replaced by what the model makes of them, all at once and in a few rounds (as
 in Resampling Forcing, Guo et al., 2025); then the model goes down its own levels, and the last step
-learns: the error draws it to the truth, a critic to what looks true, so that four steps suffice (as
-in Self Forcing, Huang et al., 2025).
+learns: the error draws it to the truth, its roughness to the truth's, and a critic to what looks
+true, so that four steps suffice (as in Self Forcing, Huang et al., 2025).
 
 Shape letters as in `batch`; K' noisy chunks.
 """
@@ -21,11 +21,17 @@ from lingbot.config import LATENT_CHANNELS, POCKET, SCHEDULE_POCKET
 from lingbot.model import WorldModel
 from lingbot.pocket.training.batch import Batch, predict_flow
 from lingbot.pocket.training.critic import Critic
+from lingbot.pocket.training.roughness import roughness
 from lingbot.schedule import add_noise, build_steps
 
 LEVELS = tuple(step.sigma for step in build_steps(SCHEDULE_POCKET))  # that play visits, falling
 MOST_ROUNDS = 3  # times that the past is made anew, each time from the last
-CRITIC_WIDTHS, CRITIC_SHARE = (128, 128, 128), 0.7
+FADED = 0.4  # share of the clips whose past has lost its things before
+MOST_BLURS = 4  # of such a past
+ROUGHNESS = 2.0  # weight of its squared error; the flow's has 1
+LEAST_ROUGHNESS = 0.03
+NEIGHBOURHOOD = 4  # latent pixels, each way
+CRITIC_WIDTHS, CRITIC_SHARE = (128, 128, 128), 1.0
 
 
 def make_critic(device: torch.device) -> Critic:
@@ -36,6 +42,28 @@ def make_critic(device: torch.device) -> Critic:
 
     channels = LATENT_CHANNELS * POCKET.chunk
     return Critic(channels, CRITIC_WIDTHS, halvings=1, share=CRITIC_SHARE, view=view, device=device)
+
+
+def with_faded_past(batch: Batch, random: Random) -> Batch:
+    """The batch, and some clips with a past that is soft and pale, as after minutes of play.
+
+    The sink is as it was: it stays in play, too. By it, the prompt and the poses the model is to
+    find the way back.
+    """
+    x0 = batch.x0.clone()
+    recent = [place for place, number in enumerate(batch.memory.clean) if number != 0]
+    for clip in x0:
+        if random.random() < FADED:
+            clip[recent] = fade(clip[recent], random.randint(0, MOST_BLURS), random.random())
+    return replace(batch, x0=x0)
+
+
+def fade(latents: Tensor, num_blurs: int, contrast: float) -> Tensor:
+    """Softer, and nearer to the mean of each channel and frame: [K, 16, F, h, w]."""
+    maps = latents.flatten(0, 2)[:, None]
+    for _ in range(num_blurs):
+        maps = F.avg_pool2d(F.pad(maps, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    return torch.lerp(maps.mean((-2, -1), keepdim=True), maps, contrast).view_as(latents)
 
 
 def own_past(model: WorldModel, batch: Batch, random: Random) -> Batch:
@@ -72,7 +100,7 @@ def learn_own_step(
 ) -> Tensor:
     """Leave the gradient of one step of the model, where those before are its average's own.
 
-    Error and critic see each clip by its own contrast: or else a night in fog, in which little is
+    Errors and critic see each clip by its own contrast: or else a night in fog, in which little is
     to be seen, would count for nothing, and that little would fade. Gives the mean squared error,
     of the flow.
     """
@@ -81,9 +109,16 @@ def learn_own_step(
     contrast = batch.contrast[:, None, None, None, None, None]
     made = take_step(model, batch, before, LEVELS[end]) / contrast
     truth = batch.truth / contrast
-    loss = F.mse_loss(made / LEVELS[end], truth / LEVELS[end])
-    critic.backward(made, truth, loss)
-    return loss.detach()
+    error = F.mse_loss(made / LEVELS[end], truth / LEVELS[end])
+    rough = F.mse_loss(_roughness(made / LEVELS[end]), _roughness(truth / LEVELS[end]))
+    critic.backward(made, truth, error + ROUGHNESS * rough)
+    return error.detach()
+
+
+def _roughness(chunks: Tensor) -> Tensor:
+    """Of chunks [B, K', 16, F, h, w], frame by frame."""
+    frames = chunks.transpose(2, 3).flatten(0, 2)
+    return roughness(frames, neighbourhood=NEIGHBOURHOOD, least=LEAST_ROUGHNESS)
 
 
 def _with_past(batch: Batch, made: Tensor) -> Batch:

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lingbot.pocket.training.critic import Critic
 from lingbot.pocket.training.data import Footage, mirror_frames, resize, shard_paths, to_video
+from lingbot.pocket.training.roughness import roughness
 from lingbot.pocket.training.run import (
     SAVE_EVERY,
     Machine,
@@ -46,11 +46,11 @@ NOISE = 0.1  # at most, of the latents' deviation: the decoder forgives the DiT'
 SHARPNESS = 3.0  # weight of the error of neighbouring pixels' differences
 FLICKER = 2.0  # weight of the error of what changes from frame to frame
 COLOUR = 1.0  # weight of the error of neighbourhoods' colours, which the others hardly feel
+ROUGHNESS = 15.0  # weight of the error of neighbourhoods' roughness, in the decoder's training
+LEAST_ROUGHNESS = 0.003  # less than a grey level
 NEIGHBOURHOOD = 8  # pixels, each way
 WHITENED_AT = (0.15, 0.4)  # of the run: noise then hides no latent more than another
 RESTRAINT = 1e-4  # weight of the latents' squares
-SHOT = 3  # frames that the decoder's critic sees together: what flickers is not sharp
-CRITIC_WIDTHS, CRITIC_SHARE = (32, 64, 64, 64), 0.4  # from 1.2 on it can tear the colours apart
 LATENT_GAIN = 2.0  # of the colours in the latents, which a soft clamp bounds at 3
 LOG_EVERY = 20
 
@@ -70,8 +70,8 @@ def train_vae(folder: Path, machine: Machine, *, num_steps: int, seed: int) -> N
 def train_decoder(folder: Path, machine: Machine, *, num_steps: int, seed: int) -> None:
     """Train the decoder of folder/whitened.safetensors on, and write folder/tiny_vae.safetensors.
 
-    The encoder, and so all latents, stay as they are. A critic stands against blur: where a latent
-    does not say just where an edge is, the decoder is to draw one all the same.
+    The encoder, and so all latents, stay as they are. The roughness's error stands against blur:
+    where a latent does not say just where an edge is, the decoder is to draw one all the same.
     """
     tensors = load_file(folder / "whitened.safetensors")
     statistics = {name: tensors.pop(name) for name in ("latents_mean", "latents_std")}
@@ -96,14 +96,11 @@ def _train(
     device, path = machine.device, folder / f"{name}.ckpt"
     vae.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizers, first = Optimizers(vae, hidden), 0
-    critic = _make_critic(device) if name == "decoder" else None
     whitenings = [int(share * num_steps) for share in WHITENED_AT]
     if checkpoint := load_checkpoint(path):
         vae.load_state_dict(checkpoint["model"])
         optimizers.load(checkpoint["optimizers"])
         first = checkpoint["step"]
-        if critic is not None:
-            critic.load(checkpoint["critic"])
     torch.manual_seed(seed + first)
     random = torch.Generator().manual_seed(seed + first)
     footage = Footage(folder / "bank", device)
@@ -114,7 +111,9 @@ def _train(
             optimizers = Optimizers(vae, hidden)
         video = _draw(footage.shards, random, machine.batch_factor)
         decoded, loss, error = _losses(vae, video, machine)
-        _backward(loss, decoded, video, critic, machine)
+        if name == "decoder":
+            loss = loss + ROUGHNESS * F.l1_loss(_roughness(decoded), _roughness(video))
+        loss.backward()
         nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         rate = learning_rate(step, num_steps=num_steps, peak=PEAK_RATES[name], decay=DECAY)
         optimizers.step(rate)
@@ -125,21 +124,13 @@ def _train(
         stop, last = machine.out_of_time, step + 1 == num_steps
         if stop or last or time.monotonic() > saved + SAVE_EVERY:
             check_finite(name, step, error.item())
-            _save(path, vae, optimizers, critic, step=step + 1)
+            state = {"model": vae.state_dict(), "optimizers": optimizers.state(), "step": step + 1}
+            save_checkpoint(path, state)
             _save_pair(vae, video, path.with_suffix(".png"))
             saved = time.monotonic()
         if stop:
             raise OutOfTime
     vae.to(device="cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-
-
-def _save(
-    path: Path, vae: TinyVAE, optimizers: Optimizers, critic: Critic | None, *, step: int
-) -> None:
-    checkpoint = {"model": vae.state_dict(), "optimizers": optimizers.state(), "step": step}
-    if critic is not None:
-        checkpoint["critic"] = critic.state()
-    save_checkpoint(path, checkpoint)
 
 
 def initialise(vae: TinyVAE) -> None:
@@ -221,25 +212,8 @@ def _draw(shards: list[Tensor], generator: torch.Generator, batch_factor: int) -
     return resize(video, CROP) if small else video
 
 
-def _make_critic(device: torch.device) -> Critic:
-    """A critic of shots."""
-
-    def view(video: Tensor) -> Tensor:
-        num_shots = video.shape[1] // SHOT
-        whole = video[:, : num_shots * SHOT]
-        return whole.reshape(len(video) * num_shots, 3 * SHOT, *video.shape[3:])
-
-    return Critic(3 * SHOT, CRITIC_WIDTHS, halvings=2, share=CRITIC_SHARE, view=view, device=device)
-
-
-def _backward(
-    loss: Tensor, decoded: Tensor, video: Tensor, critic: Critic | None, machine: Machine
-) -> None:
-    if critic is None:
-        loss.backward()
-    else:
-        with machine.autocast():
-            critic.backward(decoded, video, loss)
+def _roughness(video: Tensor) -> Tensor:
+    return roughness(video.flatten(0, 1), neighbourhood=NEIGHBOURHOOD, least=LEAST_ROUGHNESS)
 
 
 def _losses(vae: TinyVAE, video: Tensor, machine: Machine) -> tuple[Tensor, Tensor, Tensor]:

@@ -6,6 +6,7 @@ from random import Random
 
 import pytest
 import torch
+import torch.nn.functional as F
 from msgspec import structs
 from safetensors.torch import load_file
 from torch import nn
@@ -21,6 +22,7 @@ from lingbot.pocket.training.batch import Words, draw_batch, predict_flow
 from lingbot.pocket.training.data import FIRST_HELD_OUT_SEED, Footage
 from lingbot.pocket.training.dit import MODEL, Training
 from lingbot.pocket.training.latents import LatentBank, load_codec, load_latents
+from lingbot.pocket.training.roughness import roughness
 from lingbot.pocket.training.run import (
     Machine,
     Muon,
@@ -29,7 +31,14 @@ from lingbot.pocket.training.run import (
     orthogonal,
     save_checkpoint,
 )
-from lingbot.pocket.training.self_forcing import LEVELS, learn_own_step, make_critic, own_past
+from lingbot.pocket.training.self_forcing import (
+    LEVELS,
+    fade,
+    learn_own_step,
+    make_critic,
+    own_past,
+    with_faded_past,
+)
 from lingbot.schedule import build_steps
 
 CPU = torch.device("cpu")
@@ -139,6 +148,19 @@ def test_a_run_goes_on_from_shipped_weights(tmp_path, stage):
     )
     with pytest.raises(FileExistsError):
         unpack(SHIPPED, tmp_path / "more", stage)
+
+
+def test_a_decoder_goes_on_from_shipped_weights_and_the_rest_stays(folder, tmp_path):
+    run, box = tmp_path / "run", tmp_path / "box"
+    unpack(SHIPPED, run, "decoder")
+    (run / "bank").symlink_to(folder / "bank")
+    do_part("decoder", run, HERE, 1, seed=0)
+    package(run, box)
+    before, after = (load_file(at / "tiny_vae.safetensors") for at in (SHIPPED, box))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all(name.startswith("decoder.") for name in changed)
+    models = [load_engine("pocket", weights=at, dtype=torch.float32).model for at in (SHIPPED, box)]
+    torch.testing.assert_close(*(model.state_dict() for model in models))
 
 
 def test_a_stage_wants_the_one_before(tmp_path):
@@ -260,6 +282,35 @@ def test_a_clip_counts_by_its_own_contrast(bank, monkeypatch):
     torch.testing.assert_close(losses[0], losses[1])
 
 
+def test_what_is_as_rough_as_the_truth_is_better_than_what_is_smooth(bank, monkeypatch):
+    torch.manual_seed(0)
+    batch = draw_batch(bank, Words.of(bank, MODEL), 1, Random(3))
+    batch = replace(batch, x0=torch.randn_like(batch.x0), contrast=torch.ones(1))
+    amount = torch.tensor(0.5, requires_grad=True)
+
+    def something_else(_model, batch, x, sigma):
+        made = amount * torch.randn_like(batch.truth)
+        return (x[:, batch.num_clean :] - made) / sigma[..., None, None, None, None]
+
+    monkeypatch.setattr(self_forcing, "predict_flow", something_else)
+    learn_own_step(None, None, batch, make_critic(CPU), Random(0))
+    assert amount.grad < 0  # an error alone would have it 0
+
+
+def test_roughness_is_told_from_blur_and_not_from_place():
+    torch.manual_seed(0)
+    grass = torch.rand(2, 3, 16, 24)
+    rough = {"neighbourhood": 8, "least": 1e-3}
+    assert roughness(grass, **rough).shape == (2, 3, 3, 5)
+    blurred = F.avg_pool2d(grass, 3, stride=1, padding=1)
+    assert (roughness(blurred, **rough) < 0.5 * roughness(grass, **rough)).all()
+    elsewhere = roughness(grass.roll((5, 7), (2, 3)), **rough)
+    assert elsewhere.mean() == pytest.approx(roughness(grass, **rough).mean().item(), rel=0.02)
+    plain = torch.zeros(1, 1, 8, 8, requires_grad=True)
+    roughness(plain, **rough).sum().backward()
+    assert torch.isfinite(plain.grad).all()
+
+
 def test_a_past_of_ones_own_is_not_the_truth(bank, monkeypatch):
     batch = draw_batch(bank, Words.of(bank, MODEL), 1, Random(3))
     monkeypatch.setattr(self_forcing, "predict_flow", lambda _model, batch, x, _: 0 * batch.truth)
@@ -268,6 +319,28 @@ def test_a_past_of_ones_own_is_not_the_truth(bank, monkeypatch):
     made = [number in batch.memory.noisy for number in batch.memory.clean]
     moved = (past.x0 != batch.x0)[0, : batch.num_clean].flatten(1).any(1).tolist()
     assert moved == made
+
+
+def test_a_faded_past_keeps_its_sink_and_what_it_should_come_to(bank):
+    batch = draw_batch(bank, Words.of(bank, MODEL), 8, Random(3))
+    sink, recent = batch.memory.clean.index(0), batch.memory.clean.index(1)
+    faded = with_faded_past(batch, Random(0))
+    assert torch.equal(faded.truth, batch.truth)
+    assert torch.equal(faded.x0[:, sink], batch.x0[:, sink])
+    changed = (faded.x0[:, recent] != batch.x0[:, recent]).flatten(1).any(1)
+    assert 0 < changed.sum() < len(changed)
+    kept = faded.x0[:, recent].std((-2, -1)) <= batch.x0[:, recent].std((-2, -1)) + 1e-6
+    assert kept.all()
+
+
+def test_fading_keeps_each_channels_mean():
+    latents = torch.randn(2, 16, 3, 8, 14)
+    assert torch.equal(fade(latents, 0, 1.0), latents)
+    pale = fade(latents, 0, 0.25)
+    torch.testing.assert_close(pale.mean((-2, -1)), latents.mean((-2, -1)))
+    torch.testing.assert_close(pale.std((-2, -1)), 0.25 * latents.std((-2, -1)))
+    steps = [fade(latents, blurs, 1.0).diff(dim=-1).abs().mean() for blurs in range(4)]
+    assert steps == sorted(steps, reverse=True)
 
 
 def test_poses_are_worth_nothing_to_a_model_that_is_deaf_to_them(bank, monkeypatch):
