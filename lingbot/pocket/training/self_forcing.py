@@ -1,11 +1,12 @@
 """The last stage: the model on its own past, by its own steps, held to the truth and to a critic.
 
 Flow matching knows the past as it was, and its steps begin at the truth with noise. In play both
-are what the model made of them, and errors pile up. Here clean chunks that are among a batch's
-noisy ones are first replaced by what the model makes of them, all at once and in a few rounds (as
-in Resampling Forcing, Guo et al., 2025); then the model goes down its own levels, and the last step
-learns: the error draws it to the truth, its roughness to the truth's, and a critic to what looks
-true, so that four steps suffice (as in Self Forcing, Huang et al., 2025).
+are what the model made of them, and errors pile up. Here the past of some clips is made soft and
+pale first, as after minutes of play. Clean chunks that are among a batch's noisy ones are replaced
+by what the model makes of them, all at once and in a few rounds (as in Resampling Forcing, Guo et
+al., 2025); then the model goes down its own levels, and the last step learns: the error draws it to
+the truth, its roughness to the truth's, and a critic to what looks true, so that four steps suffice
+(as in Self Forcing, Huang et al., 2025).
 
 Shape letters as in `batch`; K' noisy chunks.
 """
