@@ -12,9 +12,10 @@ from pathlib import Path
 from lingbot.engine import Engine
 from lingbot.load import load_engine
 from lingbot.pocket.evaluation.figure import Figure
-from lingbot.pocket.evaluation.lasting import measure_long, measure_prompts, measure_return
+from lingbot.pocket.evaluation.lasting import measure_long, measure_return
 from lingbot.pocket.evaluation.obedience import measure_keys, measure_rest, measure_turns
 from lingbot.pocket.evaluation.pictures import measure_autoencoder, measure_chunk
+from lingbot.pocket.evaluation.prompts import measure_prompts
 
 PARTS: dict[str, Callable[[Engine, int], Iterable[Figure]]] = {
     "autoencoder": measure_autoencoder,

@@ -63,6 +63,13 @@ def steady_walk(scene: Scene, key: str, *, num_chunks: int) -> tuple[list[str], 
     return actions, poses
 
 
+def stroll(random: Random) -> list[str]:
+    """Twelve latent frames of somebody who walks about."""
+    turned, ahead = random.choice((2, 3, 4)), random.choice((4, 5, 6))
+    turn, last = random.choice(("", "", "j", "l")), random.choice(("w", "", "d"))
+    return ["w" + turn] * turned + ["w"] * ahead + [last] * (12 - turned - ahead)
+
+
 def open_world(engine: Engine, first: Tensor, prompt: str) -> Session:
     return engine.open(SessionSpec(first_frame=as_frame(first), prompt=prompt))
 

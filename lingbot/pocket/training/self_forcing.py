@@ -27,10 +27,10 @@ from lingbot.schedule import add_noise, build_steps
 
 LEVELS = tuple(step.sigma for step in build_steps(SCHEDULE_POCKET))  # that play visits, falling
 MOST_ROUNDS = 3  # times that the past is made anew, each time from the last
-FADED = 0.4  # share of the clips whose past has lost its things before
+FADED = 0.4  # share of the clips whose past is made soft and pale
 MOST_BLURS = 4  # of such a past
 ROUGHNESS = 2.0  # weight of its squared error; the flow's has 1
-LEAST_ROUGHNESS = 0.03
+LEAST_ROUGHNESS = 0.03  # a latent's own size is about 1
 NEIGHBOURHOOD = 4  # latent pixels, each way
 CRITIC_WIDTHS, CRITIC_SHARE = (128, 128, 128), 1.0
 
@@ -110,8 +110,9 @@ def learn_own_step(
     contrast = batch.contrast[:, None, None, None, None, None]
     made = take_step(model, batch, before, LEVELS[end]) / contrast
     truth = batch.truth / contrast
-    error = F.mse_loss(made / LEVELS[end], truth / LEVELS[end])
-    rough = F.mse_loss(_roughness(made / LEVELS[end]), _roughness(truth / LEVELS[end]))
+    ours, theirs = made / LEVELS[end], truth / LEVELS[end]  # as far apart as their flows
+    error = F.mse_loss(ours, theirs)
+    rough = F.mse_loss(_roughness(ours), _roughness(theirs))
     critic.backward(made, truth, error + ROUGHNESS * rough)
     return error.detach()
 

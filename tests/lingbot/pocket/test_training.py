@@ -294,7 +294,7 @@ def test_what_is_as_rough_as_the_truth_is_better_than_what_is_smooth(bank, monke
 
     monkeypatch.setattr(self_forcing, "predict_flow", something_else)
     learn_own_step(None, None, batch, make_critic(CPU), Random(0))
-    assert amount.grad < 0  # an error alone would have it 0
+    assert amount.grad < 0  # an error alone would draw the amount to 0
 
 
 def test_roughness_is_told_from_blur_and_not_from_place():
