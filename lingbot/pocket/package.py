@@ -27,7 +27,7 @@ def package(run: Path, target: Path, *, share: float = 1.0) -> None:
     mean of weights before and after some more training is often better than both.
 
     Raises FileNotFoundError where no stage of full pictures has begun, or the autoencoder is not
-    finished, and ValueError for a share that is none.
+    finished, and ValueError for a share that is none; then the target is as it was.
     """
     if not 0 < share <= 1:
         raise ValueError(f"share must be more than 0 and at most 1, not {share:g}")
@@ -37,17 +37,18 @@ def package(run: Path, target: Path, *, share: float = 1.0) -> None:
         raise FileNotFoundError(f"{run} has none of {', '.join(f'{name}.ckpt' for name in full)}")
     model = WorldModel(MODEL)
     model.load_state_dict(checkpoints[-1]["average"])
-    if share < 1:
-        before = load_dit(target, device=torch.device("cpu"), dtype=torch.float32).state_dict()
-        for name, weight in model.state_dict().items():
-            weight.copy_(torch.lerp(before[name], weight, share))
-    save_dit(model.half(), target)
     vae = {
         name: tensor if name.startswith("latents_") else tensor.half()
         for name, tensor in load_file(run / VAE_FILE).items()
     }
+    if share < 1:
+        before = load_dit(target, device=torch.device("cpu"), dtype=torch.float32).state_dict()
+        for name, weight in model.state_dict().items():
+            weight.copy_(torch.lerp(before[name], weight, share))
+    log = (run / "train.log").read_bytes()
+    save_dit(model.half(), target)
     save_file(vae, target / VAE_FILE)
-    shutil.copy(run / "train.log", target / "train.log")
+    (target / "train.log").write_bytes(log)
 
 
 def unpack(source: Path, run: Path, part: str) -> None:

@@ -37,10 +37,16 @@ class Batch:
     contexts: Tensor  # [P, L, text_dim]
     prompts: Tensor  # [B, K] rows of `contexts`
     contrast: Tensor  # [B] how much there is to be seen in the clips; 1 is usual
+    clips: list[int]  # B, their numbers in the bank
 
     @property
     def num_clean(self) -> int:
         return len(self.memory.clean)
+
+    @property
+    def recent(self) -> slice:
+        """The clean chunks after the sink."""
+        return slice(1, self.num_clean)
 
     @property
     def truth(self) -> Tensor:
@@ -143,6 +149,7 @@ def draw_batch(
         contexts=contexts.to(device),
         prompts=prompt_rows.view_as(sources).to(device),
         contrast=bank.contrast[clips],
+        clips=clips,
     )
 
 

@@ -1,10 +1,9 @@
-"""A critic that tells what is made from what is true, patch by patch, against blur.
+"""A critic that tells made chunks from true ones, patch by patch, against blur.
 
 An error's square or size is least in the middle of what may be, and that is blurred: the critic
 pulls towards what might be true instead. Hinge loss and spectral norms (Miyato et al., 2018).
 """
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from lingbot.config import LATENT_CHANNELS, POCKET
+
+WIDTHS = (128, 128, 128)  # channels of its layers, the first of which halves the picture
+SHARE = 1.0  # of its pull, to the error's
 RATE = 4e-4
 WARM_UP = 200  # steps over which the pull rises
 
@@ -19,23 +22,14 @@ WARM_UP = 200  # steps over which the pull rises
 class Critic:
     """A network that scores patches, and its training beside the one that it pulls.
 
-    `view` takes what is made, or true, to pictures [N, channels, h, w]. `widths` are those of the
-    layers; the first `halvings` of them halve the picture.
+    It sees a chunk's latent frames at once: chunks are [..., 16, F, h, w].
     """
 
-    def __init__(
-        self,
-        channels: int,
-        widths: Sequence[int],
-        *,
-        halvings: int,
-        share: float,
-        view: Callable[[Tensor], Tensor],
-        device: torch.device,
-    ) -> None:
+    def __init__(self, device: torch.device) -> None:
+        channels = LATENT_CHANNELS * POCKET.chunk
         layers: list[nn.Module] = []
-        for i, width in enumerate(widths):
-            size, stride = (4, 2) if i < halvings else (3, 1)
+        for i, width in enumerate(WIDTHS):
+            size, stride = (4, 2) if i == 0 else (3, 1)
             conv = nn.Conv2d(channels, width, size, stride, padding=1)
             layers += [spectral_norm(conv), nn.LeakyReLU(0.2)]
             channels = width
@@ -44,17 +38,15 @@ class Critic:
         self._optimizer = torch.optim.Adam(
             self._network.parameters(), lr=RATE, betas=(0.5, 0.9), eps=1e-6
         )
-        self._share, self._view = share, view
         self.step = 0
 
     def backward(self, made: Tensor, true: Tensor, loss: Tensor) -> Tensor:
         """Learn to tell `made` from `true`; then send the gradient of `loss`, and the critic's own,
         into what made it. Gives how far apart the critic held them before, 0 for not at all.
 
-        The critic's gradient is given the size of the loss's, times `share`.
+        The critic's gradient is given the size of the loss's, times SHARE.
         """
-        shown, kept = self._view(made.detach()), self._view(true)
-        scores = self._network(kept).float(), self._network(shown).float()
+        scores = self._score(true), self._score(made.detach())
         hinge = F.relu(1 - scores[0]).mean() + F.relu(1 + scores[1]).mean()
         hinge.backward()
         self._optimizer.step()
@@ -63,13 +55,18 @@ class Critic:
         (pull,) = torch.autograd.grad(loss, made, retain_graph=True)
         leaf = made.detach().requires_grad_()
         self._network.requires_grad_(False)
-        (own,) = torch.autograd.grad(-self._network(self._view(leaf)).float().mean(), leaf)
+        (own,) = torch.autograd.grad(-self._score(leaf).mean(), leaf)
         self._network.requires_grad_(True)
-        share = self._share * min(1.0, self.step / WARM_UP)
+        share = SHARE * min(1.0, self.step / WARM_UP)
         made.backward(pull + share * pull.norm() / (own.norm() + 1e-12) * own)
         self.step += 1
         gap: Tensor = (scores[0].mean() - scores[1].mean()).detach()
         return gap
+
+    def _score(self, chunks: Tensor) -> Tensor:
+        """Of each patch, [N, 1, rows, columns]."""
+        scores: Tensor = self._network(chunks.flatten(0, -5).flatten(1, 2))
+        return scores.float()
 
     def state(self) -> dict[str, Any]:
         parts = {"network": self._network.state_dict(), "optimizer": self._optimizer.state_dict()}

@@ -38,8 +38,8 @@ from lingbot.pocket.training.run import (
 )
 from lingbot.pocket.training.self_forcing import (
     LEVELS,
+    OwnPasts,
     learn_own_step,
-    make_critic,
     own_past,
     with_faded_past,
 )
@@ -151,6 +151,7 @@ class Training:
     average: WorldModel  # of the model's recent weights; this is what ships
     optimizers: Optimizers
     critic: Critic | None  # of stages that force themselves
+    pasts: OwnPasts  # of such stages, too; a resumed run begins them anew
     step: int = 0
 
     @classmethod
@@ -169,8 +170,8 @@ class Training:
         average.load_state_dict(model.state_dict())
         average.requires_grad_(False)
         optimizers = Optimizers(model, list(model.blocks))
-        critic = make_critic(device) if stage.self_forcing else None
-        training = cls(name, model, average, optimizers, critic)
+        critic = Critic(device) if stage.self_forcing else None
+        training = cls(name, model, average, optimizers, critic, OwnPasts())
         if own is not None:
             model.load_state_dict(own["model"])
             average.load_state_dict(own["average"])
@@ -184,7 +185,10 @@ class Training:
     def learn(self, batch: Batch, random: Random) -> Tensor:
         """Leave the gradient of a batch, and give its loss, which a GPU may still be computing."""
         if self.critic is not None:
-            batch = own_past(self.average, with_faded_past(batch, random), random)
+            told = with_faded_past(self.pasts.recall(batch, random), random)
+            batch = own_past(self.average, told, random)
+            if batch is not told:
+                self.pasts.keep(batch)
             return learn_own_step(self.model, self.average, batch, self.critic, random)
         loss = flow_loss(self.model, batch, high_noise=STAGES[self.name].high_noise)
         loss.backward()

@@ -1,12 +1,13 @@
 """The last stage: the model on its own past, by its own steps, held to the truth and to a critic.
 
 Flow matching knows the past as it was, and its steps begin at the truth with noise. In play both
-are what the model made of them, and errors pile up. Here the past of some clips is made soft and
-pale first, as after minutes of play. Clean chunks that are among a batch's noisy ones are replaced
-by what the model makes of them, all at once and in a few rounds (as in Resampling Forcing, Guo et
-al., 2025); then the model goes down its own levels, and the last step learns: the error draws it to
-the truth, its roughness to the truth's, and a critic to what looks true, so that four steps suffice
-(as in Self Forcing, Huang et al., 2025).
+are what the model made of them, and errors pile up. Here the past of some clips is what the model
+made of it when it last saw them, and that of some is made soft and pale, as after minutes of play.
+Clean chunks that are among a batch's noisy ones are replaced by what the model makes of them, all
+at once and in a few rounds (as in Resampling Forcing, Guo et al., 2025); then the model goes down
+its own levels, and the last step learns: the error draws it to the truth, its roughness and what
+changes from frame to frame to the truth's, and a critic to what looks true, so that few steps
+suffice (as in Self Forcing, Huang et al., 2025).
 
 Shape letters as in `batch`; K' noisy chunks.
 """
@@ -18,31 +19,44 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lingbot.config import LATENT_CHANNELS, POCKET, SCHEDULE_POCKET
+from lingbot.config import SCHEDULE_POCKET
 from lingbot.model import WorldModel
 from lingbot.pocket.training.batch import Batch, predict_flow
 from lingbot.pocket.training.critic import Critic
-from lingbot.pocket.training.roughness import roughness
+from lingbot.pocket.training.roughness import liveliness, roughness
 from lingbot.schedule import add_noise, build_steps
 
 LEVELS = tuple(step.sigma for step in build_steps(SCHEDULE_POCKET))  # that play visits, falling
-MOST_ROUNDS = 3  # times that the past is made anew, each time from the last
-FADED = 0.4  # share of the clips whose past is made soft and pale
+MOST_ROUNDS = 2  # times that the past is made anew, each time from the last
+RECALLED = 0.5  # share of the clips whose past is what the model last made of it
+FADED = 0.3  # share of the clips whose past is made soft and pale
 MOST_BLURS = 4  # of such a past
-ROUGHNESS = 2.0  # weight of its squared error; the flow's has 1
-LEAST_ROUGHNESS = 0.03  # a latent's own size is about 1
+LEAST_LEVEL = 0.3  # by which errors are measured: else those of the lowest level would be all
+ROUGHNESS, LIVELINESS = 2.0, 1.5  # weights of their squared errors; the flow's has 1
+LEAST_ROUGHNESS = 0.03  # and liveliness; a latent's own size is about 1
 NEIGHBOURHOOD = 4  # latent pixels, each way
-CRITIC_WIDTHS, CRITIC_SHARE = (128, 128, 128), 1.0
 
 
-def make_critic(device: torch.device) -> Critic:
-    """A critic of chunks: their latent frames lie in its channels."""
+class OwnPasts:
+    """What the model last made of each clip's past: where it was, it comes back to later.
 
-    def view(chunks: Tensor) -> Tensor:
-        return chunks.flatten(2, 3).flatten(0, 1)
+    So a past's errors are those of many rounds, as in a long walk, and a step pays for a few.
+    """
 
-    channels = LATENT_CHANNELS * POCKET.chunk
-    return Critic(channels, CRITIC_WIDTHS, halvings=1, share=CRITIC_SHARE, view=view, device=device)
+    def __init__(self) -> None:
+        self._made = dict[int, Tensor]()  # [K, 16, F, h, w] half precision, by clip
+
+    def recall(self, batch: Batch, random: Random) -> Batch:
+        """The batch, and some clips with the past that was kept last, if one was."""
+        x0 = batch.x0.clone()
+        for row, clip in enumerate(batch.clips):
+            if random.random() < RECALLED and clip in self._made:
+                x0[row, batch.recent] = self._made[clip].float()
+        return replace(batch, x0=x0)
+
+    def keep(self, batch: Batch) -> None:
+        for row, clip in enumerate(batch.clips):
+            self._made[clip] = batch.x0[row, batch.recent].half()
 
 
 def with_faded_past(batch: Batch, random: Random) -> Batch:
@@ -52,10 +66,9 @@ def with_faded_past(batch: Batch, random: Random) -> Batch:
     find the way back.
     """
     x0 = batch.x0.clone()
-    recent = [place for place, number in enumerate(batch.memory.clean) if number != 0]
-    for clip in x0:
+    for past in x0[:, batch.recent]:
         if random.random() < FADED:
-            clip[recent] = fade(clip[recent], random.randint(0, MOST_BLURS), random.random())
+            past[:] = fade(past, random.randint(0, MOST_BLURS), random.random())
     return replace(batch, x0=x0)
 
 
@@ -110,10 +123,12 @@ def learn_own_step(
     contrast = batch.contrast[:, None, None, None, None, None]
     made = take_step(model, batch, before, LEVELS[end]) / contrast
     truth = batch.truth / contrast
-    ours, theirs = made / LEVELS[end], truth / LEVELS[end]  # as far apart as their flows
+    level = max(LEVELS[end], LEAST_LEVEL)
+    ours, theirs = made / level, truth / level  # as far apart as their flows
     error = F.mse_loss(ours, theirs)
     rough = F.mse_loss(_roughness(ours), _roughness(theirs))
-    critic.backward(made, truth, error + ROUGHNESS * rough)
+    lively = F.mse_loss(_liveliness(ours), _liveliness(theirs))
+    critic.backward(made, truth, error + ROUGHNESS * rough + LIVELINESS * lively)
     return error.detach()
 
 
@@ -121,6 +136,12 @@ def _roughness(chunks: Tensor) -> Tensor:
     """Of chunks [B, K', 16, F, h, w], frame by frame."""
     frames = chunks.transpose(2, 3).flatten(0, 2)
     return roughness(frames, neighbourhood=NEIGHBOURHOOD, least=LEAST_ROUGHNESS)
+
+
+def _liveliness(chunks: Tensor) -> Tensor:
+    """Of chunks [B, K', 16, F, h, w], from each of a chunk's frames to its next."""
+    videos = chunks.transpose(2, 3).flatten(0, 1)
+    return liveliness(videos, neighbourhood=NEIGHBOURHOOD, least=LEAST_ROUGHNESS)
 
 
 def _with_past(batch: Batch, made: Tensor) -> Batch:

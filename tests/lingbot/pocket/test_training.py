@@ -19,10 +19,11 @@ from lingbot.pocket.train import do_part
 from lingbot.pocket.training import batch as batch_module
 from lingbot.pocket.training import dit, self_forcing, vae, whiten
 from lingbot.pocket.training.batch import Words, draw_batch, predict_flow
+from lingbot.pocket.training.critic import Critic
 from lingbot.pocket.training.data import FIRST_HELD_OUT_SEED, Footage
 from lingbot.pocket.training.dit import MODEL, Training
 from lingbot.pocket.training.latents import LatentBank, load_codec, load_latents
-from lingbot.pocket.training.roughness import roughness
+from lingbot.pocket.training.roughness import liveliness, roughness
 from lingbot.pocket.training.run import (
     Machine,
     Muon,
@@ -33,9 +34,9 @@ from lingbot.pocket.training.run import (
 )
 from lingbot.pocket.training.self_forcing import (
     LEVELS,
+    OwnPasts,
     fade,
     learn_own_step,
-    make_critic,
     own_past,
     with_faded_past,
 )
@@ -132,6 +133,12 @@ def test_the_last_full_stage_is_shipped(folder, tmp_path):
     for name, weight in mixed.state_dict().items():
         mean = 0.25 * models["full"][name] + 0.75 * models["self"][name]
         torch.testing.assert_close(weight, mean, rtol=2e-3, atol=2e-3)
+    whole = {path.name: path.read_bytes() for path in (tmp_path / "box").iterdir()}
+    for name in ("train.log", "tiny_vae.safetensors"):
+        (tmp_path / "run" / name).unlink()
+        with pytest.raises(FileNotFoundError, match=name):
+            package(tmp_path / "run", tmp_path / "box")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "box").iterdir()} == whole
 
 
 @pytest.mark.parametrize("stage", ["full", "self"])
@@ -258,7 +265,7 @@ def test_with_perfect_steps_the_past_is_the_truth_and_nothing_is_lost(bank, monk
     slip = torch.zeros((), requires_grad=True)
     monkeypatch.setattr(self_forcing, "predict_flow", lambda *told: perfect(*told) + slip)
     for seed in range(8):
-        assert learn_own_step(None, None, batch, make_critic(CPU), Random(seed)) < 1e-6
+        assert learn_own_step(None, None, batch, Critic(CPU), Random(seed)) < 1e-6
     assert levels == {round(level, 3) for level in LEVELS}
     assert slip.grad is not None
 
@@ -275,9 +282,7 @@ def test_a_clip_counts_by_its_own_contrast(bank, monkeypatch):
 
     slip = torch.zeros((), requires_grad=True)
     monkeypatch.setattr(self_forcing, "predict_flow", nearly)
-    losses = [
-        learn_own_step(None, None, told, make_critic(CPU), Random(0)) for told in (batch, dimmer)
-    ]
+    losses = [learn_own_step(None, None, told, Critic(CPU), Random(0)) for told in (batch, dimmer)]
     assert losses[0] > 0
     torch.testing.assert_close(losses[0], losses[1])
 
@@ -293,7 +298,7 @@ def test_what_is_as_rough_as_the_truth_is_better_than_what_is_smooth(bank, monke
         return (x[:, batch.num_clean :] - made) / sigma[..., None, None, None, None]
 
     monkeypatch.setattr(self_forcing, "predict_flow", something_else)
-    learn_own_step(None, None, batch, make_critic(CPU), Random(0))
+    learn_own_step(None, None, batch, Critic(CPU), Random(0))
     assert amount.grad < 0  # an error alone would draw the amount to 0
 
 
@@ -309,6 +314,53 @@ def test_roughness_is_told_from_blur_and_not_from_place():
     plain = torch.zeros(1, 1, 8, 8, requires_grad=True)
     roughness(plain, **rough).sum().backward()
     assert torch.isfinite(plain.grad).all()
+
+
+def test_liveliness_grows_with_the_way_and_not_with_what_stands():
+    torch.manual_seed(0)
+    lively = {"neighbourhood": 4, "least": 1e-3}
+    picture = F.avg_pool2d(torch.rand(1, 3, 24, 32), 9, stride=1, padding=4)
+    still = liveliness(picture[:, None].expand(-1, 3, -1, -1, -1), **lively)
+    assert still.shape == (2, 3, 11, 15)
+    torch.testing.assert_close(still, torch.full_like(still, 1e-3))
+    walks = [
+        torch.stack([picture.roll(frame * way, 3) for frame in range(3)], dim=1) for way in (1, 2)
+    ]
+    slow, fast = (liveliness(walk, **lively).mean() for walk in walks)
+    assert 1.5 * slow < fast < 2 * slow
+
+
+def test_what_moves_as_far_as_the_truth_is_better_than_what_lags(bank, monkeypatch):
+    torch.manual_seed(0)
+    batch = draw_batch(bank, Words.of(bank, MODEL), 1, Random(3))
+    shape = batch.x0.shape
+    place = torch.randn(shape[0], shape[1], shape[2], 1, *shape[4:])
+    x0 = place + 0.3 * torch.randn(shape)
+    batch = replace(batch, x0=x0, contrast=torch.ones(1))
+    amount = torch.tensor(0.5, requires_grad=True)
+    monkeypatch.setattr(self_forcing, "ROUGHNESS", 0.0)
+
+    def elsewhere(_model, batch, x, sigma):
+        still = place[:, batch.num_clean :].expand_as(batch.truth)
+        made = still + amount * 0.3 * torch.randn_like(batch.truth)
+        return (x[:, batch.num_clean :] - made) / sigma[..., None, None, None, None]
+
+    monkeypatch.setattr(self_forcing, "predict_flow", elsewhere)
+    learn_own_step(None, None, batch, Critic(CPU), Random(0))
+    assert amount.grad < 0
+
+
+def test_a_past_is_taken_up_where_the_model_left_it(bank):
+    pasts = OwnPasts()
+    batch = draw_batch(bank, Words.of(bank, MODEL), 8, Random(3))
+    assert torch.equal(pasts.recall(batch, Random(0)).x0, batch.x0)
+    pasts.keep(replace(batch, x0=batch.x0 + 1))
+    recalled = pasts.recall(batch, Random(0))
+    assert torch.equal(recalled.truth, batch.truth)
+    sink, recent = batch.memory.clean.index(0), batch.memory.clean.index(1)
+    assert torch.equal(recalled.x0[:, sink], batch.x0[:, sink])
+    apart = (recalled.x0 - batch.x0)[:, recent].flatten(1).mean(1)
+    assert {round(float(each), 2) for each in apart} == {0.0, 1.0}
 
 
 def test_a_past_of_ones_own_is_not_the_truth(bank, monkeypatch):
