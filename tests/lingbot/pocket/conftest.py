@@ -1,0 +1,46 @@
+"""A run of the pocket world's training that is small and short."""
+
+import pytest
+import torch
+from msgspec import structs
+
+from lingbot.pocket.train import do_part
+from lingbot.pocket.training import dit, vae, whiten
+from lingbot.pocket.training.data import FIRST_HELD_OUT_SEED
+from lingbot.pocket.training.dit import MODEL
+from lingbot.pocket.training.latents import load_latents
+from lingbot.pocket.training.run import Machine
+
+CPU = torch.device("cpu")
+HERE = Machine(CPU, compiles=False)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """A run up to its latents: two clips, an autoencoder of two steps."""
+    folder = tmp_path_factory.mktemp("pocket")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vae, "BATCHES", ((1, 5),))
+        patch.setattr(whiten, "MEASURED_FRAMES", 17)
+        for part in ("bank", "vae", "whiten", "decoder", "latents"):
+            do_part(part, folder, HERE, 2, seed=FIRST_HELD_OUT_SEED)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bank(folder):
+    return load_latents(folder, "small", device=CPU)
+
+
+@pytest.fixture
+def small_model(monkeypatch):
+    """As the pocket world's, but quickly trained and saved."""
+    small = structs.replace(MODEL, dim=48, ffn_dim=96, num_heads=2, num_layers=2)
+    monkeypatch.setattr(dit, "MODEL", small)
+    return small
+
+
+@pytest.fixture
+def no_sheets(monkeypatch):
+    monkeypatch.setattr(dit, "held_out_clips", list)
+    monkeypatch.setattr(dit, "save_rollouts", lambda *_, **__: [])
