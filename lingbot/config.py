@@ -105,7 +105,7 @@ def check_window(window: int, *, sink: int, chunk: int) -> None:
 
 
 # A small picture is known at higher noise levels than a large one: its last step is at a lower one.
-SCHEDULE_POCKET = ScheduleConfig(indices=(0, 300, 600, 850), shift=3.0)
+SCHEDULE_POCKET = ScheduleConfig(indices=(0, 300, 600, 850, 940), shift=3.0)
 
 POCKET = WorldConfig(name="pocket", width=208, height=128, schedule=SCHEDULE_POCKET)
 
