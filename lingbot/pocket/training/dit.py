@@ -187,7 +187,7 @@ class Training:
         if self.critic is not None:
             told = with_faded_past(self.pasts.recall(batch, random), random)
             batch = own_past(self.average, told, random)
-            if batch is not told:
+            if batch is not told:  # what no round made anew is not the model's
                 self.pasts.keep(batch)
             return learn_own_step(self.model, self.average, batch, self.critic, random)
         loss = flow_loss(self.model, batch, high_noise=STAGES[self.name].high_noise)

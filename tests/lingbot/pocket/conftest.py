@@ -1,9 +1,11 @@
-"""A run of the pocket world's training that is small and short."""
+"""A run of the pocket world's training that is small and short, and a town by day."""
 
 import pytest
 import torch
 from msgspec import structs
 
+from lingbot.pocket.scenery.conditions import Conditions
+from lingbot.pocket.scenery.scene import make_scene
 from lingbot.pocket.train import do_part
 from lingbot.pocket.training import dit, vae, whiten
 from lingbot.pocket.training.data import FIRST_HELD_OUT_SEED
@@ -44,3 +46,10 @@ def small_model(monkeypatch):
 def no_sheets(monkeypatch):
     monkeypatch.setattr(dit, "held_out_clips", list)
     monkeypatch.setattr(dit, "save_rollouts", lambda *_, **__: [])
+
+
+@pytest.fixture(scope="session")
+def town():
+    """By day."""
+    scene = next(scene for scene in map(make_scene, range(100)) if scene.place == "town")
+    return scene.under(Conditions(time="noon", weather="clear", ground="grass"))

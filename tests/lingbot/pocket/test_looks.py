@@ -4,12 +4,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+pytest.importorskip("cv2")
+
 from lingbot.pocket.evaluation.looks import gradient_similarity, laplacian_variance, psnr
+from lingbot.pocket.evaluation.play import steady_walk
+from lingbot.pocket.scenery.render import Renderer
+from lingbot.pocket.training.data import SIZE
 
 
-def test_blur_is_seen():
-    torch.manual_seed(0)
-    sharp = (torch.rand(1, 64, 96, 3) * 255).to(torch.uint8)
+def test_blur_is_seen(town):
+    _, poses = steady_walk(town, "", num_chunks=1)
+    sharp = Renderer(town).render(poses[:1], **SIZE)
     video = sharp.permute(0, 3, 1, 2).float()
     blurred = F.avg_pool2d(video, 3, stride=1, padding=1).permute(0, 2, 3, 1).to(torch.uint8)
     assert gradient_similarity(sharp, sharp) == pytest.approx(1)

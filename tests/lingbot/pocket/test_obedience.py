@@ -8,9 +8,7 @@ pytest.importorskip("cv2")
 from lingbot.pocket.evaluation import obedience
 from lingbot.pocket.evaluation.obedience import measure_keys, measure_rest, measure_turns
 from lingbot.pocket.evaluation.play import steady_walk
-from lingbot.pocket.scenery.conditions import Conditions
 from lingbot.pocket.scenery.render import Renderer
-from lingbot.pocket.scenery.scene import make_scene
 
 
 class RemembersWalks(Renderer):
@@ -28,10 +26,8 @@ class RemembersWalks(Renderer):
 
 
 @pytest.fixture(scope="module")
-def renderer():
-    """Of a town by day."""
-    town = next(scene for scene in map(make_scene, range(100)) if scene.place == "town")
-    return RemembersWalks(town.under(Conditions(time="noon", weather="clear", ground="grass")))
+def renderer(town):
+    return RemembersWalks(town)
 
 
 @pytest.fixture
