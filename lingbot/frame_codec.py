@@ -58,11 +58,15 @@ class FrameCodec:
 
     def decode(self, latents: Tensor, state: DecoderState) -> Frames:
         """[1, 16, F, h, w] -> [T, H, W, 3]; T is 4F, 3 fewer where the state is fresh."""
-        weight = next(self.vae.parameters())
-        latents = (latents * self.std + self.mean).transpose(1, 2).to(weight.dtype)
-        frames = self.vae.decode(latents, state)[0]
+        frames = self.decode_video(latents, state)[0].clamp(0, 1)
         pixels = (frames.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
         return np.ascontiguousarray(pixels.cpu().numpy())
+
+    def decode_video(self, latents: Tensor, state: DecoderState) -> Tensor:
+        """[B, 16, F, h, w] -> [B, T, 3, H, W], about in 0..1, as `decode` does; for a gradient."""
+        weight = next(self.vae.parameters())
+        latents = (latents * self.std + self.mean).transpose(1, 2).to(weight.dtype)
+        return self.vae.decode(latents, state, clamp=False)
 
     def encode_condition(self, pictures: Tensor, *, chunk: int) -> Tensor:
         """What worlds that start from ``pictures`` are conditioned on, as they are and no mask.

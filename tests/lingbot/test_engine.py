@@ -211,9 +211,9 @@ def test_closing_lets_a_running_decoding_end(engine, spec, monkeypatch):
     latents = engine.denoise(session, WALK[1])
     decode = engine.codec.vae.decode
 
-    def close_meanwhile(*args):
+    def close_meanwhile(*args, **options):
         engine.close(session)
-        return decode(*args)
+        return decode(*args, **options)
 
     expected = engine.step(twin, WALK[1])
     monkeypatch.setattr(engine.codec.vae, "decode", close_meanwhile)

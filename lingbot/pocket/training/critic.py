@@ -40,11 +40,14 @@ class Critic:
         )
         self.step = 0
 
-    def backward(self, made: Tensor, true: Tensor, loss: Tensor) -> Tensor:
-        """Learn to tell `made` from `true`; then send the gradient of `loss`, and the critic's own,
-        into what made it. Gives how far apart the critic held them before, 0 for not at all.
+    def backward(
+        self, made: Tensor, true: Tensor, loss: Tensor, aside: Tensor | None = None
+    ) -> Tensor:
+        """Learn to tell `made` from `true`; then send the gradients of `loss` and of `aside`, and
+        the critic's own, into what made it. Gives how far apart the critic held them before, 0 for
+        not at all.
 
-        The critic's gradient is given the size of the loss's, times SHARE.
+        The critic's gradient is given the size of the loss's alone, times SHARE.
         """
         scores = self._score(true), self._score(made.detach())
         hinge = F.relu(1 - scores[0]).mean() + F.relu(1 + scores[1]).mean()
@@ -58,7 +61,10 @@ class Critic:
         (own,) = torch.autograd.grad(-self._score(leaf).mean(), leaf)
         self._network.requires_grad_(True)
         share = SHARE * min(1.0, self.step / WARM_UP)
-        made.backward(pull + share * pull.norm() / (own.norm() + 1e-12) * own)
+        pulls = pull + share * pull.norm() / (own.norm() + 1e-12) * own
+        if aside is not None:
+            pulls += torch.autograd.grad(aside, made, retain_graph=True)[0]
+        made.backward(pulls)
         self.step += 1
         gap: Tensor = (scores[0].mean() - scores[1].mean()).detach()
         return gap

@@ -24,7 +24,7 @@ from lingbot.model import WorldModel
 from lingbot.pocket.training.batch import Batch, Words, draw_batch, predict_flow
 from lingbot.pocket.training.critic import Critic
 from lingbot.pocket.training.data import Clip
-from lingbot.pocket.training.latents import load_latents
+from lingbot.pocket.training.latents import load_codec, load_latents
 from lingbot.pocket.training.rollout import held_out_clips, save_rollouts
 from lingbot.pocket.training.run import (
     SAVE_EVERY,
@@ -36,13 +36,7 @@ from lingbot.pocket.training.run import (
     load_checkpoint,
     save_checkpoint,
 )
-from lingbot.pocket.training.self_forcing import (
-    LEVELS,
-    OwnPasts,
-    learn_own_step,
-    own_past,
-    with_faded_past,
-)
+from lingbot.pocket.training.self_forcing import LEVELS, SelfForcing
 
 MODEL = ModelConfig(
     dim=256, ffn_dim=768, freq_dim=128, num_heads=4, num_layers=5, text_dim=64, text_len=16
@@ -150,8 +144,7 @@ class Training:
     model: WorldModel
     average: WorldModel  # of the model's recent weights; this is what ships
     optimizers: Optimizers
-    critic: Critic | None  # of stages that force themselves
-    pasts: OwnPasts  # of such stages, too; a resumed run begins them anew
+    self_forcing: SelfForcing | None  # of stages that do so
     step: int = 0
 
     @classmethod
@@ -170,26 +163,24 @@ class Training:
         average.load_state_dict(model.state_dict())
         average.requires_grad_(False)
         optimizers = Optimizers(model, list(model.blocks))
-        critic = Critic(device) if stage.self_forcing else None
-        training = cls(name, model, average, optimizers, critic, OwnPasts())
+        self_forcing = None
+        if stage.self_forcing:
+            self_forcing = SelfForcing(Critic(device), load_codec(folder, device=device))
+        training = cls(name, model, average, optimizers, self_forcing)
         if own is not None:
             model.load_state_dict(own["model"])
             average.load_state_dict(own["average"])
             optimizers.load(own["optimizers"])
-            if critic is not None:
-                critic.load(own["critic"])
+            if self_forcing is not None:
+                self_forcing.critic.load(own["critic"])
             training.step = own["step"]
             torch.manual_seed(seed + training.step)
         return training
 
     def learn(self, batch: Batch, random: Random) -> Tensor:
         """Leave the gradient of a batch, and give its loss, which a GPU may still be computing."""
-        if self.critic is not None:
-            told = with_faded_past(self.pasts.recall(batch, random), random)
-            batch = own_past(self.average, told, random)
-            if batch is not told:  # what no round made anew is not the model's
-                self.pasts.keep(batch)
-            return learn_own_step(self.model, self.average, batch, self.critic, random)
+        if self.self_forcing is not None:
+            return self.self_forcing.learn(self.model, self.average, batch, random)
         loss = flow_loss(self.model, batch, high_noise=STAGES[self.name].high_noise)
         loss.backward()
         return loss.detach()
@@ -201,8 +192,8 @@ class Training:
             "optimizers": self.optimizers.state(),
             "step": self.step,
         }
-        if self.critic is not None:
-            checkpoint["critic"] = self.critic.state()
+        if self.self_forcing is not None:
+            checkpoint["critic"] = self.self_forcing.critic.state()
         save_checkpoint(folder / f"{self.name}.ckpt", checkpoint)
 
     def advance(self, rate: float) -> None:

@@ -9,12 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def roughness(pictures: Tensor, *, neighbourhood: int, least: float) -> Tensor:
+def roughness(videos: Tensor, *, neighbourhood: int, least: float) -> Tensor:
     """By how much pixels differ from those around them, root mean square of each neighbourhood.
 
-    [N, C, H, W] -> [N, C, rows, columns] of neighbourhoods of so many pixels each way, which
+    [N, F, C, H, W] -> [N * F, C, rows, columns] of neighbourhoods of so many pixels each way, which
     overlap by half. What is far under `least` counts for nothing.
     """
+    pictures = videos.flatten(0, 1)
     around = F.avg_pool2d(pictures, 3, stride=1, padding=1, count_include_pad=False)
     return _size(pictures - around, neighbourhood, least)
 

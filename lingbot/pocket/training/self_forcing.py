@@ -5,14 +5,15 @@ are what the model made of them, and errors pile up. Here the past of some clips
 made of it when it last saw them, and that of some is made soft and pale, as after minutes of play.
 Clean chunks that are among a batch's noisy ones are replaced by what the model makes of them, all
 at once and in a few rounds (as in Resampling Forcing, Guo et al., 2025); then the model goes down
-its own levels, and the last step learns: the error draws it to the truth, its roughness and what
-changes from frame to frame to the truth's, and a critic to what looks true, so that few steps
-suffice (as in Self Forcing, Huang et al., 2025).
+its own levels, and the last step learns: the error draws it to the truth, its roughness, what
+changes from frame to frame and where things go to the truth's, and a critic to what looks true, so
+that few steps suffice (as in Self Forcing, Huang et al., 2025).
 
 Shape letters as in `batch`; K' noisy chunks.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from random import Random
 
 import torch
@@ -20,11 +21,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lingbot.config import SCHEDULE_POCKET
+from lingbot.frame_codec import FrameCodec
 from lingbot.model import WorldModel
 from lingbot.pocket.training.batch import Batch, predict_flow
 from lingbot.pocket.training.critic import Critic
 from lingbot.pocket.training.roughness import liveliness, roughness
+from lingbot.pocket.training.slip import slip
 from lingbot.schedule import add_noise, build_steps
+from lingbot.tiny_vae import DecoderState
 
 LEVELS = tuple(step.sigma for step in build_steps(SCHEDULE_POCKET))  # that play visits, falling
 MOST_ROUNDS = 2  # times that the past is made anew, each time from the last
@@ -33,8 +37,14 @@ FADED = 0.3  # share of the clips whose past is made soft and pale
 MOST_BLURS = 4  # of such a past
 LEAST_LEVEL = 0.3  # by which errors are measured: else those of the lowest level would be all
 ROUGHNESS, LIVELINESS = 2.0, 1.5  # weights of their squared errors; the flow's has 1
+SLIP = 0.5  # weight of what moves otherwise than in the truth
 LEAST_ROUGHNESS = 0.03  # and liveliness; a latent's own size is about 1
 NEIGHBOURHOOD = 4  # latent pixels, each way
+
+_roughness, _liveliness = (
+    partial(size, neighbourhood=NEIGHBOURHOOD, least=LEAST_ROUGHNESS)
+    for size in (roughness, liveliness)
+)
 
 
 class OwnPasts:
@@ -57,6 +67,23 @@ class OwnPasts:
     def keep(self, batch: Batch) -> None:
         for row, clip in enumerate(batch.clips):
             self._made[clip] = batch.x0[row, batch.recent].half()
+
+
+@dataclass(frozen=True, slots=True)
+class SelfForcing:
+    """What a run of this stage has beside the model."""
+
+    critic: Critic
+    codec: FrameCodec  # its decoder shows what moves
+    pasts: OwnPasts = field(default_factory=OwnPasts)  # a resumed run begins them anew
+
+    def learn(self, model: WorldModel, average: WorldModel, batch: Batch, random: Random) -> Tensor:
+        """Leave the gradient of a batch, whose pasts the average makes; give its error."""
+        told = with_faded_past(self.pasts.recall(batch, random), random)
+        batch = own_past(average, told, random)
+        if batch is not told:  # what no round made anew is not the model's
+            self.pasts.keep(batch)
+        return learn_own_step(model, average, batch, self.critic, self.codec, random)
 
 
 def with_faded_past(batch: Batch, random: Random) -> Batch:
@@ -110,7 +137,12 @@ def take_step(model: WorldModel, batch: Batch, made: Tensor, level: float) -> Te
 
 
 def learn_own_step(
-    model: WorldModel, average: WorldModel, batch: Batch, critic: Critic, random: Random
+    model: WorldModel,
+    average: WorldModel,
+    batch: Batch,
+    critic: Critic,
+    codec: FrameCodec,
+    random: Random,
 ) -> Tensor:
     """Leave the gradient of one step of the model, where those before are its average's own.
 
@@ -124,24 +156,26 @@ def learn_own_step(
     made = take_step(model, batch, before, LEVELS[end]) / contrast
     truth = batch.truth / contrast
     level = max(LEVELS[end], LEAST_LEVEL)
-    ours, theirs = made / level, truth / level  # as far apart as their flows
+    ours, theirs = (_as_videos(chunks) / level for chunks in (made, truth))  # as their flows
     error = F.mse_loss(ours, theirs)
-    rough = F.mse_loss(_roughness(ours), _roughness(theirs))
-    lively = F.mse_loss(_liveliness(ours), _liveliness(theirs))
-    critic.backward(made, truth, error + ROUGHNESS * rough + LIVELINESS * lively)
+    rough, lively = (F.mse_loss(size(ours), size(theirs)) for size in (_roughness, _liveliness))
+    aside = SLIP * _slip(codec, made * contrast, batch.truth, random.randrange(1, made.shape[1]))
+    critic.backward(made, truth, error + ROUGHNESS * rough + LIVELINESS * lively, aside)
     return error.detach()
 
 
-def _roughness(chunks: Tensor) -> Tensor:
-    """Of chunks [B, K', 16, F, h, w], frame by frame."""
-    frames = chunks.transpose(2, 3).flatten(0, 2)
-    return roughness(frames, neighbourhood=NEIGHBOURHOOD, least=LEAST_ROUGHNESS)
+def _slip(codec: FrameCodec, made: Tensor, true: Tensor, number: int) -> Tensor:
+    """Of one of the chunks [B, K', 16, F, h, w], and what leads from the one before into it."""
+    videos = []
+    for chunks in (made, true):
+        latents = torch.cat([chunks[:, number - 1, :, -1:], chunks[:, number]], dim=2)
+        videos.append(codec.decode_video(latents, DecoderState()))
+    return slip(*videos)
 
 
-def _liveliness(chunks: Tensor) -> Tensor:
-    """Of chunks [B, K', 16, F, h, w], from each of a chunk's frames to its next."""
-    videos = chunks.transpose(2, 3).flatten(0, 1)
-    return liveliness(videos, neighbourhood=NEIGHBOURHOOD, least=LEAST_ROUGHNESS)
+def _as_videos(chunks: Tensor) -> Tensor:
+    """Chunks [B, K', 16, F, h, w] -> [B * K', F, 16, h, w]."""
+    return chunks.transpose(2, 3).flatten(0, 1)
 
 
 def _with_past(batch: Batch, made: Tensor) -> Batch:

@@ -3,6 +3,7 @@
 import logging
 import math
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -55,6 +56,8 @@ LATENT_GAIN = 2.0  # of the colours in the latents, which a soft clamp bounds at
 LOG_EVERY = 20
 
 logger = logging.getLogger(__name__)
+
+_roughness = partial(roughness, neighbourhood=NEIGHBOURHOOD, least=LEAST_ROUGHNESS)
 
 
 def train_vae(folder: Path, machine: Machine, *, num_steps: int, seed: int) -> None:
@@ -210,10 +213,6 @@ def _draw(shards: list[Tensor], generator: torch.Generator, batch_factor: int) -
         batch.append(mirror_frames(frames) if draw(2) else frames)
     video = to_video(torch.stack(batch))
     return resize(video, CROP) if small else video
-
-
-def _roughness(video: Tensor) -> Tensor:
-    return roughness(video.flatten(0, 1), neighbourhood=NEIGHBOURHOOD, least=LEAST_ROUGHNESS)
 
 
 def _losses(vae: TinyVAE, video: Tensor, machine: Machine) -> tuple[Tensor, Tensor, Tensor]:

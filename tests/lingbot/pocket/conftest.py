@@ -10,7 +10,7 @@ from lingbot.pocket.train import do_part
 from lingbot.pocket.training import dit, vae, whiten
 from lingbot.pocket.training.data import FIRST_HELD_OUT_SEED
 from lingbot.pocket.training.dit import MODEL
-from lingbot.pocket.training.latents import load_latents
+from lingbot.pocket.training.latents import load_codec, load_latents
 from lingbot.pocket.training.run import Machine
 
 CPU = torch.device("cpu")
@@ -32,6 +32,11 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def bank(folder):
     return load_latents(folder, "small", device=CPU)
+
+
+@pytest.fixture(scope="session")
+def codec(folder):
+    return load_codec(folder, device=CPU)
 
 
 @pytest.fixture

@@ -9,14 +9,14 @@ from lingbot.pocket.training.roughness import liveliness, roughness
 
 def test_roughness_is_told_from_blur_and_not_from_place():
     torch.manual_seed(0)
-    grass = torch.rand(2, 3, 16, 24)
+    grass = torch.rand(1, 2, 3, 16, 24)
     rough = {"neighbourhood": 8, "least": 1e-3}
     assert roughness(grass, **rough).shape == (2, 3, 3, 5)
-    blurred = F.avg_pool2d(grass, 3, stride=1, padding=1)
+    blurred = F.avg_pool2d(grass[0], 3, stride=1, padding=1)[None]
     assert (roughness(blurred, **rough) < 0.5 * roughness(grass, **rough)).all()
-    elsewhere = roughness(grass.roll((5, 7), (2, 3)), **rough)
+    elsewhere = roughness(grass.roll((5, 7), (3, 4)), **rough)
     assert elsewhere.mean() == pytest.approx(roughness(grass, **rough).mean().item(), rel=0.02)
-    plain = torch.zeros(1, 1, 8, 8, requires_grad=True)
+    plain = torch.zeros(1, 1, 1, 8, 8, requires_grad=True)
     roughness(plain, **rough).sum().backward()
     assert torch.isfinite(plain.grad).all()
 

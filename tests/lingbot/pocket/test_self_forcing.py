@@ -22,7 +22,7 @@ from lingbot.pocket.training.self_forcing import (
 CPU = torch.device("cpu")
 
 
-def test_with_perfect_steps_the_past_is_the_truth_and_nothing_is_lost(bank, monkeypatch):
+def test_with_perfect_steps_the_past_is_the_truth_and_nothing_is_lost(bank, codec, monkeypatch):
     torch.manual_seed(0)
     batch = draw_batch(bank, Words.of(bank, MODEL), 1, Random(3))
     levels = set()
@@ -41,12 +41,12 @@ def test_with_perfect_steps_the_past_is_the_truth_and_nothing_is_lost(bank, monk
     slip = torch.zeros((), requires_grad=True)
     monkeypatch.setattr(self_forcing, "predict_flow", lambda *told: perfect(*told) + slip)
     for seed in range(8):
-        assert learn_own_step(None, None, batch, Critic(CPU), Random(seed)) < 1e-6
+        assert learn_own_step(None, None, batch, Critic(CPU), codec, Random(seed)) < 1e-6
     assert levels == {round(level, 3) for level in LEVELS}
     assert slip.grad is not None
 
 
-def test_a_clip_counts_by_its_own_contrast(bank, monkeypatch):
+def test_a_clip_counts_by_its_own_contrast(bank, codec, monkeypatch):
     dim = replace(bank, latents=torch.cat([bank.latents[:1], 0.5 * bank.latents[:1]]))
     assert dim.contrast[0] == pytest.approx(2 * dim.contrast[1].item())
     batch = draw_batch(bank, Words.of(bank, MODEL), 1, Random(3))
@@ -58,12 +58,14 @@ def test_a_clip_counts_by_its_own_contrast(bank, monkeypatch):
 
     slip = torch.zeros((), requires_grad=True)
     monkeypatch.setattr(self_forcing, "predict_flow", nearly)
-    losses = [learn_own_step(None, None, told, Critic(CPU), Random(0)) for told in (batch, dimmer)]
+    losses = [
+        learn_own_step(None, None, told, Critic(CPU), codec, Random(0)) for told in (batch, dimmer)
+    ]
     assert losses[0] > 0
     torch.testing.assert_close(losses[0], losses[1])
 
 
-def test_what_is_as_rough_as_the_truth_is_better_than_what_is_smooth(bank, monkeypatch):
+def test_what_is_as_rough_as_the_truth_is_better_than_what_is_smooth(bank, codec, monkeypatch):
     torch.manual_seed(0)
     batch = draw_batch(bank, Words.of(bank, MODEL), 1, Random(3))
     batch = replace(batch, x0=torch.randn_like(batch.x0), contrast=torch.ones(1))
@@ -74,11 +76,11 @@ def test_what_is_as_rough_as_the_truth_is_better_than_what_is_smooth(bank, monke
         return (x[:, batch.num_clean :] - made) / sigma[..., None, None, None, None]
 
     monkeypatch.setattr(self_forcing, "predict_flow", something_else)
-    learn_own_step(None, None, batch, Critic(CPU), Random(0))
+    learn_own_step(None, None, batch, Critic(CPU), codec, Random(0))
     assert amount.grad < 0  # an error alone would draw the amount to 0
 
 
-def test_what_moves_as_far_as_the_truth_is_better_than_what_lags(bank, monkeypatch):
+def test_what_moves_as_far_as_the_truth_is_better_than_what_lags(bank, codec, monkeypatch):
     torch.manual_seed(0)
     batch = draw_batch(bank, Words.of(bank, MODEL), 1, Random(3))
     shape = batch.x0.shape
@@ -94,8 +96,27 @@ def test_what_moves_as_far_as_the_truth_is_better_than_what_lags(bank, monkeypat
         return (x[:, batch.num_clean :] - made) / sigma[..., None, None, None, None]
 
     monkeypatch.setattr(self_forcing, "predict_flow", elsewhere)
-    learn_own_step(None, None, batch, Critic(CPU), Random(0))
+    learn_own_step(None, None, batch, Critic(CPU), codec, Random(0))
     assert amount.grad < 0
+
+
+def test_what_slips_from_the_truths_motion_is_pulled_along(bank, codec, monkeypatch):
+    batch = draw_batch(bank, Words.of(bank, MODEL), 1, Random(3))
+    pulls = []
+    for weight in (0.0, self_forcing.SLIP):
+        amount = torch.tensor(0.5, requires_grad=True)
+
+        def lags(_model, batch, x, sigma, amount=amount):
+            still = batch.truth[:, :, :, :1].expand_as(batch.truth)
+            made = torch.lerp(still, batch.truth, amount)
+            return (x[:, batch.num_clean :] - made) / sigma[..., None, None, None, None]
+
+        monkeypatch.setattr(self_forcing, "predict_flow", lags)
+        monkeypatch.setattr(self_forcing, "SLIP", weight)
+        torch.manual_seed(0)
+        learn_own_step(None, None, batch, Critic(CPU), codec, Random(0))
+        pulls.append(amount.grad.item())
+    assert pulls[1] < pulls[0] - 1e-3
 
 
 def test_a_past_is_taken_up_where_the_model_left_it(bank):
