@@ -22,7 +22,6 @@ from lingbot.frame_codec import FrameCodec
 from lingbot.pocket.scenery.conditions import Conditions
 from lingbot.pocket.scenery.scene import make_scene
 from lingbot.pocket.training.data import (
-    CLIPS_A_SHARD,
     SIZE,
     mirror_frames,
     mirror_relatives,
@@ -105,10 +104,10 @@ def _find_kin(seeds: list[int]) -> list[list[int]]:
 
 
 def encode_bank(folder: Path, size: str, machine: Machine) -> None:
-    """Encode folder/bank to folder/latents; go on where a run stopped.
+    """Encode folder/bank to folder/latents, as it is and mirrored; go on where a run stopped.
 
-    Small clips as they are and mirrored, of the full ones, which take four times as long, every
-    other shard mirrored.
+    A mirror image is a walk more, for less than a new one's rendering: the DiT learns few walks by
+    heart.
     """
     codec = FrameCodec.load(
         folder / "whitened.safetensors", device=machine.device, dtype=torch.float32
@@ -116,8 +115,7 @@ def encode_bank(folder: Path, size: str, machine: Machine) -> None:
     target_folder = folder / "latents" / size
     target_folder.mkdir(parents=True, exist_ok=True)
     for source in shard_paths(folder / "bank"):
-        odd = int(source.stem) // CLIPS_A_SHARD % 2 == 1
-        for mirrored in (False, True) if size == "small" else (odd,):
+        for mirrored in (False, True):
             target = target_folder / f"{source.stem}{'_mirrored' * mirrored}.pt"
             if not target.exists():
                 if machine.out_of_time:

@@ -32,7 +32,7 @@ HERE = Machine(CPU, compiles=False)
 def test_latents_are_of_both_sizes_and_white(folder, bank):
     full = load_latents(folder, "full", device=CPU)
     assert bank.latents.shape == (4, 16, 18, 8, 14)  # two clips and their mirror images
-    assert full.latents.shape == (2, 16, 18, 16, 26)
+    assert full.latents.shape == (4, 16, 18, 16, 26)
     assert full.spacing == (1, 1)
     assert bank.spacing == (2, 13 / 7)
     covariance = torch.cov(full.latents.float().transpose(0, 1).flatten(1))
