@@ -1,4 +1,4 @@
-"""How pictures move: as the renderer knows it, and as an estimator sees it.
+"""How pictures move: as the renderer knows it, and whether an estimate of it is the same.
 
 Flow is in pixels, x to the right and y down, from one frame's pixels to the next frame. Shape
 letters: H W pixels, M points.
@@ -12,10 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from lingbot.camera import Poses, default_intrinsics
+from lingbot.pocket.optical_flow import Flow, Frame
 from lingbot.pocket.scenery.render import FAR, Renderer, camera_rays
 
-Frame = NDArray[np.uint8]
-Flow = NDArray[np.float32]  # [H, W, 2]
 Mask = NDArray[np.bool_]
 
 ALIGNMENT_STOP = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 200, 1e-6)  # steps, and gain
@@ -59,14 +58,6 @@ def seen_at(
     both_sky = (there > FAR / 10) & (depth > FAR / 100)
     seen_there: Mask = inside & (same | both_sky)
     return seen_there
-
-
-def estimated_flow(before: Frame, after: Frame) -> Flow:
-    """Dense inverse search (Kroeger et al., 2016), as OpenCV has it."""
-    search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    one, other = (cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in (before, after))
-    flow = search.calc(one, other, None)  # type: ignore[call-overload]  # no first guess
-    return np.asarray(flow, np.float32)
 
 
 def textured(frame: Frame) -> Mask:

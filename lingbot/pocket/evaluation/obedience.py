@@ -13,16 +13,15 @@ from lingbot.config import POCKET
 from lingbot.engine import Engine
 from lingbot.pocket.evaluation.figure import Figure, at_least, at_most
 from lingbot.pocket.evaluation.motion import (
-    Flow,
     Mask,
     as_frame,
     compare_flow,
-    estimated_flow,
     recovered_turn,
     textured,
     true_flow,
 )
 from lingbot.pocket.evaluation.play import held_out_scenes, play, steady_walk
+from lingbot.pocket.optical_flow import Flow, estimated_flow
 from lingbot.pocket.scenery.render import Renderer
 from lingbot.pocket.scenery.scene import Scene, describe
 from lingbot.pocket.training.data import SIZE

@@ -106,8 +106,8 @@ def _find_kin(seeds: list[int]) -> list[list[int]]:
 def encode_bank(folder: Path, size: str, machine: Machine) -> None:
     """Encode folder/bank to folder/latents, as it is and mirrored; go on where a run stopped.
 
-    A mirror image is a walk more, for less than a new one's rendering: the DiT learns few walks by
-    heart.
+    A mirror image is a walk more, for less than a new one's rendering; with few, the DiT learns
+    them by heart.
     """
     codec = FrameCodec.load(
         folder / "whitened.safetensors", device=machine.device, dtype=torch.float32

@@ -26,7 +26,7 @@ from lingbot.model import WorldModel
 from lingbot.pocket.training.batch import Batch, predict_flow
 from lingbot.pocket.training.critic import Critic
 from lingbot.pocket.training.roughness import liveliness, roughness
-from lingbot.pocket.training.slip import slip
+from lingbot.pocket.training.warping import warping_error
 from lingbot.schedule import add_noise, build_steps
 from lingbot.tiny_vae import DecoderState
 
@@ -37,7 +37,7 @@ FADED = 0.3  # share of the clips whose past is made soft and pale
 MOST_BLURS = 4  # of such a past
 LEAST_LEVEL = 0.3  # by which errors are measured: else those of the lowest level would be all
 ROUGHNESS, LIVELINESS = 2.0, 1.5  # weights of their squared errors; the flow's has 1
-SLIP = 0.5  # weight of what moves otherwise than in the truth
+WARPING = 0.5  # weight of its error: of what moves otherwise than in the truth
 LEAST_ROUGHNESS = 0.03  # and liveliness; a latent's own size is about 1
 NEIGHBOURHOOD = 4  # latent pixels, each way
 
@@ -159,18 +159,20 @@ def learn_own_step(
     ours, theirs = (_as_videos(chunks) / level for chunks in (made, truth))  # as their flows
     error = F.mse_loss(ours, theirs)
     rough, lively = (F.mse_loss(size(ours), size(theirs)) for size in (_roughness, _liveliness))
-    aside = SLIP * _slip(codec, made * contrast, batch.truth, random.randrange(1, made.shape[1]))
-    critic.backward(made, truth, error + ROUGHNESS * rough + LIVELINESS * lively, aside)
+    number = random.randrange(1, made.shape[1])
+    warping = _warping_error(codec, made * contrast, batch.truth, number)
+    loss = error + ROUGHNESS * rough + LIVELINESS * lively
+    critic.backward(made, truth, loss, aside=WARPING * warping)
     return error.detach()
 
 
-def _slip(codec: FrameCodec, made: Tensor, true: Tensor, number: int) -> Tensor:
+def _warping_error(codec: FrameCodec, made: Tensor, true: Tensor, number: int) -> Tensor:
     """Of one of the chunks [B, K', 16, F, h, w], and what leads from the one before into it."""
     videos = []
     for chunks in (made, true):
         latents = torch.cat([chunks[:, number - 1, :, -1:], chunks[:, number]], dim=2)
         videos.append(codec.decode_video(latents, DecoderState()))
-    return slip(*videos)
+    return warping_error(*videos)
 
 
 def _as_videos(chunks: Tensor) -> Tensor:

@@ -9,13 +9,13 @@ pytest.importorskip("cv2")
 from lingbot.pocket.evaluation.motion import (
     as_frame,
     compare_flow,
-    estimated_flow,
     recovered_turn,
     seen_before,
     textured,
     true_flow,
 )
 from lingbot.pocket.evaluation.play import steady_walk
+from lingbot.pocket.optical_flow import estimated_flow
 from lingbot.pocket.scenery.conditions import Conditions
 from lingbot.pocket.scenery.render import Renderer
 from lingbot.pocket.scenery.scene import make_scene

@@ -103,7 +103,7 @@ def test_what_moves_as_far_as_the_truth_is_better_than_what_lags(bank, codec, mo
 def test_what_slips_from_the_truths_motion_is_pulled_along(bank, codec, monkeypatch):
     batch = draw_batch(bank, Words.of(bank, MODEL), 1, Random(3))
     pulls = []
-    for weight in (0.0, self_forcing.SLIP):
+    for weight in (0.0, self_forcing.WARPING):
         amount = torch.tensor(0.5, requires_grad=True)
 
         def lags(_model, batch, x, sigma, amount=amount):
@@ -112,7 +112,7 @@ def test_what_slips_from_the_truths_motion_is_pulled_along(bank, codec, monkeypa
             return (x[:, batch.num_clean :] - made) / sigma[..., None, None, None, None]
 
         monkeypatch.setattr(self_forcing, "predict_flow", lags)
-        monkeypatch.setattr(self_forcing, "SLIP", weight)
+        monkeypatch.setattr(self_forcing, "WARPING", weight)
         torch.manual_seed(0)
         learn_own_step(None, None, batch, Critic(CPU), codec, Random(0))
         pulls.append(amount.grad.item())

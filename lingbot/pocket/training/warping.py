@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lingbot.pocket.evaluation.motion import estimated_flow
+from lingbot.pocket.optical_flow import estimated_flow
 
 AHEAD = 4  # frames from one of a pair to the other: a latent frame
 EVERY = 2  # frames from pair to pair
@@ -22,8 +22,11 @@ MOST_LEFT = 0.25  # of that change by the motion that the estimator sees, or it 
 NOTHING = 0.5 / 255  # a change that nobody sees
 
 
-def slip(made: Tensor, true: Tensor) -> Tensor:
+def warping_error(made: Tensor, true: Tensor) -> Tensor:
     """How badly the truth's motion explains the changes of what is made, 0 to 1.
+
+    The error that is left when frames are warped by a flow (as in Lai et al., 2018), beside that of
+    a still picture.
 
     Both [N, F, 3, H, W] in 0..1. 0 for what moves alike, a half for what stands still or shows
     nothing, a fifth for what goes half of the way: of what the motion leaves unexplained, e, and

@@ -1,0 +1,19 @@
+"""How pictures seem to move, from the pictures alone: for the training and for the evaluation.
+
+Flow is in pixels, x to the right and y down, from one frame's pixels to the next frame.
+"""
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Frame = NDArray[np.uint8]  # [H, W, 3]
+Flow = NDArray[np.float32]  # [H, W, 2]
+
+
+def estimated_flow(before: Frame, after: Frame) -> Flow:
+    """Dense inverse search (Kroeger et al., 2016), as OpenCV has it."""
+    search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    one, other = (cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in (before, after))
+    flow = search.calc(one, other, None)  # type: ignore[call-overload]  # no first guess
+    return np.asarray(flow, np.float32)
