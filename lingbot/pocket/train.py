@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/pocket"), help="the run's folder")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="save and stop then")
-    parser.add_argument("--eager", action="store_true", help="compile nothing, as on a GPU")
+    parser.add_argument("--eager", action="store_true", help="compile nothing")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument(
         "--only", nargs="+", choices=RECIPES["cpu"], metavar="PART", help="these parts alone"
@@ -72,10 +72,8 @@ def main() -> None:
     )
     device = torch.device("cuda" if options.recipe == "gpu" else "cpu")
     deadline = time.monotonic() + 60 * options.minutes
-    # A rented GPU spends its minutes better than on compilation: batches are large enough for it.
-    compiles = device.type == "cpu" and not options.eager
     batch_factor = options.batch_factor or BATCH_FACTORS[options.recipe]
-    machine = Machine(device, deadline, compiles=compiles, batch_factor=batch_factor)
+    machine = Machine(device, deadline, compiles=not options.eager, batch_factor=batch_factor)
     try:
         for part, steps in RECIPES[options.recipe].items():
             if not options.only or part in options.only:

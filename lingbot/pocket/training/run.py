@@ -15,6 +15,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from lingbot.load import fastest_dtype
+
 WARM_UP = 50  # steps
 DECAY = 0.3  # share of a run, its end, over which the rate falls to nothing, where none is given
 PART_BYTES = 15_000_000  # of a checkpoint's files
@@ -35,7 +37,9 @@ class Machine:
         return time.monotonic() > self.deadline
 
     def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16)
+        """To bfloat16, where that is faster: where a processor must pretend to it, it is not."""
+        dtype = fastest_dtype(self.device)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=dtype is torch.bfloat16)
 
 
 class OutOfTime(Exception):

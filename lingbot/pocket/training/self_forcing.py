@@ -26,7 +26,7 @@ from lingbot.model import WorldModel
 from lingbot.pocket.training.batch import Batch, predict_flow
 from lingbot.pocket.training.critic import Critic
 from lingbot.pocket.training.roughness import liveliness, roughness
-from lingbot.pocket.training.warping import warping_error
+from lingbot.pocket.training.warping import begin_flow, warping_error
 from lingbot.schedule import add_noise, build_steps
 from lingbot.tiny_vae import DecoderState
 
@@ -37,7 +37,8 @@ FADED = 0.3  # share of the clips whose past is made soft and pale
 MOST_BLURS = 4  # of such a past
 LEAST_LEVEL = 0.3  # by which errors are measured: else those of the lowest level would be all
 ROUGHNESS, LIVELINESS = 2.0, 1.5  # weights of their squared errors; the flow's has 1
-WARPING = 0.5  # weight of its error: of what moves otherwise than in the truth
+WARPING = 1.0  # weight of its error: of what moves otherwise than in the truth
+DECODED = 8  # clips at most that are asked so: decoding more is half of a GPU's step
 LEAST_ROUGHNESS = 0.03  # and liveliness; a latent's own size is about 1
 NEIGHBOURHOOD = 4  # latent pixels, each way
 
@@ -150,6 +151,9 @@ def learn_own_step(
     to be seen, would count for nothing, and that little would fade. Gives the mean squared error,
     of the flow.
     """
+    number = random.randrange(1, batch.truth.shape[1])
+    true = _decode(codec, batch.truth[:DECODED], number)
+    flows = begin_flow(true)
     end = random.randrange(len(LEVELS))
     before = descend(average, batch, random.randint(0, end), end)
     contrast = batch.contrast[:, None, None, None, None, None]
@@ -159,20 +163,16 @@ def learn_own_step(
     ours, theirs = (_as_videos(chunks) / level for chunks in (made, truth))  # as their flows
     error = F.mse_loss(ours, theirs)
     rough, lively = (F.mse_loss(size(ours), size(theirs)) for size in (_roughness, _liveliness))
-    number = random.randrange(1, made.shape[1])
-    warping = _warping_error(codec, made * contrast, batch.truth, number)
+    warping = warping_error(_decode(codec, (made * contrast)[:DECODED], number), true, flows)
     loss = error + ROUGHNESS * rough + LIVELINESS * lively
     critic.backward(made, truth, loss, aside=WARPING * warping)
     return error.detach()
 
 
-def _warping_error(codec: FrameCodec, made: Tensor, true: Tensor, number: int) -> Tensor:
-    """Of one of the chunks [B, K', 16, F, h, w], and what leads from the one before into it."""
-    videos = []
-    for chunks in (made, true):
-        latents = torch.cat([chunks[:, number - 1, :, -1:], chunks[:, number]], dim=2)
-        videos.append(codec.decode_video(latents, DecoderState()))
-    return warping_error(*videos)
+def _decode(codec: FrameCodec, chunks: Tensor, number: int) -> Tensor:
+    """One of the chunks [B, K', 16, F, h, w], and what leads from the one before into it."""
+    latents = torch.cat([chunks[:, number - 1, :, -1:], chunks[:, number]], dim=2)
+    return codec.decode_video(latents, DecoderState())
 
 
 def _as_videos(chunks: Tensor) -> Tensor:

@@ -8,11 +8,14 @@ truth's pictures go.
 Shape letters: N videos, F frames, H W pixels, P pairs of frames, h w pixels of half the size.
 """
 
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lingbot.pocket.optical_flow import estimated_flow
+from lingbot.pocket.optical_flow import Flow, estimated_flow
 
 AHEAD = 4  # frames from one of a pair to the other: a latent frame
 EVERY = 2  # frames from pair to pair
@@ -22,27 +25,38 @@ MOST_LEFT = 0.25  # of that change by the motion that the estimator sees, or it 
 NOTHING = 0.5 / 255  # a change that nobody sees
 
 
-def warping_error(made: Tensor, true: Tensor) -> Tensor:
+def begin_flow(true: Tensor) -> "list[Future[Flow]]":
+    """Let other threads find out how the truth [N, F, 3, H, W] moves: P flows, clip by clip.
+
+    Begun early, they are there when `warping_error` wants them, and a GPU has not waited.
+    """
+    video = torch.round(true.detach().float().clamp(0, 1) * 255).to(torch.uint8)
+    frames = video.movedim(2, -1).contiguous().cpu().numpy()
+    starts = range(0, true.shape[1] - AHEAD, EVERY)
+    return [
+        _threads().submit(estimated_flow, clip[start], clip[start + AHEAD])
+        for clip in frames
+        for start in starts
+    ]
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(thread_name_prefix="flow")
+
+
+def warping_error(made: Tensor, true: Tensor, flows: "list[Future[Flow]]") -> Tensor:
     """How badly the truth's motion explains the changes of what is made, 0 to 1.
 
     The error that is left when frames are warped by a flow (as in Lai et al., 2018), beside that of
     a still picture.
 
-    Both [N, F, 3, H, W] in 0..1. 0 for what moves alike, a half for what stands still or shows
-    nothing, a fifth for what goes half of the way: of what the motion leaves unexplained, e, and
-    what it would leave if nothing moved, s, each squared, it is e / (e + s), mean of all
-    neighbourhoods in which the truth's own motion is told.
+    Both [N, F, 3, H, W] in 0..1, `flows` the truth's of `begin_flow`. 0 for what moves alike, a
+    half for what stands still or shows nothing, a fifth for what goes half of the way: of what the
+    motion leaves unexplained, e, and what it would leave if nothing moved, s, each squared, it is
+    e / (e + s), mean of all neighbourhoods in which the truth's own motion is told.
     """
-    video = torch.round(true.detach().float().clamp(0, 1) * 255).to(torch.uint8)
-    frames = video.movedim(2, -1).contiguous().cpu().numpy()
-    starts = range(0, true.shape[1] - AHEAD, EVERY)
-    flow = torch.stack(
-        [
-            torch.from_numpy(estimated_flow(clip[start], clip[start + AHEAD]))
-            for clip in frames
-            for start in starts
-        ]
-    ).to(made.device)
+    flow = torch.stack([torch.from_numpy(found.result()) for found in flows]).to(made.device)
     places = _places(flow)
     left, gone = _changes(made, places)
     with torch.no_grad():

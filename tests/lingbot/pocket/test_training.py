@@ -11,7 +11,7 @@ from torch import nn
 
 from lingbot.model import WorldModel
 from lingbot.pocket.train import do_part
-from lingbot.pocket.training import dit
+from lingbot.pocket.training import dit, run
 from lingbot.pocket.training.batch import Words, draw_batch
 from lingbot.pocket.training.data import FIRST_HELD_OUT_SEED, Footage
 from lingbot.pocket.training.dit import MODEL, Training
@@ -182,3 +182,12 @@ def test_matrices_are_made_orthogonal_together_as_alone(shape):
         torch.testing.assert_close(one, orthogonal(matrix[None])[0])
     values = torch.linalg.svdvals(together)
     assert values.min() > 0.5 and values.max() < 1.5
+
+
+@pytest.mark.parametrize(
+    ("fastest", "products"), [("bfloat16", "bfloat16"), ("float32", "float32")]
+)
+def test_products_are_of_the_processors_fastest_type(fastest, products, monkeypatch):
+    monkeypatch.setattr(run, "fastest_dtype", lambda device: getattr(torch, fastest))
+    with HERE.autocast():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype is getattr(torch, products)
