@@ -37,7 +37,7 @@ class Machine:
         return time.monotonic() > self.deadline
 
     def autocast(self) -> torch.autocast:
-        """To bfloat16, where that is faster: where a processor must pretend to it, it is not."""
+        """To bfloat16 where the device multiplies it itself; elsewhere that is far slower."""
         dtype = fastest_dtype(self.device)
         return torch.autocast(self.device.type, torch.bfloat16, enabled=dtype is torch.bfloat16)
 

@@ -25,7 +25,7 @@ MOST_LEFT = 0.25  # of that change by the motion that the estimator sees, or it 
 NOTHING = 0.5 / 255  # a change that nobody sees
 
 
-def begin_flow(true: Tensor) -> "list[Future[Flow]]":
+def begin_flow(true: Tensor) -> list[Future[Flow]]:
     """Let other threads find out how the truth [N, F, 3, H, W] moves: P flows, clip by clip.
 
     Begun early, they are there when `warping_error` wants them, and a GPU has not waited.
@@ -45,7 +45,7 @@ def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(thread_name_prefix="flow")
 
 
-def warping_error(made: Tensor, true: Tensor, flows: "list[Future[Flow]]") -> Tensor:
+def warping_error(made: Tensor, true: Tensor, flows: list[Future[Flow]]) -> Tensor:
     """How badly the truth's motion explains the changes of what is made, 0 to 1.
 
     The error that is left when frames are warped by a flow (as in Lai et al., 2018), beside that of

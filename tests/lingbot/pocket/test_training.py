@@ -184,10 +184,8 @@ def test_matrices_are_made_orthogonal_together_as_alone(shape):
     assert values.min() > 0.5 and values.max() < 1.5
 
 
-@pytest.mark.parametrize(
-    ("fastest", "products"), [("bfloat16", "bfloat16"), ("float32", "float32")]
-)
-def test_products_are_of_the_processors_fastest_type(fastest, products, monkeypatch):
-    monkeypatch.setattr(run, "fastest_dtype", lambda device: getattr(torch, fastest))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_products_are_of_the_processors_fastest_type(dtype, monkeypatch):
+    monkeypatch.setattr(run, "fastest_dtype", lambda device: dtype)
     with HERE.autocast():
-        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype is getattr(torch, products)
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype is dtype
