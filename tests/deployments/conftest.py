@@ -6,12 +6,12 @@ from deployments.local import local_server
 
 @pytest.fixture(scope="session")
 def pair():
-    """A server whose group has two ranks, and little patience with them.
+    """A server whose group has two ranks, and thrice the patience that a step takes on slow cores.
 
     In float32: two halves of a bfloat16 product may be rounded otherwise than the whole, and a walk
     soon shows it.
     """
-    args = {"dtype": "float32", "threads": 1, "step_timeout_s": 4}
+    args = {"dtype": "float32", "threads": 1, "step_timeout_s": 10}
     with local_server(args, num_ranks=2) as running:
         yield running
 
