@@ -20,3 +20,7 @@ def at_least(name: str, value: float, unit: str, bound: float) -> Figure:
 
 def at_most(name: str, value: float, unit: str, bound: float) -> Figure:
     return Figure(name, value, unit, f"<= {bound:g}", value <= bound)
+
+
+def within(name: str, value: float, unit: str, low: float, high: float) -> Figure:
+    return Figure(name, value, unit, f"{low:g} to {high:g}", low <= value <= high)
