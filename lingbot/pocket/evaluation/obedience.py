@@ -82,17 +82,17 @@ def told_flows(scene: Scene, poses: Poses) -> tuple[Tensor, list[list[Told]]]:
 
 
 def obeys(frames: Tensor, told: list[Told]) -> bool:
-    """Whether a chunk's flow is the renderer's.
+    """Whether a chunk's flow is the renderer's, where that tells it: a blur has none there.
 
-    A blur, where there is something to be seen, does not obey.
+    However faint what moves: in a fog by night even the truth is little more than a shadow.
     """
     turns, stretches = [], []
     for flow in told:
-        before, after = (as_frame(frames[at]) for at in flow.pair)
-        where = flow.seen & textured(before)
-        turn, stretch = compare_flow(estimated_flow(before, after), flow.flow, where) or (180.0, 0)
-        turns.append(turn)
-        stretches.append(stretch)
+        found = estimated_flow(*(as_frame(frames[at]) for at in flow.pair))
+        compared = compare_flow(found, flow.flow, flow.seen)
+        assert compared, "told_flows leaves out what tells nothing"
+        turns.append(compared[0])
+        stretches.append(compared[1])
     stretched = abs(float(np.median(stretches)) - 1) <= FLOW_STRETCH
     return float(np.median(turns)) <= FLOW_ANGLE_DEGREES and stretched
 

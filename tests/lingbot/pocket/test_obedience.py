@@ -67,6 +67,18 @@ def test_the_renderer_obeys(renderer_plays):
     assert rest.met and max(rest.value, everywhere.value) < 0.01
 
 
+def test_what_moves_as_it_should_obeys_however_faint(renderer_plays, monkeypatch):
+    play = obedience.play
+
+    def faint_play(*told):
+        frames = play(*told).float()
+        return (frames.mean() + (frames - frames.mean()) / 4).byte()
+
+    monkeypatch.setattr(obedience, "play", faint_play)
+    *_, obeys = measure_keys(None, 1)
+    assert obeys.value >= 0.9
+
+
 def test_a_still_does_not(still_plays):
     *_, obeys = measure_keys(None, 1)
     assert obeys.met is False and obeys.value == 0

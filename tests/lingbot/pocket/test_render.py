@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from lingbot.camera import default_intrinsics, pitch_matrix, yaw_matrix
+from lingbot.pocket.evaluation.looks import laplacian_variance
 from lingbot.pocket.scenery.conditions import Conditions
 from lingbot.pocket.scenery.render import FAR, Renderer
 from lingbot.pocket.scenery.scene import make_scene
@@ -65,6 +66,15 @@ def test_turning_moves_the_picture_by_its_homography(turn):
     moved, still = ((other - after).abs().mean(0)[seen].median() for other in (warped, before))
     assert seen.float().mean() > 0.8
     assert moved < 1 < still
+
+
+def test_edges_are_no_stairs():
+    """As rough as a picture four times as large each way, of which 16 pixels are averaged."""
+    renderer = Renderer(town())
+    shown = renderer.render(pose(place=(0, 0, -1))[None], width=WIDTH, height=HEIGHT)
+    large = renderer.render(pose(place=(0, 0, -1))[None], width=4 * WIDTH, height=4 * HEIGHT)
+    averaged = F.avg_pool2d(large.permute(0, 3, 1, 2).float(), 4).permute(0, 2, 3, 1)
+    assert 0.9 < laplacian_variance(shown) / laplacian_variance(averaged.byte()) < 1.3
 
 
 def test_the_ground_lies_one_below_the_eye():
