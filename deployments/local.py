@@ -118,7 +118,8 @@ def start(config: Path, address: str) -> Server:
     serve = Path(sys.executable).with_name("serve")
     with open(folder / "log", "wb") as output:
         process = subprocess.Popen(
-            ["env", *environment, serve, "run", config],
+            # A shell's background job ignores the signal that ends it, and so would its children.
+            ["env", "--default-signal=INT", *environment, serve, "run", config],
             cwd=ROOT,
             stdout=output,
             stderr=subprocess.STDOUT,
