@@ -55,11 +55,16 @@ def placement_groups(server):
 
 async def walk_until_the_end(server, on_chunk):
     """Play without a pause; the last message, the close code and when it came."""
-    init = {"type": "init", "extensions": True, "realtime_output_pacing": False}
-    init["num_inference_steps"] = 1  # of what is shown nothing is asked
+    init = {
+        "type": "init",
+        "extensions": True,
+        "realtime_output_pacing": False,
+        "realtime_output_format": "jpeg",
+        "num_inference_steps": 1,  # of what is shown nothing is asked
+    }
     last = None
     async with open_socket(server.ws, max_size=None) as socket:
-        await socket.send(msgpack.encode(init | {"realtime_output_format": "jpeg"}))
+        await socket.send(msgpack.encode(init))
         with pytest.raises(ConnectionClosed):
             while True:
                 last = msgpack.decode(await socket.recv())

@@ -36,10 +36,12 @@ def measure_long(engine: Engine, num_seeds: int) -> Iterable[Figure]:
         truth = torch.cat(
             [renderer.render(draw_walk(scene, random, 18)[2][::9], **SIZE) for _ in range(3)]
         )
-        other = renderer.render(draw_walk(scene, random, POCKET.chunk * END_CHUNKS)[2], **SIZE)
+        walk = draw_walk(scene, random, POCKET.chunk * END_CHUNKS)[2]
+        other = renderer.render(walk[::6], **SIZE)
         for name, measure in LOOKS.items():
-            made[name].append(np.log(measure(frames[::6]) / measure(truth)))
-            own[name].append(np.log(measure(other[::6]) / measure(truth)))
+            usual = measure(truth)
+            made[name].append(np.log(measure(frames[::6]) / usual))
+            own[name].append(np.log(measure(other) / usual))
     for name in LOOKS:
         mean, middle = (math.exp(sum_up(made[name])) for sum_up in (np.mean, np.median))
         yield within(f"after 3 minutes: {name} over the renderer's", mean, "", 1 / 1.25, 1.25)

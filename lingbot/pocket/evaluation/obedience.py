@@ -86,15 +86,14 @@ def obeys(frames: Tensor, told: list[Told]) -> bool:
 
     However faint what moves: in a fog by night even the truth is little more than a shadow.
     """
-    turns, stretches = [], []
+    matches = []
     for flow in told:
         found = estimated_flow(*(as_frame(frames[at]) for at in flow.pair))
-        compared = compare_flow(found, flow.flow, flow.seen)
-        assert compared, "told_flows leaves out what tells nothing"
-        turns.append(compared[0])
-        stretches.append(compared[1])
-    stretched = abs(float(np.median(stretches)) - 1) <= FLOW_STRETCH
-    return float(np.median(turns)) <= FLOW_ANGLE_DEGREES and stretched
+        match = compare_flow(found, flow.flow, flow.seen)
+        assert match, "told_flows leaves out what tells nothing"
+        matches.append(match)
+    turn, stretch = np.median(matches, axis=0)
+    return bool(turn <= FLOW_ANGLE_DEGREES and abs(stretch - 1) <= FLOW_STRETCH)
 
 
 def measure_turns(engine: Engine, num_scenes: int) -> Iterable[Figure]:

@@ -41,12 +41,10 @@ class Renderer:
 
     def render(self, poses: Poses, *, width: int, height: int) -> Tensor:
         """Camera-to-world poses [F, 4, 4], OpenCV axes -> frames uint8 [F, height, width, 3]."""
+        rays = [camera_rays(width, height, offset).to(self.device) for offset in SAMPLES]
         parts = []
         for part in self._cameras(poses).split(FRAMES_AT_ONCE):
-            first, *others = (
-                self._trace(part, camera_rays(width, height, offset).to(self.device))
-                for offset in SAMPLES
-            )
+            first, *others = (self._trace(part, sample) for sample in rays)
             colour = self._colours(first, torch.ones_like(first.on_solid))
             edge = first.on_solid  # sky and ground are smooth by themselves
             for other in others:
