@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.browser.chromium import MISSING, STEP_MS, VIEWPORT, find_chromium, launch
+from benchmarks.chromium import MISSING, STEP_MS, VIEWPORT, find_chromium, launch
 from tests.browser.stage import enter
 
 Taps = Iterable[tuple[float, str]]  # seconds to wait, then the keys to hold

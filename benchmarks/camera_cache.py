@@ -1,4 +1,4 @@
-"""What is the camera cache worth? python benchmarks/camera_cache.py [--preset-14b]
+"""What is the camera cache worth? python -m benchmarks.camera_cache [--preset-14b]
 
 Random weights, of a shape where arithmetic dominates, make the same world in five ways, in turn
 chunk by chunk, so that whatever else the machine does hits all alike: a key held without and with
@@ -24,12 +24,20 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from random_world import MIB, add_options, make_engine, random_model, random_spec, read_options
 
-from lingbot.camera import Poses, Trajectory, rotation_matrix
-from lingbot.camera_cache import CacheStats, CameraCache
-from lingbot.engine import Engine
-from lingbot.session import Session
+from benchmarks.random_world import (
+    MIB,
+    add_options,
+    make_engine,
+    random_model,
+    random_spec,
+    read_options,
+)
+from lingbot.camera.motion import Poses, Trajectory
+from lingbot.camera.pose_file import rotation_matrix
+from lingbot.dit.camera_cache import CacheStats, CameraCache
+from lingbot.runtime.engine import Engine
+from lingbot.runtime.session import Session
 
 # A person's walk: the keys held, and for how many latent frames.
 WALK = [("w", 7), ("wl", 4), ("w", 5), ("l", 3), ("wi", 2), ("w", 6), ("wj", 5), ("k", 2)]

@@ -18,10 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fast_client import FastClient
-from walking_world import CHUNK_FRAMES, MEDIA_FPS, make_chunks
-
-from deployments.local import free_port
+from benchmarks.fast_client import FastClient
+from benchmarks.local_server import free_port
+from benchmarks.walking_world import CHUNK_FRAMES, MEDIA_FPS, make_chunks
 from deployments.proxy import HOOK
 
 FPS = 60  # of delivery to one client: a chunk has 200 ms to itself
@@ -53,12 +52,11 @@ class Server:
 def run_server(*, proxied: bool) -> Iterator[Server]:
     with tempfile.TemporaryDirectory() as folder:
         server = Server(free_port(), Path(folder) / "stamps")
-        command = [sys.executable, "-m", "walking_world"]
+        command = [sys.executable, "-m", "benchmarks.walking_world"]
         command += ["--port", str(server.port), "--stamps", str(server.stamps)]
         root = str(Path(__file__).parents[1])
         hook = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": HOOK}
-        path = os.pathsep.join([root, str(Path(__file__).parent)])
-        environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": path, **hook}
+        environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": root, **hook}
         process = subprocess.Popen(
             command + ["--serve"] * proxied,
             cwd=root,

@@ -13,15 +13,15 @@ import anyio
 import numpy as np
 from msgspec import msgpack
 from PIL import Image
-from walking_world import HEIGHT, MEDIA_FPS, WIDTH, Frames, make_chunks
 
+from benchmarks.walking_world import HEIGHT, MEDIA_FPS, WIDTH, Frames, make_chunks
 from transport.codecs.decoder import Decoder, decode_picture
-from transport.controls import Taken
-from transport.delivery import Delivery
-from transport.messages import Encoding, Format
-from transport.outbox import Chunk
-from transport.outlet import Outlet
-from transport.output import Output
+from transport.connection.chunk_sender import Delivery
+from transport.connection.chunk_slot import Chunk
+from transport.connection.sender import Outlet
+from transport.wire.controls import Taken
+from transport.wire.messages import Encoding, Format
+from transport.wire.output_settings import Output
 
 FORMATS: tuple[Format, ...] = get_args(Format)
 OTHERS_WEBP = "others' webp q90"

@@ -1,4 +1,4 @@
-"""Is decoding beside the next denoising worth it? python benchmarks/overlap.py [--device cuda]
+"""Is decoding beside the next denoising worth it? python -m benchmarks.overlap [--device cuda]
 
 On one rank, the pocket world is walked through the command queue as the transport does it, the next
 chunk asked for as soon as one is denoised: when each chunk was denoised and decoded, on one clock;
@@ -19,13 +19,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from machine import describe_machine
 from numpy.typing import NDArray
-from random_world import MIB, WALK, random_spec
 
-from lingbot.engine import Engine
-from lingbot.load import load_engine
-from lingbot.lockstep import Command, Lockstep, Open, Step, Stop
+from benchmarks.machine import describe_machine
+from benchmarks.random_world import MIB, WALK, random_spec
+from lingbot.runtime.commands import Command, Open, Step, Stop
+from lingbot.runtime.engine import Engine
+from lingbot.runtime.presets import load_engine
+from lingbot.runtime.worker import Lockstep
 
 Times = list[tuple[float, float]]  # begin and end of each call, seconds of one clock
 

@@ -8,13 +8,13 @@ import torch
 from numpy.typing import NDArray
 
 from lingbot.config import SCHEDULE_V2, ModelConfig, WorldConfig
-from lingbot.engine import Engine
-from lingbot.frame_codec import FrameCodec
-from lingbot.model import WorldModel
-from lingbot.session import SessionSpec
-from lingbot.text import PocketTextEncoder
-from lingbot.tiny_vae import TinyVAE
-from lingbot.ulysses import ALONE, Ranks
+from lingbot.dit.model import WorldModel
+from lingbot.parallel.ulysses import ALONE, Ranks
+from lingbot.runtime.engine import Engine
+from lingbot.runtime.session import SessionSpec
+from lingbot.text.pocket import PocketTextEncoder
+from lingbot.vae.codec import FrameCodec
+from lingbot.vae.tiny import TinyVAE
 
 MIB = 2**20
 # A person's walk, a chunk each.

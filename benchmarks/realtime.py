@@ -1,4 +1,4 @@
-"""Is it real time? One client on the whole stack, over loopback: python benchmarks/realtime.py
+"""Is it real time? One client on the whole stack, over loopback: python -m benchmarks.realtime
 
 Starts `serve run serve_config.yaml` on a free port and walks 60 chunks of the pocket world, the
 first 6 left out, first paced as a browser walks, with keys tapped at random moments: when their
@@ -33,9 +33,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import rooms  # noqa: F401
 
-from deployments.local import Server, local_server
+from benchmarks.local_server import Server, local_server
 from transport.client import Client, connect
 
 LEFT_OUT = 6
@@ -153,7 +152,7 @@ def measure(server: Server, num_chunks: int) -> dict[str, float]:
 
 
 def measure_browser(server: Server, num_chunks: int) -> dict[str, float]:
-    import browser  # here, because the other client needs no playwright
+    from benchmarks import browser  # here, because the other client needs no playwright
 
     with urllib.request.urlopen(f"{server.http}/v1/world", timeout=5) as answer:
         fps = int(json.load(answer)["fps"])

@@ -1,4 +1,4 @@
-"""What does a chunk cost on its way out? python benchmarks/transport.py
+"""What does a chunk cost on its way out? python -m benchmarks.transport
 
 Chunks of 12 frames at 832x480, from Ray's object store to a WebSocket client on loopback.
 
@@ -18,16 +18,16 @@ import json
 import os
 import platform
 import statistics
+from collections.abc import Mapping
 from typing import Any
 
-import rooms  # noqa: F401
-from delivery import CROWD, measure_bare, run_server, watch_many, watch_one
-from encoding import FORMATS, measure_encoding
+from benchmarks.delivery import CROWD, measure_bare, run_server, watch_many, watch_one
+from benchmarks.encoding import FORMATS, measure_encoding
 
 Row = dict[str, Any]
 
 
-def show(title: str, rows: dict[str, Row]) -> None:
+def show(title: str, rows: Mapping[Any, Row]) -> None:
     columns = list(next(iter(rows.values())))
     print(f"\n{title}\n{'':26}" + "".join(f"{column:>19}" for column in columns))
     for name, row in rows.items():

@@ -1,4 +1,4 @@
-"""What do more ranks cost and save? python benchmarks/ulysses.py [--ranks 1 2 4] [--preset-14b]
+"""What do more ranks cost and save? python -m benchmarks.ulysses [--ranks 1 2 4] [--preset-14b]
 
 The same world, of random weights, is made by 1, 2 and 4 processes with one thread each: the
 median chunk without its decoding, the seconds of it in collectives (packing and waiting for slower
@@ -24,8 +24,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from machine import describe_machine
-from random_world import (
+from torch import Tensor
+from torch.distributed import FileStore  # type: ignore[attr-defined]
+
+from benchmarks.machine import describe_machine
+from benchmarks.random_world import (
     MIB,
     WALK,
     add_options,
@@ -35,11 +38,9 @@ from random_world import (
     random_spec,
     read_options,
 )
-from torch import Tensor
-from torch.distributed import FileStore  # type: ignore[attr-defined]
-
 from lingbot.config import LATENT_CHANNELS, PATCH, SCHEDULE_V2, WorldConfig
-from lingbot.ulysses import ALONE, Ranks, join, run_ranks
+from lingbot.parallel.process_group import join, run_ranks
+from lingbot.parallel.ulysses import ALONE, Ranks
 
 MB = 1e6
 

@@ -1,6 +1,6 @@
 """A world that costs nothing to generate: a walk through a photograph, out of Ray's object store.
 
-    python benchmarks/walking_world.py --port P --stamps FILE [--serve]
+    python -m benchmarks.walking_world --port P --stamps FILE [--serve]
 
 serves it by uvicorn in this process, or, with --serve, on Ray Serve behind its proxy, until it is
 told to stop. `GET /lag` gives the event loop's lag since it was asked the last time, in ms; each
@@ -31,10 +31,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
-from deployments.handover import SWITCH_S, hand_over
+from deployments.serve_middleware import SWITCH_S, hand_over
 from transport.app import build_app
-from transport.lag import LoopLag
-from transport.world import OnWait, Opening, WorldInfo, WorldSpec
+from transport.event_loop_lag import LoopLag
+from transport.wire.world import OnWait, Opening, WorldInfo, WorldSpec
 
 WIDTH, HEIGHT = 832, 480
 MEDIA_FPS = 16

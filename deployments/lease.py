@@ -17,9 +17,9 @@ from ray.serve.schema import ReplicaState  # type: ignore[attr-defined]
 from deployments.config import ServiceConfig
 from deployments.world_group import Lease
 from deployments.world_rank import Refusal, SessionEnded, leave_alone
-from transport.errors import Busy, Refused, WorldFailed, WorldLost
-from transport.messages import Queued, Warming
-from transport.world import OnWait, WorldInfo, WorldSpec
+from transport.wire.errors import Busy, Refused, WorldFailed, WorldLost
+from transport.wire.messages import Queued, Warming
+from transport.wire.world import OnWait, WorldInfo, WorldSpec
 
 NOTICE_S = 0.5  # how often a waiting client is told where it stands
 STATUS_S = 1.0  # how often Serve's controller is asked whether a group is up

@@ -9,13 +9,12 @@ from ray.serve.handle import DeploymentHandle
 from starlette.applications import Starlette
 
 from deployments.config import ServiceConfig
-from deployments.handover import hand_over
 from deployments.lease import LeasedWorld
-from deployments.logs import show_logs
-from lingbot import pocket
-from lingbot.config import PATCH, PRESETS, SPATIAL_STRIDE
+from deployments.observability.logs import show_logs
+from deployments.serve_middleware import hand_over
+from lingbot.config import PATCH, PRESETS, PRESETS_FOLDER, SPATIAL_STRIDE
 from transport.app import build_app
-from transport.world import Opening, WorldInfo
+from transport.wire.world import Opening, WorldInfo
 
 
 class Transport:
@@ -45,7 +44,7 @@ def world_info(preset: str) -> WorldInfo:
         max_window=config.window,
         sink=config.sink,
         max_steps=config.max_steps,
-        openings=load_openings(Path(pocket.__file__).parent),
+        openings=load_openings(PRESETS_FOLDER / preset),
     )
 
 

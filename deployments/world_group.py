@@ -14,7 +14,7 @@ from ray.util import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from deployments.config import ServiceConfig
-from deployments.logs import show_logs
+from deployments.observability.logs import show_logs
 from deployments.world_rank import Place, WorldRank
 
 WATCH_S = 1.0  # how often a rank is asked how long it has been busy

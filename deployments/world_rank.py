@@ -16,14 +16,15 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from deployments.config import ServiceConfig
-from deployments.logs import show_logs
-from deployments.metrics import CacheMetrics
-from transport.world import WorldSpec
+from deployments.observability.logs import show_logs
+from deployments.observability.metrics import CacheMetrics
+from transport.wire.world import WorldSpec
 
 if TYPE_CHECKING:  # imported late: the group names this class, and stays without torch
-    from lingbot.engine import Engine
-    from lingbot.lockstep import Command, Lockstep
-    from lingbot.ulysses import Ranks
+    from lingbot.parallel.ulysses import Ranks
+    from lingbot.runtime.commands import Command
+    from lingbot.runtime.engine import Engine
+    from lingbot.runtime.worker import Lockstep
 
 Frames = NDArray[np.uint8]
 
@@ -84,7 +85,7 @@ class WorldRank:
 
     def listen(self, host: str) -> int:
         """Open the place where the ranks meet; its port."""
-        from lingbot.ulysses import open_meeting
+        from lingbot.parallel.process_group import open_meeting
 
         self._store = open_meeting(host)
         port: int = self._store.port
@@ -126,8 +127,8 @@ class WorldRank:
     async def open(self, session_id: str, spec: WorldSpec) -> Refusal | None:
         """Make the reserved session's world. Raises SessionEnded if it has ended meanwhile."""
         from lingbot.errors import LingbotError
-        from lingbot.lockstep import Close, Open
-        from lingbot.session import SessionSpec
+        from lingbot.runtime.commands import Close, Open
+        from lingbot.runtime.session import SessionSpec
 
         wanted = SessionSpec(
             first_frame=spec.first_frame,
@@ -157,7 +158,7 @@ class WorldRank:
         Raises SessionEnded if it has.
         """
         from lingbot.errors import SessionClosed
-        from lingbot.lockstep import Step
+        from lingbot.runtime.commands import Step
 
         tenancy = self._tenant(session_id)
         assert tenancy.opened, "stepped before it was opened"
@@ -189,7 +190,7 @@ class WorldRank:
 
     def end(self, session_id: str, why: str) -> None:
         """Free a session. One that is not there, or not there any more, is fine."""
-        from lingbot.lockstep import Close
+        from lingbot.runtime.commands import Close
 
         tenancy = self._tenancies.pop(session_id, None)
         if tenancy is None:
@@ -218,8 +219,9 @@ class WorldRank:
     def _prepare(self, place: Place) -> "Lockstep":
         import torch
 
-        from lingbot.lockstep import Lockstep
-        from lingbot.ulysses import ALONE, find_meeting, join
+        from lingbot.parallel.process_group import find_meeting, join
+        from lingbot.parallel.ulysses import ALONE
+        from lingbot.runtime.worker import Lockstep
 
         ranks = ALONE
         if place.num_ranks > 1:
@@ -284,7 +286,7 @@ def load_engine(config: ServiceConfig, ranks: "Ranks") -> "Engine":
 
     import torch
 
-    from lingbot.load import load_engine as load
+    from lingbot.runtime.presets import load_engine as load
 
     torch.set_num_threads(config.threads)
     return load(

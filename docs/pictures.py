@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 HERE = Path(__file__).parent
-POCKET = HERE.parent / "lingbot" / "pocket"
+POCKET = HERE.parent / "lingbot" / "presets" / "pocket"
 WALK = "none-2,w-10,wl-6,w-8,wj-8,w-8,l-6,w-12"  # fifteen seconds
 SHEET = "none-2,w-8,wl-6,w-8,wj-6,w-6"
 COLUMNS = 6

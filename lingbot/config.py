@@ -1,5 +1,6 @@
 """Everything about a world that the code needs to know, and the presets that name one."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
@@ -110,3 +111,4 @@ SCHEDULE_POCKET = ScheduleConfig(indices=(0, 300, 600, 850, 940), shift=3.0)
 POCKET = WorldConfig(name="pocket", width=208, height=128, schedule=SCHEDULE_POCKET)
 
 PRESETS = {POCKET.name: POCKET}
+PRESETS_FOLDER = Path(__file__).parent / "presets"  # weights and openings, a folder a preset

@@ -13,22 +13,19 @@ import msgspec
 import torch
 from torch import Tensor
 
-from lingbot.camera import (
-    Intrinsics,
-    actions_to_poses,
-    interpolate_poses,
-    plucker_map,
-    relative_poses,
-)
-from lingbot.camera_cache import CameraCache
+from lingbot.camera.pose_file import actions_to_poses, interpolate_poses, relative_poses
+from lingbot.camera.rays import Intrinsics, plucker_map
 from lingbot.config import PATCH, SCHEDULE_V1, SCHEDULE_V2, ScheduleConfig
+from lingbot.dit.camera_cache import CameraCache
+from lingbot.dit.kv_cache import KVWindow
+from lingbot.dit.model import WorldModel
+from lingbot.dit.sampler import sample_chunk
+from lingbot.dit.schedule import build_steps
+from lingbot.dit.weights import DIT_FILE, load_dit, read_config
 from lingbot.errors import LingbotError, WeightsError
-from lingbot.kv_cache import KVWindow
-from lingbot.model import WorldModel
-from lingbot.sampler import sample_chunk
-from lingbot.schedule import build_steps
-from lingbot.ulysses import ALONE, Ranks, run_ranks
-from lingbot.weights import DIT_FILE, load_dit, read_config, read_tensors
+from lingbot.files import read_tensors
+from lingbot.parallel.process_group import run_ranks
+from lingbot.parallel.ulysses import ALONE, Ranks
 
 Errors = Iterator[tuple[str, float]]
 

@@ -1,6 +1,6 @@
 import pytest
 
-from deployments.local import local_server
+from benchmarks.local_server import local_server
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ SERVER = {"ray", "starlette", "fastapi", "uvicorn", "websockets"}
 @pytest.mark.parametrize(
     "room, banned",
     [
-        ("lingbot.engine", SERVER),
+        ("lingbot.runtime.engine", SERVER),
         ("lingbot.verify", SERVER),
         ("lingbot.config", {"torch", "numpy"} | SERVER),
         ("deployments.config", {"torch", "numpy"} | SERVER),
@@ -19,10 +19,10 @@ SERVER = {"ray", "starlette", "fastapi", "uvicorn", "websockets"}
         ("deployments.transport", {"torch"}),
         ("transport.app", {"ray", "torch", "lingbot"}),
         ("transport.client", {"ray", "torch", "lingbot", "starlette"}),
-        ("transport.messages", {"ray", "torch", "numpy", "starlette", "anyio", "asyncio"}),
-        ("transport.protocol", {"ray", "torch", "numpy", "starlette", "anyio", "asyncio"}),
-        ("transport.controls", {"ray", "torch", "numpy", "starlette", "anyio", "asyncio"}),
-        ("transport.pacing", {"ray", "torch", "numpy", "starlette", "anyio", "asyncio"}),
+        ("transport.wire.messages", {"ray", "torch", "numpy", "starlette", "anyio", "asyncio"}),
+        ("transport.wire.protocol", {"ray", "torch", "numpy", "starlette", "anyio", "asyncio"}),
+        ("transport.wire.controls", {"ray", "torch", "numpy", "starlette", "anyio", "asyncio"}),
+        ("transport.wire.pacing", {"ray", "torch", "numpy", "starlette", "anyio", "asyncio"}),
     ],
 )
 def test_import_stays_inside_the_room(room, banned):

@@ -18,18 +18,18 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket
 
-from transport.asyncapi import describe_wire
-from transport.clip import clip
-from transport.controls import KEYS
-from transport.ending import turn_away
-from transport.errors import Busy
-from transport.lag import LoopLag
-from transport.limits import Limits
-from transport.messages import Format
-from transport.openapi import describe_http
-from transport.play import play
-from transport.threads import Threads
-from transport.world import World, WorldInfo
+from transport.connection.close import turn_away
+from transport.connection.connection import play
+from transport.event_loop_lag import LoopLag
+from transport.http.clip import clip
+from transport.spec.asyncapi import describe_wire
+from transport.spec.openapi import describe_http
+from transport.wire.controls import KEYS
+from transport.wire.errors import Busy
+from transport.wire.limits import Limits
+from transport.wire.messages import Format
+from transport.wire.world import World, WorldInfo
+from transport.worker_limits import Threads
 
 WEB = Path(__file__).parent / "web"
 SOCKET_PATH = "/v1/realtime_video/generate"

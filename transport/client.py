@@ -16,9 +16,11 @@ from websockets.asyncio.client import connect as open_socket
 from websockets.exceptions import ConnectionClosed, ConnectionClosedOK, WebSocketException
 
 from transport.codecs.decoder import Decoder
-from transport.controls import parse_actions
-from transport.errors import TransportError
-from transport.messages import (
+from transport.codecs.mp4 import Mp4Writer
+from transport.codecs.payload import Frames
+from transport.wire.controls import parse_actions
+from transport.wire.errors import TransportError
+from transport.wire.messages import (
     AppliedControls,
     ChunkStats,
     ControlAck,
@@ -32,8 +34,6 @@ from transport.messages import (
     Warming,
     WarningMessage,
 )
-from transport.mp4 import Mp4Writer
-from transport.payload import Frames
 
 DEFAULT_URL = "ws://127.0.0.1:8000/v1/realtime_video/generate"
 

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 
-from tests.browser.chromium import MISSING, STEP_MS, VIEWPORT, find_chromium, launch
+from benchmarks.chromium import MISSING, STEP_MS, VIEWPORT, find_chromium, launch
 
 
 class Server(Protocol):

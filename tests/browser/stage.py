@@ -12,8 +12,8 @@ from playwright.sync_api import Page, WebSocket, WebSocketRoute
 
 from transport.codecs import open_encoder
 from transport.codecs.decoder import Decoder
-from transport.messages import AppliedControls, Encoding, Format, HeaderExtras
-from transport.payload import Frames, build_batch, split
+from transport.codecs.payload import Frames, build_batch, split
+from transport.wire.messages import AppliedControls, Encoding, Format, HeaderExtras
 
 SOCKET = "**/v1/realtime_video/generate"
 FPS = 16

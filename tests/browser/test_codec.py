@@ -20,8 +20,8 @@ from tests.browser.stage import (
     wait_for_actions,
     wait_until_playing,
 )
-from transport.messages import Format
-from transport.payload import Frames
+from transport.codecs.payload import Frames
+from transport.wire.messages import Format
 
 pytestmark = pytest.mark.browser
 

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Download, Page
 
 from tests.browser.stage import enter, wait_for_actions
-from transport.payload import Frames
+from transport.codecs.payload import Frames
 
 pytestmark = pytest.mark.browser
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from deployments.local import local_server
+from benchmarks.local_server import local_server
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from msgspec import msgpack
 from websockets.asyncio.client import connect as open_socket
 from websockets.exceptions import ConnectionClosed
 
-from deployments.local import wait_until_ready
+from benchmarks.local_server import wait_until_ready
 from transport.client import connect
 
 pytestmark = pytest.mark.cluster

@@ -14,7 +14,7 @@ from msgspec import msgpack
 from websockets.asyncio.client import connect as open_socket
 from websockets.exceptions import ConnectionClosed
 
-from deployments.local import local_server, wait_until_ready
+from benchmarks.local_server import local_server, wait_until_ready
 from transport.client import connect
 
 pytestmark = pytest.mark.cluster

@@ -12,9 +12,9 @@ from deployments.config import ServiceConfig
 from deployments.lease import LeasedWorld, Readiness
 from deployments.world_group import Lease
 from deployments.world_rank import Refusal, SessionEnded
-from transport.errors import Busy, Refused, WorldFailed, WorldLost
-from transport.messages import Queued, Warming
-from transport.world import WorldSpec
+from transport.wire.errors import Busy, Refused, WorldFailed, WorldLost
+from transport.wire.messages import Queued, Warming
+from transport.wire.world import WorldSpec
 
 SPEC = WorldSpec("", 1, 1, 1, np.zeros((1, 1, 3), np.uint8), None, None, None)
 

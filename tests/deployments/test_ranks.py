@@ -7,21 +7,20 @@ import re
 import time
 import urllib.request
 from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from lingbot import pocket
-from lingbot.load import load_engine
-from lingbot.session import SessionSpec
+from lingbot.config import PRESETS_FOLDER
+from lingbot.runtime.presets import load_engine
+from lingbot.runtime.session import SessionSpec
 from transport.client import connect
 
 pytestmark = pytest.mark.cluster
 
-PICTURE = (Path(pocket.__file__).parent / "openings/pines.png").read_bytes()
+PICTURE = (PRESETS_FOLDER / "pocket/openings/pines.png").read_bytes()
 SCRIPT = ["w", "w", "wl", "l", "i", "s", "", "a", "a"]
 
 

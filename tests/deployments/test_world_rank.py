@@ -11,9 +11,9 @@ import pytest
 from deployments.config import ServiceConfig
 from deployments.world_rank import Place, Refusal, SessionEnded, WorldRank
 from lingbot.errors import LingbotError
-from lingbot.lockstep import Stop
-from lingbot.ulysses import ALONE
-from transport.world import WorldSpec
+from lingbot.parallel.ulysses import ALONE
+from lingbot.runtime.commands import Stop
+from transport.wire.world import WorldSpec
 
 
 class FakeEngine:

@@ -8,17 +8,19 @@ import torch
 import torch.distributed as dist
 from torch.distributed import FileStore
 
-from lingbot.camera_cache import CameraCache
 from lingbot.config import ModelConfig
-from lingbot.kv_cache import KVWindow
-from lingbot.lockstep import Open
-from lingbot.model import WorldModel
-from lingbot.sampler import sample_chunk
-from lingbot.schedule import build_steps
-from lingbot.ulysses import ALONE, join
+from lingbot.dit.camera_cache import CameraCache
+from lingbot.dit.kv_cache import KVWindow
+from lingbot.dit.model import WorldModel
+from lingbot.dit.sampler import sample_chunk
+from lingbot.dit.schedule import build_steps
+from lingbot.dit.weights import load_dit
+from lingbot.files import read_tensors
+from lingbot.parallel.process_group import join
+from lingbot.parallel.ulysses import ALONE
+from lingbot.runtime.commands import Open
 from lingbot.verify import find_schedule, relative_error
-from lingbot.weights import load_dit, read_tensors
-from tests.lingbot.test_lockstep import do, running, walk_ahead
+from tests.lingbot.runtime.test_worker import do, running, walk_ahead
 from tests.lingbot.toy import WALK, make_engine, make_spec
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -5,12 +5,12 @@ import torch
 from msgspec.structs import replace
 
 from lingbot.config import SCHEDULE_V2, ModelConfig, WorldConfig
-from lingbot.engine import Engine
-from lingbot.frame_codec import FrameCodec
-from lingbot.model import WorldModel
-from lingbot.session import SessionSpec
-from lingbot.text import PocketTextEncoder
-from lingbot.tiny_vae import TinyVAE
+from lingbot.dit.model import WorldModel
+from lingbot.runtime.engine import Engine
+from lingbot.runtime.session import SessionSpec
+from lingbot.text.pocket import PocketTextEncoder
+from lingbot.vae.codec import FrameCodec
+from lingbot.vae.tiny import TinyVAE
 
 SHAPE = ModelConfig(
     dim=48, ffn_dim=64, freq_dim=16, num_heads=4, num_layers=2, text_dim=8, text_len=6

@@ -18,10 +18,10 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from transport.app import SOCKET_PATH, build_app
-from transport.limits import Limits
-from transport.play import play
-from transport.threads import Threads
-from transport.world import Opening, WorldInfo
+from transport.connection.connection import play
+from transport.wire.limits import Limits
+from transport.wire.world import Opening, WorldInfo
+from transport.worker_limits import Threads
 
 # Examples are timed by the clock of a machine that does other work, too.
 hypothesis.settings.register_profile(

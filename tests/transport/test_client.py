@@ -8,8 +8,8 @@ import pytest
 
 from transport.app import SOCKET_PATH
 from transport.client import connect, main
-from transport.errors import Busy, TransportError
-from transport.messages import Warming
+from transport.wire.errors import Busy, TransportError
+from transport.wire.messages import Warming
 
 
 @pytest.fixture

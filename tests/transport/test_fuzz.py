@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from msgspec import msgpack
 from msgspec.structs import fields as fields_of
 
-from transport.controls import KEYS
-from transport.errors import BadMessage, TransportError, close_reason
-from transport.limits import Limits
-from transport.messages import (
+from transport.wire.controls import KEYS
+from transport.wire.errors import BadMessage, TransportError, close_reason
+from transport.wire.init import Plan
+from transport.wire.limits import Limits
+from transport.wire.messages import (
     ClientMessage,
     ControlAck,
     Error,
@@ -25,8 +26,7 @@ from transport.messages import (
     decode_field,
     encode,
 )
-from transport.plan import Plan
-from transport.protocol import Conversation, State
+from transport.wire.protocol import Conversation, State
 
 NUM_STRINGS = 200_000  # for the decoder, and as many for conversations
 NUM_SHARES = 8  # tests that they are dealt to

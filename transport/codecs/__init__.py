@@ -1,10 +1,11 @@
 """Which codec a session's encoding asks for."""
 
+from transport.codecs.delta import DeltaEncoder
 from transport.codecs.h264 import H264Encoder
-from transport.codecs.lossless import DeltaEncoder
-from transport.codecs.still import PictureEncoder, RawEncoder
-from transport.messages import Encoding
-from transport.payload import Encoder
+from transport.codecs.payload import Encoder
+from transport.codecs.picture import PictureEncoder
+from transport.codecs.raw import RawEncoder
+from transport.wire.messages import Encoding
 
 # Of uncompressed pixels in one message to a client with extensions. A first frame leaves so much
 # earlier, and nothing copies a whole chunk in one go while an event loop waits for the GIL.

@@ -8,10 +8,10 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from transport.codecs.delta import restore
 from transport.codecs.h264 import H264Decoder
-from transport.codecs.lossless import restore
-from transport.messages import EncodedLayout, RawLayout
-from transport.payload import Frames
+from transport.codecs.payload import Frames
+from transport.wire.messages import EncodedLayout, RawLayout
 
 
 class Decoder:

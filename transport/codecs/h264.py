@@ -17,8 +17,8 @@ from av.video.reformatter import (
     VideoReformatter,
 )
 
-from transport.messages import Encoding, VideoLayout
-from transport.payload import Frames, Payload, Piece, preview_size
+from transport.codecs.payload import Frames, Payload, Piece, preview_size
+from transport.wire.messages import Encoding, VideoLayout
 
 CONTENT_TYPE = "video/h264"
 # BT.601 of limited range. The stream says all of it: players guess at what is left out.

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from transport.codecs.h264 import H264Decoder, H264Encoder, codec_of, crf_of, even
-from transport.messages import Encoding
-from transport.payload import Piece, split
+from transport.codecs.payload import Piece, split
+from transport.wire.messages import Encoding
 
 
 def encode(encoder, frames, position=0):

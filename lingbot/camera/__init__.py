@@ -1,0 +1,1 @@
+"""Keys and pose files to relative poses, and poses to Plücker maps."""

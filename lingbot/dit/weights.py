@@ -1,0 +1,114 @@
+"""Checkpoint folders to models: every known layout becomes one strict state dict."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lingbot.config import ModelConfig
+from lingbot.dit.model import WorldModel
+from lingbot.errors import WeightsError
+from lingbot.files import read_tensors
+
+CONFIG_FILE = "config.json"
+DIT_FILE = "diffusion_pytorch_model.safetensors"
+
+# Parts of official names, and ours where they say more.
+NAMES = (
+    ("patch_embedding_wancamctrl.", "camera_embedding."),
+    ("c2ws_hidden_states_layer", "camera_layer"),
+    (".cam_injector_layer", ".camera.layer"),
+    (".cam_scale_layer.", ".camera.scale."),
+    (".cam_shift_layer.", ".camera.shift."),
+)
+
+
+class OfficialConfig(msgspec.Struct, frozen=True):
+    """The keys of an official config.json that the code needs; shapes give the rest."""
+
+    dim: int
+    ffn_dim: int
+    freq_dim: int
+    num_heads: int
+    num_layers: int
+    text_len: int
+    control_type: str = "cam"
+    eps: float = 1e-6
+    in_dim: int = 36
+    out_dim: int = 16
+    local_attn_size: int = -1  # the window in latent frames; -1: everything
+    sink_size: int = 0
+
+
+def read_config(folder: Path) -> OfficialConfig:
+    """Raise WeightsError with the file and the field that is wrong."""
+    path = folder / CONFIG_FILE
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=OfficialConfig)
+    except (OSError, msgspec.DecodeError) as exc:
+        raise WeightsError(f"{path}: {exc}") from exc
+
+
+def our_name(name: str) -> str:
+    for official, ours in NAMES:
+        name = name.replace(official, ours)
+    return name
+
+
+def official_name(name: str) -> str:
+    for official, ours in NAMES:
+        name = name.replace(ours, official)
+    return name
+
+
+def load_dit(folder: Path, *, device: torch.device, dtype: torch.dtype) -> WorldModel:
+    """The DiT of a checkpoint folder in the official layout.
+
+    Raises WeightsError for a missing file, a missing or unknown tensor, or a wrong shape.
+    """
+    official = read_config(folder)
+    tensors = {our_name(name): t for name, t in read_tensors(folder / DIT_FILE).items()}
+    model = build_dit(official, tensors, source=folder)
+    return model.to(device=device, dtype=dtype).eval().requires_grad_(False)
+
+
+def build_dit(official: OfficialConfig, tensors: dict[str, Tensor], *, source: Path) -> WorldModel:
+    try:
+        text_dim = tensors["text_embedding.0.weight"].shape[1]
+        config = msgspec.convert(
+            {
+                "text_dim": text_dim,
+                "control": official.control_type,
+                **{k: v for k, v in msgspec.to_builtins(official).items() if k in FIELDS},
+            },
+            ModelConfig,
+        )
+    except KeyError as exc:
+        raise WeightsError(f"{source}: no tensor {exc}") from exc
+    except msgspec.ValidationError as exc:
+        raise WeightsError(f"{source / CONFIG_FILE}: {exc}") from exc
+    with torch.device("meta"):
+        model = WorldModel(config)
+    try:
+        model.load_state_dict(tensors, strict=True, assign=True)
+    except RuntimeError as exc:
+        raise WeightsError(f"{source / DIT_FILE}: {exc}") from exc
+    return model
+
+
+FIELDS = set(ModelConfig.__struct_fields__)
+
+
+def save_dit(model: WorldModel, folder: Path, *, extra: dict[str, Any] | None = None) -> None:
+    """Write a checkpoint folder that ``load_dit`` reads, official names included."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = msgspec.to_builtins(model.config)
+    config["control_type"] = config.pop("control")
+    config.pop("text_dim")
+    (folder / CONFIG_FILE).write_text(json.dumps({**config, **(extra or {})}, indent=1) + "\n")
+    tensors = {official_name(k): v.contiguous() for k, v in model.state_dict().items()}
+    save_file(tensors, folder / DIT_FILE)

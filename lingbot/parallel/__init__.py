@@ -1,0 +1,1 @@
+"""Sequence parallelism: how the ranks of a group share one model."""

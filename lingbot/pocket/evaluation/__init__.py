@@ -1,1 +1,0 @@
-"""What `python -m lingbot.pocket.evaluate` measures, and with what."""

@@ -1,1 +1,0 @@
-"""What `python -m lingbot.pocket.train` is made of."""

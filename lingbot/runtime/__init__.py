@@ -1,0 +1,1 @@
+"""The engine, its sessions, and the worker that runs commands in order."""

@@ -1,0 +1,1 @@
+"""Text encoders: prompts to the contexts that cross-attention reads."""

@@ -1,0 +1,1 @@
+"""Images and latents: the autoencoders, and the codec that normalises their latents."""

@@ -1,0 +1,1 @@
+"""What `python -m pocket.evaluate` measures, and with what."""

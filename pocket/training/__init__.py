@@ -1,0 +1,1 @@
+"""What `python -m pocket.train` is made of."""

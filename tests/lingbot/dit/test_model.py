@@ -1,0 +1,56 @@
+import pytest
+import torch
+
+from lingbot.dit.layers import patchify, rotary, rotate, unpatchify
+from lingbot.errors import LingbotError
+
+
+def test_conditioner_takes_maps_or_camera_tokens(engine):
+    conditioner = engine.model.blocks[0].camera
+    x, camera = torch.randn(1, 3, 6, 48), torch.randn(1, 3, 6, 48)
+    maps = conditioner.compute_scale_shift(camera)
+    assert torch.equal(conditioner(x, maps=maps), conditioner(x, camera))
+
+
+@torch.inference_mode()
+def test_a_frame_s_maps_are_those_of_every_conditioner(engine):
+    camera = torch.randn(1, 1, 6, 48)
+    maps = engine.model.compute_frame_maps(camera)
+    assert maps.shape == (2, 2, 1, 1, 6, 48)
+    for layer, block in enumerate(engine.model.blocks):
+        scale, shift = block.camera.compute_scale_shift(camera)
+        assert torch.equal(maps[layer, 0], scale) and torch.equal(maps[layer, 1], shift)
+
+
+def test_a_prompt_is_padded_with_zeros_before_its_embedding(engine):
+    context = torch.randn(1, 2, 8)
+    padded = torch.cat([context, torch.zeros(1, 4, 8)], dim=1)
+    for short, long in zip(
+        engine.model.embed_text(context), engine.model.embed_text(padded), strict=True
+    ):
+        assert torch.equal(short.k, long.k) and torch.equal(short.v, long.v)
+
+
+def test_a_prompt_of_too_many_tokens_is_refused(engine):
+    with pytest.raises(LingbotError, match="at most 6 tokens"):
+        engine.model.embed_text(torch.zeros(1, 7, 8))
+
+
+def test_unpatchify_takes_channels_last():
+    tokens = torch.arange(2 * 3 * 64).float().view(1, 1, 6, 64)
+    latents = unpatchify(tokens, (2, 3))
+    assert latents.shape == (1, 16, 1, 4, 6)
+    again = patchify(latents).unflatten(-1, (16, 2, 2)).permute(0, 1, 2, 4, 5, 3).flatten(-3)
+    assert torch.equal(again, tokens)
+
+
+@pytest.mark.parametrize("position", [0, 5, 1023, 1024, 100_000])
+def test_rotary_depends_on_distance_alone_at_any_position(position):
+    """A dot product of two rotated vectors does not change when both move on."""
+    q, k = torch.randn(2, 1, 1, 6, 4, 16, dtype=torch.float64).float()
+
+    def score(q_at, k_at):
+        turns = [rotary(torch.tensor([at]), grid=(2, 3), head_dim=16) for at in (q_at, k_at)]
+        return (rotate(q, turns[0]) * rotate(k, turns[1])).sum(-1)
+
+    torch.testing.assert_close(score(position + 7, position), score(7, 0), rtol=1e-4, atol=1e-4)

@@ -1,0 +1,223 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from lingbot.dit.conditioner import CameraMaps
+from lingbot.dit.layers import attention
+from lingbot.errors import LingbotError
+from lingbot.runtime.engine import Engine
+from lingbot.vae.codec import FrameCodec
+
+WALK = [["", "w", "w"], ["w", "wl", "l"], ["", "i", "s"], ["a", "a", "a"], ["d", "k", ""]]
+
+
+def play(engine, session, walk=WALK):
+    return [engine.step(session, actions) for actions in walk]
+
+
+def test_first_chunk_has_9_frames_and_later_ones_12(engine, spec):
+    first, second = play(engine, engine.open(spec()), WALK[:2])
+    assert (first.shape, second.shape) == ((9, 32, 48, 3), (12, 32, 48, 3))
+    assert first.dtype == np.uint8 and first.flags.c_contiguous
+
+
+def test_same_seed_same_frames(engine, spec):
+    a, b = (play(engine, engine.open(spec(seed=3))) for _ in range(2))
+    assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_another_seed_other_frames(engine, spec):
+    (a,), (b,) = (play(engine, engine.open(spec(seed=seed)), WALK[:1]) for seed in (1, 2))
+    assert not np.array_equal(a, b)
+
+
+def test_keys_change_the_picture(engine, spec):
+    a, b = (play(engine, engine.open(spec()), [["", "", ""], [key] * 3])[1] for key in ("w", "l"))
+    assert not np.array_equal(a, b)
+
+
+def test_interleaved_sessions_do_not_meet(engine, spec):
+    alone = play(engine, engine.open(spec(seed=1)))
+    first, second = engine.open(spec(seed=1)), engine.open(spec(seed=2, prompt="elsewhere"))
+    mixed = []
+    for actions in WALK:
+        mixed.append(engine.step(first, actions))
+        engine.step(second, actions[::-1])
+    assert all(np.array_equal(x, y) for x, y in zip(mixed, alone, strict=True))
+
+
+def test_a_prompt_changes_the_world_from_its_chunk_on(engine, spec):
+    stay, change = engine.open(spec()), engine.open(spec())
+    assert np.array_equal(engine.step(stay, WALK[0]), engine.step(change, WALK[0]))
+    stayed = engine.step(stay, WALK[1])
+    assert not np.array_equal(stayed, engine.step(change, WALK[1], prompt="snow at night"))
+
+
+def test_denoising_leaves_the_remembered_frames_alone(engine, spec, monkeypatch):
+    """Every pass of a chunk but the last, on a window that is full."""
+    session = engine.open(spec())
+    play(engine, session)
+    window = session.window
+    survivors = range(window.num_frames - window.window + window.sink + 3, window.num_frames)
+    slots = [*range(window.sink), *(window.slot(frame) for frame in survivors)]
+    before = window.k_NBFTHD[:, :, slots].clone()
+
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine.model, "remember", stop)
+    num_frames = window.num_frames
+    with pytest.raises(KeyboardInterrupt):
+        engine.step(session, WALK[0])
+    assert torch.equal(window.k_NBFTHD[:, :, slots], before)
+    assert window.num_frames == num_frames
+
+
+class AtOnce:
+    """The slow twin of a KV window: all latent frames in one pass, a mask for what each may see."""
+
+    def __init__(self, window, sink, num_frames, tokens):
+        chunk = torch.arange(num_frames) // 3
+        end = 3 * chunk[:, None] + 3  # of the chunk of the latent frame that looks
+        frame = torch.arange(num_frames)[None]
+        seen = (frame < end) & ((frame < sink) | (frame >= end - (window - sink)))
+        self.mask = seen.repeat_interleave(tokens, 0).repeat_interleave(tokens, 1)
+        self.k = {}
+
+    def attend(self, layer, q, k, v):
+        self.k[layer] = k
+        q, k, v = (t.flatten(1, 2) for t in (q, k, v))
+        return attention(q, k, v, mask=self.mask).view_as(self.k[layer])
+
+    def store(self, layer, k, v):
+        self.k[layer] = k
+
+
+@pytest.mark.parametrize("window, sink", [(9, 3), (6, 0), (7, 1), (6, 3)])
+def test_cached_attention_equals_recomputing_the_past(engine, spec, monkeypatch, window, sink):
+    """Five chunks, so that every window but its sink has been overwritten."""
+    session = engine.open(spec(window=window, sink=sink))
+    passes = []
+    remember = engine.model.remember
+
+    def record(x, **kwargs):
+        maps = [kwargs["camera"].scale_shift(layer) for layer in range(2)]
+        maps = torch.stack([torch.stack(pair) for pair in maps])  # [N, 2, B, F or 1, T, C]
+        passes.append({"x": x, **kwargs, "camera": maps.expand(-1, -1, -1, 3, -1, -1)})
+        remember(x, **kwargs)
+
+    monkeypatch.setattr(engine.model, "remember", record)
+    play(engine, session)
+
+    def joined(name, axis):
+        return torch.cat([one[name] for one in passes], dim=axis)
+
+    twin = AtOnce(window, sink, num_frames=15, tokens=6)
+    with torch.inference_mode():
+        remember(
+            joined("x", 2),
+            condition=joined("condition", 2),
+            positions=torch.arange(15),
+            camera=CameraMaps(*joined("camera", 3).unbind(1)),
+            text=session.text,
+            memory=twin,
+        )
+    remembered = [*range(sink), *range(15 - (window - sink), 15)]
+    cached = session.window.k_NBFTHD
+    for layer, k in twin.k.items():
+        for frame in remembered:
+            ours = cached[layer, :, session.window.slot(frame)]
+            torch.testing.assert_close(ours, k[:, frame], rtol=1e-4, atol=1e-4)
+
+
+def test_memory_does_not_grow_with_the_walk(engine, spec):
+    session = engine.open(spec(num_steps=1))
+    play(engine, session)
+    window = session.window.k_NBFTHD
+    play(engine, session, WALK * 2)
+    assert session.window.k_NBFTHD is window
+    assert session.window.num_frames == 45
+
+
+@pytest.mark.parametrize(
+    "changes, field",
+    [
+        ({"num_steps": 0}, "num_inference_steps"),
+        ({"num_steps": 9}, "num_inference_steps"),
+        ({"window": 10}, "realtime_causal_kv_cache_num_frames"),
+        ({"window": 5}, "realtime_causal_sink_size"),
+        ({"first_frame": np.zeros((64, 48, 3), np.uint8)}, "size"),
+        ({"first_frame": np.zeros((32, 48, 3), np.float32)}, "size"),
+    ],
+)
+def test_a_world_that_cannot_be_opened_names_the_field(engine, spec, changes, field):
+    with pytest.raises(LingbotError) as refused:
+        engine.open(spec(**changes))
+    assert refused.value.field == field
+
+
+def test_a_refused_step_leaves_the_session_as_it_was(engine, spec):
+    session, twin = engine.open(spec()), engine.open(spec())
+    for wrong in (["w"], ["w", "x", ""], ["ww", "", ""]):
+        with pytest.raises(LingbotError):
+            engine.step(session, wrong)
+    assert np.array_equal(engine.step(session, WALK[0]), engine.step(twin, WALK[0]))
+
+
+def test_a_step_that_raised_leaves_its_session_unusable(engine, spec, monkeypatch):
+    session = engine.open(spec())
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.codec.vae, "decode", None)
+        with pytest.raises(TypeError):
+            engine.step(session, WALK[0])
+    with pytest.raises(LingbotError, match="open another"):
+        engine.step(session, WALK[0])
+
+
+def test_closing_frees_the_memory(engine, spec):
+    session = engine.open(spec())
+    play(engine, session, WALK[:1])
+    engine.close(session)
+    assert session.window.k_NBFTHD.numel() == 0
+    assert session.decoder.memory == []
+
+
+def test_half_the_bits_give_nearly_the_same_picture(engine, spec):
+    """float32 is the slow twin."""
+    codec = FrameCodec(
+        copy.deepcopy(engine.codec.vae).bfloat16(), engine.codec.mean, engine.codec.std
+    )
+    half = Engine(
+        engine.config,
+        model=copy.deepcopy(engine.model).bfloat16(),
+        codec=codec,
+        text_encoder=engine.text_encoder,
+    )
+    for exact, rounded in zip(
+        play(engine, engine.open(spec()), WALK[:2]), play(half, half.open(spec()), WALK[:2]),
+        strict=True,
+    ):  # fmt: skip
+        error = np.abs(exact.astype(float) - rounded.astype(float)).mean()
+        assert 0 < error < 0.05 * exact.std()
+
+
+def test_closing_lets_a_running_decoding_end(engine, spec, monkeypatch):
+    """It goes on with the state that it began with."""
+    session, twin = engine.open(spec()), engine.open(spec())
+    play(engine, session, WALK[:1])
+    play(engine, twin, WALK[:1])
+    latents = engine.denoise(session, WALK[1])
+    decode = engine.codec.vae.decode
+
+    def close_meanwhile(*args, **options):
+        engine.close(session)
+        return decode(*args, **options)
+
+    expected = engine.step(twin, WALK[1])
+    monkeypatch.setattr(engine.codec.vae, "decode", close_meanwhile)
+    assert np.array_equal(engine.decode(session, latents), expected)
+    assert session.decoder.memory == []
+    with pytest.raises(LingbotError, match="open another"):
+        engine.decode(session, latents)

@@ -1,0 +1,89 @@
+from dataclasses import replace
+from random import Random
+
+import numpy as np
+import pytest
+
+from pocket.renderer.conditions import (
+    GROUND_WORDS,
+    GROUNDS,
+    TIME_WORDS,
+    TIMES,
+    WEATHERS,
+    Conditions,
+    change,
+    draw_conditions,
+    light_of,
+)
+from pocket.renderer.scene import PLACES, describe, make_scene
+from pocket.renderer.solids import box, gem, pyramid
+
+
+def test_a_seed_is_a_scene():
+    assert make_scene(7) == make_scene(7)
+    assert make_scene(7) != make_scene(8)
+
+
+def test_scenes_come_in_all_kinds():
+    scenes = [make_scene(seed) for seed in range(120)]
+    assert {scene.place for scene in scenes} == set(PLACES)
+    assert {scene.conditions.time for scene in scenes} == set(TIMES)
+    assert {scene.conditions.weather for scene in scenes} == set(WEATHERS)
+    assert {scene.conditions.ground for scene in scenes} == set(GROUNDS)
+
+
+def test_nothing_stands_where_walks_begin():
+    for seed in range(40):
+        for spot in make_scene(seed).obstacles:
+            assert np.hypot(spot.x, spot.z) >= spot.radius + 1
+
+
+def test_the_plain_words_say_everything():
+    scene = make_scene(3)
+    said = describe(scene.under(Conditions(time="dusk", weather="fog", ground="snow")))
+    assert said.endswith("snow, at dusk, fog")
+
+
+def test_what_has_changed_is_always_said():
+    scene = make_scene(3).under(Conditions(time="noon", weather="clear", ground="grass"))
+    other = scene.under(replace(scene.conditions, time="night", ground="sand"))
+    for seed in range(50):
+        words = describe(other, Random(seed), changed_from=scene.conditions)
+        assert any(phrase in words for phrase in TIME_WORDS["night"])
+        assert any(phrase in words for phrase in GROUND_WORDS["sand"])
+
+
+def test_a_change_changes_something():
+    random = Random(0)
+    for _ in range(100):
+        conditions = draw_conditions(random)
+        assert change(conditions, random) != conditions
+
+
+@pytest.mark.parametrize("time", TIMES)
+def test_overcast_dims_the_sun_and_fog_hides_more(time):
+    clear, overcast, fog = (
+        light_of(Conditions(time=time, weather=weather, ground="grass")) for weather in WEATHERS
+    )
+    assert max(overcast.direct) < 0.5 * max(clear.direct)
+    assert fog.fog < overcast.fog < clear.fog
+
+
+@pytest.mark.parametrize(
+    "solid",
+    [
+        box(1, 2, half=(0.5, 1.5), yaw=0.4, top=2, colour=(1, 1, 1)),
+        pyramid(1, 2, half=(0.8, 0.8), yaw=0.4, base=0.4, top=2, colour=(1, 1, 1)),
+        gem(1, 2, height=1.5, size=(0.9, 0.6), yaw=0.4, colour=(1, 1, 1)),
+    ],
+    ids=["box", "pyramid", "gem"],
+)
+def test_a_solid_holds_its_centre_and_fits_its_sphere(solid):
+    normals, offsets = np.array(solid.normals), np.array(solid.offsets)
+    np.testing.assert_allclose(np.linalg.norm(normals, axis=1), 1, atol=1e-9)
+    assert (normals @ solid.centre < offsets).all()
+    rays = np.random.default_rng(0).normal(size=(2000, 3))
+    rays /= np.linalg.norm(rays, axis=1, keepdims=True)
+    points = solid.centre + solid.radius * rays
+    points = points[points[:, 1] < 1 - 1e-6]  # what is under the ground nobody sees
+    assert ((points @ normals.T > offsets - 1e-9).any(axis=1)).all()

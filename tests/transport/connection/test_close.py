@@ -1,0 +1,219 @@
+import logging
+import threading
+import time
+
+import anyio
+import pytest
+from msgspec import msgpack
+
+from transport.wire.errors import Busy, Refused, WorldFailed, WorldLost
+
+FAST = {"extensions": True, "realtime_output_pacing": False}
+
+
+def test_a_client_that_stops_acknowledging_is_let_go(world, serve):
+    with serve(world, ack_timeout_s=0.1) as server, server.dial() as peer:
+        peer.init(**FAST)
+        error = peer.read_until("error")[-1]
+        assert (error["code"], error["content"]) == ("timeout", "no ack came in 0.1 s")
+        assert peer.close_of() == (1008, "no ack came in 0.1 s")
+    assert world.live == set()
+
+
+def test_repeating_an_old_ack_renews_no_patience(world, serve):
+    with serve(world, ack_timeout_s=0.4) as server, server.dial() as peer:
+        peer.init(**FAST)
+        began = time.monotonic()
+        repeating = threading.Event()
+
+        def repeat():
+            while not repeating.wait(0.05):
+                peer.send(type="ack", chunk_index=0)
+
+        repeater = threading.Thread(target=repeat)
+        repeater.start()
+        assert peer.close_of() == (1008, "no ack came in 0.4 s")
+        repeating.set()
+        repeater.join()
+        assert time.monotonic() - began < 5
+    assert world.live == set()
+
+
+def test_a_full_house_is_told_to_come_later(peer, world):
+    world.on_open = Busy("every place is taken")
+    peer.init()
+    assert peer.read() == {"type": "error", "content": "every place is taken", "code": "busy"}
+    assert peer.close_of() == (1013, "every place is taken")
+
+
+def test_a_lost_world_ends_its_socket_at_once(peer, world):
+    peer.init()
+    peer.read_until("chunk_stats")
+    world.running.clear()  # whatever step comes now does not come back
+    world.lost_because = "a rank died"
+    error = peer.read_until("error")[-1]
+    assert (error["code"], error["content"]) == ("world_lost", "a rank died")
+    assert peer.close_of() == (1012, "a rank died")
+    assert world.live == set()
+
+
+def test_a_step_may_say_that_the_world_is_lost(peer, world):
+    world.on_step = WorldLost("restarting")
+    peer.init()
+    assert peer.read()["code"] == "world_lost"
+    assert peer.close_of() == (1012, "restarting")
+
+
+def test_an_unexpected_failure_is_logged_and_not_told(peer, world, caplog):
+    world.on_step = ZeroDivisionError("secret")
+    peer.init()
+    error = peer.read()
+    assert (error["code"], error["content"]) == ("internal", "internal error")
+    assert peer.close_of() == (1011, "internal error")
+    assert world.live == set()
+    assert "secret" in caplog.text
+
+
+def test_a_world_that_failed_is_told_in_its_own_words(peer, world):
+    world.on_step = WorldFailed()
+    peer.init()
+    error = peer.read()
+    assert (error["code"], error["content"]) == ("internal", "the world failed")
+    assert peer.close_of() == (1011, "the world failed")
+
+
+def test_who_sends_no_init_is_let_go(world, serve):
+    with serve(world, init_timeout_s=0.05) as server, server.dial() as peer:
+        assert peer.read()["code"] == "timeout"
+        assert peer.close_of() == (1008, "no init that can be used in 0.05 s")
+
+
+def test_bad_pictures_win_no_time(world, serve):
+    with serve(world, init_timeout_s=0.3) as server, server.dial() as peer:
+        codes = []
+        while "timeout" not in codes:
+            peer.init(first_frame=b"no picture")
+            codes.append(peer.read()["code"])
+            time.sleep(0.02)
+    assert set(codes[:-1]) == {"invalid_field"}
+
+
+def test_the_wait_for_a_world_is_not_the_time_for_an_init(world, serve):
+    open_world = world.open
+
+    async def refuse_slowly(spec, *, on_wait):
+        world.open = open_world
+        await anyio.sleep(0.8)
+        raise Refused("no such world")
+
+    world.open = refuse_slowly
+    with serve(world, init_timeout_s=0.5) as server, server.dial() as peer:
+        peer.init()
+        assert peer.read()["code"] == "refused"
+        peer.init()
+        assert peer.read()["type"] == "frame_batch"
+
+
+@pytest.mark.parametrize("kind", ["init", "event"])
+def test_a_message_over_the_limit_ends_the_socket(peer, world, kind):
+    if kind == "init":
+        peer.init(first_frame=bytes(8 * 1024 * 1024))
+    else:
+        peer.init()
+        peer.event("prompt", "x" * 65_536)
+    assert peer.read_until("error")[-1]["code"] == "too_large"
+    code, reason = peer.close_of()
+    assert code == 1009
+    assert "expected at most" in reason
+    assert world.live == set()
+
+
+def test_a_client_that_never_gets_it_right_is_refused(peer):
+    for _ in range(101):
+        peer.send(type="fly" * 1000)
+    assert [peer.read()["code"] for _ in range(101)] == ["unknown_type"] * 100 + ["too_many_errors"]
+    code, reason = peer.close_of()
+    assert code == 1008
+    assert len(reason.encode()) <= 123
+
+
+def test_leaving_before_init_costs_nothing(server, world):
+    with server.dial():
+        pass
+    assert world.specs == []
+
+
+def test_leaving_in_the_middle_of_a_step_frees_the_session(server, world):
+    world.running.clear()
+    with server.dial() as peer:
+        peer.init()
+        assert world.stepping.wait(5)
+        assert world.live == {"s1"}
+    assert world.live == set()
+
+
+def test_leaving_while_waiting_for_a_place_opens_nothing(world, serve):
+    entered = threading.Event()
+
+    async def open_never(spec, *, on_wait):
+        entered.set()
+        await anyio.sleep_forever()
+
+    world.open = open_never
+    with serve(world) as server, server.dial() as peer:
+        peer.init()
+        assert entered.wait(5)
+    assert world.live == set()
+
+
+def test_leaving_between_chunks_frees_the_session(server, world):
+    with server.dial() as peer:
+        peer.init()
+        peer.read_until("chunk_stats")
+    assert world.live == set()
+
+
+def test_nothing_is_sent_after_a_header_but_its_payload_even_when_the_world_is_lost(
+    make_socket, make_world
+):
+    world = make_world(size=(112, 64))
+
+    async def scenario():
+        socket = make_socket(stuck_on=65_536)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(socket.play, world)
+            await socket.inbox.send(msgpack.encode({"type": "init"}))
+            await socket.stuck.wait()
+            world.lost_because = "a rank died"
+        assert socket.closed_with == (1012, "a rank died")
+        assert msgpack.decode(socket.sent[-2])["type"] == "frame_batch_header"
+        assert len(socket.sent[-1]) == 9 * 64 * 112 * 3
+
+    anyio.run(scenario)
+
+
+def test_a_session_leaves_two_lines_in_the_log(server, world, caplog):
+    caplog.set_level(logging.INFO, logger="transport.connection.connection")
+    with server.dial() as peer:
+        peer.init(max_chunks=1, prompt="secret")
+        assert peer.close_of()[0] == 1000
+    opened, closed = (record.getMessage() for record in caplog.records)
+    assert opened == "session s1 opened: 32x16 as raw"
+    assert closed.startswith("session s1 closed, 1000 done: 1 chunks, 9 frames, 14087 bytes in ")
+
+
+def test_a_cancelled_socket_leaves_its_closing_line_too(make_socket, world, caplog):
+    caplog.set_level(logging.INFO, logger="transport.connection.connection")
+
+    async def scenario():
+        socket = make_socket(stuck_on=1)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(socket.play, world)
+            await socket.inbox.send(msgpack.encode({"type": "init"}))
+            await socket.stuck.wait()
+            tasks.cancel_scope.cancel()
+
+    anyio.run(scenario)
+    closed = caplog.records[-1].getMessage()
+    assert closed.startswith("session s1 closed, 1006 cancelled: 0 chunks, 0 frames, 0 bytes in ")
+    assert world.live == set()

@@ -1,0 +1,285 @@
+import gc
+import threading
+import time
+
+import anyio
+from msgspec import msgpack
+
+from transport.wire.errors import BadMessage, Refused
+from transport.wire.init import Plan
+from transport.wire.messages import Queued, Warming
+
+FAST = {"extensions": True, "realtime_output_pacing": False}
+
+
+def test_a_client_of_the_plain_wire_sees_the_plain_wire(peer, world):
+    peer.init(max_chunks=2)
+    first, stats, second, more_stats = (peer.read() for _ in range(4))
+    assert [first["type"], stats["type"]] == ["frame_batch", "chunk_stats"]
+    assert (first["num_frames"], second["num_frames"]) == (9, 12)
+    assert (first["width"], first["height"], first["encoding"]) == (32, 16, "raw")
+    assert first["payload"] == bytes([1]) * (9 * 16 * 32 * 3)
+    assert second["payload"] == bytes([2]) * (12 * 16 * 32 * 3)
+    assert (first["chunk_index"], second["chunk_index"]) == (0, 1)
+    assert first["request_id"] == stats["request_id"] != second["request_id"]
+    assert not {"event_id", "applied_controls"} & set(first)
+    assert more_stats["chunk_index"] == 1
+    assert peer.close_of() == (1000, "done")
+    assert world.live == set()
+
+
+def test_stats_are_whole_numbers(peer):
+    peer.init(max_chunks=1)
+    stats = peer.read_until("chunk_stats")[-1]
+    times = [value for name, value in stats.items() if name.endswith("_ms")]
+    assert len(times) == 8
+    assert all(type(value) is int and value >= 0 for value in times)
+    assert (stats["num_frames"], stats["num_batches"], stats["event_id"]) == (9, 1, None)
+    assert stats["raw_bytes"] == 9 * 16 * 32 * 3
+    assert 0 < stats["ws_payload_bytes"] - stats["raw_bytes"] < 400  # the header
+    assert (stats["session_id"], stats["content_type"]) == ("s1", "application/x-raw-rgb")
+
+
+def test_jpeg_comes_in_batches_of_six(peer):
+    peer.init(max_chunks=1, realtime_output_format="jpeg")
+    *batches, stats = peer.read_until("chunk_stats")
+    assert [batch["num_frames"] for batch in batches] == [6, 3]
+    assert [batch["content_type"] for batch in batches] == ["image/jpeg"] * 2
+    payloads = sum(batch["total_size"] for batch in batches)
+    assert 0 < stats["ws_payload_bytes"] - payloads < 800  # two headers
+    assert stats["raw_bytes"] == 9 * 16 * 32 * 3
+
+
+def test_the_world_is_opened_as_init_says(peer, world, make_png):
+    peer.init(
+        prompt="snow",
+        seed=5,
+        first_frame=make_png(color=(9, 8, 7)),
+        num_inference_steps=2,
+        realtime_causal_kv_cache_num_frames=9,
+        realtime_causal_sink_size=3,
+    )
+    peer.read()
+    (spec,) = world.specs
+    assert (spec.prompt, spec.seed, spec.num_steps, spec.window, spec.sink) == ("snow", 5, 2, 9, 3)
+    assert (spec.width, spec.height) == (32, 16)
+    assert spec.first_frame.shape == (16, 32, 3)
+    assert (spec.first_frame == [9, 8, 7]).all()
+
+
+def test_without_a_first_frame_the_first_opening_is_used(peer, world):
+    peer.init()
+    peer.read()
+    assert (world.specs[0].first_frame == [10, 20, 30]).all()
+
+
+def test_controls_and_prompts_reach_the_step_that_follows(peer, world):
+    peer.init(condition_inputs={"camera_actions": [["w"], ["w", "l"]]}, **FAST)
+    peer.read_until("chunk_stats")
+    peer.event("prompt", "rain", event_id=4)
+    peer.read_until("control_ack")
+    peer.send(type="ack", chunk_index=0)
+    while not any(prompt for _, prompt in world.steps):
+        peer.send(type="ack", chunk_index=peer.read_until("chunk_stats")[-1]["chunk_index"])
+    assert world.steps[0] == (["w", "wl", ""], None)
+    assert [prompt for _, prompt in world.steps if prompt] == ["rain"]
+
+
+def test_extensions_tell_what_was_opened_and_what_was_applied(world, serve):
+    world.news = [Queued(2), Warming()]
+    with serve(world) as server, server.dial() as peer:
+        peer.init(max_chunks=3, condition_inputs={"camera_actions": [["w"]] * 4}, **FAST)
+        assert peer.read() == {"type": "queued", "position": 2}
+        assert peer.read() == {"type": "warming"}
+        session = peer.read()
+        assert (session["type"], session["session_id"]) == ("session", "s1")
+        assert (session["width"], session["height"], session["fps"]) == (32, 16, 60)
+        assert (session["first_chunk_frames"], session["chunk_frames"]) == (9, 12)
+        assert session["limits"]["max_script_latent_frames"] == 512
+        batch = peer.read()
+        assert batch["applied_controls"] == {"actions": [["w"], ["w"], ["w"]], "event_ids": []}
+        batch = peer.read_until("frame_batch")[-1]
+        assert batch["applied_controls"] == {"actions": [["w"], [], []], "event_ids": []}
+        peer.event("camera_actions", [["l"]], event_id=11)
+        assert peer.read_until("control_ack")[-1] == {"type": "control_ack", "event_id": 11}
+        peer.send(type="ack", chunk_index=1)
+        batch = peer.read_until("frame_batch")[-1]
+        assert batch["applied_controls"] == {"actions": [["l"], [], []], "event_ids": [11]}
+        assert batch["event_id"] == 11
+
+
+def test_the_plain_wire_hears_nothing_while_it_waits(world, serve):
+    world.news = [Queued(2), Warming()]
+    with serve(world) as server, server.dial() as peer:
+        peer.init(max_chunks=1)
+        peer.event("prompt", "rain", event_id=1)
+        kinds = [message["type"] for message in peer.read_until("chunk_stats")]
+        assert kinds == ["frame_batch", "chunk_stats"]
+
+
+def test_two_chunks_without_an_ack_stop_the_world(peer, world):
+    peer.init(**FAST)
+    peer.read_until("chunk_stats")
+    peer.read_until("chunk_stats")
+    peer.event("prompt", "x", event_id=1)
+    assert peer.read()["type"] == "control_ack"  # no frame came before it
+    assert len(world.steps) == 2
+    peer.send(type="ack", chunk_index=0)
+    assert peer.read_until("chunk_stats")[-1]["chunk_index"] == 2
+
+
+def test_the_next_chunk_is_asked_for_while_the_pictures_of_the_last_are_made(peer, world):
+    world.decoding.clear()
+    peer.init(**FAST)
+    while len(world.steps) < 2:
+        time.sleep(0.005)
+    world.decoding.set()
+    indices = [peer.read_until("chunk_stats")[-1]["chunk_index"] for _ in range(2)]
+    assert indices == [0, 1]
+
+
+def test_an_invalid_init_is_answered_and_another_may_follow(peer, world, make_png):
+    peer.init(size="0x0")
+    assert peer.read()["field"] == "size"
+    peer.init(first_frame=b"no picture")
+    assert peer.read()["field"] == "first_frame"
+    peer.init(first_frame="/etc/passwd")
+    assert "reads no files" in peer.read()["content"]
+    peer.event("prompt", "rain")
+    assert peer.read()["code"] == "out_of_order"
+    peer.init(first_frame=make_png())
+    assert peer.read()["type"] == "frame_batch"
+
+
+def test_what_the_world_refuses_is_answered_and_another_init_may_follow(peer, world):
+    world.on_open = Refused("no such window", field="realtime_causal_kv_cache_num_frames")
+    peer.init()
+    error = peer.read()
+    assert (error["code"], error["content"]) == ("refused", "no such window")
+    world.on_open = None
+    peer.init()
+    assert peer.read()["type"] == "frame_batch"
+
+
+def test_a_text_frame_and_bad_bytes_are_answered(peer):
+    peer.socket.send_text("hello")
+    assert peer.read()["code"] == "text_frame"
+    peer.socket.send_bytes(b"\xc1")
+    assert peer.read()["code"] == "malformed"
+    peer.send(type="fly")
+    assert peer.read()["code"] == "unknown_type"
+    peer.init()
+    assert peer.read()["type"] == "frame_batch"
+
+
+def test_a_bad_event_is_answered_and_the_session_goes_on(peer):
+    peer.init(max_chunks=3)
+    peer.event("camera_actions", [["q"]])
+    error = peer.read_until("error")[-1]
+    assert (error["code"], error["field"]) == ("invalid_field", "payload[0][0]")
+    assert peer.close_of() == (1000, "done")
+
+
+def test_one_client_does_not_disturb_another(server, world):
+    with server.dial() as one, server.dial() as other:
+        one.init()
+        other.init(max_chunks=3)
+        other.read()
+        for _ in range(101):
+            one.send(type="fly")
+        assert one.close_of()[0] == 1008
+        assert other.close_of() == (1000, "done")
+
+
+def test_a_thousand_events_never_come_between_a_header_and_its_payload(make_world, serve):
+    world = make_world(size=(112, 64))  # 258 kB a chunk: header and payload apart
+    with serve(world) as server, server.dial() as peer:
+        peer.init(**FAST)
+        for event_id in range(1000):
+            peer.event("camera_actions", [["w"]], event_id=event_id)
+        acked, chunks = [], 0
+        while len(acked) < 1000 or chunks < 3:
+            message = peer.read()  # which checks what follows a header
+            if message["type"] == "control_ack":
+                acked.append(message["event_id"])
+            if message["type"] == "frame_batch_header":
+                chunks += 1
+                peer.send(type="ack", chunk_index=message["chunk_index"])
+        assert acked == list(range(1000))
+
+
+def test_an_upload_does_not_hold_up_those_who_play(make_world, serve, monkeypatch):
+    uploading, release, released = (threading.Event() for _ in range(3))
+
+    def decode_for_ever(*args, **options):
+        uploading.set()
+        release.wait(5)
+        released.set()
+        raise BadMessage("no picture")
+
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    with serve(make_world()) as server, server.dial() as player, server.dial() as stranger:
+        player.init(**FAST)
+        player.read_until("chunk_stats")
+        monkeypatch.setattr("transport.connection.connection.decode_first_frame", decode_for_ever)
+        stranger.init()
+        assert uploading.wait(5)
+        for index in range(3):
+            player.send(type="ack", chunk_index=index)
+            player.read_until("chunk_stats")
+        assert not released.is_set()
+        release.set()
+
+
+def test_a_picture_is_dropped_once_the_world_is_open(make_socket, make_world, make_png):
+    def kept_pictures():
+        plans = [one for one in gc.get_objects() if type(one) is Plan]
+        return [plan for plan in plans if plan.prompt == "kept?" and plan.first_frame]
+
+    async def scenario():
+        socket = make_socket(stuck_on=9 * 16 * 32 * 3)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(socket.play, make_world())
+            init = {"type": "init", "max_chunks": 1, "prompt": "kept?", "first_frame": make_png()}
+            await socket.inbox.send(msgpack.encode(init))
+            del init
+            await socket.stuck.wait()
+            assert kept_pictures() == []
+            socket.release.set()
+
+    anyio.run(scenario)
+
+
+def test_the_send_of_a_chunk_overlaps_the_generation_of_the_next(make_socket, make_world):
+    world = make_world(size=(112, 64))
+
+    async def scenario():
+        socket = make_socket(stuck_on=65_536)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(socket.play, world)
+            await socket.inbox.send(msgpack.encode({"type": "init", "max_chunks": 2} | FAST))
+            await socket.stuck.wait()
+            with anyio.fail_after(5):
+                while len(world.steps) < 2:
+                    await anyio.sleep(0.005)
+            assert len(socket.sent) == 3  # session, header, and the payload that is stuck
+            socket.release.set()
+        assert socket.closed_with == (1000, "done")
+
+    anyio.run(scenario)
+
+
+def test_a_plain_client_is_paced_by_the_media_clock(make_socket, make_world):
+    world = make_world()
+
+    async def scenario():
+        socket = make_socket()
+        started = anyio.current_time()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(socket.play, world)
+            init = {"type": "init", "max_chunks": 4, "realtime_output_pacing": False}
+            await socket.inbox.send(msgpack.encode(init))
+        return anyio.current_time() - started
+
+    # the fourth chunk starts 0.1 s before the first three have been shown: (9 + 12 + 12) / 60 s
+    assert anyio.run(scenario) > 0.4

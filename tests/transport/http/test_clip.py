@@ -1,0 +1,243 @@
+import base64
+import io
+
+import anyio
+import av
+import msgspec
+import pytest
+from starlette.requests import Request
+
+from transport.http.clip import clip
+from transport.wire.errors import Busy, Refused, WorldFailed, WorldLost
+from transport.wire.limits import Limits
+from transport.worker_limits import Threads
+
+
+def num_frames(response):
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"] == "video/mp4"
+    with av.open(io.BytesIO(response.content)) as file:
+        assert file.streams.video[0].average_rate == 60
+        return sum(1 for _ in file.decode(video=0))
+
+
+def refusal(response):
+    error = response.json()["error"]
+    assert set(error) == {"code", "content", "field"}
+    return response.status_code, error["code"], error["field"]
+
+
+@pytest.mark.parametrize("num, frames", [(1, 1), (3, 9), (4, 13), (7, 25)])
+def test_n_latent_frames_are_one_and_four_each_frames(server, num, frames):
+    response = server.http.post("/v1/clips", data={"actions": f"w-{num}"})
+    assert num_frames(response) == frames
+
+
+def test_actions_are_filled_up_to_whole_chunks(server, world):
+    server.http.post("/v1/clips", data={"actions": "w-2,l-2"})
+    assert world.steps == [(["w", "w", "l"], None), (["l", "", ""], None)]
+    assert world.live == set()
+
+
+def test_a_form_a_file_and_json_say_the_same(server, world, make_png):
+    picture = make_png(color=(1, 2, 3))
+    text = base64.b64encode(picture).decode()
+    fields = {"actions": "w-3", "prompt": "snow", "seed": "7", "size": "32x16", "format": "mp4"}
+    bodies = [
+        {"data": fields, "files": {"image": ("a.png", picture, "image/png")}},
+        {"data": fields | {"image": text}},
+        {"json": fields | {"seed": 7, "image": "data:image/png;base64," + text}},
+    ]
+    for body in bodies:
+        assert num_frames(server.http.post("/v1/clips", **body)) == 9
+    assert len(world.specs) == 3
+    for spec in world.specs:
+        assert (spec.prompt, spec.seed, spec.width, spec.height) == ("snow", 7, 32, 16)
+        assert (spec.first_frame == [1, 2, 3]).all()
+
+
+def test_half_a_character_is_refused(server, world):
+    """A form may say that it is written in UTF-7, which can make one."""
+    parts = {"actions": "w-3", "prompt": "a +2AA- b"}
+    body = "".join(
+        f'--x\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{text}\r\n'
+        for name, text in parts.items()
+    )
+    response = server.http.post(
+        "/v1/clips",
+        content=body + "--x--\r\n",
+        headers={"content-type": "multipart/form-data; boundary=x; charset=utf-7"},
+    )
+    assert refusal(response) == (400, "invalid_field", "prompt")
+    assert world.specs == []
+
+
+def test_everything_but_actions_has_a_default(server, world):
+    num_frames(server.http.post("/v1/clips", data={"actions": "w-1", "prompt": "", "image": ""}))
+    (spec,) = world.specs
+    assert (spec.prompt, spec.seed) == ("a grey hill", 42)
+    assert (spec.first_frame == [10, 20, 30]).all()
+
+
+@pytest.mark.parametrize(
+    "body, code, field",
+    [
+        ({"data": {"prompt": "x"}}, "missing_field", "actions"),
+        ({"data": {"actions": "q-1"}}, "invalid_field", "actions[0]"),
+        ({"data": {"actions": "w-241"}}, "invalid_field", "actions[0]"),
+        ({"data": {"actions": "w-1", "seed": "x"}}, "invalid_field", "seed"),
+        ({"data": {"actions": "w-1", "seed": "-1"}}, "invalid_field", "seed"),
+        ({"data": {"actions": "w-1", "size": "big"}}, "invalid_field", "size"),
+        ({"data": {"actions": "w-1", "format": "gif"}}, "invalid_field", "format"),
+        ({"data": {"actions": "w-1", "image": "/etc/passwd"}}, "invalid_field", "image"),
+        (
+            {"data": {"actions": "w-1", "num_inference_steps": "9"}},
+            "invalid_field",
+            "num_inference_steps",
+        ),
+        ({"json": {"actions": 5}}, "invalid_field", "actions"),
+        ({"json": []}, "malformed", None),
+        ({"content": b"{", "headers": {"content-type": "application/json"}}, "malformed", None),
+        ({"content": b"[" * 5000, "headers": {"content-type": "application/json"}}, None, None),
+        ({"content": b"x", "headers": {"content-type": "text/plain"}}, "malformed", None),
+        ({"content": b"x", "headers": {"content-type": "multipart/form-data"}}, "malformed", None),
+        ({"content": b""}, "malformed", None),
+    ],
+)
+def test_a_bad_request_is_told_what_is_wrong(server, world, body, code, field):
+    response = server.http.post("/v1/clips", **body)
+    assert refusal(response) == (400, code or "malformed", field)
+    assert world.specs == []
+
+
+def test_a_body_over_the_limit_is_refused(world, serve):
+    with serve(world, max_clip_bytes=2048) as server:
+        response = server.http.post("/v1/clips", data={"actions": "w-1", "prompt": "x" * 2048})
+    assert refusal(response) == (413, "too_large", None)
+
+
+@pytest.mark.parametrize(
+    "error, status, code",
+    [
+        (Busy("every place is taken"), 503, "busy"),
+        (WorldLost("restarting"), 503, "world_lost"),
+        (Refused("no", field="seed"), 400, "refused"),
+        (WorldFailed(), 500, "internal"),
+        (ZeroDivisionError("secret"), 500, "internal"),
+    ],
+)
+@pytest.mark.parametrize("when", ["on_open", "on_step"])
+def test_what_goes_wrong_in_the_world_has_a_status(server, world, when, error, status, code):
+    setattr(world, when, error)
+    response = server.http.post("/v1/clips", data={"actions": "w-1"})
+    assert refusal(response)[:2] == (status, code)
+    assert "secret" not in response.text
+    assert world.live == set()
+
+
+def film(world, *, actions, num_steps, threads=None, on_send=lambda message: None):
+    """What is sent to a client that leaves after so many steps; `on_send` sees it as it goes."""
+    body = msgspec.json.encode({"actions": actions})
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+    headers = [(b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "headers": headers}
+    sent = []
+
+    async def receive():
+        if messages:
+            return messages.pop()
+        while len(world.steps) < num_steps:
+            await anyio.sleep(0)
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message)
+        on_send(message)
+
+    async def scenario():
+        with anyio.fail_after(10):
+            request = Request(scope, receive)
+            response = await clip(request, world, limits=Limits(), threads=threads or Threads())
+            await response(scope, receive, send)
+
+    anyio.run(scenario)
+    return sent
+
+
+def test_a_client_that_left_costs_no_more_chunks(world):
+    """It may leave while the next chunk is made: that one is asked for, and no other."""
+    sent = film(world, actions="w-240", num_steps=2)
+    assert sent[-1]["more_body"] is True
+    assert len(world.steps) in (2, 3)
+    assert world.live == set()
+
+
+def test_a_client_that_left_while_a_step_hangs_frees_the_world(world):
+    world.running.clear()
+    assert film(world, actions="w-6", num_steps=1) == []
+    assert world.live == set()
+
+
+def test_the_film_leaves_while_it_is_made(world):
+    made = []  # so many chunks were asked for at each piece
+
+    def note(message):
+        if message["type"] == "http.response.body" and message["body"]:
+            made.append(len(world.steps))
+
+    sent = film(world, actions="w-15", num_steps=99, on_send=note)
+    assert made == [1, 3, 5], "fragments of half a second, and the rest"
+    assert sent[0]["status"] == 200
+    data = b"".join(message.get("body", b"") for message in sent)
+    with av.open(io.BytesIO(data)) as file:
+        assert sum(1 for _ in file.decode(video=0)) == 57
+
+
+def test_a_film_that_breaks_off_does_not_end_as_if_it_were_whole(world):
+    def break_off(message):
+        world.on_step = WorldLost("restarting")
+
+    with pytest.raises(ExceptionGroup):
+        film(world, actions="w-15", num_steps=99, on_send=break_off)
+    assert world.live == set()
+
+
+def test_a_clip_that_has_a_world_waits_for_no_upload_and_for_no_payload(world):
+    threads = Threads()
+    open_world = world.open
+
+    async def open_in_a_crowd(spec, *, on_wait):
+        for limiter in (threads.pictures, threads.payloads):
+            for stranger in range(int(limiter.total_tokens)):
+                limiter.acquire_on_behalf_of_nowait(stranger)
+        return await open_world(spec, on_wait=on_wait)
+
+    world.open = open_in_a_crowd
+    sent = film(world, actions="w-6", num_steps=99, threads=threads)
+    assert sent[0]["status"] == 200
+    assert not sent[-1].get("more_body")
+
+
+def test_a_client_that_takes_nothing_frees_the_world(world):
+    """Where a server has back pressure, a send waits for the client."""
+
+    async def scenario():
+        body = msgspec.json.encode({"actions": "w-30"})
+        messages = [{"type": "http.request", "body": body, "more_body": False}]
+        headers = [(b"content-type", b"application/json")]
+        scope = {"type": "http", "method": "POST", "headers": headers}
+
+        async def receive():
+            return messages.pop() if messages else await anyio.sleep_forever()
+
+        async def send(message):
+            if message["type"] == "http.response.body":
+                await anyio.sleep_forever()
+
+        limits = Limits(ack_timeout_s=0.1)
+        response = await clip(Request(scope, receive), world, limits=limits, threads=Threads())
+        with anyio.fail_after(5), pytest.raises(ExceptionGroup):
+            await response(scope, receive, send)
+
+    anyio.run(scenario)
+    assert world.live == set()

@@ -1,0 +1,143 @@
+"""Requests made from the OpenAPI document, and their answers held against it."""
+
+import gc
+from collections import Counter
+
+import pytest
+import schemathesis
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from schemathesis import GenerationMode
+from schemathesis.checks import CHECKS, load_all_checks
+
+from transport.app import build_app
+from transport.spec.openapi import describe_http
+from transport.wire.errors import Busy, Refused, WorldFailed, WorldLost
+
+OPERATIONS = [
+    (path, method) for path, operations in describe_http()["paths"].items() for method in operations
+]
+load_all_checks()
+CONFORMANCE = CHECKS.get_by_names(
+    [
+        "status_code_conformance",
+        "content_type_conformance",
+        "response_headers_conformance",
+        "response_schema_conformance",
+    ]
+)
+
+
+@pytest.fixture
+def operation_of(world):
+    """By path and method, an operation of the document that is sent to the app itself."""
+    schema = schemathesis.openapi.from_dict(describe_http())
+    schema.app = build_app(world)
+    schema.config.update(base_url="http://testserver")
+    return lambda path, method: schema[path][method]
+
+
+def ask(operation, *, mode=GenerationMode.POSITIVE, num=40):
+    """How often each status was answered, all of them as documented."""
+    statuses = Counter()
+
+    @settings(derandomize=True, max_examples=num)
+    @given(operation.as_strategy(generation_mode=mode))
+    def run(case):
+        answer = case.call_and_validate(checks=CONFORMANCE)
+        statuses[answer.status_code] += 1
+
+    run()
+    return statuses
+
+
+@pytest.mark.parametrize("path, method", OPERATIONS)
+def test_answers_are_as_documented(path, method, operation_of):
+    statuses = ask(operation_of(path, method), num=150 if method == "post" else 30)
+    assert max(statuses) < 500
+    if "{" not in path:  # a name that is made up names no opening
+        assert statuses[200]
+
+
+def test_an_opening_is_as_documented(operation_of):
+    operation = operation_of("/v1/openings/{name}", "get")
+    answer = operation.Case(path_parameters={"name": "grey hill"}).call_and_validate(
+        checks=CONFORMANCE
+    )
+    assert answer.status_code == 200
+
+
+def test_a_clip_that_is_not_as_documented_is_refused_as_documented(operation_of):
+    statuses = ask(operation_of("/v1/clips", "post"), mode=GenerationMode.NEGATIVE, num=100)
+    assert max(statuses) < 500
+    assert statuses[400]
+
+
+@pytest.mark.parametrize(
+    "error, status",
+    [
+        (Busy("every place is taken"), 503),
+        (WorldLost("gone"), 503),
+        (Refused("not this one"), 400),
+        (WorldFailed(), 500),
+    ],
+)
+@pytest.mark.parametrize("moment", ["on_open", "on_step"])
+def test_a_world_that_plays_no_clip_says_so_as_documented(
+    moment, error, status, world, operation_of
+):
+    setattr(world, moment, error)
+    statuses = ask(operation_of("/v1/clips", "post"), num=20)
+    assert statuses.keys() <= {400, status}
+    assert statuses[status]
+    assert not world.live
+
+
+def test_a_cold_world_says_so_as_documented(world, operation_of):
+    world.running.clear()
+    assert ask(operation_of("/health", "get")).keys() == {503}
+
+
+GOOD_BODIES = {
+    "application/json": b'{"actions": "w-3", "seed": 7, "image": "aGk="}',
+    "application/x-www-form-urlencoded": b"actions=w-3&seed=7&prompt=a%20hill",
+    "application/x-www-form-urlencoded; charset=utf-16": b"actions=w-3&prompt=%d8%00",
+    "multipart/form-data; boundary=cut": (
+        b'--cut\r\ncontent-disposition: form-data; name="actions"\r\n\r\nw-3\r\n'
+        b'--cut\r\ncontent-disposition: form-data; name="image"; filename="a.png"\r\n'
+        b"content-type: image/png\r\n\r\n\x89PNG\r\n--cut--\r\n"
+    ),
+    "multipart/form-data": b"--cut--",
+    "text/plain": b"actions=w-3",
+}
+
+
+# Starlette leaves the file of a part that was cut off to the garbage collector.
+@pytest.mark.filterwarnings("ignore:.*SpooledTemporaryFile:pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("kind", GOOD_BODIES)
+def test_hostile_bodies_are_refused_as_documented(kind, server, operation_of):
+    operation, good = operation_of("/v1/clips", "post"), GOOD_BODIES[kind]
+    places = st.integers(0, len(good))
+
+    @settings(derandomize=True, max_examples=100)
+    @given(st.none() | st.binary(max_size=20), places, places)
+    def run(noise, start, stop):
+        body = b"" if noise is None else good[:start] + noise + good[stop:]
+        answer = server.http.post("/v1/clips", content=body, headers={"content-type": kind})
+        operation.Case(media_type="application/json").validate_response(answer, CONFORMANCE)
+        assert answer.status_code in (200, 400)
+
+    run()
+
+
+def test_a_form_that_is_refused_leaves_no_file_open(server):
+    kind = "multipart/form-data; boundary=cut; charset=utf-7"  # which makes half a character
+    picture, text = b'name="image"; filename="a.png"', b'name="actions"'
+    parts = [(picture, b"\x89PNG"), (text, b"+2AA-")]
+    body = b"".join(
+        b"--cut\r\ncontent-disposition: form-data; %b\r\n\r\n%b\r\n" % part for part in parts
+    )
+    content = body + b"--cut--\r\n"
+    answer = server.http.post("/v1/clips", content=content, headers={"content-type": kind})
+    assert answer.status_code == 400
+    gc.collect()  # whose complaint is an error here

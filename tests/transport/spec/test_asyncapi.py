@@ -1,0 +1,391 @@
+"""The document against the code that it is made of: what is sent and understood validates."""
+
+from typing import get_args
+
+import numpy as np
+import pytest
+from jsonschema import Draft7Validator
+from jsonschema.exceptions import ValidationError
+from jsonschema.validators import extend
+from msgspec import json, msgpack
+from starlette.testclient import TestClient
+
+from transport.app import SOCKET_PATH, build_app
+from transport.codecs import open_encoder
+from transport.codecs.payload import build_batch, split
+from transport.spec.asyncapi import describe_wire
+from transport.wire import messages
+from transport.wire.errors import ErrorCode
+from transport.wire.event import KINDS
+from transport.wire.init import read_size
+from transport.wire.limits import Limits
+from transport.wire.messages import (
+    AppliedControls,
+    ChunkStats,
+    ClientMessage,
+    ControlAck,
+    Encoding,
+    Error,
+    Format,
+    HeaderExtras,
+    Init,
+    Layout,
+    Queued,
+    ServerMessage,
+    Session,
+    SessionLimits,
+    Warming,
+    WarningMessage,
+    encode,
+)
+from transport.wire.output_settings import EXTENSION_FORMATS
+from transport.wire.protocol import Conversation
+
+DOCUMENT = describe_wire()
+SCHEMAS = DOCUMENT["components"]["schemas"]
+MESSAGES = DOCUMENT["components"]["messages"]
+EXTRAS = HeaderExtras(AppliedControls([["w"], [], []], [4]), cut_over=True, dropped_frames=12)
+
+
+def of_type(validator, kind, instance, schema):
+    """JSON Schema's own, and bytes: strings whose format is binary, and nothing else is."""
+    is_binary = kind == "string" and schema.get("format") == "binary"
+    good = isinstance(instance, bytes) if is_binary else validator.is_type(instance, kind)
+    if not good:
+        yield ValidationError(f"{instance!r} is not of type {kind}")
+
+
+Validator = extend(Draft7Validator, {"type": of_type})
+
+
+def errors_of(fields):
+    """Of a message, by the schema that its tag names."""
+    schema = {"components": DOCUMENT["components"]} | MESSAGES[fields["type"]]["payload"]
+    return [error.message for error in Validator(schema).iter_errors(fields)]
+
+
+def refs(node):
+    if isinstance(node, dict):
+        if "$ref" in node:
+            yield node["$ref"]
+        node = list(node.values())
+    if isinstance(node, list):
+        for inner in node:
+            yield from refs(inner)
+
+
+def batches(encoding, *, size=(64, 32), extras=None):
+    """All parts of one chunk, as a client reads them."""
+    chunk = np.random.default_rng(0).integers(0, 255, (9, *reversed(size), 3), np.uint8)
+    encoder = open_encoder(encoding, fps=16)
+    pieces = split(chunk, encoder)
+    return [
+        build_batch(
+            encoder.encode(piece),
+            request_id="s-0",
+            chunk_index=0,
+            index=index,
+            num_batches=len(pieces),
+            event_id=3,
+            extras=extras,
+        ).parts
+        for index, piece in enumerate(pieces)
+    ]
+
+
+# ---- the document
+
+
+def test_every_reference_leads_somewhere():
+    for ref in refs(DOCUMENT):
+        place = DOCUMENT
+        for name in ref.removeprefix("#/").split("/"):
+            place = place[name]
+
+
+def test_every_schema_is_one():
+    for schema in SCHEMAS.values():
+        Draft7Validator.check_schema(schema)
+
+
+def test_the_rules_of_asyncapi_3_hold():
+    assert DOCUMENT["asyncapi"] == "3.0.0"
+    assert {"title", "version"} <= DOCUMENT["info"].keys()
+    (channel,) = DOCUMENT["channels"].values()
+    assert channel["address"] == SOCKET_PATH
+    assert channel["bindings"]["ws"]["method"] == "GET"
+    assert channel["messages"].keys() == MESSAGES.keys()
+    for action, operation in DOCUMENT["operations"].items():
+        assert operation["action"] == action
+        assert operation["channel"] == {"$ref": "#/channels/realtime"}
+        for message in operation["messages"]:  # of the channel, not of the components
+            assert message["$ref"].startswith("#/channels/realtime/messages/")
+    for name in [*SCHEMAS, *MESSAGES]:
+        assert name.replace("_", "").replace("-", "").isalnum()
+
+
+def test_it_is_json():
+    assert json.decode(json.encode(DOCUMENT)) == DOCUMENT
+
+
+def test_it_is_served(world):
+    with TestClient(build_app(world)) as http:
+        answer = http.get("/asyncapi.json")
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json() == DOCUMENT
+
+
+# ---- against the Structs
+
+
+@pytest.mark.parametrize(
+    "action, union, more",
+    [
+        ("receive", ClientMessage, set()),
+        ("send", ServerMessage, {"frame_batch_header", "frame_batch", "payload"}),
+    ],
+)
+def test_every_message_has_its_operation(action, union, more):
+    tags = {kind.__struct_config__.tag for kind in get_args(union)}
+    listed = DOCUMENT["operations"][action]["messages"]
+    assert {one["$ref"].rpartition("/")[2] for one in listed} == tags | more
+
+
+def structs():
+    made = [*get_args(ClientMessage | ServerMessage), *get_args(Layout), HeaderExtras]
+    return [*made, messages.FrameBatchHeader, messages.HeldKeys, messages.OutputChange]
+
+
+@pytest.mark.parametrize("struct", structs(), ids=lambda struct: struct.__name__)
+def test_every_field_of_a_struct_is_described(struct):
+    described = SCHEMAS[struct.__name__]
+    tag = {"type"} if struct.__struct_config__.tag else set()
+    assert described["properties"].keys() == {*struct.__struct_fields__} | tag
+
+
+def test_every_kind_of_event_has_a_payload():
+    kinds = SCHEMAS["Event"]["properties"]["kind"]["enum"]
+    assert sorted(kinds) == sorted(KINDS)
+    assert {f"{kind}_payload" for kind in KINDS} <= SCHEMAS.keys()
+    assert len(SCHEMAS["Event"]["allOf"]) == len(KINDS)
+
+
+def test_every_code_and_every_format_has_a_meaning():
+    assert DOCUMENT["x-error-codes"].keys() == set(get_args(ErrorCode))
+    assert DOCUMENT["x-close-codes"].keys() == {"1000", "1008", "1009", "1011", "1012", "1013"}
+    assert DOCUMENT["x-formats"].keys() == set(get_args(Format))
+    for name in ("x-error-codes", "x-close-codes"):
+        assert all(DOCUMENT[name].values())
+        for code in DOCUMENT[name]:
+            assert f"| `{code}` |" in DOCUMENT["info"]["description"]
+
+
+def test_what_needs_extensions_is_marked():
+    marked = {name for name, about in MESSAGES.items() if about.get("x-extension")}
+    assert marked == {"ack", "session", "queued", "warming", "control_ack", "warning"}
+    fields = SCHEMAS["Init"]["properties"]
+    assert fields["realtime_delivery"]["x-extension"]
+    assert "x-extension" not in fields["prompt"]
+    formats = DOCUMENT["x-formats"].items()
+    assert {name for name, about in formats if about["x-extension"]} == {*EXTENSION_FORMATS}
+
+
+def test_the_comments_of_fields_are_their_descriptions():
+    assert SCHEMAS["Init"]["properties"]["size"]["description"] == '"WxH", a wish'
+    assert SCHEMAS["CompositeInput"]["description"]
+    assert "in flight" in DOCUMENT["info"]["description"]  # how acks work
+
+
+# ---- against what is sent
+
+
+@pytest.mark.parametrize("extras", [None, EXTRAS])
+@pytest.mark.parametrize("name", get_args(Format))
+def test_the_header_of_every_codec_is_as_described(name, extras):
+    for encoding in (Encoding(format=name), Encoding(format=name, preview_max_width=32)):
+        for size in ((64, 32), (256, 128)):
+            for header, *_ in batches(encoding, size=size, extras=extras):
+                assert errors_of(msgpack.decode(header)) == []
+
+
+def test_a_header_and_a_whole_batch_are_told_apart():
+    ((small,),) = batches(Encoding("raw"))[:1]
+    header, payload = batches(Encoding("raw"), size=(256, 128))[0]
+    assert msgpack.decode(small)["type"] == "frame_batch"
+    assert msgpack.decode(header)["type"] == "frame_batch_header"
+    schema = MESSAGES["payload"]["payload"]
+    assert Validator(schema).is_valid(bytes(payload))
+    assert not Validator(schema).is_valid("text")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"payload": "text"},
+        {"payload": None},
+        {"width": "64"},
+        {"encoding": "av1"},
+        {"encoding": "jpeg"},  # whose layout it has not
+        {"num_frames": 1.5},
+        {"applied_controls": {"actions": [["w"]]}},
+        {"applied_controls": {"actions": [[1]], "event_ids": []}},
+        {"type": "frame_batch_header", "chunk_index": None},
+    ],
+)
+def test_a_header_with_a_wrong_field_is_not_as_described(changes):
+    fields = msgpack.decode(batches(Encoding("raw"))[0][0])
+    assert errors_of(fields) == []
+    assert errors_of(fields | changes) != []
+
+
+STATS = ChunkStats(
+    **dict.fromkeys(ChunkStats.__struct_fields__, 0)
+    | {"session_id": "s", "request_id": "s-0", "content_type": "image/jpeg", "event_id": None}
+)
+SESSION = Session(
+    session_id="s",
+    width=832,
+    height=480,
+    fps=16,
+    chunk_latent_frames=3,
+    first_chunk_frames=9,
+    chunk_frames=12,
+    encoding="h264",
+    limits=SessionLimits(65536, 512, 2000, 2),
+)
+SENT = [
+    STATS,
+    SESSION,
+    Queued(3),
+    Warming(),
+    ControlAck(9),
+    WarningMessage("h264 failed", "codec_failed"),
+    *(Error("why", code) for code in get_args(ErrorCode)),
+    Error("why", "invalid_field", "size"),
+]
+
+
+@pytest.mark.parametrize("message", SENT, ids=lambda message: type(message).__name__)
+def test_what_the_server_sends_is_as_described_and_with_a_wrong_type_is_not(message):
+    fields = msgpack.decode(encode(message))
+    assert errors_of(fields) == []
+    for name in fields.keys() - {"type"}:
+        assert errors_of(fields | {name: [b"wrong"]}) != []
+
+
+# ---- against what is understood
+
+SCRIPT = [["w"], [], ["w", "l"]]
+HELD = {"mode": "state", "transitions": [{"actions": ["w"], "client_ts_ms": 1.5}]}
+OUTPUT = {"realtime_output_format": "h264", "output_compression": 80}
+INITS = [
+    {},
+    dict.fromkeys(Init.__struct_fields__),
+    {"prompt": "a hill", "first_frame": b"\x89PNG", "size": "832x480", "seed": 2**63 - 1},
+    {"first_frame": "aGk=", "fps": 60, "max_chunks": 1, "condition_inputs": {}},
+    {"condition_inputs": {"camera_actions": SCRIPT}, "extensions": True},
+    {"realtime_output_format": "webp", "realtime_chroma_subsampling": "444"},
+    {"extensions": True, "realtime_output_format": "delta-zstd", "realtime_cut_over": True},
+    {"extensions": True, "realtime_delivery": "latest", "realtime_output_pacing": False},
+]
+EVENTS = [
+    ("camera_actions", SCRIPT),
+    ("camera_actions", HELD),
+    ("prompt", "snow"),
+    ("output", OUTPUT),
+    ("output", {}),
+    ("key_frame", None),
+    ("composite_input", {"input_types": ["prompt"], "prompt": "rain"}),
+    (
+        "composite_input",
+        {
+            "input_types": ["camera_actions", "prompt", "output", "key_frame"],
+            "camera_actions": HELD,
+            "prompt": "fog",
+            "output": OUTPUT,
+        },
+    ),
+]
+WRONG_INITS = [
+    ("prompt", "x" * 2001),
+    ("seed", -1),
+    ("seed", "7"),
+    ("fps", 61),
+    ("size", "large"),
+    ("size", "0x480"),
+    ("first_frame", 5),
+    ("realtime_output_format", "av1"),
+    ("realtime_chroma_subsampling", "411"),
+    ("condition_inputs", []),
+    ("condition_inputs", {"camera_actions": [["q"]]}),
+    ("condition_inputs", {"camera_actions": HELD}),
+    ("extensions", 1),
+]
+WRONG_EVENTS = [
+    ("fly", None),
+    ("prompt", ""),
+    ("prompt", None),
+    ("prompt", 5),
+    ("camera_actions", ["w"]),
+    ("camera_actions", [["q"]]),
+    ("camera_actions", [["w"]] * 513),
+    ("camera_actions", HELD | {"mode": "events"}),
+    ("camera_actions", HELD | {"transitions": []}),
+    ("output", {"output_compression": 101}),
+    ("output", {"realtime_output_format": "av1"}),
+    ("output", []),
+    ("composite_input", {}),
+    ("composite_input", {"input_types": []}),
+    ("composite_input", {"input_types": ["prompt"]}),
+    ("composite_input", {"input_types": ["prompt", "prompt"], "prompt": "x"}),
+    ("composite_input", {"input_types": ["composite_input"]}),
+    ("composite_input", {"input_types": ["prompt"], "prompt": 5}),
+]
+
+
+def understands(world, *sent):
+    """Whether none of these is answered by an error."""
+    conversation = Conversation(world.info, limits=Limits())
+    answers = [conversation.receive(msgpack.encode(fields)) for fields in sent]
+    return not any(isinstance(answer, Error) for answer in answers)
+
+
+@pytest.mark.parametrize("fields", INITS)
+def test_an_init_that_is_understood_is_as_described(fields, world):
+    fields = {"type": "init"} | fields
+    assert understands(world, fields)
+    assert errors_of(fields) == []
+
+
+@pytest.mark.parametrize("kind, payload", EVENTS)
+def test_an_event_that_is_understood_is_as_described(kind, payload, world):
+    event = {"type": "event", "kind": kind, "payload": payload, "event_id": 3}
+    assert understands(world, {"type": "init", "extensions": True}, event)
+    assert errors_of(event) == []
+
+
+def test_an_ack_is_as_described(world):
+    ack = {"type": "ack", "chunk_index": 0}
+    assert errors_of(ack) == []
+    assert errors_of(ack | {"chunk_index": -1}) != []
+    assert errors_of({"type": "ack"}) != []
+
+
+@pytest.mark.parametrize("name, value", WRONG_INITS)
+def test_an_init_that_is_refused_is_not_as_described(name, value, world):
+    fields = {"type": "init", "extensions": True, name: value}
+    assert not understands(world, fields)
+    assert errors_of(fields) != []
+
+
+@pytest.mark.parametrize("kind, payload", WRONG_EVENTS)
+def test_an_event_that_is_refused_is_not_as_described(kind, payload, world):
+    event = {"type": "event", "kind": kind, "payload": payload}
+    assert not understands(world, {"type": "init", "extensions": True}, event)
+    assert errors_of(event) != []
+
+
+@pytest.mark.parametrize("size", ["1x1", "8192x8192", "832x480"])
+def test_a_size_that_is_read_is_as_described(size, world):
+    read_size(size, world.info)
+    assert errors_of({"type": "init", "size": size}) == []

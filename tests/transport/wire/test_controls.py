@@ -1,0 +1,266 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import Raw, msgpack
+
+from transport.wire.controls import (
+    KEYS,
+    MAX_TRANSITIONS,
+    Controls,
+    canonical,
+    parse_actions,
+    parse_camera_actions,
+)
+from transport.wire.errors import BadMessage
+from transport.wire.messages import HeldKeys
+
+states = st.lists(st.sets(st.sampled_from(KEYS)).map(canonical), min_size=1, max_size=30)
+
+
+def parse(payload):
+    return parse_camera_actions(Raw(msgpack.encode(payload)), field="payload")
+
+
+def test_nothing_held_is_an_action_too():
+    taken = Controls().take(3)
+    assert (taken.actions, taken.event_ids, taken.prompt) == (["", "", ""], [], None)
+
+
+def test_a_script_is_played_frame_by_frame_and_then_nothing():
+    controls = Controls()
+    controls.play_script(["w", "w", "l", "", "w"], event_id=7)
+    assert controls.take(3).actions == ["w", "w", "l"]
+    assert controls.take(3).actions == ["", "w", ""]
+    assert controls.take(3).actions == ["", "", ""]
+
+
+def test_a_script_takes_effect_once():
+    controls = Controls()
+    controls.play_script(["w"] * 6, event_id=7)
+    assert [controls.take(3).event_ids for _ in range(3)] == [[7], [], []]
+
+
+def test_an_empty_script_lets_go_of_every_key():
+    controls = Controls()
+    controls.hold(["w"])
+    controls.play_script([], event_id=2)
+    taken = controls.take(3)
+    assert (taken.actions, taken.event_ids) == (["", "", ""], [2])
+
+
+def test_a_new_script_replaces_what_was_left_of_the_old_one():
+    controls = Controls()
+    controls.play_script(["w"] * 9)
+    controls.take(3)
+    controls.play_script(["s"])
+    assert controls.take(3).actions == ["s", "", ""]
+
+
+def test_a_script_ends_the_held_state_for_good():
+    controls = Controls()
+    controls.hold(["w"])
+    controls.play_script(["a"])
+    assert controls.take(3).actions == ["a", "", ""]
+    assert controls.take(3).actions == ["", "", ""]
+
+
+def test_a_held_state_ends_a_script():
+    controls = Controls()
+    controls.play_script(["w"] * 9)
+    controls.hold(["d"], event_id=1)
+    assert controls.take(3).actions == ["d", "d", "d"]
+
+
+def test_a_held_key_stays_held():
+    controls = Controls()
+    controls.hold(["w"], event_id=1)
+    assert [controls.take(3).actions for _ in range(2)] == [["w"] * 3] * 2
+    controls.hold([""], event_id=2)
+    assert controls.take(3).actions == [""] * 3
+
+
+def test_a_tap_shorter_than_a_latent_frame_shows():
+    controls = Controls()
+    controls.hold(["w"], event_id=1)
+    controls.hold([""], event_id=2)
+    taken = controls.take(3)
+    assert (taken.actions, taken.event_ids) == (["w", "", ""], [1, 2])
+
+
+def test_more_transitions_than_frames_are_merged_in_order():
+    controls = Controls()
+    controls.hold(["w", "", "a", "", "l"])
+    assert controls.take(3).actions == ["w", "a", "l"]
+
+
+def test_a_prompt_is_taken_once_and_the_newest_wins():
+    controls = Controls()
+    controls.set_prompt("rain", event_id=1)
+    controls.set_prompt("snow", event_id=2)
+    taken = controls.take(3)
+    assert (taken.prompt, taken.event_ids) == ("snow", [2])
+    assert controls.take(3).prompt is None
+
+
+def test_events_are_told_in_the_order_of_their_arrival():
+    controls = Controls()
+    controls.hold(["w"], event_id=1)
+    controls.set_prompt("rain", event_id=2)
+    controls.hold(["a"], event_id=3)
+    assert controls.take(3).event_ids == [1, 2, 3]
+    controls.set_prompt("snow", event_id=4)
+    controls.play_script(["w"], event_id=5)
+    assert controls.take(3).event_ids == [4, 5]
+
+
+def test_an_event_that_never_takes_effect_is_not_told():
+    controls = Controls()
+    controls.hold(["w"], event_id=1)
+    controls.play_script(["w"], event_id=2)
+    controls.set_prompt("rain", event_id=3)
+    controls.play_script(["w"], event_id=4)
+    assert controls.take(3).event_ids == [3, 4]
+    controls.play_script(["w"], event_id=5)
+    controls.hold(["w"], event_id=6)
+    assert controls.take(3).event_ids == [6]
+    assert controls.take(3).event_ids == []
+
+
+def test_an_event_with_keys_and_a_prompt_takes_effect_once():
+    controls = Controls()
+    controls.hold(["w"], event_id=5)
+    controls.set_prompt("rain", event_id=5)
+    assert controls.take(3).event_ids == [5]
+
+
+@given(states, st.integers(1, 4))
+def test_no_tap_is_lost_and_the_final_state_is_exact(history, num):
+    controls = Controls()
+    for keys in history:
+        controls.hold([keys])
+    actions = controls.take(num).actions
+    assert len(actions) == num
+    assert set("".join(actions)) == set("".join(history))
+    assert all(action == canonical(action) for action in actions)
+    if num > 1 or len(history) == 1:
+        assert actions[-1] == history[-1]
+    assert controls.take(num).actions == [history[-1]] * num
+
+
+@given(states, st.integers(2, 4))
+def test_up_to_a_chunk_of_transitions_get_a_frame_each(history, num):
+    history = history[:num]
+    controls = Controls()
+    controls.hold(history)
+    rest = [history[-1]] * (num - len(history))
+    assert controls.take(num).actions == history + rest
+
+
+def test_pending_transitions_are_bounded_and_still_lose_no_tap():
+    controls = Controls()
+    controls.hold(["i"], event_id=0)
+    for event_id in range(1, 5000):
+        controls.hold(["w" if event_id % 2 else ""], event_id=event_id)
+    assert len(controls._changes) == MAX_TRANSITIONS
+    taken = controls.take(3)
+    assert "i" in taken.actions[0]
+    assert taken.event_ids[-1] == 4999
+    assert len(taken.event_ids) == MAX_TRANSITIONS
+
+
+def test_a_script_is_read_as_actions_in_the_canonical_order():
+    assert parse([["l", "w"], [], ["w", "w"]]) == ["wl", "", "w"]
+
+
+def test_a_state_is_read_as_transitions():
+    payload = {"mode": "state", "transitions": [{"actions": ["w"], "client_ts_ms": 12}]}
+    held = parse(payload)
+    assert isinstance(held, HeldKeys)
+    assert held.transitions[0].actions == ["w"]
+
+
+@pytest.mark.parametrize(
+    "payload, field, reason",
+    [
+        ([["w"], ["w"], ["w"], ["q"]], "payload[3][0]", "'q' is no key, expected one of w, a, s"),
+        ([["W"]], "payload[0][0]", "'W' is no key"),
+        ([["wa"]], "payload[0][0]", "'wa' is no key"),
+        ([[""]], "payload[0][0]", "'' is no key"),
+        ([["w"], "w"], "payload[1]", "expected `array`, got `str`"),
+        ([["w", 5]], "payload[0][1]", "expected `str`, got `int`"),
+        ("w", "payload", "expected `array`, got `str`"),
+        (None, "payload", "missing required field `payload`"),
+        ({"mode": "state"}, "payload.transitions", "missing required field"),
+        ({"mode": "state", "transitions": []}, "payload.transitions", "length >= 1"),
+        ({"mode": "fly", "transitions": [{"actions": []}]}, "payload.mode", "expected 'state'"),
+        (
+            {"mode": "state", "transitions": [{"actions": []}, {"actions": ["w", "q"]}]},
+            "payload.transitions[1].actions[1]",
+            "'q' is no key",
+        ),
+        (
+            {"mode": "state", "transitions": [{"actions": ["w"], "client_ts_ms": "now"}]},
+            "payload.transitions[0].client_ts_ms",
+            "got `str`",
+        ),
+    ],
+)
+def test_a_wrong_payload_is_named_by_its_path(payload, field, reason):
+    with pytest.raises(BadMessage) as caught:
+        parse(payload)
+    assert caught.value.field == field
+    assert reason in str(caught.value)
+
+
+def test_a_script_longer_than_the_queue_names_both_numbers():
+    assert len(parse([["w"]] * 512)) == 512
+    with pytest.raises(BadMessage, match="513 latent frames .* 512") as caught:
+        parse([["w"]] * 513)
+    assert (caught.value.code, caught.value.field) == ("queue_full", "payload")
+
+
+def test_a_history_longer_than_the_queue_names_both_numbers():
+    history = {"mode": "state", "transitions": [{"actions": ["w"]}] * 512}
+    assert len(parse(history).transitions) == 512
+    history["transitions"].append({"actions": []})
+    with pytest.raises(BadMessage, match="513 transitions .* 512") as caught:
+        parse(history)
+    assert (caught.value.code, caught.value.field) == ("queue_full", "payload.transitions")
+
+
+def test_the_grammar_of_actions():
+    assert parse_actions("w-2, lw-1,none-2") == ["w", "w", "wl", "", ""]
+
+
+@pytest.mark.parametrize(
+    "text, segment",
+    [
+        ("", "''"),
+        ("w", "'w'"),
+        ("w-2,,l-1", "''"),
+        ("w-2,q-1", "'q-1'"),
+        ("w--2", "'w--2'"),
+        ("w-x", "'w-x'"),
+        ("w-²", "'w-²'"),
+        ("-3", "'-3'"),
+        ("w-0", "'w-0'"),
+        ("w-9,l-2", "'l-2'"),
+        ("w-99999999999999999999", "'w-99999999999999999999'"),
+    ],
+)
+def test_a_wrong_segment_of_actions_is_named(text, segment):
+    with pytest.raises(BadMessage) as caught:
+        parse_actions(text, max_latent_frames=10)
+    assert str(caught.value).startswith(segment)
+    assert caught.value.field.startswith("actions[")
+
+
+def test_a_chunk_knows_whether_keys_came_in_for_it():
+    controls = Controls()
+    controls.set_prompt("snow", event_id=1)
+    assert not controls.take(3).steered
+    controls.hold(["w"])
+    assert controls.take(3).steered
+    assert not controls.take(3).steered, "they are still held"
+    controls.play_script(["w"] * 6)
+    assert [controls.take(3).steered for _ in range(2)] == [True, False]

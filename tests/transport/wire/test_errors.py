@@ -1,0 +1,61 @@
+import pickle
+
+import pytest
+
+from transport.wire.errors import (
+    BadMessage,
+    Busy,
+    Refused,
+    TooLarge,
+    WorldFailed,
+    WorldLost,
+    close_reason,
+    quote,
+)
+
+
+@pytest.mark.parametrize(
+    "kind, code, close_code",
+    [
+        (BadMessage, "invalid_field", None),
+        (Refused, "refused", None),
+        (TooLarge, "too_large", 1009),
+        (WorldFailed, "internal", 1011),
+        (WorldLost, "world_lost", 1012),
+        (Busy, "busy", 1013),
+    ],
+)
+def test_each_error_knows_its_code_and_how_the_socket_ends(kind, code, close_code):
+    error = kind("why")
+    assert (error.code, error.close_code, error.field, str(error)) == (
+        code,
+        close_code,
+        None,
+        "why",
+    )
+
+
+def test_an_error_survives_the_way_between_processes():
+    error = Refused("no such thing", code="timeout", field="size", close_code=1008)
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is Refused
+    assert (str(copy), copy.code, copy.field, copy.close_code) == (
+        "no such thing",
+        "timeout",
+        "size",
+        1008,
+    )
+
+
+def test_a_failed_world_has_one_text_for_everybody():
+    assert str(pickle.loads(pickle.dumps(WorldFailed()))) == "the world failed"
+
+
+def test_a_close_reason_fits_its_frame_and_stays_text():
+    assert close_reason("short") == "short"
+    assert len(close_reason("é" * 200).encode()) == 122  # 123 would cut a character in two
+
+
+def test_little_of_what_a_client_sent_is_quoted():
+    assert quote("x") == "'x'"
+    assert len(quote("x" * 10_000)) < 60

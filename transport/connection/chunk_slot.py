@@ -1,0 +1,74 @@
+"""One place between whoever makes chunks and whoever sends them, so that none grows stale."""
+
+from collections.abc import Awaitable
+from dataclasses import dataclass, field, replace
+
+import anyio
+
+from transport.codecs.payload import Frames
+from transport.wire.controls import Taken
+
+
+@dataclass(slots=True, frozen=True)
+class Chunk:
+    """Generated but for its pictures. Times in seconds."""
+
+    index: int
+    pictures: Awaitable[Frames]
+    num_frames: int
+    position: int  # of its first frame in the world
+    taken: Taken
+    event_id: int | None
+    waited: float
+    prepared: float
+    denoising: float
+
+    def after(self, dropped: "Chunk") -> "Chunk":
+        """What the dropped one would have told of its controls goes with this one."""
+        mine, its = self.taken, dropped.taken
+        event_ids = list(dict.fromkeys([*its.event_ids, *mine.event_ids]))
+        steered = its.steered or mine.steered
+        return replace(self, taken=replace(mine, event_ids=event_ids, steered=steered))
+
+
+@dataclass(slots=True)
+class Outbox:
+    """Of `latest` chunks a newer one takes the place of the one that lies there."""
+
+    latest: bool = False
+    num_dropped_frames: int = 0
+    _chunk: Chunk | None = None
+    _closed: bool = False
+    _changed: anyio.Event = field(default_factory=anyio.Event)
+
+    async def put(self, chunk: Chunk) -> None:
+        """Waits until the chunk is taken; not so if only the latest are wanted."""
+        if self._chunk is not None:
+            self.num_dropped_frames += self._chunk.num_frames
+            chunk = chunk.after(self._chunk)
+        self._chunk = chunk
+        self._notify()
+        while self._chunk is chunk and not self.latest:
+            await self._changed.wait()
+
+    async def wait(self) -> bool:
+        """Until a chunk lies there; False if there will be no more."""
+        while self._chunk is None and not self._closed:
+            await self._changed.wait()
+        return self._chunk is not None
+
+    def take(self) -> Chunk:
+        """The chunk that lies there."""
+        assert self._chunk is not None
+        chunk, self._chunk = self._chunk, None
+        self._notify()
+        return chunk
+
+    def close(self) -> None:
+        """There will be no more; the one that lies there can still be taken."""
+        self._closed = True
+        self._notify()
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()

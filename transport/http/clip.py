@@ -1,0 +1,134 @@
+"""The world without a socket: what a clip's request may say. Its answer is a film."""
+
+import logging
+from functools import partial
+
+import msgspec
+from msgspec import Struct
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Message
+
+from transport.codecs.image import decode_first_frame
+from transport.http.clip_response import Film, refuse
+from transport.wire.controls import parse_actions
+from transport.wire.errors import BadMessage, TooLarge, TransportError, quote
+from transport.wire.init import DEFAULT_SEED, opening_prompt, read_size, read_steps
+from transport.wire.limits import Limits
+from transport.wire.messages import Positive, Prompt, Seed, explain
+from transport.wire.world import World, WorldInfo, WorldSpec
+from transport.worker_limits import Threads, run
+
+logger = logging.getLogger(__name__)
+
+
+class ClipRequest(Struct, frozen=True, kw_only=True):
+    """The fields of every body type; a form may carry `image` as a file instead."""
+
+    actions: str  # "w-6,wl-4,none-2"
+    image: str | None = None  # base64 or a data URL
+    prompt: Prompt | None = None
+    seed: Seed | None = None
+    size: str | None = None
+    num_inference_steps: Positive | None = None
+    format: str = "mp4"
+
+
+async def clip(request: Request, world: World, *, limits: Limits, threads: Threads) -> Response:
+    """`POST /v1/clips`: image, prompt, actions and seed to video/mp4."""
+    try:
+        wish, upload = await _read(request, max_bytes=limits.max_clip_bytes)
+        max_latent_frames = limits.max_clip_latent_frames
+        actions = parse_actions(wish.actions, max_latent_frames=max_latent_frames)
+        spec = await _spec(wish, upload, world.info, threads)
+    except ClientDisconnect:
+        logger.info("clip dropped: the client left")
+        return Response(status_code=499)
+    except TransportError as error:
+        return refuse(error)
+    except Exception:
+        logger.exception("a clip failed")
+        return refuse(TransportError("internal error"))
+    return Film(world, spec, actions, threads=threads, timeout_s=limits.ack_timeout_s)
+
+
+async def _read(request: Request, *, max_bytes: int) -> tuple[ClipRequest, bytes | None]:
+    """The fields, and the bytes of an uploaded file."""
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > max_bytes:
+            raise TooLarge(f"the body is too large, expected at most {max_bytes} bytes")
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    try:
+        if kind == "application/json":
+            return msgspec.json.decode(body, type=ClipRequest), None
+        if kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
+            return await _read_form(request, bytes(body))
+    except msgspec.ValidationError as exc:
+        raise explain(str(exc)) from exc
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise BadMessage(f"the body is not JSON: {exc}", code="malformed") from exc
+    raise BadMessage(
+        "the body's content type must be multipart/form-data, "
+        "application/x-www-form-urlencoded or application/json",
+        code="malformed",
+    )
+
+
+async def _read_form(request: Request, body: bytes) -> tuple[ClipRequest, bytes | None]:
+    async def replay() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    try:
+        form = await Request(request.scope, replay).form(max_part_size=len(body) + 1)
+    except HTTPException as exc:  # Starlette's answer to a body that is not what its header says
+        raise BadMessage(f"the body is not a form: {exc.detail}", code="malformed") from exc
+    upload = None
+    fields: dict[str, str] = {}
+    try:
+        for name, value in form.items():
+            if not isinstance(value, UploadFile):
+                check_text(value, field=name)
+                fields[name] = value
+            elif name == "image":
+                upload = await value.read()
+    finally:
+        await form.close()
+    # An empty input of a form is one that was not filled in.
+    fields = {name: value for name, value in fields.items() if value}
+    return msgspec.convert(fields, ClipRequest, strict=False), upload or None
+
+
+def check_text(text: str, *, field: str) -> None:
+    """A form may name a charset that makes half a character, which no other machine takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as exc:
+        raise BadMessage(f"`{field}`: expected Unicode text", field=field) from exc
+
+
+async def _spec(
+    wish: ClipRequest, upload: bytes | None, info: WorldInfo, threads: Threads
+) -> WorldSpec:
+    if wish.format != "mp4":
+        raise BadMessage(f"`format`: {quote(wish.format)}, expected 'mp4'", field="format")
+    width, height = read_size(wish.size, info)
+    source = upload or wish.image
+    if source is None:
+        if not info.openings:
+            raise BadMessage("missing required field `image`", code="missing_field", field="image")
+        source = info.openings[0].image
+    crop = partial(decode_first_frame, source, width=width, height=height, field="image")
+    return WorldSpec(
+        prompt=wish.prompt or opening_prompt(info),
+        seed=DEFAULT_SEED if wish.seed is None else wish.seed,
+        width=width,
+        height=height,
+        first_frame=await run(crop, places=threads.pictures),
+        num_steps=read_steps(wish.num_inference_steps, info),
+        window=None,
+        sink=None,
+    )

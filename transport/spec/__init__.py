@@ -1,0 +1,1 @@
+"""The wire and the HTTP endpoints as AsyncAPI and OpenAPI documents."""

@@ -1,0 +1,248 @@
+"""The wire as an AsyncAPI document, out of the Structs that are encoded and decoded."""
+
+from collections.abc import Iterable
+from functools import cache
+from types import ModuleType
+from typing import Annotated, Any, Literal, get_args
+
+from msgspec import UNSET, Meta, Struct, UnsetType, defstruct
+
+from transport.codecs import delta, h264
+from transport.spec.schema import (
+    BYTES,
+    EXTENSION,
+    Schema,
+    describe,
+    extend,
+    first_line,
+    narrow,
+    refer,
+)
+from transport.wire import controls, errors, messages, pacing, protocol
+from transport.wire.controls import KEYS, MAX_SCRIPT_LATENT_FRAMES, MAX_TRANSITIONS
+from transport.wire.errors import TransportError
+from transport.wire.event import KINDS
+from transport.wire.messages import (
+    MAX_PROMPT_CHARS,
+    ClientMessage,
+    Event,
+    Format,
+    Init,
+    ServerMessage,
+)
+from transport.wire.output_settings import EXTENSION_FORMATS
+
+# What the checks of the Structs' open fields leave: no type says so.
+KEYS_DO = "w a s d walk, j l turn, i k look up and down"
+Key = Annotated[str, Meta(extra_json_schema={"enum": list(KEYS)})]
+Keys = Annotated[list[Key], Meta(description=f"Held in one latent frame: {KEYS_DO}.")]
+Script = Annotated[list[Keys], Meta(max_length=MAX_SCRIPT_LATENT_FRAMES)]
+Picture = Annotated[
+    Any, Meta(extra_json_schema={"anyOf": [BYTES, {"type": "string"}, {"type": "null"}]})
+]
+Size = Annotated[str, Meta(pattern="^[1-9][0-9]{0,3}x[1-9][0-9]{0,3}$")]
+NewPrompt = Annotated[str, Meta(min_length=1, max_length=MAX_PROMPT_CHARS)]
+
+# The layout of its header, and the codec that is more than that.
+FORMATS: dict[Format, tuple[type[Struct], ModuleType | None]] = {
+    "raw": (messages.RawLayout, None),
+    "jpeg": (messages.EncodedLayout, None),
+    "webp": (messages.EncodedLayout, None),
+    "h264": (messages.VideoLayout, h264),
+    "delta-zstd": (messages.RawLayout, delta),
+}
+ERRORS = [
+    kind
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, TransportError) and kind is not TransportError
+]
+CODES: dict[str, str] = {
+    "malformed": "no MessagePack map, or not of the shape of a message",
+    "text_frame": "every message travels in a binary frame",
+    "unknown_type": "`type` is none that a client may send",
+    "unknown_kind": "`kind` is none of an event",
+    "missing_field": "`field` is not there",
+    "queue_full": "more latent frames or transitions than are kept",
+    "too_many_errors": "too many messages that cannot be used, one after the other",
+    "timeout": "no init that holds, or no ack, in time",
+    # The others are the default of an exception, whose docstring says what they mean.
+    **{kind.code: first_line(kind.__doc__) for kind in ERRORS},
+}
+
+
+@cache
+def describe_wire() -> Schema:
+    """The AsyncAPI 3.0.0 document. It is built once: do not change it."""
+    from transport.app import SOCKET_PATH  # which serves this document
+
+    received, sent = _by_tag(_client_structs()), _by_tag(get_args(ServerMessage))
+    frames = _by_tag([messages.FrameBatchHeader, _FRAME_BATCH])
+    schemas = _describe_structs([*(received | frames | sent).values()])
+    about = {tag: _message(tag, kind) for tag, kind in (received | frames | sent).items()}
+    about["payload"] = {
+        "name": "payload",
+        "summary": "The binary frame right after a `frame_batch_header`: `total_size` bytes.",
+        "contentType": "application/octet-stream",
+        "payload": BYTES,
+    }
+    return {
+        "asyncapi": "3.0.0",
+        "info": {"title": "lingbot-serve", "version": "1", "description": _overview()},
+        "defaultContentType": "application/msgpack",
+        "channels": {
+            "realtime": {
+                "address": SOCKET_PATH,
+                "description": protocol.__doc__,
+                "messages": {name: refer(name, of="messages") for name in about},
+                "bindings": {"ws": {"method": "GET", "bindingVersion": "0.1.0"}},
+            }
+        },
+        "operations": {
+            "receive": _operation("receive", "What a client may send.", received),
+            "send": _operation("send", "What a client is sent.", [*frames, "payload", *sent]),
+        },
+        "components": {"messages": about, "schemas": schemas},
+        "x-close-codes": _close_codes(),
+        "x-error-codes": CODES,
+        "x-formats": {
+            name: {"layout": layout.__name__, "x-extension": name in EXTENSION_FORMATS}
+            for name, (layout, _) in FORMATS.items()
+        },
+    }
+
+
+_FRAME_BATCH = extend(
+    messages.FrameBatchHeader, tag="frame_batch", name="FrameBatch", payload=bytes
+)
+
+
+def _by_tag(structs: Iterable[type[Struct]]) -> dict[str, type[Struct]]:
+    return {str(struct.__struct_config__.tag): struct for struct in structs}
+
+
+def _client_structs() -> list[type[Struct]]:
+    """What a client may send; Structs with untyped fields as their checks leave them."""
+    inputs = narrow(messages.ConditionInputs, camera_actions=Script | None)
+    narrowed = {
+        Init: narrow(
+            Init,
+            first_frame=Picture,
+            size=Size | None,
+            realtime_output_format=Format | None,
+            condition_inputs=inputs | None,
+        ),
+        Event: narrow(Event, kind=Literal[KINDS], payload=Any),
+    }
+    return [narrowed.get(kind, kind) for kind in get_args(ClientMessage)]
+
+
+def _payloads() -> dict[str, Any]:
+    """The type of an event's payload by its kind."""
+    transition = narrow(messages.Transition, actions=Keys)
+    transitions: Any = list[transition]  # type: ignore[valid-type]  # made two lines above
+    held = narrow(
+        messages.HeldKeys,
+        mode=Literal["state"],
+        transitions=Annotated[transitions, Meta(min_length=1, max_length=MAX_TRANSITIONS)],
+    )
+    kinds: dict[str, Any] = {
+        "camera_actions": Script | held,
+        "prompt": NewPrompt,
+        "output": narrow(messages.OutputChange, realtime_output_format=Format | None),
+        "key_frame": Any,
+    }
+    listed: Any = list[Literal[tuple(kinds)]]  # type: ignore[misc]
+    listed = Annotated[listed, Meta(min_length=1, extra_json_schema={"uniqueItems": True})]
+    parts = [(kind, payload | UnsetType, UNSET) for kind, payload in kinds.items()]
+    about = {"__doc__": "Several kinds at once, all or none, each listed once."}
+    composite = defstruct("CompositeInput", [("input_types", listed), *parts], namespace=about)
+    return kinds | {"composite_input": composite}
+
+
+def _layouts() -> list[Any]:
+    """Each layout, narrowed to the encodings that use it."""
+    encodings: dict[type[Struct], list[str]] = {}
+    for name, (layout, _) in FORMATS.items():
+        encodings.setdefault(layout, []).append(name)
+    return [narrow(layout, encoding=Literal[tuple(names)]) for layout, names in encodings.items()]
+
+
+def _describe_structs(structs: list[Any]) -> dict[str, Schema]:
+    payloads, layouts = _payloads(), _layouts()
+    plain, schemas = describe([*payloads.values(), *layouts, messages.HeaderExtras, *structs])
+    for kind, schema in zip(payloads, plain, strict=False):
+        schemas[f"{kind}_payload"] = schema
+    schemas["CompositeInput"]["allOf"] = [
+        {
+            "if": {"properties": {"input_types": {"contains": {"const": kind}}}},
+            "then": {"required": [kind]},
+        }
+        for kind in payloads
+        if kind not in ("key_frame", "composite_input")
+    ]
+    schemas["Event"]["allOf"] = [
+        {
+            "if": {"properties": {"kind": {"const": kind}}},
+            "then": {
+                "properties": {"payload": refer(f"{kind}_payload")},
+                "required": [] if kind == "key_frame" else ["payload"],
+            },
+        }
+        for kind in payloads
+    ]
+    for header in ("FrameBatchHeader", "FrameBatch"):  # in the same map as these
+        schemas[header]["allOf"] = [
+            {"oneOf": [refer(layout.__name__) for layout in layouts]},
+            {"if": {"required": ["applied_controls"]}, "then": refer("HeaderExtras")},
+        ]
+    return schemas
+
+
+def _message(tag: str, struct: type[Struct]) -> Schema:
+    about: Schema = {"name": tag, "payload": refer(struct.__name__)}
+    if struct.__doc__:
+        about["summary"] = first_line(struct.__doc__)
+    if EXTENSION.match(struct.__doc__ or ""):
+        about["x-extension"] = True
+    return about
+
+
+def _operation(action: str, summary: str, names: Iterable[str]) -> Schema:
+    channel = "#/channels/realtime"
+    return {
+        "action": action,
+        "channel": {"$ref": channel},
+        "summary": summary,
+        "messages": [{"$ref": f"{channel}/messages/{name}"} for name in names],
+    }
+
+
+def _close_codes() -> dict[str, str]:
+    """By number, as texts: JSON has no other keys."""
+    ends = {str(kind.close_code): first_line(kind.__doc__) for kind in ERRORS if kind.close_code}
+    ends |= {"1000": "Done.", "1008": "Refused; the error before it says why."}
+    return dict(sorted(ends.items()))
+
+
+def _overview() -> str:
+    formats: dict[str, str] = {
+        name: f"{layout.__doc__} {codec.__doc__ if codec else ''}"
+        for name, (layout, codec) in FORMATS.items()
+    }
+    return "\n\n".join(
+        [
+            *((page.__doc__ or "").strip() for page in (messages, controls, pacing)),
+            f"A payload of {messages.SPLIT_BYTES} bytes or more follows its header in a frame of "
+            "its own; a smaller one is the last field of the same map. What is marked "
+            "`x-extension` is for clients whose init says `extensions: true`.",
+            _table("format", formats),
+            _table("error code", CODES),
+            _table("close code", _close_codes()),
+        ]
+    )
+
+
+def _table(title: str, rows: dict[str, str]) -> str:
+    lines = [f"| {title} | meaning |", "| --- | --- |"]
+    lines += [f"| `{name}` | {' '.join(text.split())} |" for name, text in rows.items()]
+    return "\n".join(lines)

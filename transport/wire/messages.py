@@ -1,0 +1,345 @@
+"""The wire format: one MessagePack map a message, tagged by `type`; frames from 64 KiB on go bare.
+
+Unknown fields are ignored, so either side may be upgraded first. The tags, the fields and their
+order are those of SGLang-Diffusion's realtime endpoint; the messages and fields marked as
+extensions go only to clients that asked for them in `init`.
+"""
+
+import math
+from typing import Annotated, Any, Literal, TypeVar
+
+from msgspec import DecodeError, Meta, Raw, Struct, ValidationError, msgpack, to_builtins
+
+from transport.wire.errors import BadMessage, ErrorCode, TransportError, quote
+
+T = TypeVar("T")
+
+Format = Literal["raw", "jpeg", "webp", "h264", "delta-zstd"]
+Chroma = Literal["420", "444"]  # how JPEG samples colour: a quarter of the pixels, or all
+
+Delivery = Literal["all", "latest"]
+
+MAX_PROMPT_CHARS = 2000
+DEFAULT_QUALITY = 90
+SPLIT_BYTES = 65_536  # a payload of this size or more travels in a frame of its own
+
+Prompt = Annotated[str, Meta(max_length=MAX_PROMPT_CHARS)]
+Positive = Annotated[int, Meta(ge=1, le=2**63 - 1)]
+Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+NumFps = Annotated[int, Meta(ge=1, le=60)]
+Quality = Annotated[int, Meta(ge=0, le=100)]
+MaxWidth = Annotated[int, Meta(ge=0)]
+
+
+# ---- from the client
+
+
+class ConditionInputs(Struct, frozen=True):
+    camera_actions: Raw = Raw()  # a script, as in an event
+
+
+class Init(Struct, tag="init", frozen=True, kw_only=True):
+    """The first message. None is the same as absent everywhere: the world's own default."""
+
+    prompt: Prompt | None = None
+    first_frame: Raw = Raw()  # bytes of an encoded image, or str: base64 or a data URL
+    size: str | None = None  # "WxH", a wish
+    seed: Seed | None = None
+    fps: NumFps | None = None
+    max_chunks: Positive | None = None
+    num_inference_steps: Positive | None = None
+    realtime_output_format: str | None = None
+    output_compression: Quality | None = None  # quality; 0 is the default one
+    realtime_preview_max_width: MaxWidth | None = None  # 0: as generated
+    realtime_output_pacing: bool | None = None
+    realtime_causal_sink_size: Annotated[int, Meta(ge=0)] | None = None
+    realtime_causal_kv_cache_num_frames: Positive | None = None
+    condition_inputs: ConditionInputs | None = None
+    extensions: bool | None = None
+    realtime_chroma_subsampling: Chroma | None = None  # of JPEG
+    # With extensions: "all" chunks, for which the world waits where acks are missing, or the
+    # "latest", where it does not and chunks that grew stale are dropped whole.
+    realtime_delivery: Delivery | None = None
+    # With extensions: the client shows a chunk that is marked `cut_over` before older frames.
+    realtime_cut_over: bool | None = None
+
+
+class Event(Struct, tag="event", frozen=True):
+    """A control. What `payload` must be depends on `kind`."""
+
+    kind: str
+    payload: Raw = Raw()
+    event_id: int | None = None
+
+
+class Ack(Struct, tag="ack", frozen=True):
+    """Extension: everything up to this chunk has arrived."""
+
+    chunk_index: Annotated[int, Meta(ge=0)]
+
+
+class Transition(Struct, frozen=True):
+    """The keys held from now on."""
+
+    actions: list[str]
+    client_ts_ms: float | None = None
+
+
+class HeldKeys(Struct, frozen=True):
+    """The payload of `camera_actions` that follows the keyboard; the other one is a script."""
+
+    mode: str
+    transitions: Annotated[list[Transition], Meta(min_length=1)]
+
+
+class OutputChange(Struct, frozen=True, kw_only=True):
+    """The payload of `output`: how the next chunks travel. What is absent stays as it is."""
+
+    realtime_output_format: str | None = None
+    output_compression: Quality | None = None
+    realtime_preview_max_width: MaxWidth | None = None
+    realtime_chroma_subsampling: Chroma | None = None
+
+
+ClientMessage = Init | Event | Ack
+
+
+# ---- from the server
+
+
+class FrameBatchHeader(Struct, tag="frame_batch_header", frozen=True, omit_defaults=True):
+    """Some consecutive frames of a chunk. On the wire a layout follows in the same map."""
+
+    request_id: str
+    chunk_index: int
+    content_type: str
+    num_frames: int
+    total_size: int  # bytes of the payload
+    frame_batch_index: int
+    num_frame_batches: int
+    is_final_frame_batch: bool
+    event_id: int | None = None  # the newest event that this chunk follows
+
+
+class RawLayout(Struct, frozen=True):
+    """Frames back to back, uint8 [num_frames, height, width, channels]."""
+
+    format: str
+    width: int
+    height: int
+    channels: int
+    bytes_per_frame: int
+    raw_size: int
+    encoding: str
+
+
+class EncodedLayout(Struct, frozen=True):
+    """One picture a frame, back to back. `width` and `height` are those of the pictures."""
+
+    format: str
+    width: int
+    height: int
+    channels: int
+    bytes_per_frame: int  # of the source's pixels
+    encoding: str
+    source_width: int
+    source_height: int
+    preview_width: int
+    preview_height: int
+    payload_lengths: list[int]
+
+
+class VideoLayout(EncodedLayout, frozen=True):
+    """One access unit of H.264 in Annex B, as WebCodecs takes it."""
+
+    codec: str  # RFC 6381, such as "avc1.42c01f"
+    timestamp_us: int  # on the media clock, from the first frame that was sent
+    key_frame: bool
+
+
+class HeaderExtras(Struct, frozen=True, omit_defaults=True):
+    """Extension: what a header says besides."""
+
+    applied_controls: "AppliedControls"
+    cut_over: bool = False  # with a chunk's first batch: older frames need not be shown any more
+    dropped_frames: int = 0  # of this session so far, because they had grown stale
+
+
+class AppliedControls(Struct, frozen=True):
+    """Extension: the keys of each latent frame, and the events that took effect here first."""
+
+    actions: list[list[str]]
+    event_ids: list[int]
+
+
+class ChunkStats(Struct, tag="chunk_stats", frozen=True, kw_only=True):
+    session_id: str
+    request_id: str
+    chunk_index: int
+    event_id: int | None
+    request_prepare_ms: int
+    scheduler_forward_ms: int
+    pace_wait_ms: int
+    header_write_ms: int
+    raw_payload_build_ms: int
+    raw_write_ms: int
+    ws_write_ms: int
+    chunk_total_ms: int
+    num_batches: int
+    num_frames: int
+    raw_bytes: int
+    ws_payload_bytes: int
+    content_type: str
+
+
+class Error(Struct, tag="error", frozen=True, omit_defaults=True):
+    content: str
+    code: ErrorCode
+    field: str | None = None
+
+
+class WarningMessage(Struct, tag="warning", frozen=True):
+    """Extension: something is not as asked, and the session goes on."""
+
+    content: str
+    code: Literal["codec_failed"]
+
+
+class SessionLimits(Struct, frozen=True):
+    max_event_bytes: int
+    max_script_latent_frames: int
+    max_prompt_chars: int
+    max_unacknowledged_chunks: int
+
+
+class Session(Struct, tag="session", frozen=True, kw_only=True):
+    """Extension: what was opened."""
+
+    session_id: str
+    width: int
+    height: int
+    fps: int
+    chunk_latent_frames: int
+    first_chunk_frames: int
+    chunk_frames: int
+    encoding: Format
+    limits: SessionLimits
+
+
+class Queued(Struct, tag="queued", frozen=True):
+    """Extension: others are first."""
+
+    position: int
+
+
+class Warming(Struct, tag="warming", frozen=True):
+    """Extension: the world is not up yet."""
+
+
+class ControlAck(Struct, tag="control_ack", frozen=True):
+    """Extension: the event was good and is queued."""
+
+    event_id: int
+
+
+class Encoding(Struct, frozen=True):
+    """How a session's frames travel."""
+
+    format: Format = "raw"
+    quality: int = DEFAULT_QUALITY
+    preview_max_width: int | None = None  # None: as generated
+    chroma: Chroma = "420"
+
+
+ServerMessage = ChunkStats | Error | Session | Queued | Warming | ControlAck | WarningMessage
+Layout = RawLayout | EncodedLayout | VideoLayout
+
+_decoder: msgpack.Decoder[ClientMessage] = msgpack.Decoder(ClientMessage)
+_encoder = msgpack.Encoder()
+
+
+def decode(data: bytes) -> ClientMessage:
+    """Raises BadMessage: the text says what is wrong and what was expected."""
+    try:
+        return _decoder.decode(data)
+    except ValidationError as exc:
+        raise explain(str(exc)) from exc
+    except (DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise BadMessage(f"not a MessagePack map: {exc}", code="malformed") from exc
+
+
+def decode_field(raw: Raw, kind: type[T], *, field: str) -> T:
+    """A field whose type depends on another one. Raises BadMessage with the path below `field`."""
+    if is_absent(raw):
+        raise BadMessage(f"missing required field `{field}`", code="missing_field", field=field)
+    try:
+        return msgpack.decode(raw, type=kind)
+    except ValidationError as exc:
+        raise explain(str(exc), root=field) from exc
+    except (DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise BadMessage(f"`{field}` is not MessagePack: {exc}", field=field) from exc
+
+
+def is_absent(raw: Raw) -> bool:
+    """Whether an untyped field was left out or null."""
+    view = memoryview(raw)
+    return view.nbytes == 0 or (view.nbytes == 1 and view[0] == 0xC0)
+
+
+def encode(message: ServerMessage) -> bytes:
+    return _encoder.encode(message)
+
+
+def encode_batch(
+    header: FrameBatchHeader,
+    layout: Layout,
+    payload: bytes | memoryview,
+    *,
+    extras: HeaderExtras | None = None,
+) -> list[bytes | memoryview]:
+    """One binary frame, or, from 64 KiB on, two: nothing may be sent between them.
+
+    A bare payload is the one that was given, not a copy.
+    """
+    fields: dict[str, Any] = to_builtins(header) | to_builtins(layout)
+    if extras is not None:
+        fields |= to_builtins(extras)
+    if len(payload) >= SPLIT_BYTES:
+        return [_encoder.encode(fields), payload]
+    return [_encoder.encode(fields | {"type": "frame_batch", "payload": payload})]
+
+
+def error_message(error: TransportError) -> Error:
+    return Error(content=str(error), code=error.code, field=error.field)
+
+
+def milliseconds(seconds: float) -> int:
+    """Rounded half up; the wire carries no floats."""
+    return max(0, math.floor(seconds * 1000 + 0.5))
+
+
+def explain(text: str, *, root: str | None = None) -> BadMessage:
+    """msgspec's words on a ValidationError, with the path as a client knows it."""
+    # The last such words are msgspec's own: a client's value may have them, too.
+    text, at, path = text.rpartition(" - at `$")
+    text, path = (text, path) if at else (path, "")
+    place = path.partition("`")[0]
+    field = f"{root}{place}" if root else place.removeprefix(".") or None
+    if text.startswith("Invalid enum value '"):  # of a Literal
+        unknown = quote(text.removeprefix("Invalid enum value '").removesuffix("'"))
+        return BadMessage(f"`{field}`: {unknown} is none of the choices", field=field)
+    if text.startswith("Invalid value '"):  # of a tag
+        unknown = quote(text.removeprefix("Invalid value '").removesuffix("'"))
+        return BadMessage(
+            f"unknown message type {unknown}, expected 'init', 'event' or 'ack'",
+            code="unknown_type",
+            field="type",
+        )
+    if "missing required field" in text:
+        name = text.split("`")[1]
+        where = f"{field}.{name}" if field else name
+        return BadMessage(f"missing required field `{where}`", code="missing_field", field=where)
+    reason = text[0].lower() + text[1:]
+    if field is None:
+        return BadMessage(f"the message: {reason}", code="malformed")
+    return BadMessage(f"`{field}`: {reason}", field=field)

@@ -1,0 +1,121 @@
+"""The seam between the rooms: what a conversation needs from a world. `deployments` supplies it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from msgspec import Struct
+
+from transport.wire.messages import Queued, Warming
+
+if TYPE_CHECKING:  # the pure files import this one, and stay light
+    import numpy as np
+    from numpy.typing import NDArray
+
+OnWait = Callable[[Queued | Warming], Awaitable[None]]
+
+
+class Opening(Struct, frozen=True):
+    """A picture to start from, shipped with the model."""
+
+    name: str
+    prompt: str
+    image: bytes  # PNG or JPEG
+
+
+class WorldInfo(Struct, frozen=True):
+    """What is served. Known before the world is warm."""
+
+    preset: str
+    sizes: tuple[tuple[int, int], ...]  # (width, height); empty: any multiple up to max_pixels
+    size_multiple: int
+    max_pixels: int
+    fps: int  # the media rate
+    chunk_latent_frames: int
+    first_chunk_frames: int
+    chunk_frames: int
+    max_window: int  # latent frames of the largest KV window, which is the default one
+    sink: int  # latent frames of the default sink
+    max_steps: int
+    openings: tuple[Opening, ...]  # the first one is used where `init` has no first_frame
+
+    def nearest_size(self, width: int, height: int) -> tuple[int, int]:
+        """The served (width, height) closest in area and in aspect."""
+        if not self.sizes:
+            return self._fit(width, height)
+
+        def distance(size: tuple[int, int]) -> float:
+            across, down = math.log(size[0] / width), math.log(size[1] / height)
+            return abs(across + down) + abs(across - down)
+
+        return min(self.sizes, key=distance)
+
+    def _fit(self, width: int, height: int) -> tuple[int, int]:
+        scale = min(1.0, math.sqrt(self.max_pixels / (width * height)))
+        across = max(1, round(width * scale / self.size_multiple))
+        down = max(1, round(height * scale / self.size_multiple))
+        max_tiles = self.max_pixels // self.size_multiple**2
+        if across * down > max_tiles:  # rounding went up, or a sliver was widened to one tile
+            across, down = (
+                (max_tiles // down, down) if across > down else (across, max_tiles // across)
+            )
+        return across * self.size_multiple, down * self.size_multiple
+
+
+class WorldSpec(Struct, frozen=True):
+    """One world to open."""
+
+    prompt: str
+    seed: int
+    width: int
+    height: int
+    first_frame: NDArray[np.uint8]  # [height, width, 3], decoded and cropped to cover
+    num_steps: int | None  # None: the preset's own
+    window: int | None
+    sink: int | None
+
+
+class WorldSession(Protocol):
+    """One open world. Its calls may raise WorldLost or Refused."""
+
+    @property
+    def id(self) -> str: ...
+
+    async def step(
+        self, actions: Sequence[str], *, prompt: str | None, due_s: float
+    ) -> Awaitable[NDArray[np.uint8]]:
+        """Returns once the next chunk is made but for its pictures, which may then be awaited.
+
+        Until they are there, the chunk after it can already be asked for. The pictures are uint8
+        [T, H, W, 3], contiguous; left alone they are no error.
+        `actions`: the keys held in each of the chunk's latent frames, in the order "wasdijkl".
+        `prompt`: the new prompt from this chunk on, or None for no change.
+        `due_s`: in how many seconds the client will have nothing left to show; of several sessions
+        the one that is due first goes first.
+        """
+        ...
+
+    async def lost(self) -> str:
+        """Returns a reason when the world has been lost; else waits for ever."""
+        ...
+
+    def close(self) -> None:
+        """Frees the world. Not async, so that nothing interrupts it; may be called twice."""
+        ...
+
+
+class World(Protocol):
+    """Where worlds are opened."""
+
+    @property
+    def info(self) -> WorldInfo: ...
+
+    async def open(self, spec: WorldSpec, *, on_wait: OnWait) -> WorldSession:
+        """Raises Busy, Refused or WorldLost. Cancelled while it waits, it leaves nothing behind."""
+        ...
+
+    async def ready(self) -> bool:
+        """Whether a world can be opened without waiting for a warm-up."""
+        ...
