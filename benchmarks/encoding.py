@@ -18,8 +18,8 @@ from benchmarks.walking_world import HEIGHT, MEDIA_FPS, WIDTH, Frames, make_chun
 from transport.codecs.decoder import Decoder, decode_picture
 from transport.connection.chunk_sender import Delivery
 from transport.connection.chunk_slot import Chunk
-from transport.connection.sender import Outlet
-from transport.wire.controls import Taken
+from transport.connection.sender import MessageSender
+from transport.wire.controls import ChunkControls
 from transport.wire.messages import Encoding, Format
 from transport.wire.output_settings import Output
 
@@ -55,9 +55,11 @@ class Ours:
 
     def __init__(self, encoding: Encoding, places: anyio.CapacityLimiter) -> None:
         self._socket = Nowhere()
-        plan = type("Plan", (), {"extensions": False, "cut_over": False, "fps": MEDIA_FPS})
+        plan = type(
+            "SessionRequest", (), {"extensions": False, "cut_over": False, "fps": MEDIA_FPS}
+        )
         self._delivery = Delivery(
-            Outlet(cast(Any, self._socket), timeout_s=60),
+            MessageSender(cast(Any, self._socket), timeout_s=60),
             Output(encoding),
             cast(Any, plan),
             session_id="s",
@@ -68,7 +70,7 @@ class Ours:
 
     async def encode(self, frames: Frames) -> None:
         self._socket.sent.clear()
-        taken = Taken([], [], None)
+        taken = ChunkControls([], [], None)
         pictures = cast(Awaitable[Frames], Ready(frames))
         chunk = Chunk(
             self._index, pictures, len(frames), 0, taken, None, waited=0, prepared=0, denoising=0

@@ -26,7 +26,7 @@ from benchmarks.random_world import MIB, WALK, random_spec
 from lingbot.runtime.commands import Command, Open, Step, Stop
 from lingbot.runtime.engine import Engine
 from lingbot.runtime.presets import load_engine
-from lingbot.runtime.worker import Lockstep
+from lingbot.runtime.worker import Worker
 
 Times = list[tuple[float, float]]  # begin and end of each call, seconds of one clock
 
@@ -77,12 +77,12 @@ def walk_in_turn(walk: Sequence[list[str]], options: argparse.Namespace) -> Walk
 def walk_ahead(walk: Sequence[list[str]], options: argparse.Namespace) -> Walked:
     """As the transport does it: a chunk is asked for as soon as the one before is denoised."""
     engine, denoise, decode = load_pocket(options)
-    lockstep = Lockstep(engine)
+    lockstep = Worker(engine)
     thread = threading.Thread(target=lockstep.run, daemon=True)
     thread.start()
 
     def do(command: Command) -> Any:
-        return lockstep.submit(command, due=time.monotonic()).result()
+        return lockstep.submit(command, deadline=time.monotonic()).result()
 
     do(Open("walk", random_spec(engine.config)))
     began = time.perf_counter()

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from lingbot.config import SCHEDULE_V2, ModelConfig, WorldConfig
 from lingbot.dit.model import WorldModel
-from lingbot.parallel.ulysses import ALONE, Ranks
+from lingbot.parallel.ulysses import SINGLE, SequenceParallelGroup
 from lingbot.runtime.engine import Engine
 from lingbot.runtime.session import SessionSpec
 from lingbot.text.pocket import PocketTextEncoder
-from lingbot.vae.codec import FrameCodec
+from lingbot.vae.codec import LatentCodec
 from lingbot.vae.tiny import TinyVAE
 
 MIB = 2**20
@@ -80,7 +80,11 @@ def random_model(options: argparse.Namespace) -> WorldModel:
 
 
 def make_engine(
-    model: WorldModel, options: argparse.Namespace, *, budget_bytes: int, ranks: Ranks = ALONE
+    model: WorldModel,
+    options: argparse.Namespace,
+    *,
+    budget_bytes: int,
+    group: SequenceParallelGroup = SINGLE,
 ) -> Engine:
     """With a decoder in name only: no benchmark of random weights decodes."""
     channels, device = (8, 8, 8, 8), torch.device(options.device)
@@ -92,10 +96,10 @@ def make_engine(
             name="random", width=options.width, height=options.height, schedule=SCHEDULE_V2
         ),
         model=model,
-        codec=FrameCodec(vae, mean, std),
+        codec=LatentCodec(vae, mean, std),
         text_encoder=PocketTextEncoder(text_dim=config.text_dim, text_len=config.text_len),
         camera_cache_bytes=budget_bytes,
-        ranks=ranks,
+        group=group,
     )
 
 

@@ -39,8 +39,8 @@ from benchmarks.random_world import (
     read_options,
 )
 from lingbot.config import LATENT_CHANNELS, PATCH, SCHEDULE_V2, WorldConfig
-from lingbot.parallel.process_group import join, run_ranks
-from lingbot.parallel.ulysses import ALONE, Ranks
+from lingbot.parallel.process_group import join, spawn_ranks
+from lingbot.parallel.ulysses import SINGLE, SequenceParallelGroup
 
 MB = 1e6
 
@@ -65,21 +65,21 @@ class Played:
 def watch_exchanges() -> Traffic:
     """Have every exchange of this process counted. On a GPU each is waited for."""
     traffic = Traffic()
-    exchange = Ranks._exchange
+    exchange = SequenceParallelGroup._exchange
 
     def counted(
-        ranks: Ranks, pieces: Sequence[Tensor], shapes: Sequence[tuple[int, ...]]
+        group: SequenceParallelGroup, pieces: Sequence[Tensor], shapes: Sequence[tuple[int, ...]]
     ) -> list[Tensor]:
         settle(pieces[0].device)
         began = time.perf_counter()
-        received = exchange(ranks, pieces, shapes)
+        received = exchange(group, pieces, shapes)
         settle(pieces[0].device)
         traffic.seconds += time.perf_counter() - began
-        leaving = [piece.nbytes for rank, piece in enumerate(pieces) if rank != ranks.rank]
+        leaving = [piece.nbytes for rank, piece in enumerate(pieces) if rank != group.rank]
         traffic.sent_bytes[kind_of(pieces[0])] += sum(leaving)
         return received
 
-    Ranks._exchange = counted  # type: ignore[method-assign, assignment]
+    SequenceParallelGroup._exchange = counted  # type: ignore[method-assign, assignment]
     return traffic
 
 
@@ -89,7 +89,7 @@ def settle(device: torch.device) -> None:
 
 
 def kind_of(piece: Tensor) -> str:
-    """Which exchange a piece belongs to, by its shape: see ``Ranks``."""
+    """Which exchange a piece belongs to, by its shape: see ``SequenceParallelGroup``."""
     if piece.dim() == 6:  # [K, B, F, t, h, D]
         return "attention" if len(piece) == 3 else "last_kv"
     return "attention" if piece.dim() == 5 else "flow"  # [B, F, t, h, D], or [B, F, t, C]
@@ -112,18 +112,18 @@ def theory_bytes(options: argparse.Namespace, num_ranks: int) -> dict[str, float
     }
 
 
-def play(ranks: Ranks, options: argparse.Namespace) -> list[Played]:
+def play(group: SequenceParallelGroup, options: argparse.Namespace) -> list[Played]:
     """What each rank saw of the same chunks."""
     budget_bytes = int(options.budget * MIB)
-    engine = make_engine(random_model(options), options, budget_bytes=budget_bytes, ranks=ranks)
+    engine = make_engine(random_model(options), options, budget_bytes=budget_bytes, group=group)
     session = engine.open(random_spec(engine.config))
     warm = engine.config.window // engine.config.chunk  # chunks until the window is full
     traffic = watch_exchanges()
     chunk_s, by_chunk = [], []
     for index in range(warm + options.chunks):
         before = Traffic(traffic.seconds, traffic.sent_bytes.copy())
-        if ranks.group is not None:
-            dist.barrier(ranks.group)  # all begin together
+        if group.process_group is not None:
+            dist.barrier(group.process_group)  # all begin together
         began = time.perf_counter()
         latents = engine.denoise(session, WALK[index % len(WALK)])
         chunk_s.append(time.perf_counter() - began)
@@ -131,9 +131,9 @@ def play(ranks: Ranks, options: argparse.Namespace) -> list[Played]:
             Traffic(traffic.seconds - before.seconds, traffic.sent_bytes - before.sent_bytes)
         )
     mine = Played(chunk_s[warm:], by_chunk[warm:], latents.cpu())
-    if ranks.num_ranks == 1:
+    if group.num_ranks == 1:
         return [mine]
-    everybody: list[Any] = [None] * ranks.num_ranks
+    everybody: list[Any] = [None] * group.num_ranks
     dist.all_gather_object(everybody, mine)
     return everybody
 
@@ -158,7 +158,7 @@ def summarize(
     reference = alone[0].latents.double()
     error = (played[0].latents.double() - reference).norm() / reference.norm()
     return {
-        "ranks": len(played),
+        "group": len(played),
         "chunk_s": round(chunk_s, 3),
         "speed_up": round(statistics.median(alone[0].chunk_s) / chunk_s, 2),
         "collectives_s": round(in_collectives, 3),
@@ -173,26 +173,26 @@ def summarize(
 
 
 def compare_processes(options: argparse.Namespace) -> list[dict[str, Any]]:
-    alone = run_ranks(1, play_alone, options)
+    alone = spawn_ranks(1, play_alone, options)
     rows = []
     for num_ranks in options.ranks:
-        played = alone if num_ranks == 1 else run_ranks(num_ranks, play, options)
+        played = alone if num_ranks == 1 else spawn_ranks(num_ranks, play, options)
         rows.append(summarize(played, alone, options))
     return rows
 
 
-def play_alone(_: Ranks, options: argparse.Namespace) -> list[Played]:
-    return play(ALONE, options)
+def play_alone(_: SequenceParallelGroup, options: argparse.Namespace) -> list[Played]:
+    return play(SINGLE, options)
 
 
 def compare_nccl(options: argparse.Namespace) -> list[dict[str, Any]]:
     """No group, then NCCL with one rank, which sends to itself."""
-    alone = play(ALONE, options)
+    alone = play(SINGLE, options)
     with tempfile.TemporaryDirectory() as folder:
         store = FileStore(str(Path(folder) / "meeting"), 1)
-        ranks = join(store, rank=0, num_ranks=1, device=torch.device(options.device))
+        group = join(store, rank=0, num_ranks=1, device=torch.device(options.device))
         gc.collect()  # the first engine must be gone: two of 14B do not fit
-        grouped = play(ranks, options)
+        grouped = play(group, options)
         dist.destroy_process_group()
     peak_gib = round(torch.cuda.max_memory_allocated() / 2**30, 2)
     rows = [summarize(played, alone, options) for played in (alone, grouped)]

@@ -31,9 +31,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
-from deployments.serve_middleware import SWITCH_S, hand_over
+from deployments.serve_middleware import SWITCH_S, add_serve_middleware
 from transport.app import build_app
-from transport.event_loop_lag import LoopLag
+from transport.event_loop_lag import EventLoopLag
 from transport.wire.world import OnWait, Opening, WorldInfo, WorldSpec
 
 WIDTH, HEIGHT = 832, 480
@@ -77,7 +77,7 @@ class WalkingSession:
         self._num_chunks = 0
 
     async def step(
-        self, actions: Sequence[str], *, prompt: str | None, due_s: float
+        self, actions: Sequence[str], *, prompt: str | None, time_to_underrun_s: float
     ) -> Awaitable[Frames]:
         index, self._num_chunks = self._num_chunks, self._num_chunks + 1
         return asyncio.ensure_future(self._pictures(index, self._painter.paint.remote(index)))
@@ -115,7 +115,7 @@ class WalkingWorld:
         self._stamps = os.open(stamps, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self._num_sessions = 0
 
-    async def open(self, spec: WorldSpec, *, on_wait: OnWait) -> WalkingSession:
+    async def open(self, spec: WorldSpec, image: Frames, *, on_wait: OnWait) -> WalkingSession:
         self._num_sessions += 1
         return WalkingSession(self._painter, f"{os.getpid()}.{self._num_sessions}", self._stamps)
 
@@ -133,7 +133,7 @@ def build_bench(stamps: str) -> Starlette:
         if watching:
             watching["task"].cancel()
         figures = watching["lag"].figures() if watching else None
-        watching["lag"] = LoopLag(every_s=LAG_EVERY_S)
+        watching["lag"] = EventLoopLag(every_s=LAG_EVERY_S)
         watching["task"] = asyncio.create_task(watching["lag"].run())
         times = os.times()
         body = {"cpu_s": times.user + times.system, "pid": os.getpid()}
@@ -149,7 +149,7 @@ class Bench:
         self._stamps = stamps
 
     def __serve_build_asgi_app__(self) -> Starlette:
-        return hand_over(build_bench(self._stamps))
+        return add_serve_middleware(build_bench(self._stamps))
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from transport.wire.limits import Limits
+from transport.wire.limits import ClientLimits
 
 PositiveInt = Annotated[int, Meta(ge=1)]
 NonNegativeInt = Annotated[int, Meta(ge=0)]
@@ -32,7 +32,7 @@ class ServiceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     warm_up_timeout_s: PositiveFloat = 900.0  # and for a world that is still warming up
     step_timeout_s: PositiveFloat = 60.0  # a step that takes longer has hung: its world is lost
     lease_ttl_s: PositiveFloat = 30.0  # a world that nobody asked about for so long is freed
-    limits: Limits = Limits()  # what one client may cost
+    limits: ClientLimits = ClientLimits()  # what one client may cost
 
 
 class ConfigError(ValueError):

@@ -16,7 +16,7 @@ from ray.serve.schema import ReplicaState  # type: ignore[attr-defined]
 
 from deployments.config import ServiceConfig
 from deployments.world_group import Lease
-from deployments.world_rank import Refusal, SessionEnded, leave_alone
+from deployments.world_rank import Refusal, SessionEnded, ignore_unretrieved
 from transport.wire.errors import Busy, Refused, WorldFailed, WorldLost
 from transport.wire.messages import Queued, Warming
 from transport.wire.world import OnWait, WorldInfo, WorldSpec
@@ -40,19 +40,19 @@ class LeasedSession:
         self._lost = asyncio.create_task(self._wait_for_end())
         self._touching = asyncio.create_task(self._keep_touching(config.lease_ttl_s / 3))
 
-    async def open(self, spec: WorldSpec) -> None:
-        refusal: Refusal | None = await self._call(self._rank.open, spec)
+    async def open(self, spec: WorldSpec, image: NDArray[np.uint8]) -> None:
+        refusal: Refusal | None = await self._call(self._rank.open, spec, image)
         if refusal is not None:
             raise Refused(refusal.text, field=refusal.field)
 
     async def step(
-        self, actions: Sequence[str], *, prompt: str | None, due_s: float
+        self, actions: Sequence[str], *, prompt: str | None, time_to_underrun_s: float
     ) -> Awaitable[NDArray[np.uint8]]:
         # Asked for without waiting for the step, which saves a round trip.
         reply = self._rank.fetch.remote(self.id)
-        await self._call(self._rank.step, list(actions), prompt, due_s)
+        await self._call(self._rank.step, list(actions), prompt, time_to_underrun_s)
         pictures = asyncio.create_task(self._answer(reply))
-        leave_alone(pictures)
+        ignore_unretrieved(pictures)
         self._pictures.add(pictures)
         pictures.add_done_callback(self._pictures.discard)
         return pictures
@@ -146,7 +146,9 @@ class LeasedWorld:
         self._readiness = Readiness(group.deployment_name)
         self._waiting: dict[object, None] = {}  # in the order they came
 
-    async def open(self, spec: WorldSpec, *, on_wait: OnWait) -> LeasedSession:
+    async def open(
+        self, spec: WorldSpec, image: NDArray[np.uint8], *, on_wait: OnWait
+    ) -> LeasedSession:
         stream: Any = self._group.lease.remote()
         try:
             lease = await self._first_item(stream, on_wait)
@@ -155,7 +157,7 @@ class LeasedWorld:
             cancel(stream)
             raise
         try:
-            await session.open(spec)
+            await session.open(spec, image)
         except BaseException:
             session.close()
             raise
@@ -166,7 +168,9 @@ class LeasedWorld:
 
     async def _first_item(self, stream: Any, on_wait: OnWait) -> Lease:
         first: asyncio.Future[Lease] = asyncio.ensure_future(anext(stream))
-        leave_alone(first)  # Ray turns a cancellation into an error, when nobody waits any more
+        ignore_unretrieved(
+            first
+        )  # Ray turns a cancellation into an error, when nobody waits any more
         ticket = object()
         self._waiting[ticket] = None
         try:

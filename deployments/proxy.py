@@ -18,7 +18,7 @@ HOOK = "deployments.proxy:configure_sockets"
 # A client that answers no ping is gone, or reads so slowly that frames pile up on the way to it.
 PING_EVERY_S = 5.0
 PING_TIMEOUT_S = 20.0
-FAREWELL_S = 5.0  # that a client has to read what is left for it, the close frame last
+CLOSE_GRACE_S = 5.0  # that a client has to read what is left for it, the close frame last
 
 logger = logging.getLogger("ray.serve")  # whose lines a proxy shows
 
@@ -45,7 +45,7 @@ class Socket(WebSocketsSansIOProtocol):
             self._let_go()
 
     def _let_go(self) -> None:
-        self.loop.call_later(FAREWELL_S, self.transport.abort)
+        self.loop.call_later(CLOSE_GRACE_S, self.transport.abort)
 
 
 def configure_sockets() -> list[Middleware]:

@@ -11,14 +11,14 @@ LARGE_BYTES = 2**20
 REST_S = 0.002
 
 
-def hand_over(app: Starlette) -> Starlette:
+def add_serve_middleware(app: Starlette) -> Starlette:
     """The application, as Serve can take it. Once a process, whose threads it tunes."""
     sys.setswitchinterval(SWITCH_S)
-    app.add_middleware(Handover)
+    app.add_middleware(CopyViews)
     return app
 
 
-class Handover:
+class CopyViews:
     """Makes bytes of views, which are of arrays in the object store and cannot be pickled.
 
     After a large message there is a rest: Serve pickles all that waits in one go, and holds the GIL

@@ -10,8 +10,8 @@ from starlette.applications import Starlette
 
 from deployments.config import ServiceConfig
 from deployments.lease import LeasedWorld
-from deployments.observability.logs import show_logs
-from deployments.serve_middleware import hand_over
+from deployments.observability.logs import configure_logging
+from deployments.serve_middleware import add_serve_middleware
 from lingbot.config import PATCH, PRESETS, PRESETS_FOLDER, SPATIAL_STRIDE
 from transport.app import build_app
 from transport.wire.world import Opening, WorldInfo
@@ -21,12 +21,12 @@ class Transport:
     """Built by Ray Serve, once per replica. A plain class: ``build`` makes it a deployment."""
 
     def __init__(self, config: ServiceConfig, group: DeploymentHandle[Any]) -> None:
-        show_logs()
+        configure_logging()
         self._world = LeasedWorld(group, world_info(config.preset), config)
         self._limits = config.limits
 
     def __serve_build_asgi_app__(self) -> Starlette:
-        return hand_over(build_app(self._world, limits=self._limits))
+        return add_serve_middleware(build_app(self._world, limits=self._limits))
 
 
 def world_info(preset: str) -> WorldInfo:

@@ -14,8 +14,8 @@ from ray.util import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from deployments.config import ServiceConfig
-from deployments.observability.logs import show_logs
-from deployments.world_rank import Place, WorldRank
+from deployments.observability.logs import configure_logging
+from deployments.world_rank import RankAssignment, WorldRank
 
 WATCH_S = 1.0  # how often a rank is asked how long it has been busy
 
@@ -37,7 +37,7 @@ class WorldGroup:
     """
 
     async def __init__(self, config: ServiceConfig) -> None:  # type: ignore[misc]  # Serve awaits it
-        show_logs()
+        configure_logging()
         self._ranks = start_ranks(config)
         limit_s = config.warm_up_timeout_s
         try:
@@ -93,7 +93,7 @@ async def begin(ranks: Sequence[Any]) -> None:
     host, port = ray.util.get_node_ip_address(), 0
     if len(ranks) > 1:
         port = await ranks[0].listen.remote(host)
-    places = [Place(number, len(ranks), host, port) for number in range(len(ranks))]
+    places = [RankAssignment(number, len(ranks), host, port) for number in range(len(ranks))]
     await asyncio.gather(
         *(rank.start.remote(place) for rank, place in zip(ranks, places, strict=True))
     )

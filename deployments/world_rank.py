@@ -16,19 +16,19 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from deployments.config import ServiceConfig
-from deployments.observability.logs import show_logs
+from deployments.observability.logs import configure_logging
 from deployments.observability.metrics import CacheMetrics
 from transport.wire.world import WorldSpec
 
 if TYPE_CHECKING:  # imported late: the group names this class, and stays without torch
-    from lingbot.parallel.ulysses import Ranks
+    from lingbot.parallel.ulysses import SequenceParallelGroup
     from lingbot.runtime.commands import Command
     from lingbot.runtime.engine import Engine
-    from lingbot.runtime.worker import Lockstep
+    from lingbot.runtime.worker import Worker
 
 Frames = NDArray[np.uint8]
 
-LAST_WORDS_S = 1.0  # for the reason to reach the group before this process ends
+EXIT_GRACE_S = 1.0  # for the reason to reach the group before this process ends
 REPORT_S = 5.0  # how often the metrics are brought up to date
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class Refusal(Struct, frozen=True):
     field: str | None
 
 
-class Place(Struct, frozen=True):
+class RankAssignment(Struct, frozen=True):
     """Which rank of a group this is, and where it meets the others."""
 
     rank: int = 0
@@ -55,7 +55,7 @@ class SessionEnded(Exception):
 
 
 @dataclass(slots=True)
-class Tenancy:
+class SessionRecord:
     """A lease as rank 0 sees it, from its reservation to its end."""
 
     touched: float
@@ -73,27 +73,30 @@ class WorldRank:
     """
 
     def __init__(
-        self, config: ServiceConfig, *, load: "Callable[[Ranks], Engine] | None" = None
+        self,
+        config: ServiceConfig,
+        *,
+        load: "Callable[[SequenceParallelGroup], Engine] | None" = None,
     ) -> None:
         self._config = config
         self._load = load or partial(load_engine, config)
-        self._tenancies: dict[str, Tenancy] = {}
+        self._tenancies: dict[str, SessionRecord] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._store: Any = None  # kept by rank 0: where the ranks meet
         self._end: asyncio.Future[None]
-        self._lockstep: Lockstep
+        self._lockstep: Worker
 
     def listen(self, host: str) -> int:
         """Open the place where the ranks meet; its port."""
-        from lingbot.parallel.process_group import open_meeting
+        from lingbot.parallel.process_group import create_rendezvous
 
-        self._store = open_meeting(host)
+        self._store = create_rendezvous(host)
         port: int = self._store.port
         return port
 
-    async def start(self, place: Place) -> None:
+    async def start(self, place: RankAssignment) -> None:
         """Meet the other ranks and load the weights."""
-        show_logs()
+        configure_logging()
         self._end = asyncio.get_running_loop().create_future()
         began = time.monotonic()
         self._lockstep = await asyncio.to_thread(self._prepare, place)
@@ -117,21 +120,23 @@ class WorldRank:
 
     def reserve(self, session_id: str) -> None:
         """Make room for a session. Its world is opened next, or it is freed in a while."""
-        self._tenancies[session_id] = Tenancy(touched=time.monotonic())
+        self._tenancies[session_id] = SessionRecord(touched=time.monotonic())
 
     async def wait_for_end(self, session_id: str) -> None:
         """Returns when the session has ended."""
         if tenancy := self._tenancies.get(session_id):
             await tenancy.ended.wait()
 
-    async def open(self, session_id: str, spec: WorldSpec) -> Refusal | None:
+    async def open(
+        self, session_id: str, spec: WorldSpec, image: NDArray[np.uint8]
+    ) -> Refusal | None:
         """Make the reserved session's world. Raises SessionEnded if it has ended meanwhile."""
         from lingbot.errors import LingbotError
         from lingbot.runtime.commands import Close, Open
         from lingbot.runtime.session import SessionSpec
 
         wanted = SessionSpec(
-            first_frame=spec.first_frame,
+            first_frame=image,
             prompt=spec.prompt,
             seed=spec.seed,
             num_steps=spec.num_steps,
@@ -151,7 +156,7 @@ class WorldRank:
         return None
 
     async def step(
-        self, session_id: str, actions: Sequence[str], prompt: str | None, due_s: float
+        self, session_id: str, actions: Sequence[str], prompt: str | None, time_to_underrun_s: float
     ) -> None:
         """Make the session's next chunk, but for its pictures; see ``WorldSession.step``.
 
@@ -165,9 +170,11 @@ class WorldRank:
         self.touch(session_id)
         pictures: asyncio.Future[Frames]
         try:
-            decoding = await self._do(Step(session_id, list(actions), prompt), due_s=due_s)
+            decoding = await self._do(
+                Step(session_id, list(actions), prompt), time_to_underrun_s=time_to_underrun_s
+            )
             pictures = asyncio.wrap_future(decoding)
-            leave_alone(pictures)
+            ignore_unretrieved(pictures)
         except Exception as exc:
             ended = isinstance(exc, SessionClosed)
             tenancy.pictures.put_nowait(failed(SessionEnded(session_id) if ended else exc))
@@ -198,7 +205,7 @@ class WorldRank:
         tenancy.ended.set()
         tenancy.pictures.put_nowait(failed(SessionEnded(session_id)))
         if tenancy.opened:
-            self._lockstep.submit(Close(session_id), due=-math.inf)
+            self._lockstep.submit(Close(session_id), deadline=-math.inf)
             logger.info("session %s closed: %s", session_id, why)
 
     def busy_s(self) -> float:
@@ -216,22 +223,22 @@ class WorldRank:
             if now - tenancy.touched > ttl:
                 self.end(session_id, f"nobody asked about it for {ttl:g} s")
 
-    def _prepare(self, place: Place) -> "Lockstep":
+    def _prepare(self, place: RankAssignment) -> "Worker":
         import torch
 
-        from lingbot.parallel.process_group import find_meeting, join
-        from lingbot.parallel.ulysses import ALONE
-        from lingbot.runtime.worker import Lockstep
+        from lingbot.parallel.process_group import connect_rendezvous, join
+        from lingbot.parallel.ulysses import SINGLE
+        from lingbot.runtime.worker import Worker
 
-        ranks = ALONE
+        group = SINGLE
         if place.num_ranks > 1:
-            ranks = join(
-                self._store or find_meeting(place.host, place.port),
+            group = join(
+                self._store or connect_rendezvous(place.host, place.port),
                 rank=place.rank,
                 num_ranks=place.num_ranks,
                 device=torch.device(self._config.device),
             )
-        return Lockstep(self._load(ranks))
+        return Worker(self._load(group))
 
     def _work(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
@@ -241,19 +248,19 @@ class WorldRank:
             logger.exception("this rank ends")
             reason = RuntimeError(f"{type(exc).__name__}: {exc}")
             loop.call_soon_threadsafe(self._end.set_exception, reason)
-            time.sleep(LAST_WORDS_S)
+            time.sleep(EXIT_GRACE_S)
             os._exit(1)
 
-    def _tenant(self, session_id: str) -> Tenancy:
+    def _tenant(self, session_id: str) -> SessionRecord:
         tenancy = self._tenancies.get(session_id)
         if tenancy is None:
             raise SessionEnded(session_id)
         return tenancy
 
-    async def _do(self, command: "Command", *, due_s: float = 0.0) -> Any:
+    async def _do(self, command: "Command", *, time_to_underrun_s: float = 0.0) -> Any:
         """Have all ranks do this when it is the most urgent."""
         return await asyncio.wrap_future(
-            self._lockstep.submit(command, due=time.monotonic() + due_s)
+            self._lockstep.submit(command, deadline=time.monotonic() + time_to_underrun_s)
         )
 
     def _report(self, metrics: CacheMetrics) -> None:
@@ -271,17 +278,17 @@ class WorldRank:
 def failed(error: Exception) -> "asyncio.Future[Frames]":
     """A future that raises, if somebody asks it."""
     future: asyncio.Future[Frames] = asyncio.get_running_loop().create_future()
-    leave_alone(future)
+    ignore_unretrieved(future)
     future.set_exception(error)
     return future
 
 
-def leave_alone(future: "asyncio.Future[Any]") -> None:
+def ignore_unretrieved(future: "asyncio.Future[Any]") -> None:
     """It is no error if nobody asks this future how it ended."""
     future.add_done_callback(lambda done: done.cancelled() or done.exception())
 
 
-def load_engine(config: ServiceConfig, ranks: "Ranks") -> "Engine":
+def load_engine(config: ServiceConfig, group: "SequenceParallelGroup") -> "Engine":
     from pathlib import Path
 
     import torch
@@ -295,5 +302,5 @@ def load_engine(config: ServiceConfig, ranks: "Ranks") -> "Engine":
         device=config.device,
         dtype=None if config.dtype == "auto" else getattr(torch, config.dtype),
         camera_cache_bytes=config.camera_cache_bytes,
-        ranks=ranks,
+        group=group,
     )

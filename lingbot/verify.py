@@ -24,8 +24,8 @@ from lingbot.dit.schedule import build_steps
 from lingbot.dit.weights import DIT_FILE, load_dit, read_config
 from lingbot.errors import LingbotError, WeightsError
 from lingbot.files import read_tensors
-from lingbot.parallel.process_group import run_ranks
-from lingbot.parallel.ulysses import ALONE, Ranks
+from lingbot.parallel.process_group import spawn_ranks
+from lingbot.parallel.ulysses import SINGLE, SequenceParallelGroup
 
 Errors = Iterator[tuple[str, float]]
 
@@ -40,7 +40,7 @@ def relative_error(ours: Tensor, reference: Tensor) -> float:
     return float((ours.double() - reference).norm() / reference.norm())
 
 
-def verify_dit(folder: Path, ranks: Ranks) -> Errors:
+def verify_dit(folder: Path, group: SequenceParallelGroup) -> Errors:
     """Rerun a rollout of the DiT: every flow, every clean latent, and what it remembers."""
     model = load_dit(folder, device=torch.device("cpu"), dtype=torch.float32)
     recorded = read_tensors(folder / "rollout.safetensors")
@@ -51,12 +51,12 @@ def verify_dit(folder: Path, ranks: Ranks) -> Errors:
     renoise = [step.renoise_sigma for step in steps[1:]]
     yield "renoise_sigmas", error_of(renoise, recorded["renoise_sigmas"])
 
-    window, flows, latents = rerun(model, folder, recorded, schedule, ranks)
+    window, flows, latents = rerun(model, folder, recorded, schedule, group)
     yield "flow_pred", relative_error(flows, recorded["flow_pred"])
     yield "x0", relative_error(latents, recorded["x0"])
-    first_k, last_v = ranks.to_tokens(window.k_NBFTHD[0]), ranks.to_tokens(window.v_NBFTHD[-1])
+    first_k, last_v = group.to_tokens(window.k_NBFTHD[0]), group.to_tokens(window.v_NBFTHD[-1])
     for name, kept in (("kv0_k", first_k), ("kvlast_v", last_v)):
-        yield name, slot_error(ranks.gather(kept, num_tokens=window.num_tokens)[0], recorded[name])
+        yield name, slot_error(group.gather(kept, num_tokens=window.num_tokens)[0], recorded[name])
 
 
 def error_of(ours: Sequence[float], reference: Tensor) -> float:
@@ -77,7 +77,7 @@ def rerun(
     folder: Path,
     recorded: dict[str, Tensor],
     schedule: ScheduleConfig,
-    ranks: Ranks,
+    group: SequenceParallelGroup,
 ) -> tuple[KVWindow, Tensor, Tensor]:
     """The window after the last chunk, flows [C, S, 16, F, h, w] and latents [16, C * F, h, w].
 
@@ -86,8 +86,8 @@ def rerun(
     official = read_config(folder)
     num_chunks, _, _, chunk, height, width = recorded["flow_pred"].shape
     num_tokens = height * width // PATCH**2
-    ranks.check(model.config, tokens=num_tokens)
-    cache = CameraCache(model, budget_bytes=CACHE_BYTES, ranks=ranks)
+    group.check(model.config, tokens=num_tokens)
+    cache = CameraCache(model, budget_bytes=CACHE_BYTES, group=group)
     everything = recorded["noise"].shape[1]
     window = KVWindow.empty(
         model.config,
@@ -97,7 +97,7 @@ def rerun(
         tokens=num_tokens,
         device=torch.device("cpu"),
         dtype=torch.float32,
-        num_ranks=ranks.num_ranks,
+        num_ranks=group.num_ranks,
     )
     text = model.embed_text(recorded["context"][None])
     flows: list[Tensor] = []
@@ -119,7 +119,7 @@ def rerun(
                 text=text,
                 window=window,
                 steps=build_steps(schedule),
-                ranks=ranks,
+                group=group,
                 observe=lambda _, flow: flows.append(flow[0]),
             )
     return window, torch.stack(flows).unflatten(0, (num_chunks, -1)), torch.cat(latents, dim=1)
@@ -135,7 +135,7 @@ def slot_error(ours: Tensor, reference: Tensor) -> float:
     return float(errors.amin(dim=1).amax())  # unlike Python's, these keep what is not a number
 
 
-def verify_camera(folder: Path, ranks: Ranks) -> Errors:
+def verify_camera(folder: Path, group: SequenceParallelGroup) -> Errors:
     """Redo the poses and maps of a pose file and of an action string."""
     recorded = read_tensors(folder / "camera.safetensors")
     meta = msgspec.json.decode((folder / "camera.json").read_bytes(), type=CameraMeta)
@@ -171,13 +171,13 @@ class CameraMeta(msgspec.Struct, frozen=True):
 
 
 # The files that tell a folder's kind, and what checks it.
-KINDS: dict[tuple[str, ...], Callable[[Path, Ranks], Errors]] = {
+KINDS: dict[tuple[str, ...], Callable[[Path, SequenceParallelGroup], Errors]] = {
     (DIT_FILE, "rollout.safetensors"): verify_dit,
     ("camera.json", "camera.safetensors"): verify_camera,
 }
 
 
-def verify(folder: Path, ranks: Ranks = ALONE) -> Errors:
+def verify(folder: Path, group: SequenceParallelGroup = SINGLE) -> Errors:
     """Name and relative error of each quantity of a golden folder.
 
     Where there are several ranks, each of them calls this and gets the same errors.
@@ -187,7 +187,7 @@ def verify(folder: Path, ranks: Ranks = ALONE) -> Errors:
         raise LingbotError(f"{folder} is not a folder")
     try:
         with torch.inference_mode():
-            yield from find_check(folder)(folder, ranks)
+            yield from find_check(folder)(folder, group)
     except LingbotError:
         raise
     except KeyError as exc:
@@ -196,7 +196,7 @@ def verify(folder: Path, ranks: Ranks = ALONE) -> Errors:
         raise WeightsError(f"{folder}: {exc}") from exc
 
 
-def find_check(folder: Path) -> Callable[[Path, Ranks], Errors]:
+def find_check(folder: Path) -> Callable[[Path, SequenceParallelGroup], Errors]:
     for files, check in KINDS.items():
         if all((folder / name).exists() for name in files):
             return check
@@ -204,10 +204,10 @@ def find_check(folder: Path) -> Callable[[Path, Ranks], Errors]:
     raise LingbotError(f"{folder} holds none of: {known}")
 
 
-def collect(ranks: Ranks, folder: Path) -> list[tuple[str, float]] | LingbotError:
+def collect(group: SequenceParallelGroup, folder: Path) -> list[tuple[str, float]] | LingbotError:
     """All of ``verify``, in a form that can be sent from one process to another."""
     try:
-        return list(verify(folder, ranks))
+        return list(verify(folder, group))
     except LingbotError as exc:
         return exc
 
@@ -223,9 +223,9 @@ def main(argv: list[str] | None = None) -> int:
     if options.ranks < 1:
         parser.error(f"--ranks must be at least 1, not {options.ranks}")
     if options.ranks == 1:
-        errors = collect(ALONE, options.folder)
+        errors = collect(SINGLE, options.folder)
     else:
-        errors = run_ranks(options.ranks, collect, options.folder)
+        errors = spawn_ranks(options.ranks, collect, options.folder)
     if isinstance(errors, LingbotError):
         print(f"verify: {errors}", file=sys.stderr)
         return 2

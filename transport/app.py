@@ -18,18 +18,18 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket
 
-from transport.connection.close import turn_away
+from transport.connection.close import reject
 from transport.connection.connection import play
-from transport.event_loop_lag import LoopLag
+from transport.event_loop_lag import EventLoopLag
 from transport.http.clip import clip
 from transport.spec.asyncapi import describe_wire
 from transport.spec.openapi import describe_http
 from transport.wire.controls import KEYS
 from transport.wire.errors import Busy
-from transport.wire.limits import Limits
+from transport.wire.limits import ClientLimits
 from transport.wire.messages import Format
 from transport.wire.world import World, WorldInfo
-from transport.worker_limits import Threads
+from transport.worker_limits import CapacityLimits
 
 WEB = Path(__file__).parent / "web"
 SOCKET_PATH = "/v1/realtime_video/generate"
@@ -59,11 +59,11 @@ class WorldDescription(Struct, frozen=True, kw_only=True):
     openings: list[OpeningLink]
 
 
-def build_app(world: World, *, limits: Limits | None = None) -> Starlette:
+def build_app(world: World, *, limits: ClientLimits | None = None) -> Starlette:
     """The whole conversation with `world`, as one ASGI application."""
-    bounds = limits or Limits()
-    threads = Threads()
-    lag = LoopLag()
+    bounds = limits or ClientLimits()
+    threads = CapacityLimits()
+    lag = EventLoopLag()
 
     async def clips(request: Request) -> Response:
         return await clip(request, world, limits=bounds, threads=threads)
@@ -87,7 +87,7 @@ def build_app(world: World, *, limits: Limits | None = None) -> Starlette:
 
 
 def _realtime(
-    world: World, *, limits: Limits, threads: Threads
+    world: World, *, limits: ClientLimits, threads: CapacityLimits
 ) -> Callable[[WebSocket], Awaitable[None]]:
     """The endpoint of the sockets: so many at once and no more."""
     num_sockets = 0
@@ -95,7 +95,7 @@ def _realtime(
     async def realtime(socket: WebSocket) -> None:
         nonlocal num_sockets
         if num_sockets >= limits.max_sockets:
-            await turn_away(socket, Busy(f"all {limits.max_sockets} sockets are taken"))
+            await reject(socket, Busy(f"all {limits.max_sockets} sockets are taken"))
             return
         num_sockets += 1
         try:
@@ -106,7 +106,7 @@ def _realtime(
     return realtime
 
 
-def _about(world: World, lag: LoopLag) -> list[Route]:
+def _about(world: World, lag: EventLoopLag) -> list[Route]:
     """What can be asked without a world: health, what is served, and the page."""
 
     async def health(request: Request) -> Response:

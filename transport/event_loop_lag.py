@@ -12,7 +12,7 @@ EVERY_S = 0.02
 KEPT = 3000  # samples: at this pace the last minute
 
 
-class LagFigures(Struct, frozen=True):
+class EventLoopLagStats(Struct, frozen=True):
     """Milliseconds by which a timer of the loop came late, over the samples that are kept."""
 
     p50: float
@@ -21,7 +21,7 @@ class LagFigures(Struct, frozen=True):
 
 
 @dataclass(slots=True)
-class LoopLag:
+class EventLoopLag:
     """A timer that notes how late it comes."""
 
     every_s: float = EVERY_S
@@ -29,11 +29,13 @@ class LoopLag:
 
     async def run(self) -> None:
         while True:
-            due = time.monotonic() + self.every_s  # a loop's own clock may stand still for a while
+            deadline = (
+                time.monotonic() + self.every_s
+            )  # a loop's own clock may stand still for a while
             await anyio.sleep(self.every_s)
-            self._samples.append(max(0.0, time.monotonic() - due))
+            self._samples.append(max(0.0, time.monotonic() - deadline))
 
-    def figures(self) -> LagFigures | None:
+    def figures(self) -> EventLoopLagStats | None:
         """None before the first sample."""
         samples = sorted(self._samples)
         if not samples:
@@ -42,4 +44,4 @@ class LoopLag:
         def at(share: float) -> float:
             return round(1000 * samples[math.ceil(share * len(samples)) - 1], 3)
 
-        return LagFigures(p50=at(0.5), p99=at(0.99), max=at(1.0))
+        return EventLoopLagStats(p50=at(0.5), p99=at(0.99), max=at(1.0))

@@ -16,7 +16,7 @@ T = TypeVar("T")
 _local = threading.local()
 
 
-class Threads:
+class CapacityLimits:
     """What may run at once. Every socket and every clip of the process shares it."""
 
     def __init__(self) -> None:

@@ -5,7 +5,7 @@ import logging
 ROOMS = ("deployments", "lingbot", "transport")
 
 
-def show_logs() -> None:
+def configure_logging() -> None:
     """Write our rooms' lines, from INFO on, to this process's stderr. May be called again."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s %(asctime)s %(name)s -- %(message)s"))

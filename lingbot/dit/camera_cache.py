@@ -21,7 +21,7 @@ from msgspec import Struct
 from torch import Tensor
 
 from lingbot.dit.model import WorldModel
-from lingbot.parallel.ulysses import ALONE, Ranks
+from lingbot.parallel.ulysses import SINGLE, SequenceParallelGroup
 
 
 class CacheStats(Struct, frozen=True, kw_only=True):
@@ -73,7 +73,7 @@ class Stopwatch:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class CachedMaps:
     """A latent frame whose maps are kept."""
 
     maps: Tensor  # [N, 2, B, 1, T, C]
@@ -84,7 +84,7 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
-class Fresh:
+class UncachedMaps:
     """A latent frame whose maps are made at each use, and never all at once."""
 
     model: WorldModel
@@ -97,13 +97,13 @@ class Fresh:
 
 
 @dataclass(frozen=True, slots=True)
-class ChunkCamera:
+class ChunkMaps:
     """The model's ``Camera`` of one chunk: each pose in it once, and who shares it.
 
     Empty when its chunk is over.
     """
 
-    poses: dict[bytes, Stored | Fresh]
+    poses: dict[bytes, CachedMaps | UncachedMaps]
     keys: Sequence[bytes]  # of each latent frame
 
     def scale_shift(self, layer: int) -> tuple[Tensor, Tensor]:
@@ -123,12 +123,14 @@ class CameraCache:
     frames at once may round differently: so every frame's bits are the same with and without it.
     """
 
-    def __init__(self, model: WorldModel, *, budget_bytes: int, ranks: Ranks = ALONE) -> None:
+    def __init__(
+        self, model: WorldModel, *, budget_bytes: int, group: SequenceParallelGroup = SINGLE
+    ) -> None:
         """Never holds more than ``budget_bytes``; 0 turns it off."""
         self.budget_bytes = budget_bytes
         self._model = model
-        self._ranks = ranks
-        self._entries: OrderedDict[bytes, Stored] = OrderedDict()  # least recently used first
+        self._group = group
+        self._entries: OrderedDict[bytes, CachedMaps] = OrderedDict()  # least recently used first
         self._stored_bytes = self._hits = self._misses = self._evictions = 0
         self._watch = Stopwatch(next(model.parameters()).device)
 
@@ -145,7 +147,7 @@ class CameraCache:
     @contextmanager
     def chunk(
         self, keys: Sequence[bytes], make_control: Callable[[int], Tensor]
-    ) -> Iterator[ChunkCamera]:
+    ) -> Iterator[ChunkMaps]:
         """The camera of a chunk whose latent frames have these keys.
 
         ``make_control(i)`` gives frame i's control map [B, 384 or 448, 1, h, w]; it is asked only
@@ -154,11 +156,11 @@ class CameraCache:
         """
         if not self.budget_bytes:
             keys = [bytes([i]) for i in range(len(keys))]  # every latent frame for itself
-        poses: dict[bytes, Stored | Fresh] = {}
+        poses: dict[bytes, CachedMaps | UncachedMaps] = {}
         new: list[bytes] = []
         try:
             self._look_up(keys, make_control, poses, new)
-            yield ChunkCamera(poses, keys)
+            yield ChunkMaps(poses, keys)
         except BaseException:
             for key in new:
                 self._drop(key)
@@ -173,7 +175,7 @@ class CameraCache:
         self,
         keys: Sequence[bytes],
         make_control: Callable[[int], Tensor],
-        poses: dict[bytes, Stored | Fresh],
+        poses: dict[bytes, CachedMaps | UncachedMaps],
         new: list[bytes],
     ) -> None:
         """``poses`` receives all poses of the chunk, ``new`` the keys of what was stored for it."""
@@ -193,14 +195,14 @@ class CameraCache:
                 else:
                     poses[key] = fresh
 
-    def _fresh(self, make_control: Callable[[int], Tensor], i: int) -> Fresh:
+    def _fresh(self, make_control: Callable[[int], Tensor], i: int) -> UncachedMaps:
         with self._watch.running():
-            tokens = self._model.embed_camera(make_control(i), ranks=self._ranks)
-        return Fresh(self._model, tokens, self._watch)
+            tokens = self._model.embed_camera(make_control(i), group=self._group)
+        return UncachedMaps(self._model, tokens, self._watch)
 
-    def _store(self, key: bytes, tokens: Tensor) -> Stored:
+    def _store(self, key: bytes, tokens: Tensor) -> CachedMaps:
         with self._watch.running():
-            stored = Stored(self._model.compute_frame_maps(tokens))
+            stored = CachedMaps(self._model.compute_frame_maps(tokens))
         self._entries[key] = stored
         self._stored_bytes += stored.maps.nbytes
         return stored

@@ -22,7 +22,7 @@ class Camera(Protocol):
         """
 
 
-class CameraMaps(NamedTuple):
+class PrecomputedMaps(NamedTuple):
     """Everything that a camera does, computed beforehand."""
 
     scale: Sequence[Tensor] | Tensor  # N of [B, F, T, C]

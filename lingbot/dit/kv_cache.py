@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lingbot.config import ModelConfig, check_window
 from lingbot.dit.layers import attention
-from lingbot.parallel.ulysses import Ranks
+from lingbot.parallel.ulysses import SequenceParallelGroup
 
 
 @dataclass(slots=True)
@@ -73,7 +73,7 @@ class KVWindow:
             return frame
         return self.sink + (frame - self.sink) % (self.window - self.sink)
 
-    def store(self, layer: int, k: Tensor, v: Tensor) -> None:
+    def write(self, layer: int, k: Tensor, v: Tensor) -> None:
         """Write the current chunk's k, v [B, F, T, H, D] to its slots."""
         first = self.num_frames
         slots = [self.slot(frame) for frame in range(first, first + k.shape[1])]
@@ -82,7 +82,7 @@ class KVWindow:
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """The chunk's q looks at the window's past and at its own k, v: [B, F, T, H, D]."""
-        self.store(layer, k, v)
+        self.write(layer, k, v)
         filled = min(self.num_frames + k.shape[1], self.window)
         past_k = self.k_NBFTHD[layer, :, :filled].flatten(1, 2)
         past_v = self.v_NBFTHD[layer, :, :filled].flatten(1, 2)
@@ -98,13 +98,13 @@ class ShardedWindow:
     """The model's `Memory` on a rank: the window of its heads, behind the all-to-alls."""
 
     window: KVWindow
-    ranks: Ranks
+    group: SequenceParallelGroup
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """All [B, F, t, H, D]."""
-        q, k, v = self.ranks.to_heads(q, k, v, num_tokens=self.window.num_tokens)
-        return self.ranks.to_tokens(self.window.attend(layer, q, k, v))
+        q, k, v = self.group.to_heads(q, k, v, num_tokens=self.window.num_tokens)
+        return self.group.to_tokens(self.window.attend(layer, q, k, v))
 
-    def store(self, layer: int, k: Tensor, v: Tensor) -> None:
+    def write(self, layer: int, k: Tensor, v: Tensor) -> None:
         """Both [B, F, t, H, D]."""
-        self.window.store(layer, *self.ranks.to_heads(k, v, num_tokens=self.window.num_tokens))
+        self.window.write(layer, *self.group.to_heads(k, v, num_tokens=self.window.num_tokens))

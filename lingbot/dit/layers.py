@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lingbot.config import PATCH
 
-ROTARY_BASE = 10000.0
+ROPE_BASE = 10000.0
 
 
 class RMSNorm(nn.Module):
@@ -34,12 +34,12 @@ def modulate(x: Tensor, *, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
     return layer_norm(x, eps) * (1 + scale) + shift
 
 
-def rotary_angles(
+def rope_angles(
     positions: Tensor,
     *,
     grid: tuple[int, int],
     head_dim: int,
-    spacing: tuple[float, float] = (1.0, 1.0),
+    rope_scale: tuple[float, float] = (1.0, 1.0),
 ) -> Tensor:
     """Angles of the 3D rotary embedding: positions [..., F] -> [..., F, T, D/2] float64.
 
@@ -53,11 +53,11 @@ def rotary_angles(
 
     def angles(position: Tensor, width: int) -> Tensor:
         frequency = torch.arange(0, width, 2, dtype=torch.float64, device=position.device) / width
-        return position.double()[..., None] / ROTARY_BASE**frequency
+        return position.double()[..., None] / ROPE_BASE**frequency
 
     rows, columns = (
         angles(torch.arange(count, device=positions.device) * step + (step - 1) / 2, spatial)
-        for count, step in zip(grid, spacing, strict=True)
+        for count, step in zip(grid, rope_scale, strict=True)
     )
     by_frame = angles(positions, temporal)[..., None, None, :]
     shape = (*positions.shape, *grid, -1)
@@ -65,21 +65,21 @@ def rotary_angles(
     return torch.cat(parts, dim=-1).flatten(-3, -2)
 
 
-def rotary(
+def rope_freqs(
     positions: Tensor,
     *,
     grid: tuple[int, int],
     head_dim: int,
-    spacing: tuple[float, float] = (1.0, 1.0),
+    rope_scale: tuple[float, float] = (1.0, 1.0),
 ) -> Tensor:
     """Cosines and sines of ``rotary_angles``: [..., F] -> [2, ..., F, T, 1, D/2] float32."""
-    angles = rotary_angles(positions, grid=grid, head_dim=head_dim, spacing=spacing)
+    angles = rope_angles(positions, grid=grid, head_dim=head_dim, rope_scale=rope_scale)
     return torch.stack([angles.cos(), angles.sin()]).float()[..., None, :]
 
 
-def rotate(x: Tensor, turn: Tensor) -> Tensor:
+def apply_rope(x: Tensor, rope: Tensor) -> Tensor:
     """Turn neighbouring pairs: x [B, F, T, H, D] by turn [2, F, T, 1, D/2] or [2, B, F, ...]."""
-    cos, sin = turn
+    cos, sin = rope
     even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
     turned = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1)
     return turned.flatten(-2).to(x.dtype)

@@ -18,19 +18,19 @@ from lingbot.config import LATENT_CHANNELS, PATCH, SPATIAL_STRIDE, ModelConfig
 from lingbot.dit.conditioner import Camera, CameraConditioner
 from lingbot.dit.layers import (
     RMSNorm,
+    apply_rope,
     attention,
     layer_norm,
     linear,
     mlp,
     modulate,
     patchify,
-    rotary,
-    rotate,
+    rope_freqs,
     unpatchify,
 )
 from lingbot.dit.schedule import timestep_embedding
 from lingbot.errors import LingbotError
-from lingbot.parallel.ulysses import ALONE, Ranks
+from lingbot.parallel.ulysses import SINGLE, SequenceParallelGroup
 
 INPUT_CHANNELS = LATENT_CHANNELS + 4 + LATENT_CHANNELS  # noisy latent, mask, image condition
 
@@ -42,13 +42,13 @@ class TextKV(NamedTuple):
     v: Tensor
 
 
-class Memory(Protocol):
+class KVCache(Protocol):
     """Where the past is. The caller owns it: the model holds weights and nothing else."""
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Let the chunk's q look at the past and at its own k, v; all [B, F, T, H, D]."""
 
-    def store(self, layer: int, k: Tensor, v: Tensor) -> None:
+    def write(self, layer: int, k: Tensor, v: Tensor) -> None:
         """Keep the chunk's k, v without looking at anything."""
 
 
@@ -60,11 +60,11 @@ class SelfAttention(nn.Module):
         self.norm_q = RMSNorm(config.dim, config.eps)
         self.norm_k = RMSNorm(config.dim, config.eps)
 
-    def project(self, x: Tensor, turn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, x: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x [B, F, T, C] -> rotated q and k, and v: [B, F, T, H, D]."""
         q, k = self.norm_q(linear(self.q, x)), self.norm_k(linear(self.k, x))
         q, k, v = (t.unflatten(-1, (self.num_heads, -1)) for t in (q, k, linear(self.v, x)))
-        return rotate(q, turn), rotate(k, turn), v
+        return apply_rope(q, rope), apply_rope(k, rope), v
 
     def output(self, y: Tensor) -> Tensor:
         return linear(self.o, y.flatten(-2))
@@ -103,36 +103,36 @@ class Block(nn.Module):
         )
         self.modulation = nn.Parameter(torch.randn(1, 6, config.dim) / config.dim**0.5)
 
-    def modulate_by(self, time: Tensor) -> tuple[Tensor, ...]:
+    def modulate_by(self, temb: Tensor) -> tuple[Tensor, ...]:
         """time [B, F, 6, C] -> shift, scale, gate of self-attention, then of the FFN."""
-        return (self.modulation.float() + time)[:, :, :, None].unbind(2)  # 6 x [B, F, 1, C]
+        return (self.modulation.float() + temb)[:, :, :, None].unbind(2)  # 6 x [B, F, 1, C]
 
-    def project(self, x: Tensor, time: Tensor, turn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, x: Tensor, temb: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The q, k and v that this block's self-attention sees."""
-        shift, scale = self.modulate_by(time)[:2]
-        return self.self_attn.project(modulate(x, shift=shift, scale=scale, eps=self.eps), turn)
+        shift, scale = self.modulate_by(temb)[:2]
+        return self.self_attn.project(modulate(x, shift=shift, scale=scale, eps=self.eps), rope)
 
     def forward(
         self,
         x: Tensor,
         *,
         layer: int,
-        time: Tensor,
-        turn: Tensor,
+        temb: Tensor,
+        rope: Tensor,
         camera: tuple[Tensor, Tensor],
         text: TextKV,
-        memory: Memory,
+        memory: KVCache,
     ) -> Tensor:
-        _, _, gate, ffn_shift, ffn_scale, ffn_gate = self.modulate_by(time)
-        attended = memory.attend(layer, *self.project(x, time, turn))
+        _, _, gate, ffn_shift, ffn_scale, ffn_gate = self.modulate_by(temb)
+        attended = memory.attend(layer, *self.project(x, temb, rope))
         x = x + self.self_attn.output(attended) * gate
         x = self.camera(x, maps=camera)
-        x = x + self.cross_attn(linear_norm(self.norm3, x), text)
+        x = x + self.cross_attn(affine_layer_norm(self.norm3, x), text)
         hidden = modulate(x, shift=ffn_shift, scale=ffn_scale, eps=self.eps)
         return x + mlp(self.ffn, hidden) * ffn_gate
 
 
-def linear_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
+def affine_layer_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
     """A norm with weights, in float32."""
     return layer_norm(x, norm.eps) * norm.weight.float() + norm.bias.float()
 
@@ -144,9 +144,9 @@ class Head(nn.Module):
         self.head = nn.Linear(config.dim, LATENT_CHANNELS * PATCH**2)
         self.modulation = nn.Parameter(torch.randn(1, 2, config.dim) / config.dim**0.5)
 
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+    def forward(self, x: Tensor, temb: Tensor) -> Tensor:
         """x [B, F, T, C], time [B, F, C] -> [B, F, T, 4 * 16]."""
-        shift, scale = (self.modulation.float() + time[:, :, None])[:, :, :, None].unbind(2)
+        shift, scale = (self.modulation.float() + temb[:, :, None])[:, :, :, None].unbind(2)
         return linear(self.head, modulate(x, shift=shift, scale=scale, eps=self.eps))
 
 
@@ -156,7 +156,7 @@ class WorldModel(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.spacing = (
+        self.rope_scale = (
             1.0,
             1.0,
         )  # of rows and columns of tokens; training on small pictures sets it
@@ -189,9 +189,9 @@ class WorldModel(nn.Module):
         tokens = mlp(self.text_embedding, F.pad(context, (0, 0, 0, missing)))
         return tuple(block.cross_attn.compute_kv(tokens) for block in self._blocks())
 
-    def embed_camera(self, control: Tensor, *, ranks: Ranks = ALONE) -> Tensor:
+    def embed_camera(self, control: Tensor, *, group: SequenceParallelGroup = SINGLE) -> Tensor:
         """Folded control maps [B, 384 or 448, F, h, w] -> camera tokens [B, F, T, C]."""
-        tokens = linear(self.camera_embedding, ranks.take(patchify(control)))
+        tokens = linear(self.camera_embedding, group.shard(patchify(control)))
         return tokens + linear(self.camera_layer2, F.silu(linear(self.camera_layer1, tokens)))
 
     def compute_scale_shift(self, layer: int, camera: Tensor) -> tuple[Tensor, Tensor]:
@@ -214,8 +214,8 @@ class WorldModel(nn.Module):
         positions: Tensor,
         camera: Camera,
         text: Sequence[TextKV],
-        memory: Memory,
-        ranks: Ranks = ALONE,
+        memory: KVCache,
+        group: SequenceParallelGroup = SINGLE,
     ) -> Tensor:
         """The flow of a chunk: x [B, 16, F, h, w] -> [B, 16, F, h, w] float32.
 
@@ -223,13 +223,13 @@ class WorldModel(nn.Module):
         [B, F] the latent frames' places in the world. Every one of ``ranks`` is given all of these,
         works on its tokens and returns the whole flow; ``camera`` and ``memory`` are of its tokens.
         """
-        tokens, time, time6, turn = self._embed(x, condition, timestep, positions, ranks)
-        tokens = self._through(self._blocks(), tokens, time6, turn, camera, text, memory)
+        tokens, temb, temb6, rope = self._embed(x, condition, timestep, positions, group)
+        tokens = self._through(self._blocks(), tokens, temb6, rope, camera, text, memory)
         rows, columns = x.shape[3] // PATCH, x.shape[4] // PATCH
-        flow = ranks.gather(self.head(tokens, time), num_tokens=rows * columns)
+        flow = group.gather(self.head(tokens, temb), num_tokens=rows * columns)
         return unpatchify(flow, (rows, columns)).float()
 
-    def remember(
+    def write_cache(
         self,
         x: Tensor,
         *,
@@ -237,34 +237,34 @@ class WorldModel(nn.Module):
         positions: Tensor,
         camera: Camera,
         text: Sequence[TextKV],
-        memory: Memory,
-        ranks: Ranks = ALONE,
+        memory: KVCache,
+        group: SequenceParallelGroup = SINGLE,
     ) -> None:
         """Write a clean chunk's keys and values to ``memory``, and stop at the last block's."""
         timestep = torch.zeros(x.shape[0], x.shape[2], device=x.device)
-        tokens, _, time6, turn = self._embed(x, condition, timestep, positions, ranks)
+        tokens, _, temb6, rope = self._embed(x, condition, timestep, positions, group)
         *blocks, last = self._blocks()
-        tokens = self._through(blocks, tokens, time6, turn, camera, text, memory)
-        _, k, v = last.project(tokens, time6, turn)
-        memory.store(len(blocks), k, v)
+        tokens = self._through(blocks, tokens, temb6, rope, camera, text, memory)
+        _, k, v = last.project(tokens, temb6, rope)
+        memory.write(len(blocks), k, v)
 
     def _through(
         self,
         blocks: Sequence[Block],
         tokens: Tensor,
-        time: Tensor,
-        turn: Tensor,
+        temb: Tensor,
+        rope: Tensor,
         camera: Camera,
         text: Sequence[TextKV],
-        memory: Memory,
+        memory: KVCache,
     ) -> Tensor:
         """The stream [B, F, T, C] after the first blocks."""
         for layer, block in enumerate(blocks):
             tokens = block(
                 tokens,
                 layer=layer,
-                time=time,
-                turn=turn,
+                temb=temb,
+                rope=rope,
                 camera=camera.scale_shift(layer),
                 text=text[layer],
                 memory=memory,
@@ -272,19 +272,24 @@ class WorldModel(nn.Module):
         return tokens
 
     def _embed(
-        self, x: Tensor, condition: Tensor, timestep: Tensor, positions: Tensor, ranks: Ranks
+        self,
+        x: Tensor,
+        condition: Tensor,
+        timestep: Tensor,
+        positions: Tensor,
+        group: SequenceParallelGroup,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Tokens [B, F, T, C], time [B, F, C] and [B, F, 6, C], rotary turn of the tokens."""
         weight, bias = self.patch_embedding.weight, self.patch_embedding.bias
-        patches = ranks.take(patchify(torch.cat([x, condition], dim=1))).to(weight.dtype)
+        patches = group.shard(patchify(torch.cat([x, condition], dim=1))).to(weight.dtype)
         tokens = F.linear(patches, weight.flatten(1), bias).float()
         frequencies = timestep_embedding(timestep, self.config.freq_dim)
-        time = mlp(self.time_embedding, frequencies).float()
-        time6 = mlp(self.time_projection, time).float().unflatten(-1, (6, -1))
+        temb = mlp(self.time_embedding, frequencies).float()
+        temb6 = mlp(self.time_projection, temb).float().unflatten(-1, (6, -1))
         grid = (x.shape[3] // PATCH, x.shape[4] // PATCH)
         head_dim = self.config.head_dim
-        turn = rotary(positions, grid=grid, head_dim=head_dim, spacing=self.spacing)
-        return tokens, time, time6, ranks.take(turn)
+        rope = rope_freqs(positions, grid=grid, head_dim=head_dim, rope_scale=self.rope_scale)
+        return tokens, temb, temb6, group.shard(rope)
 
     def _blocks(self) -> list[Block]:
         return list(self.blocks)  # type: ignore[arg-type]

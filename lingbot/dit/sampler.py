@@ -9,7 +9,7 @@ from lingbot.dit.conditioner import Camera
 from lingbot.dit.kv_cache import KVWindow, ShardedWindow
 from lingbot.dit.model import TextKV, WorldModel
 from lingbot.dit.schedule import Step, add_noise, flow_to_x0
-from lingbot.parallel.ulysses import ALONE, Ranks
+from lingbot.parallel.ulysses import SINGLE, SequenceParallelGroup
 
 
 def sample_chunk(
@@ -22,7 +22,7 @@ def sample_chunk(
     text: Sequence[TextKV],
     window: KVWindow,
     steps: Sequence[Step],
-    ranks: Ranks = ALONE,
+    group: SequenceParallelGroup = SINGLE,
     observe: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
     """The clean latents of the next chunk, [1, 16, F, h, w], now part of the window.
@@ -31,7 +31,7 @@ def sample_chunk(
     [1, 20, F, h, w]; ``observe(i, flow)`` sees each step's prediction. All of ``ranks`` are given
     the same, but for ``camera`` and ``window``, which are of their share.
     """
-    memory = ShardedWindow(window, ranks)
+    memory = ShardedWindow(window, group)
     num_frames = noise.shape[2]
     first = window.num_frames
     positions = torch.arange(first, first + num_frames, device=noise.device)
@@ -48,19 +48,19 @@ def sample_chunk(
             camera=camera,
             text=text,
             memory=memory,
-            ranks=ranks,
+            group=group,
         )
         if observe is not None:
             observe(i, flow)
         x = flow_to_x0(x, flow, step.sigma)
-    model.remember(
+    model.write_cache(
         x,
         condition=condition,
         positions=positions,
         camera=camera,
         text=text,
         memory=memory,
-        ranks=ranks,
+        group=group,
     )
     window.advance(num_frames)
     return x

@@ -53,13 +53,13 @@ def read_config(folder: Path) -> OfficialConfig:
         raise WeightsError(f"{path}: {exc}") from exc
 
 
-def our_name(name: str) -> str:
+def to_internal(name: str) -> str:
     for official, ours in NAMES:
         name = name.replace(official, ours)
     return name
 
 
-def official_name(name: str) -> str:
+def to_checkpoint(name: str) -> str:
     for official, ours in NAMES:
         name = name.replace(ours, official)
     return name
@@ -71,7 +71,7 @@ def load_dit(folder: Path, *, device: torch.device, dtype: torch.dtype) -> World
     Raises WeightsError for a missing file, a missing or unknown tensor, or a wrong shape.
     """
     official = read_config(folder)
-    tensors = {our_name(name): t for name, t in read_tensors(folder / DIT_FILE).items()}
+    tensors = {to_internal(name): t for name, t in read_tensors(folder / DIT_FILE).items()}
     model = build_dit(official, tensors, source=folder)
     return model.to(device=device, dtype=dtype).eval().requires_grad_(False)
 
@@ -110,5 +110,5 @@ def save_dit(model: WorldModel, folder: Path, *, extra: dict[str, Any] | None = 
     config["control_type"] = config.pop("control")
     config.pop("text_dim")
     (folder / CONFIG_FILE).write_text(json.dumps({**config, **(extra or {})}, indent=1) + "\n")
-    tensors = {official_name(k): v.contiguous() for k, v in model.state_dict().items()}
+    tensors = {to_checkpoint(k): v.contiguous() for k, v in model.state_dict().items()}
     save_file(tensors, folder / DIT_FILE)

@@ -13,7 +13,7 @@ from torch.distributed import FileStore, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.distributed_c10d import Store
 from torch.multiprocessing.spawn import spawn
 
-from lingbot.parallel.ulysses import Ranks
+from lingbot.parallel.ulysses import SequenceParallelGroup
 
 T = TypeVar("T")
 
@@ -21,17 +21,17 @@ START_TIMEOUT_S = 300.0
 TIMEOUT_S = 20.0  # a collective that takes longer will never end: some rank hangs or is gone
 
 
-def open_meeting(host: str) -> TCPStore:
+def create_rendezvous(host: str) -> TCPStore:
     """Where the ranks find each other: a store at a free port of ``host``, this machine."""
     return TCPStore(host, 0, is_master=True, wait_for_workers=False)
 
 
-def find_meeting(host: str, port: int) -> TCPStore:
+def connect_rendezvous(host: str, port: int) -> TCPStore:
     """What another rank opened."""
     return TCPStore(host, port, is_master=False)
 
 
-def join(store: Store, *, rank: int, num_ranks: int, device: torch.device) -> Ranks:
+def join(store: Store, *, rank: int, num_ranks: int, device: torch.device) -> SequenceParallelGroup:
     """Meet the other ranks at ``store``, over NCCL where the model is on a GPU, else gloo.
 
     Once a process. Raises RuntimeError if they do not all come within START_TIMEOUT_S.
@@ -52,10 +52,10 @@ def join(store: Store, *, rank: int, num_ranks: int, device: torch.device) -> Ra
     )
     group = dist.group.WORLD
     assert group is not None
-    return Ranks(group)
+    return SequenceParallelGroup(group)
 
 
-def run_ranks(num_ranks: int, call: Callable[..., T], *args: object) -> T:
+def spawn_ranks(num_ranks: int, call: Callable[..., T], *args: object) -> T:
     """``call(ranks, *args)`` in each of ``num_ranks`` new processes on this machine's CPUs.
 
     Returns what rank 0's returns; all of it must be picklable. Raises
@@ -72,8 +72,8 @@ def _run_rank(
 ) -> None:
     torch.set_num_threads(1)  # the processes share this machine's cores
     store = FileStore(str(folder / "meeting"), num_ranks)
-    ranks = join(store, rank=rank, num_ranks=num_ranks, device=torch.device("cpu"))
-    result = call(ranks, *args)
+    group = join(store, rank=rank, num_ranks=num_ranks, device=torch.device("cpu"))
+    result = call(group, *args)
     if rank == 0:
         (folder / "result").write_bytes(pickle.dumps(result))
     dist.barrier()  # nobody hangs up on a rank that still talks

@@ -21,17 +21,17 @@ from lingbot.errors import LingbotError
 T = TypeVar("T")
 
 
-class Ranks:
+class SequenceParallelGroup:
     """The processes that run one copy of a model together, as one of them sees them.
 
     Without a group there is one, and nothing is ever sent.
     """
 
-    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
-        """``group``: for tensors on the model's device, NCCL's or gloo's."""
-        self.group = group
-        self.rank = dist.get_rank(group) if group else 0
-        self.num_ranks = dist.get_world_size(group) if group else 1
+    def __init__(self, process_group: dist.ProcessGroup | None = None) -> None:
+        """`process_group`: for tensors on the model's device, NCCL's or gloo's."""
+        self.process_group = process_group
+        self.rank = dist.get_rank(process_group) if process_group else 0
+        self.num_ranks = dist.get_world_size(process_group) if process_group else 1
 
     def check(self, config: ModelConfig, *, tokens: int) -> None:
         """Raise LingbotError where a model cannot be split so."""
@@ -49,14 +49,14 @@ class Ranks:
         share, rest = divmod(num_tokens, self.num_ranks)
         return [share + (rank < rest) for rank in range(self.num_ranks)]
 
-    def take(self, x: Tensor) -> Tensor:
+    def shard(self, x: Tensor) -> Tensor:
         """This rank's tokens: [B, F, T, ...] -> [B, F, t, ...]."""
         here: Tensor = x.split(self.split(x.shape[2]), dim=2)[self.rank]
         return here
 
     def gather(self, x: Tensor, *, num_tokens: int) -> Tensor:
         """Everybody's tokens on every rank: [B, F, t, C] -> [B, F, T, C]."""
-        if self.group is None:
+        if self.process_group is None:
             return x
         shapes = [(*x.shape[:2], count, *x.shape[3:]) for count in self.split(num_tokens)]
         return torch.cat(self._exchange([x] * self.num_ranks, shapes), dim=2)
@@ -66,7 +66,7 @@ class Ranks:
 
         Each [B, F, t, H, D] -> [B, F, T, h, D].
         """
-        if self.group is None:
+        if self.process_group is None:
             return tensors
         packed = torch.stack(tensors)
         pieces = packed.chunk(self.num_ranks, dim=4)
@@ -76,7 +76,7 @@ class Ranks:
 
     def to_tokens(self, x: Tensor) -> Tensor:
         """The way back: [B, F, T, h, D] -> [B, F, t, H, D]."""
-        if self.group is None:
+        if self.process_group is None:
             return x
         pieces = x.split(self.split(x.shape[2]), dim=2)
         shapes = [tuple(pieces[self.rank].shape)] * self.num_ranks
@@ -96,10 +96,10 @@ class Ranks:
             sent.view(torch.uint8),
             [count * size for count in counts],
             [piece.numel() * size for piece in pieces],
-            group=self.group,
+            group=self.process_group,
         )
         parts = received.split(counts)
         return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
-ALONE = Ranks()
+SINGLE = SequenceParallelGroup()

@@ -32,7 +32,7 @@ class Close(Struct, frozen=True, tag=True):
     session_id: str
 
 
-class Tick(Struct, frozen=True, tag=True):
+class Heartbeat(Struct, frozen=True, tag=True):
     """Nothing to do, and still here."""
 
 
@@ -40,7 +40,7 @@ class Stop(Struct, frozen=True, tag=True):
     """End ``run`` on every rank."""
 
 
-Command = Open | Step | Close | Tick | Stop
+Command = Open | Step | Close | Heartbeat | Stop
 
 
 def encode_array(array: NDArray[Any]) -> tuple[str, tuple[int, ...], bytes]:

@@ -11,16 +11,16 @@ from torch import Tensor
 from lingbot.camera.motion import check_action
 from lingbot.camera.rays import control_map, default_intrinsics, pose_key
 from lingbot.config import LATENT_CHANNELS, WorldConfig, check_window
-from lingbot.dit.camera_cache import CameraCache, ChunkCamera
+from lingbot.dit.camera_cache import CameraCache, ChunkMaps
 from lingbot.dit.kv_cache import KVWindow
 from lingbot.dit.model import TextKV, WorldModel
 from lingbot.dit.sampler import sample_chunk
 from lingbot.dit.schedule import build_steps
 from lingbot.errors import LingbotError
-from lingbot.parallel.ulysses import ALONE, Ranks
+from lingbot.parallel.ulysses import SINGLE, SequenceParallelGroup
 from lingbot.runtime.session import Session, SessionSpec
 from lingbot.text.pocket import PocketTextEncoder
-from lingbot.vae.codec import FrameCodec
+from lingbot.vae.codec import LatentCodec
 from lingbot.vae.tiny import DecoderState
 
 BROKEN = "an earlier step of this session failed: open another"
@@ -34,10 +34,10 @@ class Engine:
         config: WorldConfig,
         *,
         model: WorldModel,
-        codec: FrameCodec,
+        codec: LatentCodec,
         text_encoder: PocketTextEncoder,
         camera_cache_bytes: int = 0,
-        ranks: Ranks = ALONE,
+        group: SequenceParallelGroup = SINGLE,
     ) -> None:
         """One of ``ranks``, which all make the same calls in the same order.
 
@@ -45,9 +45,9 @@ class Engine:
         are kept. Raises LingbotError where the model cannot be split over the ranks.
         """
         rows, columns = config.grid
-        ranks.check(model.config, tokens=rows * columns)
-        self.ranks = ranks
-        self.camera_cache = CameraCache(model, budget_bytes=camera_cache_bytes, ranks=ranks)
+        group.check(model.config, tokens=rows * columns)
+        self.group = group
+        self.camera_cache = CameraCache(model, budget_bytes=camera_cache_bytes, group=group)
         self.config = config
         self.model = model
         self.codec = codec
@@ -84,7 +84,7 @@ class Engine:
                 tokens=rows * columns,
                 device=self.device,
                 dtype=self.dtype,
-                num_ranks=self.ranks.num_ranks,
+                num_ranks=self.group.num_ranks,
             ),
             text=self._embed_prompt(spec.prompt),
             condition=self.codec.encode_image(spec.first_frame, chunk=config.chunk),
@@ -194,12 +194,12 @@ class Engine:
                 text=session.text,
                 window=session.window,
                 steps=session.steps,
-                ranks=self.ranks,
+                group=self.group,
             )
 
     def _camera(
         self, session: Session, actions: Sequence[str]
-    ) -> AbstractContextManager[ChunkCamera]:
+    ) -> AbstractContextManager[ChunkMaps]:
         """The camera of the next chunk, whose latent frames have these actions."""
         kind = self.model.config.control
         poses = session.trajectory.extend(actions)

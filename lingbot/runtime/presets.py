@@ -7,10 +7,10 @@ import torch
 from lingbot.config import PRESETS, PRESETS_FOLDER
 from lingbot.dit.weights import load_dit
 from lingbot.errors import LingbotError
-from lingbot.parallel.ulysses import ALONE, Ranks
+from lingbot.parallel.ulysses import SINGLE, SequenceParallelGroup
 from lingbot.runtime.engine import Engine
 from lingbot.text.pocket import PocketTextEncoder
-from lingbot.vae.codec import FrameCodec
+from lingbot.vae.codec import LatentCodec
 
 VAE_FILE = "tiny_vae.safetensors"
 
@@ -34,7 +34,7 @@ def load_engine(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     camera_cache_bytes: int = 0,
-    ranks: Ranks = ALONE,
+    group: SequenceParallelGroup = SINGLE,
 ) -> Engine:
     """The engine of a preset, with its own weights or with those of a folder in the same layout.
 
@@ -54,8 +54,8 @@ def load_engine(
     return Engine(
         PRESETS[preset],
         model=model,
-        codec=FrameCodec.load(folder / VAE_FILE, device=device, dtype=dtype),
+        codec=LatentCodec.load(folder / VAE_FILE, device=device, dtype=dtype),
         text_encoder=PocketTextEncoder(text_dim=shape.text_dim, text_len=shape.text_len),
         camera_cache_bytes=camera_cache_bytes,
-        ranks=ranks,
+        group=group,
     )

@@ -11,7 +11,7 @@ from lingbot.camera.motion import Trajectory
 from lingbot.dit.kv_cache import KVWindow
 from lingbot.dit.model import TextKV
 from lingbot.dit.schedule import Step
-from lingbot.vae.codec import Condition
+from lingbot.vae.codec import ImageCondition
 from lingbot.vae.tiny import DecoderState
 
 
@@ -32,7 +32,7 @@ class Session:
 
     window: KVWindow
     text: tuple[TextKV, ...]
-    condition: Condition
+    condition: ImageCondition
     steps: tuple[Step, ...]
     noise: torch.Generator  # on the CPU: a seed means the same noise on every device
     trajectory: Trajectory = field(default_factory=Trajectory)

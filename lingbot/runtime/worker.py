@@ -1,6 +1,6 @@
 """The ranks of a group in step: rank 0 decides what is next, and every rank does it.
 
-Each rank runs ``Lockstep.run`` in the thread that owns its engine. Rank 0 takes its commands from a
+Each rank runs ``Worker.run`` in the thread that owns its engine. Rank 0 takes its commands from a
 queue and broadcasts each one before it obeys it; the others obey what they receive. So all engines
 are in the same state, and meet in the same collectives. Alone, a rank obeys its queue.
 """
@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 
 from lingbot.errors import LingbotError, SessionClosed
 from lingbot.parallel.command_channel import CommandChannel
-from lingbot.runtime.commands import DECODER, ENCODER, Close, Command, Open, Step, Stop, Tick
+from lingbot.runtime.commands import DECODER, ENCODER, Close, Command, Heartbeat, Open, Step, Stop
 from lingbot.runtime.engine import Engine
 from lingbot.runtime.session import Session, SessionSpec
 
-TICK_S = 5.0  # an idle group says so this often, well within the collectives' timeout
+HEARTBEAT_S = 5.0  # an idle group says so this often, well within the collectives' timeout
 
 T = TypeVar("T")
 Frames = NDArray[np.uint8]
@@ -36,19 +36,19 @@ Frames = NDArray[np.uint8]
 class Request:
     """A command in rank 0's queue: the earliest deadline first, then who came first."""
 
-    due: float
+    deadline: float
     number: int
     command: Command = field(compare=False)
     message: bytes = field(compare=False)  # the command as the other ranks receive it
     result: "Future[Any]" = field(compare=False)
 
 
-class Lockstep:
+class Worker:
     """One rank's engine, sessions and commands."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self._ranks = engine.ranks
+        self._group = engine.group
         self._sessions: dict[str, Session] = {}
         self._queue: PriorityQueue[Request] = PriorityQueue()
         self._numbers = itertools.count()
@@ -59,15 +59,15 @@ class Lockstep:
     @property
     def leads(self) -> bool:
         """Whether this is rank 0, which takes commands."""
-        return self._ranks.rank == 0
+        return self._group.rank == 0
 
-    def submit(self, command: Command, *, due: float) -> "Future[Any]":
-        """Rank 0, any thread: obey this when it is the most urgent; ``due`` of time.monotonic.
+    def submit(self, command: Command, *, deadline: float) -> "Future[Any]":
+        """Rank 0, any thread: obey this when it is the most urgent; `deadline` of time.monotonic.
 
         A session's chunk is due when its client has nothing left to show. Every deadline passes in
         the end, so everybody's turn comes. Raises what a command raises that cannot be encoded.
         """
-        request = Request(due, next(self._numbers), command, self._encode(command), Future())
+        request = Request(deadline, next(self._numbers), command, self._encode(command), Future())
         self._queue.put(request)
         return request.result
 
@@ -75,10 +75,12 @@ class Lockstep:
         """Rank 0, while it runs: every shape once, from a first chunk until a window went round."""
         config, name, now = self.engine.config, "warm-up", -math.inf
         grey = np.full((config.height, config.width, 3), 128, np.uint8)
-        self.submit(Open(name, SessionSpec(first_frame=grey, prompt="warm up")), due=now).result()
+        self.submit(
+            Open(name, SessionSpec(first_frame=grey, prompt="warm up")), deadline=now
+        ).result()
         for _ in range(-(-config.window // config.chunk) + 1):
-            self.submit(Step(name, [""] * config.chunk), due=now).result().result()
-        self.submit(Close(name), due=now).result()
+            self.submit(Step(name, [""] * config.chunk), deadline=now).result().result()
+        self.submit(Close(name), deadline=now).result()
 
     def run(self) -> None:
         """Obey commands until Stop.
@@ -99,14 +101,14 @@ class Lockstep:
         request = self._next()
         if not request.result.set_running_or_notify_cancel():
             return True  # nobody waits for it any more
-        if self._ranks.num_ranks > 1:
+        if self._group.num_ranks > 1:
             self._channel.send(request.message)
         try:
             request.result.set_result(self._obey(request.command))
         except LingbotError as exc:
             request.result.set_exception(exc)
         except BaseException as exc:
-            if self._ranks.num_ranks > 1:
+            if self._group.num_ranks > 1:
                 raise
             request.result.set_exception(exc)
         return not isinstance(request.command, Stop)
@@ -118,15 +120,15 @@ class Lockstep:
         return not isinstance(command, Stop)
 
     def _encode(self, command: Command) -> bytes:
-        return ENCODER.encode(command) if self._ranks.num_ranks > 1 else b""
+        return ENCODER.encode(command) if self._group.num_ranks > 1 else b""
 
     def _next(self) -> Request:
-        if self._ranks.num_ranks == 1:
+        if self._group.num_ranks == 1:
             return self._queue.get()
         try:
-            return self._queue.get(timeout=TICK_S)
+            return self._queue.get(timeout=HEARTBEAT_S)
         except Empty:
-            return Request(0.0, 0, Tick(), self._encode(Tick()), Future())
+            return Request(0.0, 0, Heartbeat(), self._encode(Heartbeat()), Future())
 
     def _obey(self, command: Command) -> Any:
         match command:

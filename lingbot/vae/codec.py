@@ -20,7 +20,7 @@ from lingbot.vae.tiny import DecoderState, TinyVAE
 Frames = NDArray[np.uint8]
 
 
-class Condition(NamedTuple):
+class ImageCondition(NamedTuple):
     """Mask and image latents, as the DiT takes them beside the noise; [1, 20, F, h, w] each."""
 
     first: Tensor  # of the chunk that begins with the picture
@@ -31,7 +31,7 @@ class Condition(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class FrameCodec:
+class LatentCodec:
     """An autoencoder and the statistics that make its latents unit normal."""
 
     vae: TinyVAE
@@ -80,7 +80,7 @@ class FrameCodec:
         grey = torch.full_like(first, 0.5).repeat(1, 2 * chunk - 1, 1, 1, 1)
         return self.encode(torch.cat([first, grey], dim=1))
 
-    def encode_image(self, image: Frames, *, chunk: int) -> Condition:
+    def encode_image(self, image: Frames, *, chunk: int) -> ImageCondition:
         """The condition of a world that starts from ``image`` [H, W, 3].
 
         The mask is 1 on the picture's latent frame.
@@ -90,4 +90,4 @@ class FrameCodec:
         mask = torch.zeros_like(latents[:, :4])
         mask[:, :, 0] = 1
         first, later = torch.cat([mask, latents], dim=1).split(chunk, dim=2)
-        return Condition(first, later)
+        return ImageCondition(first, later)

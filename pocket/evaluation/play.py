@@ -103,7 +103,7 @@ def predict_each(engine: Engine, clip: Clip) -> Iterable[Tensor]:
         session.window.num_frames -= chunk
         first = session.window.num_frames
         with engine._camera(session, actions) as camera:
-            engine.model.remember(
+            engine.model.write_cache(
                 latents,
                 condition=session.condition.of_chunk(number),
                 positions=torch.arange(first, first + chunk, device=engine.device),

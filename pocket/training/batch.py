@@ -167,7 +167,7 @@ def _take(latents: Tensor, sources: Tensor, frames: Tensor) -> Tensor:
 
 
 def _conditions(bank: LatentBank, sinks: Tensor, numbers: Tensor) -> Tensor:
-    """Mask and image condition of the chunks, [B, K, 20, F, h, w], as in `FrameCodec`."""
+    """Mask and image condition of the chunks, [B, K, 20, F, h, w], as in `LatentCodec`."""
     first, later = bank.conditions[sinks].float().split(POCKET.chunk, dim=2)
     latents = torch.stack([later if number else first for number in numbers.tolist()], dim=1)
     mask = torch.zeros_like(latents[:, :, :4])

@@ -19,7 +19,7 @@ from torch import Tensor
 from lingbot.camera.motion import Poses
 from lingbot.camera.rays import default_intrinsics, plucker_map
 from lingbot.config import PATCH, POCKET, SPATIAL_STRIDE
-from lingbot.vae.codec import FrameCodec
+from lingbot.vae.codec import LatentCodec
 from lingbot.vae.tiny import repeat_first
 from pocket.renderer.conditions import Conditions
 from pocket.renderer.scene import make_scene
@@ -73,7 +73,7 @@ class LatentBank:
         return (size / size.median()).clamp(min=LEAST_CONTRAST)
 
     @property
-    def spacing(self) -> tuple[float, float]:
+    def rope_scale(self) -> tuple[float, float]:
         """How far apart its tokens are, rows and columns, in tokens of the full size."""
         stride = SPATIAL_STRIDE * PATCH
         rows, columns = (size * SPATIAL_STRIDE / stride for size in self.latents.shape[-2:])
@@ -110,7 +110,7 @@ def encode_bank(folder: Path, size: str, machine: Machine) -> None:
     A mirror image is a walk more, for less than a new one's rendering; with few, the DiT learns
     them by heart.
     """
-    codec = FrameCodec.load(
+    codec = LatentCodec.load(
         folder / "whitened.safetensors", device=machine.device, dtype=torch.float32
     )
     target_folder = folder / "latents" / size
@@ -129,7 +129,7 @@ def encode_bank(folder: Path, size: str, machine: Machine) -> None:
 
 @torch.inference_mode()
 def _encode_shard(
-    shard: dict[str, Any], codec: FrameCodec, machine: Machine, *, size: str, mirrored: bool
+    shard: dict[str, Any], codec: LatentCodec, machine: Machine, *, size: str, mirrored: bool
 ) -> dict[str, Any]:
     frames, relatives = shard["frames"], shard["relatives"]
     if mirrored:
@@ -150,12 +150,12 @@ def _encode_shard(
     }
 
 
-def load_codec(folder: Path, *, device: torch.device) -> FrameCodec:
+def load_codec(folder: Path, *, device: torch.device) -> LatentCodec:
     """With the last decoder there is."""
     path = folder / "tiny_vae.safetensors"
     if not path.exists():
         path = folder / "whitened.safetensors"
-    return FrameCodec.load(path, device=device, dtype=torch.float32)
+    return LatentCodec.load(path, device=device, dtype=torch.float32)
 
 
 def distinct_maps(relatives: Poses, width: int, height: int) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ from torch import Tensor
 from lingbot.config import SCHEDULE_POCKET
 from lingbot.dit.model import WorldModel
 from lingbot.dit.schedule import add_noise, build_steps
-from lingbot.vae.codec import FrameCodec
+from lingbot.vae.codec import LatentCodec
 from lingbot.vae.tiny import DecoderState
 from pocket.training.batch import Batch, predict_flow
 from pocket.training.critic import Critic
@@ -75,7 +75,7 @@ class SelfForcing:
     """What a run of this stage has beside the model."""
 
     critic: Critic
-    codec: FrameCodec  # its decoder shows what moves
+    codec: LatentCodec  # its decoder shows what moves
     pasts: OwnPasts = field(default_factory=OwnPasts)  # a resumed run begins them anew
 
     def learn(self, model: WorldModel, average: WorldModel, batch: Batch, random: Random) -> Tensor:
@@ -142,7 +142,7 @@ def learn_own_step(
     average: WorldModel,
     batch: Batch,
     critic: Critic,
-    codec: FrameCodec,
+    codec: LatentCodec,
     random: Random,
 ) -> Tensor:
     """Leave the gradient of one step of the model, where those before are its average's own.
@@ -169,7 +169,7 @@ def learn_own_step(
     return error.detach()
 
 
-def _decode(codec: FrameCodec, chunks: Tensor, number: int) -> Tensor:
+def _decode(codec: LatentCodec, chunks: Tensor, number: int) -> Tensor:
     """One of the chunks [B, K', 16, F, h, w], and what leads from the one before into it."""
     latents = torch.cat([chunks[:, number - 1, :, -1:], chunks[:, number]], dim=2)
     return codec.decode_video(latents, DecoderState())

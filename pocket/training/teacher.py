@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lingbot.dit.conditioner import CameraMaps
+from lingbot.dit.conditioner import PrecomputedMaps
 from lingbot.dit.layers import attention
 from lingbot.dit.model import TextKV, WorldModel
 
@@ -51,7 +51,7 @@ class TeacherMemory:
             seen.append(_attention(queries[i], all_k, all_v))
         return torch.stack(seen, dim=1).view_as(q)
 
-    def store(self, layer: int, k: Tensor, v: Tensor) -> None:
+    def write(self, layer: int, k: Tensor, v: Tensor) -> None:
         """Training never calls `remember`."""
         raise NotImplementedError
 
@@ -68,7 +68,7 @@ def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return (weights.to(v.dtype) @ v).transpose(1, 2)
 
 
-def camera_maps(model: WorldModel, maps: Tensor, rows: Tensor) -> CameraMaps:
+def camera_maps(model: WorldModel, maps: Tensor, rows: Tensor) -> PrecomputedMaps:
     """Scales and shifts for folded maps [U, 384, h, w] at rows [..., F]: N of [..., F, T, C].
 
     Each distinct pose goes through the conditioner once.
@@ -80,7 +80,7 @@ def camera_maps(model: WorldModel, maps: Tensor, rows: Tensor) -> CameraMaps:
         [part.float().index_select(0, flat).unflatten(0, rows.shape) for part in parts]
         for parts in zip(*pairs, strict=True)
     )
-    return CameraMaps(scales, shifts)
+    return PrecomputedMaps(scales, shifts)
 
 
 def prompt_maps(model: WorldModel, contexts: Tensor, rows: Tensor) -> tuple[TextKV, ...]:

@@ -16,7 +16,8 @@ from transport.wire.errors import Busy, Refused, WorldFailed, WorldLost
 from transport.wire.messages import Queued, Warming
 from transport.wire.world import WorldSpec
 
-SPEC = WorldSpec("", 1, 1, 1, np.zeros((1, 1, 3), np.uint8), None, None, None)
+SPEC = WorldSpec(prompt="", seed=1, width=1, height=1)
+IMAGE = np.zeros((1, 1, 3), np.uint8)
 
 
 class Remote:
@@ -108,7 +109,7 @@ async def begin(world, group, news):
         news.append(message)
 
     before = len(group.streams)
-    opening = asyncio.create_task(world.open(SPEC, on_wait=on_wait))
+    opening = asyncio.create_task(world.open(SPEC, IMAGE, on_wait=on_wait))
     while len(group.streams) == before:
         await asyncio.sleep(0)
     return opening
@@ -219,7 +220,7 @@ def test_a_step_that_fails_says_why(failure, expected, words):
     async def scenario(world, group, news):
         session = await opened(world, group, failure)
         with pytest.raises(expected, match=words):
-            await session.step(["w"], prompt=None, due_s=0)
+            await session.step(["w"], prompt=None, time_to_underrun_s=0)
         session.close()
 
     play(scenario)
@@ -228,12 +229,12 @@ def test_a_step_that_fails_says_why(failure, expected, words):
 def test_pictures_come_after_their_step_and_may_be_left_alone():
     async def scenario(world, group, news):
         session = await opened(world, group, "pictures")
-        assert await (await session.step(["w"], prompt=None, due_s=0)) == "pictures"
+        assert await (await session.step(["w"], prompt=None, time_to_underrun_s=0)) == "pictures"
         session._rank.fetch = Remote(lambda *args: asyncio.Event().wait())
-        on_their_way = await session.step(["w"], prompt=None, due_s=0)
+        on_their_way = await session.step(["w"], prompt=None, time_to_underrun_s=0)
         session._rank.fetch = Remote(session._rank.respond)
         session._rank.answer = None
-        await session.step(["w"], prompt=None, due_s=0)
+        await session.step(["w"], prompt=None, time_to_underrun_s=0)
         session.close()
         with pytest.raises(asyncio.CancelledError):
             await on_their_way
@@ -246,7 +247,7 @@ def test_a_step_that_hangs_is_given_up():
         session = await opened(world, group)
         session._rank.step = Remote(lambda *args: asyncio.Event().wait())
         with pytest.raises(WorldLost, match=r"did not answer for 0\.05 s"):
-            await session.step(["w"], prompt=None, due_s=0)
+            await session.step(["w"], prompt=None, time_to_underrun_s=0)
         session.close()
 
     play(scenario, step_timeout_s=0.05)

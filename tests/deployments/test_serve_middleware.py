@@ -3,7 +3,7 @@ import pickle
 
 import pytest
 
-from deployments.serve_middleware import Handover
+from deployments.serve_middleware import CopyViews
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def pass_on(*messages):
     async def send(message):
         sent.append(message)
 
-    asyncio.run(Handover(app)({"type": "websocket"}, None, send))
+    asyncio.run(CopyViews(app)({"type": "websocket"}, None, send))
     return sent
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from deployments.config import ServiceConfig
-from deployments.world_rank import Place, Refusal, SessionEnded, WorldRank
+from deployments.world_rank import RankAssignment, Refusal, SessionEnded, WorldRank
 from lingbot.errors import LingbotError
-from lingbot.parallel.ulysses import ALONE
+from lingbot.parallel.ulysses import SINGLE
 from lingbot.runtime.commands import Stop
 from transport.wire.world import WorldSpec
 
@@ -19,7 +19,7 @@ from transport.wire.world import WorldSpec
 class FakeEngine:
     """Sessions are their seeds; pictures are full of them."""
 
-    ranks = ALONE
+    group = SINGLE
     config = SimpleNamespace(width=1, height=1, window=1, chunk=1)
 
     def __init__(self):
@@ -50,7 +50,10 @@ class FakeEngine:
 
 
 def spec(seed):
-    return WorldSpec("", seed, 1, 1, np.zeros((1, 1, 3), np.uint8), None, None, None)
+    return WorldSpec(prompt="", seed=seed, width=1, height=1)
+
+
+IMAGE = np.zeros((1, 1, 3), np.uint8)
 
 
 def play(scenario, **config):
@@ -59,7 +62,7 @@ def play(scenario, **config):
     async def run():
         engine = FakeEngine()
         rank = WorldRank(ServiceConfig(**config), load=lambda ranks: engine)
-        await rank.start(Place())
+        await rank.start(RankAssignment())
         await rank.play()
         assert engine.order and not engine.live  # it has been warmed up
         engine.order.clear()
@@ -77,7 +80,7 @@ async def until(condition):
 
 async def opened(rank, session_id, seed):
     rank.reserve(session_id)
-    assert await rank.open(session_id, spec(seed)) is None
+    assert await rank.open(session_id, spec(seed), IMAGE) is None
 
 
 def test_a_session_lives_from_open_to_end():
@@ -101,7 +104,7 @@ def test_a_session_lives_from_open_to_end():
 def test_what_the_engine_refuses_is_told():
     async def scenario(rank, engine):
         rank.reserve("a")
-        assert await rank.open("a", spec(13)) == Refusal("thirteen is unlucky", "seed")
+        assert await rank.open("a", spec(13), IMAGE) == Refusal("thirteen is unlucky", "seed")
 
     play(scenario)
 
@@ -170,8 +173,8 @@ def test_the_session_that_is_due_first_goes_first():
         running = asyncio.create_task(rank.step("a", ["w"], None, 0))
         await until(rank.busy_s)
         waiting = [
-            asyncio.create_task(rank.step(session_id, ["w"], None, due_s))
-            for session_id, due_s in (("b", 0.9), ("c", 0.1))
+            asyncio.create_task(rank.step(session_id, ["w"], None, time_to_underrun_s))
+            for session_id, time_to_underrun_s in (("b", 0.9), ("c", 0.1))
         ]
         await asyncio.sleep(0.01)
         engine.gate.set()
@@ -199,7 +202,7 @@ def test_a_step_that_raises_is_told_to_both_who_wait_for_it():
 def test_a_lease_that_ended_before_its_world_opened_leaves_nothing():
     async def scenario(rank, engine):
         rank.reserve("a")
-        opening = asyncio.create_task(rank.open("a", spec(1)))
+        opening = asyncio.create_task(rank.open("a", spec(1), IMAGE))
         rank.end("a", "left at once")
         with pytest.raises(SessionEnded):
             await opening

@@ -17,7 +17,7 @@ from lingbot.dit.schedule import build_steps
 from lingbot.dit.weights import load_dit
 from lingbot.files import read_tensors
 from lingbot.parallel.process_group import join
-from lingbot.parallel.ulysses import ALONE
+from lingbot.parallel.ulysses import SINGLE
 from lingbot.runtime.commands import Open
 from lingbot.verify import find_schedule, relative_error
 from tests.lingbot.runtime.test_worker import do, running, walk_ahead
@@ -40,10 +40,10 @@ def group(tmp_path):
 
 
 def test_nccl_with_one_rank_changes_no_bit(group):
-    assert dist.get_backend_config(group.group) == "cpu:gloo,cuda:nccl"
+    assert dist.get_backend_config(group.process_group) == "cpu:gloo,cuda:nccl"
     shown = []
-    for ranks in (group, ALONE):
-        engine = make_engine(device=DEVICE, ranks=ranks)
+    for members in (group, SINGLE):
+        engine = make_engine(device=DEVICE, group=members)
         session = engine.open(make_spec())
         frames = [engine.step(session, actions) for actions in WALK]
         shown.append((frames, session.window.k_NBFTHD))

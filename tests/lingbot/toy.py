@@ -9,7 +9,7 @@ from lingbot.dit.model import WorldModel
 from lingbot.runtime.engine import Engine
 from lingbot.runtime.session import SessionSpec
 from lingbot.text.pocket import PocketTextEncoder
-from lingbot.vae.codec import FrameCodec
+from lingbot.vae.codec import LatentCodec
 from lingbot.vae.tiny import TinyVAE
 
 SHAPE = ModelConfig(
@@ -31,7 +31,7 @@ def make_engine(*, control="cam", device="cpu", **options):
     return Engine(
         WORLD,
         model=WorldModel(replace(SHAPE, control=control)).eval().to(device),
-        codec=FrameCodec(vae.eval().to(device), *statistics),
+        codec=LatentCodec(vae.eval().to(device), *statistics),
         text_encoder=PocketTextEncoder(text_dim=SHAPE.text_dim, text_len=SHAPE.text_len),
         **options,
     )

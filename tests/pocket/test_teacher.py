@@ -68,7 +68,7 @@ def test_teacher_forcing_sees_what_the_window_shows(window, sink):
                     "memory": past,
                 }
                 yield model(noisy[i : i + 1], timestep=timestep[i : i + 1], **shared)
-                model.remember(clean[i : i + 1], **shared)
+                model.write_cache(clean[i : i + 1], **shared)
             past.advance(CHUNK)
 
     torch.testing.assert_close(taught(), torch.cat(list(played())), rtol=1e-4, atol=1e-5)

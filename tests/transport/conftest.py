@@ -19,9 +19,9 @@ from starlette.websockets import WebSocketDisconnect
 
 from transport.app import SOCKET_PATH, build_app
 from transport.connection.connection import play
-from transport.wire.limits import Limits
+from transport.wire.limits import ClientLimits
 from transport.wire.world import Opening, WorldInfo
-from transport.worker_limits import Threads
+from transport.worker_limits import CapacityLimits
 
 # Examples are timed by the clock of a machine that does other work, too.
 hypothesis.settings.register_profile(
@@ -42,7 +42,7 @@ class FakeWorld:
     def __init__(self, size=(32, 16)):
         openings = (Opening("grey hill", "a grey hill", png()),)
         self.info = WorldInfo("fake", (size,), 16, 1 << 20, 60, 3, 9, 12, 21, 6, 4, openings)
-        self.live, self.specs, self.steps = set(), [], []
+        self.live, self.specs, self.images, self.steps = set(), [], [], []
         self.on_open = self.on_step = None  # errors to raise
         self.paint = lambda shape, index: np.full(shape, index, np.uint8)
         self.news = []  # what a client that waits is told
@@ -52,12 +52,13 @@ class FakeWorld:
         self.running.set()
         self.decoding.set()
 
-    async def open(self, spec, *, on_wait):
+    async def open(self, spec, image, *, on_wait):
         for message in self.news:
             await on_wait(message)
         if self.on_open:
             raise self.on_open
         self.specs.append(spec)
+        self.images.append(image)
         return FakeSession(self, spec, f"s{len(self.specs)}")
 
     async def ready(self):
@@ -84,7 +85,7 @@ class FakeSession:
         self.world, self.spec, self.id, self.num_chunks = world, spec, name, 0
         world.live.add(name)
 
-    async def step(self, actions, *, prompt, due_s):
+    async def step(self, actions, *, prompt, time_to_underrun_s):
         self.world.steps.append((list(actions), prompt))
         self.world.stepping.set()
         while not self.world.running.is_set():
@@ -130,7 +131,7 @@ class FakeSocket:
 
     async def play(self, world):
         with self.inbox, self._outbox:
-            await play(self, world, limits=Limits(), threads=Threads())
+            await play(self, world, limits=ClientLimits(), threads=CapacityLimits())
 
 
 class Peer:
@@ -284,7 +285,7 @@ def serve():
 
     @contextmanager
     def serving(world, **limits):
-        with TestClient(build_app(world, limits=Limits(**limits))) as http:
+        with TestClient(build_app(world, limits=ClientLimits(**limits))) as http:
 
             @contextmanager
             def dial():
@@ -303,7 +304,7 @@ def listen():
     @contextmanager
     def listening(world, **limits):
         with socket.create_server(("127.0.0.1", 0)) as listener:
-            app = build_app(world, limits=Limits(**limits))
+            app = build_app(world, limits=ClientLimits(**limits))
             config = uvicorn.Config(app, ws="websockets-sansio", log_level="warning")
             server = uvicorn.Server(config)
             thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

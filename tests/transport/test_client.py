@@ -37,7 +37,7 @@ def test_a_walk_may_start_from_a_picture(url, world, tmp_path, make_png):
     picture = tmp_path / "start.png"
     picture.write_bytes(make_png(color=(7, 7, 7)))
     assert walk(url, tmp_path / "a.mp4", "--actions", "w-1", "--image", str(picture)) == 0
-    assert (world.specs[0].first_frame == 7).all()
+    assert (world.images[0] == 7).all()
 
 
 def test_who_waits_is_told_why(url, world, tmp_path, capsys):

@@ -2,12 +2,12 @@ import time
 
 import anyio
 
-from transport.event_loop_lag import LagFigures, LoopLag
+from transport.event_loop_lag import EventLoopLag, EventLoopLagStats
 
 
 def test_a_blocked_loop_is_seen():
     async def scenario():
-        lag = LoopLag()
+        lag = EventLoopLag()
         assert lag.figures() is None
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(lag.run)
@@ -21,6 +21,6 @@ def test_a_blocked_loop_is_seen():
 
 
 def test_percentiles_are_samples():
-    lag = LoopLag()
+    lag = EventLoopLag()
     lag._samples.extend(i / 1000 for i in range(1, 101))
-    assert lag.figures() == LagFigures(p50=50.0, p99=99.0, max=100.0)
+    assert lag.figures() == EventLoopLagStats(p50=50.0, p99=99.0, max=100.0)

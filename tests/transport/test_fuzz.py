@@ -13,8 +13,8 @@ from msgspec.structs import fields as fields_of
 
 from transport.wire.controls import KEYS
 from transport.wire.errors import BadMessage, TransportError, close_reason
-from transport.wire.init import Plan
-from transport.wire.limits import Limits
+from transport.wire.init import SessionRequest
+from transport.wire.limits import ClientLimits
 from transport.wire.messages import (
     ClientMessage,
     ControlAck,
@@ -31,7 +31,7 @@ from transport.wire.protocol import Conversation, State
 NUM_STRINGS = 200_000  # for the decoder, and as many for conversations
 NUM_SHARES = 8  # tests that they are dealt to
 LONGEST_ANSWER = 700
-LIMITS = Limits(max_init_bytes=4096, max_event_bytes=2048, max_errors=40)
+LIMITS = ClientLimits(max_init_bytes=4096, max_event_bytes=2048, max_errors=40)
 
 # ---- messages made from their Structs
 
@@ -253,7 +253,7 @@ def converse(world, rng):
     conversation = Conversation(world.info, limits=LIMITS)
     if chance := rng.randrange(3):
         init = {"type": "init", "extensions": chance == 2}
-        assert isinstance(conversation.receive(msgpack.encode(init)), Plan)
+        assert isinstance(conversation.receive(msgpack.encode(init)), SessionRequest)
     return conversation
 
 
@@ -299,7 +299,7 @@ def test_hostile_bytes_are_answered_or_end_the_conversation(seed, world):
             if turn % 64:
                 continue
         conversation = converse(world, rng)
-    assert num_effects.keys() >= {"Error", "ControlAck", "Plan", "NoneType"}
+    assert num_effects.keys() >= {"Error", "ControlAck", "SessionRequest", "NoneType"}
     assert num_endings > 100
 
 

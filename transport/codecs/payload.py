@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from transport.wire.messages import FrameBatchHeader, HeaderExtras, Layout, encode_batch
 
+Frame = NDArray[np.uint8]  # [H, W, 3]
 Frames = NDArray[np.uint8]  # [T, H, W, 3]
 
 

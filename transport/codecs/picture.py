@@ -7,15 +7,12 @@ from typing import Literal
 
 import numpy as np
 import simplejpeg
-from numpy.typing import NDArray
 from PIL import Image
 
-from transport.codecs.payload import Payload, Piece, preview_size
+from transport.codecs.payload import Frame, Payload, Piece, preview_size
 from transport.wire.messages import EncodedLayout, Encoding
 
 WEBP_METHOD = 0  # the fastest of libwebp's seven
-
-Frame = NDArray[np.uint8]  # [H, W, 3]
 
 
 class PictureEncoder:

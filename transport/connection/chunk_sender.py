@@ -11,8 +11,8 @@ from msgspec.structs import replace
 from transport.codecs import open_encoder
 from transport.codecs.payload import Encoder, Frames, Payload, Piece, build_batch, split
 from transport.connection.chunk_slot import Chunk
-from transport.connection.sender import Outlet
-from transport.wire.init import Plan
+from transport.connection.sender import MessageSender
+from transport.wire.init import SessionRequest
 from transport.wire.messages import (
     AppliedControls,
     ChunkStats,
@@ -24,7 +24,7 @@ from transport.wire.messages import (
 from transport.wire.output_settings import Output
 from transport.worker_limits import run
 
-LAST_RESORT = "jpeg"  # where another codec fails
+FALLBACK_FORMAT = "jpeg"  # where another codec fails
 
 logger = logging.getLogger(__name__)
 
@@ -64,9 +64,9 @@ class Delivery:
 
     def __init__(
         self,
-        outlet: Outlet,
+        outlet: MessageSender,
         output: Output,
-        plan: Plan,
+        plan: SessionRequest,
         *,
         session_id: str,
         places: CapacityLimiter,
@@ -184,22 +184,22 @@ class Delivery:
         """End the chunk with the codec of last resort; the frame at which it takes over."""
         assert self._encoding is not None
         name = self._encoding.format
-        if name == LAST_RESORT:
+        if name == FALLBACK_FORMAT:
             raise failure
         logger.error(
             "session %s: %s failed, going on with %s",
             self._session_id,
             name,
-            LAST_RESORT,
+            FALLBACK_FORMAT,
             exc_info=failure.__cause__,
         )
         preview = None if name == "delta-zstd" else self._encoding.preview_max_width
-        fallback = replace(self._encoding, format=LAST_RESORT, preview_max_width=preview)
+        fallback = replace(self._encoding, format=FALLBACK_FORMAT, preview_max_width=preview)
         if self._output.encoding == self._encoding:  # else the client wants another one next
             self._output.encoding = fallback
         self._open(fallback)
         if self._plan.extensions:
-            text = f"{name} failed; the frames come as {LAST_RESORT} instead"
+            text = f"{name} failed; the frames come as {FALLBACK_FORMAT} instead"
             await self._outlet.send(WarningMessage(text, code="codec_failed"))
         return failure.start
 
@@ -209,7 +209,7 @@ class Delivery:
         taken = chunk.taken
         return HeaderExtras(
             AppliedControls([list(action) for action in taken.actions], taken.event_ids),
-            cut_over=self._plan.cut_over and taken.steered,
+            cut_over=self._plan.cut_over and taken.has_new_keys,
             dropped_frames=dropped_frames,
         )
 

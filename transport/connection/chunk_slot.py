@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import anyio
 
 from transport.codecs.payload import Frames
-from transport.wire.controls import Taken
+from transport.wire.controls import ChunkControls
 
 
 @dataclass(slots=True, frozen=True)
@@ -17,7 +17,7 @@ class Chunk:
     pictures: Awaitable[Frames]
     num_frames: int
     position: int  # of its first frame in the world
-    taken: Taken
+    taken: ChunkControls
     event_id: int | None
     waited: float
     prepared: float
@@ -27,12 +27,12 @@ class Chunk:
         """What the dropped one would have told of its controls goes with this one."""
         mine, its = self.taken, dropped.taken
         event_ids = list(dict.fromkeys([*its.event_ids, *mine.event_ids]))
-        steered = its.steered or mine.steered
-        return replace(self, taken=replace(mine, event_ids=event_ids, steered=steered))
+        has_new_keys = its.has_new_keys or mine.has_new_keys
+        return replace(self, taken=replace(mine, event_ids=event_ids, has_new_keys=has_new_keys))
 
 
 @dataclass(slots=True)
-class Outbox:
+class ChunkSlot:
     """Of `latest` chunks a newer one takes the place of the one that lies there."""
 
     latest: bool = False

@@ -16,7 +16,7 @@ CLOSE_TIMEOUT_S = 5.0
 
 
 @dataclass(slots=True, frozen=True)
-class Ending:
+class CloseReason:
     """Why a socket closes."""
 
     code: int
@@ -25,20 +25,20 @@ class Ending:
     client_left: bool = False
 
 
-def judge(exc: Exception) -> Ending:
+def close_reason_for(exc: Exception) -> CloseReason:
     """What a failure of some tasks means. Of an unexpected one the client sees no detail."""
     failures = list(_leaves(exc))
     for failure in failures:
         if isinstance(failure, WebSocketDisconnect):
-            return Ending(failure.code, "the client left", client_left=True)
+            return CloseReason(failure.code, "the client left", client_left=True)
     for failure in failures:
         if isinstance(failure, TransportError):
-            return Ending(failure.close_code or 1008, str(failure), failure)
+            return CloseReason(failure.close_code or 1008, str(failure), failure)
     logger.error("a session failed", exc_info=exc)
-    return Ending(1011, "internal error", TransportError("internal error"))
+    return CloseReason(1011, "internal error", TransportError("internal error"))
 
 
-async def close(socket: WebSocket, ending: Ending, *, torn: bool = False) -> None:
+async def close(socket: WebSocket, ending: CloseReason, *, torn: bool = False) -> None:
     """Says why and closes. `torn`: a header is out and its payload is not."""
     if ending.client_left:
         return
@@ -52,11 +52,11 @@ async def close(socket: WebSocket, ending: Ending, *, torn: bool = False) -> Non
             pass  # the client left meanwhile
 
 
-async def turn_away(socket: WebSocket, error: TransportError) -> None:
+async def reject(socket: WebSocket, error: TransportError) -> None:
     """Ends a socket before its conversation begins."""
     logger.info("a socket was turned away: %s", error)
     await socket.accept()  # a refused handshake could not say why
-    await close(socket, judge(error))
+    await close(socket, close_reason_for(error))
 
 
 def _leaves(exc: Exception) -> Iterator[Exception]:

@@ -12,14 +12,15 @@ from msgspec.structs import replace
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from transport.codecs.image import decode_first_frame
+from transport.codecs.payload import Frame
 from transport.connection.chunk_sender import Delivery
-from transport.connection.chunk_slot import Chunk, Outbox
-from transport.connection.close import Ending, close, judge
-from transport.connection.sender import Outlet
+from transport.connection.chunk_slot import Chunk, ChunkSlot
+from transport.connection.close import CloseReason, close, close_reason_for
+from transport.connection.sender import MessageSender
 from transport.wire.controls import MAX_SCRIPT_LATENT_FRAMES
 from transport.wire.errors import BadMessage, Refused, TransportError, WorldLost
-from transport.wire.init import Plan
-from transport.wire.limits import Limits
+from transport.wire.init import SessionRequest
+from transport.wire.limits import ClientLimits
 from transport.wire.messages import (
     MAX_PROMPT_CHARS,
     Ack,
@@ -31,31 +32,33 @@ from transport.wire.messages import (
 )
 from transport.wire.pacing import MAX_UNACKNOWLEDGED_CHUNKS
 from transport.wire.protocol import Conversation, Effect
-from transport.wire.world import World, WorldSession, WorldSpec
-from transport.worker_limits import Threads, run
+from transport.wire.world import World, WorldSession
+from transport.worker_limits import CapacityLimits, run
 
 logger = logging.getLogger(__name__)
 
 
-async def play(socket: WebSocket, world: World, *, limits: Limits, threads: Threads) -> None:
+async def play(
+    socket: WebSocket, world: World, *, limits: ClientLimits, threads: CapacityLimits
+) -> None:
     """Plays one world to one client. Images and payloads are worked on in `threads`."""
     await socket.accept()
-    await Player(socket, world, limits=limits, threads=threads).run()
+    await Connection(socket, world, limits=limits, threads=threads).run()
 
 
-class Player:
+class Connection:
     """The three tasks of a socket, and what they share."""
 
     def __init__(
-        self, socket: WebSocket, world: World, *, limits: Limits, threads: Threads
+        self, socket: WebSocket, world: World, *, limits: ClientLimits, threads: CapacityLimits
     ) -> None:
         self._socket = socket
         self._world = world
         self._limits = limits
         self._threads = threads
         self._conversation = Conversation(world.info, limits=limits)
-        self._outlet = Outlet(socket, timeout_s=limits.ack_timeout_s)
-        self._plan_in, self._plan_out = anyio.create_memory_object_stream[Plan](1)
+        self._outlet = MessageSender(socket, timeout_s=limits.ack_timeout_s)
+        self._plan_in, self._plan_out = anyio.create_memory_object_stream[SessionRequest](1)
         self._acked = anyio.Event()
         self._decoding_s = 0.0  # that sending waited for pictures, the last time
         self._session_id = "none"
@@ -63,7 +66,7 @@ class Player:
 
     async def run(self) -> None:
         started = anyio.current_time()
-        ending = Ending(1006, "cancelled")  # from outside: nothing can be sent any more
+        ending = CloseReason(1006, "cancelled")  # from outside: nothing can be sent any more
         try:
             ending = await self._play()
             await close(self._socket, ending, torn=self._outlet.torn)
@@ -80,7 +83,7 @@ class Player:
                 anyio.current_time() - started,
             )
 
-    async def _play(self) -> Ending:
+    async def _play(self) -> CloseReason:
         try:
             with self._plan_in, self._plan_out:
                 async with anyio.create_task_group() as tasks:
@@ -88,8 +91,8 @@ class Player:
                     await self._converse()
                     tasks.cancel_scope.cancel()
         except Exception as exc:
-            return judge(exc)
-        return Ending(1000, "done")
+            return close_reason_for(exc)
+        return CloseReason(1000, "done")
 
     # ---- in
 
@@ -102,7 +105,7 @@ class Player:
 
     async def _follow(self, effect: Effect) -> None:
         match effect:
-            case Plan():
+            case SessionRequest():
                 self._plan_in.send_nowait(effect)
             case Ack():
                 self._acked.set()
@@ -129,28 +132,28 @@ class Player:
         finally:
             session.close()
 
-    async def _open(self) -> tuple[Plan, WorldSession]:
+    async def _open(self) -> tuple[SessionRequest, WorldSession]:
         """Inits until the world of one is open."""
         patience = self._limits.init_timeout_s  # for all of them, but not for the world's queue
         while True:
             started = anyio.current_time()
-            plan, spec = await self._agree(patience)
+            plan, image = await self._agree(patience)
             patience -= anyio.current_time() - started
             on_wait = self._outlet.send if plan.extensions else _say_nothing
             try:
-                return plan, await self._world.open(spec, on_wait=on_wait)
+                return plan, await self._world.open(plan.world, image, on_wait=on_wait)
             except TransportError as error:
                 if error.close_code is not None:
                     raise
                 await self._outlet.send(self._conversation.reject(error))
 
-    async def _agree(self, patience: float) -> tuple[Plan, WorldSpec]:
+    async def _agree(self, patience: float) -> tuple[SessionRequest, Frame]:
         """Inits until one holds, picture and all; its plan comes back without those megabytes."""
         with anyio.move_on_after(patience):
             while True:
                 plan = await self._plan_out.receive()
                 try:
-                    return replace(plan, first_frame=None), await self._spec(plan)
+                    return replace(plan, first_frame=None), await self._decode_image(plan)
                 except BadMessage as error:
                     await self._outlet.send(self._conversation.reject(error))
         raise Refused(
@@ -159,29 +162,27 @@ class Player:
             close_code=1008,
         )
 
-    async def _spec(self, plan: Plan) -> WorldSpec:
+    async def _decode_image(self, plan: SessionRequest) -> Frame:
         source = plan.first_frame
         if source is None:
             source = self._world.info.openings[0].image
-        crop = partial(decode_first_frame, source, width=plan.width, height=plan.height)
-        return WorldSpec(
-            prompt=plan.prompt,
-            seed=plan.seed,
-            width=plan.width,
-            height=plan.height,
-            first_frame=await run(crop, places=self._threads.pictures),
-            num_steps=plan.num_steps,
-            window=plan.window,
-            sink=plan.sink,
-        )
+        width, height = plan.world.width, plan.world.height
+        crop = partial(decode_first_frame, source, width=width, height=height)
+        return await run(crop, places=self._threads.pictures)
 
-    async def _journey(self, plan: Plan, session: WorldSession) -> None:
+    async def _journey(self, plan: SessionRequest, session: WorldSession) -> None:
         self._session_id = session.id
         encoding = plan.encoding.format
-        logger.info("session %s opened: %dx%d as %s", session.id, plan.width, plan.height, encoding)
+        logger.info(
+            "session %s opened: %dx%d as %s",
+            session.id,
+            plan.world.width,
+            plan.world.height,
+            encoding,
+        )
         if plan.extensions:
             await self._outlet.send(self._describe(plan, session))
-        outbox = Outbox(plan.latest)
+        outbox = ChunkSlot(plan.latest)
         self._delivery = Delivery(
             self._outlet,
             self._conversation.output,
@@ -195,12 +196,12 @@ class Player:
             await self._deliver(self._delivery, outbox)
             tasks.cancel_scope.cancel()
 
-    def _describe(self, plan: Plan, session: WorldSession) -> Session:
+    def _describe(self, plan: SessionRequest, session: WorldSession) -> Session:
         info = self._world.info
         return Session(
             session_id=session.id,
-            width=plan.width,
-            height=plan.height,
+            width=plan.world.width,
+            height=plan.world.height,
             fps=plan.fps,
             chunk_latent_frames=info.chunk_latent_frames,
             first_chunk_frames=info.first_chunk_frames,
@@ -214,7 +215,9 @@ class Player:
             ),
         )
 
-    async def _generate(self, plan: Plan, session: WorldSession, outbox: Outbox) -> None:
+    async def _generate(
+        self, plan: SessionRequest, session: WorldSession, outbox: ChunkSlot
+    ) -> None:
         controls, pacer = self._conversation.controls, self._conversation.pacer
         event_id: int | None = None
         position = 0
@@ -225,7 +228,9 @@ class Player:
             event_id = taken.event_ids[-1] if taken.event_ids else event_id
             started = anyio.current_time()
             pictures = await session.step(
-                taken.actions, prompt=taken.prompt, due_s=pacer.due_s(started)
+                taken.actions,
+                prompt=taken.prompt,
+                time_to_underrun_s=pacer.time_to_underrun_s(started),
             )
             denoised = anyio.current_time()
             num_frames = self._num_frames_of(index)
@@ -234,7 +239,7 @@ class Player:
                 num_frames=num_frames,
                 took=denoised - started,
                 decoding=self._decoding_s,
-                cut_over=plan.cut_over and taken.steered,
+                cut_over=plan.cut_over and taken.has_new_keys,
             )
             chunk = Chunk(
                 index,
@@ -251,7 +256,7 @@ class Player:
             await outbox.put(chunk)
         outbox.close()
 
-    async def _deliver(self, delivery: Delivery, outbox: Outbox) -> None:
+    async def _deliver(self, delivery: Delivery, outbox: ChunkSlot) -> None:
         """Chunk N is decoded and sent while N + 1 is denoised."""
         pacer = self._conversation.pacer
         while await outbox.wait():

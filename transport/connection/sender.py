@@ -8,7 +8,7 @@ from transport.wire.errors import Refused
 from transport.wire.messages import ServerMessage, encode
 
 
-class Outlet:
+class MessageSender:
     """May be used by several tasks at once."""
 
     def __init__(self, socket: WebSocket, *, timeout_s: float) -> None:

@@ -12,14 +12,15 @@ from starlette.responses import Response
 from starlette.types import Message
 
 from transport.codecs.image import decode_first_frame
-from transport.http.clip_response import Film, refuse
+from transport.codecs.payload import Frame
+from transport.http.clip_response import ClipResponse, refuse
 from transport.wire.controls import parse_actions
 from transport.wire.errors import BadMessage, TooLarge, TransportError, quote
 from transport.wire.init import DEFAULT_SEED, opening_prompt, read_size, read_steps
-from transport.wire.limits import Limits
+from transport.wire.limits import ClientLimits
 from transport.wire.messages import Positive, Prompt, Seed, explain
 from transport.wire.world import World, WorldInfo, WorldSpec
-from transport.worker_limits import Threads, run
+from transport.worker_limits import CapacityLimits, run
 
 logger = logging.getLogger(__name__)
 
@@ -36,13 +37,16 @@ class ClipRequest(Struct, frozen=True, kw_only=True):
     format: str = "mp4"
 
 
-async def clip(request: Request, world: World, *, limits: Limits, threads: Threads) -> Response:
+async def clip(
+    request: Request, world: World, *, limits: ClientLimits, threads: CapacityLimits
+) -> Response:
     """`POST /v1/clips`: image, prompt, actions and seed to video/mp4."""
     try:
         wish, upload = await _read(request, max_bytes=limits.max_clip_bytes)
         max_latent_frames = limits.max_clip_latent_frames
         actions = parse_actions(wish.actions, max_latent_frames=max_latent_frames)
-        spec = await _spec(wish, upload, world.info, threads)
+        spec = _read_spec(wish, world.info)
+        image = await _decode_image(wish, upload, spec, world.info, threads)
     except ClientDisconnect:
         logger.info("clip dropped: the client left")
         return Response(status_code=499)
@@ -51,7 +55,9 @@ async def clip(request: Request, world: World, *, limits: Limits, threads: Threa
     except Exception:
         logger.exception("a clip failed")
         return refuse(TransportError("internal error"))
-    return Film(world, spec, actions, threads=threads, timeout_s=limits.ack_timeout_s)
+    return ClipResponse(
+        world, spec, image, actions, threads=threads, timeout_s=limits.ack_timeout_s
+    )
 
 
 async def _read(request: Request, *, max_bytes: int) -> tuple[ClipRequest, bytes | None]:
@@ -110,25 +116,31 @@ def check_text(text: str, *, field: str) -> None:
         raise BadMessage(f"`{field}`: expected Unicode text", field=field) from exc
 
 
-async def _spec(
-    wish: ClipRequest, upload: bytes | None, info: WorldInfo, threads: Threads
-) -> WorldSpec:
+def _read_spec(wish: ClipRequest, info: WorldInfo) -> WorldSpec:
     if wish.format != "mp4":
         raise BadMessage(f"`format`: {quote(wish.format)}, expected 'mp4'", field="format")
     width, height = read_size(wish.size, info)
-    source = upload or wish.image
-    if source is None:
-        if not info.openings:
-            raise BadMessage("missing required field `image`", code="missing_field", field="image")
-        source = info.openings[0].image
-    crop = partial(decode_first_frame, source, width=width, height=height, field="image")
     return WorldSpec(
         prompt=wish.prompt or opening_prompt(info),
         seed=DEFAULT_SEED if wish.seed is None else wish.seed,
         width=width,
         height=height,
-        first_frame=await run(crop, places=threads.pictures),
         num_steps=read_steps(wish.num_inference_steps, info),
-        window=None,
-        sink=None,
     )
+
+
+async def _decode_image(
+    wish: ClipRequest,
+    upload: bytes | None,
+    spec: WorldSpec,
+    info: WorldInfo,
+    threads: CapacityLimits,
+) -> Frame:
+    source = upload or wish.image
+    if source is None:
+        if not info.openings:
+            raise BadMessage("missing required field `image`", code="missing_field", field="image")
+        source = info.openings[0].image
+    width, height = spec.width, spec.height
+    crop = partial(decode_first_frame, source, width=width, height=height, field="image")
+    return await run(crop, places=threads.pictures)

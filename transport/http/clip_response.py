@@ -11,17 +11,18 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from transport.codecs.mp4 import Mp4Writer
+from transport.codecs.payload import Frame
 from transport.wire.errors import Busy, TooLarge, TransportError, WorldLost
 from transport.wire.messages import Queued, Warming, error_message
 from transport.wire.world import World, WorldSession, WorldSpec
-from transport.worker_limits import Threads, run
+from transport.worker_limits import CapacityLimits, run
 
 MEDIA_TYPE = "video/mp4"
 
 logger = logging.getLogger(__name__)
 
 
-class Film(Response):
+class ClipResponse(Response):
     """One world, played along a script and filmed. It is opened when the answer begins."""
 
     media_type = MEDIA_TYPE
@@ -30,9 +31,10 @@ class Film(Response):
         self,
         world: World,
         spec: WorldSpec,
+        image: Frame,
         actions: Sequence[str],
         *,
-        threads: Threads,
+        threads: CapacityLimits,
         timeout_s: float,
     ) -> None:
         """A client that takes nothing for `timeout_s` gets no more: a world waits for it."""
@@ -40,6 +42,7 @@ class Film(Response):
         self._timeout_s = timeout_s
         self._world = world
         self._spec = spec
+        self._image = image
         self._actions = actions
         self._threads = threads
 
@@ -56,7 +59,7 @@ class Film(Response):
         begun, reason = False, "the client left"  # which is told by a cancellation
         name = "none"
         try:
-            session = await self._world.open(self._spec, on_wait=_say_nothing)
+            session = await self._world.open(self._spec, self._image, on_wait=_say_nothing)
             name = session.id
             logger.info("session %s opened: a clip of %d latent frames", name, len(self._actions))
             try:
@@ -94,7 +97,9 @@ class Film(Response):
             chunk = list(actions[start : start + size])
             # Who watches while he walks is served first, for as long as a chunk lasts.
             pictures = await session.step(
-                chunk + [""] * (size - len(chunk)), prompt=None, due_s=info.chunk_frames / info.fps
+                chunk + [""] * (size - len(chunk)),
+                prompt=None,
+                time_to_underrun_s=info.chunk_frames / info.fps,
             )
             wanted = (await pictures)[: num_frames - writer.num_frames]
             await run(partial(writer.add, wanted), places=self._threads.videos)

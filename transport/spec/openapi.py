@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from transport.event_loop_lag import LagFigures
+from transport.event_loop_lag import EventLoopLagStats
 from transport.http.clip import ClipRequest
 from transport.spec.asyncapi import Size
 from transport.spec.schema import BYTES, Schema, describe, first_line, narrow, refer
@@ -34,7 +34,7 @@ class Health(Struct, frozen=True):
     """Whether a world can be opened at once, and how late the event loop runs."""
 
     status: Literal["ready", "warming"]
-    loop_lag_ms: LagFigures | None  # null before the first sample
+    loop_lag_ms: EventLoopLagStats | None  # null before the first sample
 
 
 @cache

@@ -24,13 +24,13 @@ Part = Literal["script", "held", "prompt"]  # what an event changes
 
 
 @dataclass(slots=True, frozen=True)
-class Taken:
+class ChunkControls:
     """The controls of one chunk, and the events that take effect in it first, as they came."""
 
     actions: list[str]
     event_ids: list[int]
     prompt: str | None
-    steered: bool = False  # whether keys or a script came in for it
+    has_new_keys: bool = False  # whether keys or a script came in for it
 
 
 @dataclass(slots=True)
@@ -67,7 +67,7 @@ class Controls:
         self._note("prompt", event_id, replaces=("prompt",))
         self._prompt = prompt
 
-    def take(self, num_latent_frames: int) -> Taken:
+    def take(self, num_latent_frames: int) -> ChunkControls:
         """The controls of the next chunk."""
         take = self._take_script if self._script else self._take_held
         actions = take(num_latent_frames)
@@ -75,8 +75,8 @@ class Controls:
         # A composite may change keys and prompt under one id.
         event_ids = list(dict.fromkeys(event_id for _, event_id in self._arrived))
         self._arrived.clear()
-        steered, self._steered = self._steered, False
-        return Taken(actions, event_ids, prompt, steered)
+        has_new_keys, self._steered = self._steered, False
+        return ChunkControls(actions, event_ids, prompt, has_new_keys)
 
     def _note(self, what: Part, event_id: EventId, *, replaces: tuple[Part, ...]) -> None:
         """Remembers an event, and forgets those that will not take effect because of it."""

@@ -1,7 +1,6 @@
 """What an init means for the world that is served: checked, and completed with its defaults."""
 
 import re
-from typing import TYPE_CHECKING
 
 from msgspec import Raw, Struct
 
@@ -9,9 +8,7 @@ from transport.wire.controls import parse_camera_actions
 from transport.wire.errors import BadMessage, quote
 from transport.wire.messages import Encoding, HeldKeys, Init, decode_field, is_absent
 from transport.wire.output_settings import read_format, read_quality
-
-if TYPE_CHECKING:
-    from transport.wire.world import WorldInfo
+from transport.wire.world import WorldInfo, WorldSpec
 
 DEFAULT_SEED = 42
 MAX_SIDE = 8192
@@ -19,17 +16,11 @@ MAX_SIDE = 8192
 _SIZE = re.compile(r"([1-9][0-9]{0,3})x([1-9][0-9]{0,3})")
 
 
-class Plan(Struct, frozen=True, kw_only=True):
+class SessionRequest(Struct, frozen=True, kw_only=True):
     """An init that holds: what to open, and how to play it."""
 
-    prompt: str
-    first_frame: bytes | str | None  # None: the first opening
-    width: int
-    height: int
-    seed: int
-    num_steps: int | None
-    window: int | None
-    sink: int | None
+    world: WorldSpec
+    first_frame: bytes | str | None  # an encoded image; None: the first opening's
     encoding: Encoding
     fps: int
     paced: bool
@@ -40,21 +31,23 @@ class Plan(Struct, frozen=True, kw_only=True):
     script: list[str]
 
 
-def read_init(init: Init, info: "WorldInfo", *, max_script_bytes: int) -> Plan:
+def read_init(init: Init, info: WorldInfo, *, max_script_bytes: int) -> SessionRequest:
     """Checks an init against what is served. Raises BadMessage."""
     window, sink = _read_window(init, info)
     width, height = read_size(init.size, info)
     extensions = bool(init.extensions)
     latest = extensions and init.realtime_delivery == "latest"
-    return Plan(
-        prompt=init.prompt or opening_prompt(info),
+    return SessionRequest(
+        world=WorldSpec(
+            prompt=init.prompt or opening_prompt(info),
+            seed=DEFAULT_SEED if init.seed is None else init.seed,
+            width=width,
+            height=height,
+            num_steps=read_steps(init.num_inference_steps, info),
+            window=window,
+            sink=sink,
+        ),
         first_frame=_read_first_frame(init.first_frame, info),
-        width=width,
-        height=height,
-        seed=DEFAULT_SEED if init.seed is None else init.seed,
-        num_steps=read_steps(init.num_inference_steps, info),
-        window=window,
-        sink=sink,
         encoding=Encoding(
             format=read_format(init.realtime_output_format, extensions=extensions),
             quality=read_quality(init.output_compression),
@@ -72,7 +65,7 @@ def read_init(init: Init, info: "WorldInfo", *, max_script_bytes: int) -> Plan:
     )
 
 
-def read_size(size: str | None, info: "WorldInfo") -> tuple[int, int]:
+def read_size(size: str | None, info: WorldInfo) -> tuple[int, int]:
     """The served (width, height) nearest to a wish of "WxH". Raises BadMessage."""
     if size is None:
         return info.sizes[0] if info.sizes else info.nearest_size(832, 480)
@@ -85,14 +78,14 @@ def read_size(size: str | None, info: "WorldInfo") -> tuple[int, int]:
     return info.nearest_size(width, height)
 
 
-def read_steps(num_steps: int | None, info: "WorldInfo") -> int | None:
+def read_steps(num_steps: int | None, info: WorldInfo) -> int | None:
     if num_steps is not None and num_steps > info.max_steps:
         field = "num_inference_steps"
         raise BadMessage(f"`{field}`: {num_steps}, expected 1 to {info.max_steps}", field=field)
     return num_steps
 
 
-def _read_window(init: Init, info: "WorldInfo") -> tuple[int | None, int | None]:
+def _read_window(init: Init, info: WorldInfo) -> tuple[int | None, int | None]:
     """(window, sink) in latent frames, wishes both: the nearest that is served.
 
     The window counts the sink and the current chunk.
@@ -110,7 +103,7 @@ def _read_window(init: Init, info: "WorldInfo") -> tuple[int | None, int | None]
     return window, sink
 
 
-def _read_first_frame(raw: Raw, info: "WorldInfo") -> bytes | str | None:
+def _read_first_frame(raw: Raw, info: WorldInfo) -> bytes | str | None:
     if is_absent(raw):
         if not info.openings:
             raise BadMessage(
@@ -143,7 +136,7 @@ def _read_script(init: Init, *, max_bytes: int) -> list[str]:
     return script
 
 
-def opening_prompt(info: "WorldInfo") -> str:
+def opening_prompt(info: WorldInfo) -> str:
     """What a client that gives no prompt means. Raises BadMessage where there is no opening."""
     if not info.openings:
         raise BadMessage("missing required field `prompt`", code="missing_field", field="prompt")

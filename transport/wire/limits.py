@@ -8,7 +8,7 @@ NumBytes = Annotated[int, Meta(ge=1024)]
 Seconds = Annotated[float, Meta(gt=0)]
 
 
-class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ClientLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     # Of one replica. Below Serve's max_ongoing_requests, where a handshake hangs unanswered.
     max_sockets: Annotated[int, Meta(ge=1)] = 150
     max_init_bytes: NumBytes = 8 * 1024 * 1024

@@ -26,7 +26,7 @@ SPLIT_BYTES = 65_536  # a payload of this size or more travels in a frame of its
 Prompt = Annotated[str, Meta(max_length=MAX_PROMPT_CHARS)]
 Positive = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
-NumFps = Annotated[int, Meta(ge=1, le=60)]
+Fps = Annotated[int, Meta(ge=1, le=60)]
 Quality = Annotated[int, Meta(ge=0, le=100)]
 MaxWidth = Annotated[int, Meta(ge=0)]
 
@@ -45,7 +45,7 @@ class Init(Struct, tag="init", frozen=True, kw_only=True):
     first_frame: Raw = Raw()  # bytes of an encoded image, or str: base64 or a data URL
     size: str | None = None  # "WxH", a wish
     seed: Seed | None = None
-    fps: NumFps | None = None
+    fps: Fps | None = None
     max_chunks: Positive | None = None
     num_inference_steps: Positive | None = None
     realtime_output_format: str | None = None

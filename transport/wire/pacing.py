@@ -72,7 +72,7 @@ class Pacer:
         """Whether another chunk may be on its way, or an ack must come first."""
         return len(self._in_flight) < MAX_UNACKNOWLEDGED_CHUNKS
 
-    def due_s(self, now: float) -> float:
+    def time_to_underrun_s(self, now: float) -> float:
         """In how long the client will have nothing left to show; 0 where that is so already.
 
         A chunk at most: who has more in store than that may wait so long, but not for ever.

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from transport.wire.controls import Controls, canonical
 from transport.wire.errors import BadMessage, OutOfOrder, Refused, TooLarge, TransportError
 from transport.wire.event import KeyFrame, read_event
-from transport.wire.init import Plan, read_init
-from transport.wire.limits import Limits
+from transport.wire.init import SessionRequest, read_init
+from transport.wire.limits import ClientLimits
 from transport.wire.messages import (
     Ack,
     ClientMessage,
@@ -37,13 +37,13 @@ class State(Enum):
     RUNNING = auto()
 
 
-Effect = Plan | Ack | ControlAck | Error | None
+Effect = SessionRequest | Ack | ControlAck | Error | None
 
 
 class Conversation:
     """One client's side of the wire. Mutates its controls, output and pacer, and nothing else."""
 
-    def __init__(self, info: "WorldInfo", *, limits: Limits) -> None:
+    def __init__(self, info: "WorldInfo", *, limits: ClientLimits) -> None:
         self.state = State.IDLE
         self.controls = Controls()
         self.output = Output()
@@ -104,7 +104,7 @@ class Conversation:
             case _:
                 raise OutOfOrder(f"{type(message).__name__.lower()} before init")
 
-    def _start(self, init: Init) -> Plan:
+    def _start(self, init: Init) -> SessionRequest:
         plan = read_init(init, self._info, max_script_bytes=self._limits.max_event_bytes)
         self.state = State.RUNNING
         self.output = Output(plan.encoding)

@@ -64,17 +64,16 @@ class WorldInfo(Struct, frozen=True):
         return across * self.size_multiple, down * self.size_multiple
 
 
-class WorldSpec(Struct, frozen=True):
-    """One world to open."""
+class WorldSpec(Struct, frozen=True, kw_only=True):
+    """One world to open. None leaves a choice to the preset."""
 
     prompt: str
     seed: int
     width: int
     height: int
-    first_frame: NDArray[np.uint8]  # [height, width, 3], decoded and cropped to cover
-    num_steps: int | None  # None: the preset's own
-    window: int | None
-    sink: int | None
+    num_steps: int | None = None  # denoising steps
+    window: int | None = None  # latent frames of the KV window
+    sink: int | None = None  # latent frames of the sink
 
 
 class WorldSession(Protocol):
@@ -84,7 +83,7 @@ class WorldSession(Protocol):
     def id(self) -> str: ...
 
     async def step(
-        self, actions: Sequence[str], *, prompt: str | None, due_s: float
+        self, actions: Sequence[str], *, prompt: str | None, time_to_underrun_s: float
     ) -> Awaitable[NDArray[np.uint8]]:
         """Returns once the next chunk is made but for its pictures, which may then be awaited.
 
@@ -92,8 +91,8 @@ class WorldSession(Protocol):
         [T, H, W, 3], contiguous; left alone they are no error.
         `actions`: the keys held in each of the chunk's latent frames, in the order "wasdijkl".
         `prompt`: the new prompt from this chunk on, or None for no change.
-        `due_s`: in how many seconds the client will have nothing left to show; of several sessions
-        the one that is due first goes first.
+        `time_to_underrun_s`: seconds until the client has nothing left to show. Of several
+        sessions the one with the earliest deadline goes first.
         """
         ...
 
@@ -112,8 +111,13 @@ class World(Protocol):
     @property
     def info(self) -> WorldInfo: ...
 
-    async def open(self, spec: WorldSpec, *, on_wait: OnWait) -> WorldSession:
-        """Raises Busy, Refused or WorldLost. Cancelled while it waits, it leaves nothing behind."""
+    async def open(
+        self, spec: WorldSpec, image: NDArray[np.uint8], *, on_wait: OnWait
+    ) -> WorldSession:
+        """`image` is the first frame, [height, width, 3]; `on_wait` receives news of the queue.
+
+        Raises Busy, Refused or WorldLost. Cancelled while it waits, it leaves nothing behind.
+        """
         ...
 
     async def ready(self) -> bool:

@@ -56,10 +56,10 @@ class Watched(WorldModel):
         self.most_stored = max(self.most_stored, live_bytes(self.entries))
         return maps
 
-    def remember(self, x, **kwargs):
-        if self.fail_at == "remember":
+    def write_cache(self, x, **kwargs):
+        if self.fail_at == "write_cache":
             raise MemoryError
-        super().remember(x, **kwargs)
+        super().write_cache(x, **kwargs)
 
     @property
     def num_poses(self):
@@ -330,7 +330,7 @@ def test_a_session_that_fails_leaves_the_cache_and_the_others_as_they_were(build
     session, failing = engine.open(spec()), engine.open(spec(seed=8))
     frames = play(engine, session, WALK[:2])
     before = engine.camera_cache.stats.stored_bytes
-    engine.model.fail_at = "remember"
+    engine.model.fail_at = "write_cache"
     with pytest.raises(MemoryError):
         engine.step(failing, ["w", "a", "d"])
     engine.model.fail_at = None

@@ -47,7 +47,7 @@ def test_sink_and_most_recent_frames_are_seen(window, sink, chunk, seen):
 
 def test_passes_of_one_chunk_overwrite_each_other():
     window = make_window(6, 0)
-    window.store(0, numbered(0), numbered(0))
+    window.write(0, numbered(0), numbered(0))
     window.advance(3)
     for junk in (70, 80, 3):
         window.attend(0, numbered(junk), numbered(junk), numbered(junk))

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lingbot.dit.layers import patchify, rotary, rotate, unpatchify
+from lingbot.dit.layers import apply_rope, patchify, rope_freqs, unpatchify
 from lingbot.errors import LingbotError
 
 
@@ -50,7 +50,7 @@ def test_rotary_depends_on_distance_alone_at_any_position(position):
     q, k = torch.randn(2, 1, 1, 6, 4, 16, dtype=torch.float64).float()
 
     def score(q_at, k_at):
-        turns = [rotary(torch.tensor([at]), grid=(2, 3), head_dim=16) for at in (q_at, k_at)]
-        return (rotate(q, turns[0]) * rotate(k, turns[1])).sum(-1)
+        turns = [rope_freqs(torch.tensor([at]), grid=(2, 3), head_dim=16) for at in (q_at, k_at)]
+        return (apply_rope(q, turns[0]) * apply_rope(k, turns[1])).sum(-1)
 
     torch.testing.assert_close(score(position + 7, position), score(7, 0), rtol=1e-4, atol=1e-4)

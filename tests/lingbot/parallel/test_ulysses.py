@@ -13,8 +13,8 @@ import torch.distributed as dist
 
 from lingbot.dit.kv_cache import KVWindow, ShardedWindow
 from lingbot.errors import LingbotError
-from lingbot.parallel.process_group import run_ranks
-from lingbot.parallel.ulysses import ALONE, Ranks
+from lingbot.parallel.process_group import spawn_ranks
+from lingbot.parallel.ulysses import SINGLE, SequenceParallelGroup
 from lingbot.verify import collect
 from tests.lingbot.toy import SHAPE, WALK, make_engine, make_spec
 
@@ -29,16 +29,16 @@ def claim(check):
     return check
 
 
-def check_all(ranks):
+def check_all(group):
     """What went wrong with each claim, on any of the ranks; '' where nothing did."""
     found = {}
     for name, check in CLAIMS.items():
         said = ""
         try:
-            check(ranks)
+            check(group)
         except Exception:
-            said = f"rank {ranks.rank}: {traceback.format_exc()}"
-        by_rank = [""] * ranks.num_ranks
+            said = f"rank {group.rank}: {traceback.format_exc()}"
+        by_rank = [""] * group.num_ranks
         dist.all_gather_object(by_rank, said)
         found[name] = "\n".join(filter(None, by_rank))
     return found
@@ -50,64 +50,64 @@ def numbered(num_tokens, *, dtype=torch.float32):
     return bits.view(torch.bfloat16) if dtype == torch.bfloat16 else bits.to(dtype)
 
 
-def heads_of(ranks, x, *, dim):
-    return x.chunk(ranks.num_ranks, dim=dim)[ranks.rank]
+def heads_of(group, x, *, dim):
+    return x.chunk(group.num_ranks, dim=dim)[group.rank]
 
 
 KINDS = [(num, dtype) for num in (4, 6, 7, 28) for dtype in (torch.float32, torch.bfloat16)]
 
 
 @claim
-def taken_tokens_are_gathered_in_order(ranks):
+def taken_tokens_are_gathered_in_order(group):
     for num_tokens, dtype in KINDS:
         x = numbered(num_tokens, dtype=dtype).flatten(3)
-        counts, mine = ranks.split(num_tokens), ranks.take(x)
+        counts, mine = group.split(num_tokens), group.shard(x)
         assert counts == sorted(counts, reverse=True) and counts[0] - counts[-1] <= 1
-        assert mine.shape[2] == counts[ranks.rank]
-        assert torch.equal(ranks.gather(mine, num_tokens=num_tokens), x)
+        assert mine.shape[2] == counts[group.rank]
+        assert torch.equal(group.gather(mine, num_tokens=num_tokens), x)
 
 
 @claim
-def heads_have_all_tokens_and_tokens_all_heads(ranks):
+def heads_have_all_tokens_and_tokens_all_heads(group):
     for num_tokens, dtype in KINDS:
         q = numbered(num_tokens, dtype=dtype)
         for tensors in ((q, -q, q * 2), (q, -q), (q,)):
-            shared = ranks.to_heads(*map(ranks.take, tensors), num_tokens=num_tokens)
+            shared = group.to_heads(*map(group.shard, tensors), num_tokens=num_tokens)
             for ours, whole in zip(shared, tensors, strict=True):
-                assert torch.equal(ours, heads_of(ranks, whole, dim=3))
-                assert torch.equal(ranks.to_tokens(ours), ranks.take(whole))
+                assert torch.equal(ours, heads_of(group, whole, dim=3))
+                assert torch.equal(group.to_tokens(ours), group.shard(whole))
 
 
 @claim
-def a_sharded_window_remembers_and_sees_what_a_whole_one_does(ranks):
+def a_sharded_window_remembers_and_sees_what_a_whole_one_does(group):
     """Seven tokens and five chunks, so that the window of nine goes round."""
     options = {"window": 9, "sink": 3, "chunk": 3, "tokens": 7}
     options |= {"device": torch.device("cpu"), "dtype": torch.float32}
     whole = KVWindow.empty(SHAPE, **options)
-    shared = KVWindow.empty(SHAPE, **options, num_ranks=ranks.num_ranks)
-    memory = ShardedWindow(shared, ranks)
+    shared = KVWindow.empty(SHAPE, **options, num_ranks=group.num_ranks)
+    memory = ShardedWindow(shared, group)
     generator = torch.Generator().manual_seed(0)
     for chunk in range(5):
         for layer in range(SHAPE.num_layers):
             q, k, v = torch.randn(3, 1, 3, 7, 4, 12, generator=generator)
             if chunk == layer:  # once in each layer
-                whole.store(layer, k, v)
-                memory.store(layer, ranks.take(k), ranks.take(v))
+                whole.write(layer, k, v)
+                memory.write(layer, group.shard(k), group.shard(v))
                 continue
-            seen = memory.attend(layer, *map(ranks.take, (q, k, v)))
-            torch.testing.assert_close(seen, ranks.take(whole.attend(layer, q, k, v)))
+            seen = memory.attend(layer, *map(group.shard, (q, k, v)))
+            torch.testing.assert_close(seen, group.shard(whole.attend(layer, q, k, v)))
         whole.advance(3)
         shared.advance(3)
     for ours, all_heads in ((shared.k_NBFTHD, whole.k_NBFTHD), (shared.v_NBFTHD, whole.v_NBFTHD)):
-        assert torch.equal(ours, heads_of(ranks, all_heads, dim=4))
+        assert torch.equal(ours, heads_of(group, all_heads, dim=4))
 
 
 @claim
-def golden_rollouts_are_reproduced(ranks):
+def golden_rollouts_are_reproduced(group):
     folders = sorted(GOLDEN.glob("dit_*"))
     assert len(folders) == 3
     for folder in folders:
-        errors = collect(ranks, folder)
+        errors = collect(group, folder)
         assert not isinstance(errors, LingbotError), errors
         assert len(errors) == 7 and max(error for _, error in errors) < 1e-5, errors
 
@@ -116,27 +116,27 @@ def play(engine, walk=WALK):
     """The frames, on rank 0, and the window's keys of a walk without a warm-up."""
     session = engine.open(make_spec())
     chunks = [engine.denoise(session, actions) for actions in walk]
-    if engine.ranks.rank:
+    if engine.group.rank:
         return [], session.window.k_NBFTHD
     return [engine.decode(session, latents) for latents in chunks], session.window.k_NBFTHD
 
 
-def cache_bytes(ranks):
+def cache_bytes(group):
     """Room for three latent frames of this rank's tokens: a walk needs more."""
-    return 3 * 2 * SHAPE.num_layers * ranks.split(TOKENS)[ranks.rank] * SHAPE.dim * 4
+    return 3 * 2 * SHAPE.num_layers * group.split(TOKENS)[group.rank] * SHAPE.dim * 4
 
 
-def check_walks(ranks, control):
-    cached = make_engine(control=control, ranks=ranks, camera_cache_bytes=cache_bytes(ranks))
+def check_walks(group, control):
+    cached = make_engine(control=control, group=group, camera_cache_bytes=cache_bytes(group))
     frames, k = play(cached)
     stats = cached.camera_cache.stats
     assert stats.evictions and stats.hits and stats.stored_bytes
-    plain_frames, plain_k = play(make_engine(control=control, ranks=ranks))
+    plain_frames, plain_k = play(make_engine(control=control, group=group))
     assert torch.equal(k, plain_k)
     assert all(map(np.array_equal, frames, plain_frames))
-    if ranks.rank == 0:
+    if group.rank == 0:
         alone_frames, alone_k = play(make_engine(control=control))
-        torch.testing.assert_close(k, heads_of(ranks, alone_k, dim=4), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(k, heads_of(group, alone_k, dim=4), rtol=1e-5, atol=1e-5)
         assert len(frames) == len(WALK)
         for ours, alone in zip(frames, alone_frames, strict=True):
             # Fewer tokens in a product may round otherwise.
@@ -144,22 +144,22 @@ def check_walks(ranks, control):
 
 
 @claim
-def a_walk_shows_one_ranks_frames(ranks):
-    check_walks(ranks, "cam")
+def a_walk_shows_one_ranks_frames(group):
+    check_walks(group, "cam")
 
 
 @claim
-def a_walk_of_an_act_model_shows_one_ranks_frames(ranks):
-    check_walks(ranks, "act")
+def a_walk_of_an_act_model_shows_one_ranks_frames(group):
+    check_walks(group, "act")
 
 
 @claim
-def a_group_of_one_that_sends_to_itself_changes_no_bit(ranks):
-    groups = [dist.new_group([rank]) for rank in range(ranks.num_ranks)]
-    single = Ranks(groups[ranks.rank])
+def a_group_of_one_that_sends_to_itself_changes_no_bit(group):
+    groups = [dist.new_group([rank]) for rank in range(group.num_ranks)]
+    single = SequenceParallelGroup(groups[group.rank])
     assert (single.rank, single.num_ranks) == (0, 1)
     (frames, k), (alone_frames, alone_k) = (
-        play(make_engine(ranks=group), WALK[:2]) for group in (single, ALONE)
+        play(make_engine(group=group), WALK[:2]) for group in (single, SINGLE)
     )
     assert torch.equal(k, alone_k) and len(frames) == 2
     assert all(map(np.array_equal, frames, alone_frames))
@@ -167,7 +167,7 @@ def a_group_of_one_that_sends_to_itself_changes_no_bit(ranks):
 
 @pytest.fixture(scope="module", params=[2, 4])
 def found(request):
-    return run_ranks(request.param, check_all)
+    return spawn_ranks(request.param, check_all)
 
 
 @pytest.mark.parametrize("name", CLAIMS)
@@ -178,9 +178,9 @@ def test_on_several_ranks(found, name):
 def test_alone_nothing_is_copied_or_sent():
     q, k = numbered(6), numbered(6)
     assert not dist.is_initialized()
-    assert all(a is b for a, b in zip(ALONE.to_heads(q, k, num_tokens=6), (q, k), strict=True))
-    assert ALONE.to_tokens(q) is q and ALONE.gather(q, num_tokens=6) is q
-    assert ALONE.take(q).data_ptr() == q.data_ptr() and torch.equal(ALONE.take(q), q)
+    assert all(a is b for a, b in zip(SINGLE.to_heads(q, k, num_tokens=6), (q, k), strict=True))
+    assert SINGLE.to_tokens(q) is q and SINGLE.gather(q, num_tokens=6) is q
+    assert SINGLE.shard(q).data_ptr() == q.data_ptr() and torch.equal(SINGLE.shard(q), q)
 
 
 @pytest.mark.parametrize(
@@ -191,26 +191,26 @@ def test_alone_nothing_is_copied_or_sent():
     ],
 )
 def test_a_model_that_cannot_be_shared_is_refused_with_the_numbers(num_ranks, reason):
-    ranks = Ranks()
-    ranks.num_ranks = num_ranks
+    group = SequenceParallelGroup()
+    group.num_ranks = num_ranks
     with pytest.raises(LingbotError, match=reason):
-        make_engine(ranks=ranks)
+        make_engine(group=group)
 
 
 def test_every_rank_needs_a_token():
-    ranks = Ranks()
-    ranks.num_ranks = 4
-    ranks.check(SHAPE, tokens=4)
+    group = SequenceParallelGroup()
+    group.num_ranks = 4
+    group.check(SHAPE, tokens=4)
     with pytest.raises(LingbotError, match="of 3 tokens cannot be split over 4 ranks"):
-        ranks.check(SHAPE, tokens=3)
+        group.check(SHAPE, tokens=3)
 
 
-def fail_on_the_last_rank(ranks):
-    if ranks.rank == ranks.num_ranks - 1:
+def fail_on_the_last_rank(group):
+    if group.rank == group.num_ranks - 1:
         raise ZeroDivisionError("said by the last rank")
     dist.barrier()
 
 
 def test_what_one_process_raises_ends_them_all():
     with pytest.raises(torch.multiprocessing.ProcessRaisedException, match="said by the last rank"):
-        run_ranks(2, fail_on_the_last_rank)
+        spawn_ranks(2, fail_on_the_last_rank)

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from lingbot.dit.conditioner import CameraMaps
+from lingbot.dit.conditioner import PrecomputedMaps
 from lingbot.dit.layers import attention
 from lingbot.errors import LingbotError
 from lingbot.runtime.engine import Engine
-from lingbot.vae.codec import FrameCodec
+from lingbot.vae.codec import LatentCodec
 
 WALK = [["", "w", "w"], ["w", "wl", "l"], ["", "i", "s"], ["a", "a", "a"], ["d", "k", ""]]
 
@@ -67,7 +67,7 @@ def test_denoising_leaves_the_remembered_frames_alone(engine, spec, monkeypatch)
     def stop(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(engine.model, "remember", stop)
+    monkeypatch.setattr(engine.model, "write_cache", stop)
     num_frames = window.num_frames
     with pytest.raises(KeyboardInterrupt):
         engine.step(session, WALK[0])
@@ -91,7 +91,7 @@ class AtOnce:
         q, k, v = (t.flatten(1, 2) for t in (q, k, v))
         return attention(q, k, v, mask=self.mask).view_as(self.k[layer])
 
-    def store(self, layer, k, v):
+    def write(self, layer, k, v):
         self.k[layer] = k
 
 
@@ -100,15 +100,15 @@ def test_cached_attention_equals_recomputing_the_past(engine, spec, monkeypatch,
     """Five chunks, so that every window but its sink has been overwritten."""
     session = engine.open(spec(window=window, sink=sink))
     passes = []
-    remember = engine.model.remember
+    write_cache = engine.model.write_cache
 
     def record(x, **kwargs):
         maps = [kwargs["camera"].scale_shift(layer) for layer in range(2)]
         maps = torch.stack([torch.stack(pair) for pair in maps])  # [N, 2, B, F or 1, T, C]
         passes.append({"x": x, **kwargs, "camera": maps.expand(-1, -1, -1, 3, -1, -1)})
-        remember(x, **kwargs)
+        write_cache(x, **kwargs)
 
-    monkeypatch.setattr(engine.model, "remember", record)
+    monkeypatch.setattr(engine.model, "write_cache", record)
     play(engine, session)
 
     def joined(name, axis):
@@ -116,11 +116,11 @@ def test_cached_attention_equals_recomputing_the_past(engine, spec, monkeypatch,
 
     twin = AtOnce(window, sink, num_frames=15, tokens=6)
     with torch.inference_mode():
-        remember(
+        write_cache(
             joined("x", 2),
             condition=joined("condition", 2),
             positions=torch.arange(15),
-            camera=CameraMaps(*joined("camera", 3).unbind(1)),
+            camera=PrecomputedMaps(*joined("camera", 3).unbind(1)),
             text=session.text,
             memory=twin,
         )
@@ -186,7 +186,7 @@ def test_closing_frees_the_memory(engine, spec):
 
 def test_half_the_bits_give_nearly_the_same_picture(engine, spec):
     """float32 is the slow twin."""
-    codec = FrameCodec(
+    codec = LatentCodec(
         copy.deepcopy(engine.codec.vae).bfloat16(), engine.codec.mean, engine.codec.std
     )
     half = Engine(

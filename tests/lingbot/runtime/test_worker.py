@@ -18,11 +18,11 @@ from torch.multiprocessing.spawn import spawn
 from lingbot.errors import LingbotError, SessionClosed
 from lingbot.parallel import process_group
 from lingbot.parallel.command_channel import BUFFER_BYTES, CommandChannel
-from lingbot.parallel.process_group import join, run_ranks
-from lingbot.parallel.ulysses import ALONE
+from lingbot.parallel.process_group import join, spawn_ranks
+from lingbot.parallel.ulysses import SINGLE
 from lingbot.runtime import worker as lockstep_module
-from lingbot.runtime.commands import DECODER, ENCODER, Close, Open, Step, Stop, Tick
-from lingbot.runtime.worker import Lockstep
+from lingbot.runtime.commands import DECODER, ENCODER, Close, Heartbeat, Open, Step, Stop
+from lingbot.runtime.worker import Worker
 from tests.lingbot.toy import WALK, make_engine, make_spec
 
 SOON_S = 20  # nothing here takes so long
@@ -31,7 +31,7 @@ SOON_S = 20  # nothing here takes so long
 class FakeEngine:
     """Sessions are their prompts, and frames what was denoised: session and first action."""
 
-    ranks = ALONE
+    group = SINGLE
 
     def __init__(self):
         self.done = []
@@ -53,18 +53,18 @@ class FakeEngine:
 @contextmanager
 def running(engine):
     """The lockstep of an engine, which obeys on a thread of its own."""
-    lockstep = Lockstep(engine)
+    lockstep = Worker(engine)
     thread = threading.Thread(target=lockstep.run, daemon=True)
     thread.start()
     try:
         yield lockstep
     finally:
-        lockstep.submit(Stop(), due=math.inf).result(SOON_S)
+        lockstep.submit(Stop(), deadline=math.inf).result(SOON_S)
         thread.join(SOON_S)
 
 
-def do(lockstep, command, *, due=0.0):
-    return lockstep.submit(command, due=due).result(SOON_S)
+def do(lockstep, command, *, deadline=0.0):
+    return lockstep.submit(command, deadline=deadline).result(SOON_S)
 
 
 def walk_ahead(lockstep, session_id, walk=WALK):
@@ -78,9 +78,9 @@ def walk_ahead(lockstep, session_id, walk=WALK):
 
 def obey(engine, *turns):
     """Have an engine do what was all asked for at once: (due, command) in order of arrival."""
-    lockstep = Lockstep(engine)
-    for due, command in [*turns, (math.inf, Stop())]:
-        lockstep.submit(command, due=due)
+    lockstep = Worker(engine)
+    for deadline, command in [*turns, (math.inf, Stop())]:
+        lockstep.submit(command, deadline=deadline)
     lockstep.run()
     return engine.done
 
@@ -101,23 +101,23 @@ def test_a_session_that_is_never_due_soon_gets_its_turn():
         def denoise(self, session, actions, *, prompt):
             now = len(self.done)
             if session == "a" and now < 8:
-                lockstep.submit(Step("a", [""]), due=now + 1)
+                lockstep.submit(Step("a", [""]), deadline=now + 1)
             return super().denoise(session, actions, prompt=prompt)
 
     engine = Eager()
-    lockstep = Lockstep(engine)
-    for due, command in [*OPENED, (4.5, Step("b", [""])), (0, Step("a", [""]))]:
-        lockstep.submit(command, due=due)
-    lockstep.submit(Stop(), due=math.inf)
+    lockstep = Worker(engine)
+    for deadline, command in [*OPENED, (4.5, Step("b", [""])), (0, Step("a", [""]))]:
+        lockstep.submit(command, deadline=deadline)
+    lockstep.submit(Stop(), deadline=math.inf)
     lockstep.run()
     assert engine.done == [*"aaaaa", "b", *"aaa"]
 
 
 def test_what_nobody_waits_for_any_more_is_not_done():
     engine = FakeEngine()
-    lockstep = Lockstep(engine)
-    assert lockstep.submit(Step("a", ["1"]), due=0).cancel()
-    lockstep.submit(Stop(), due=1)
+    lockstep = Worker(engine)
+    assert lockstep.submit(Step("a", ["1"]), deadline=0).cancel()
+    lockstep.submit(Stop(), deadline=1)
     lockstep.run()
     assert engine.done == []
 
@@ -180,7 +180,7 @@ def two_sessions(engine):
 def test_alone_an_unexpected_error_breaks_its_session_only(two_sessions, engine, monkeypatch):
     lockstep, expected = two_sessions
     with monkeypatch.context() as patch:
-        patch.setattr(engine.model, "remember", None)
+        patch.setattr(engine.model, "write_cache", None)
         with pytest.raises(TypeError):
             do(lockstep, Step("a", WALK[0]))
     with pytest.raises(LingbotError, match="open another"):
@@ -285,10 +285,10 @@ def test_what_cannot_be_sent_is_the_askers_business():
     """With several ranks; and nobody is left waiting for it."""
 
     class Leader(FakeEngine):
-        ranks = SimpleNamespace(rank=0, num_ranks=2)
+        group = SimpleNamespace(rank=0, num_ranks=2)
 
     with pytest.raises(UnicodeEncodeError):
-        Lockstep(Leader()).submit(Open("a", make_spec(prompt="\ud800")), due=0)
+        Worker(Leader()).submit(Open("a", make_spec(prompt="\ud800")), deadline=0)
 
 
 def test_busy_is_how_long_the_longest_running_call_has_taken(monkeypatch):
@@ -298,7 +298,7 @@ def test_busy_is_how_long_the_longest_running_call_has_taken(monkeypatch):
     with running(engine) as lockstep:
         do(lockstep, Open("a", make_spec(prompt="a")))
         assert lockstep.busy_s() == 0
-        denoised = lockstep.submit(Step("a", ["1"]), due=0)
+        denoised = lockstep.submit(Step("a", ["1"]), deadline=0)
         assert engine.begun["denoise"].acquire(timeout=SOON_S)
         clock.now = 103.0
         assert lockstep.busy_s() == 3
@@ -306,7 +306,7 @@ def test_busy_is_how_long_the_longest_running_call_has_taken(monkeypatch):
         frames = denoised.result(SOON_S)
         assert engine.begun["decode"].acquire(timeout=SOON_S)
         clock.now = 105.0
-        denoised = lockstep.submit(Step("a", ["2"]), due=0)
+        denoised = lockstep.submit(Step("a", ["2"]), deadline=0)
         assert engine.begun["denoise"].acquire(timeout=SOON_S)
         clock.now = 110.0
         assert lockstep.busy_s() == 7  # the decoding
@@ -331,7 +331,7 @@ def lead(lockstep, scenario):
     try:
         return scenario(lockstep)
     finally:
-        do(lockstep, Stop(), due=math.inf)
+        do(lockstep, Stop(), deadline=math.inf)
         with_leader.join(SOON_S)
 
 
@@ -388,7 +388,7 @@ def messages():
     about = range(BUFFER_BYTES - 60, BUFFER_BYTES + 10)
     lengths = [3 * BUFFER_BYTES, 0, *about, *reversed(about), 1]
     steps = [Step("a", ["w", "", "ä"], "x" * length) for length in lengths]
-    return [*steps, Step("a", []), Close("b"), Tick(), Stop()]
+    return [*steps, Step("a", []), Close("b"), Heartbeat(), Stop()]
 
 
 def pictures():
@@ -400,20 +400,20 @@ def opening(number):
     return Open("a", make_spec(first_frame=pictures()[number], prompt=LONG_PROMPT, window=7))
 
 
-def send_commands(ranks):
+def send_commands(group):
     """What the last rank received: commands, then the pictures and prompts of sessions."""
     channel = CommandChannel()
     commands = messages() + [opening(number) for number in range(len(pictures()))]
-    if ranks.rank == 0:
+    if group.rank == 0:
         for command in commands:
             channel.send(ENCODER.encode(command))
-    received = [DECODER.decode(channel.receive()) for _ in commands] if ranks.rank else []
+    received = [DECODER.decode(channel.receive()) for _ in commands] if group.rank else []
     return on_all_ranks(received)[-1]
 
 
-def be_two(ranks):
-    received = send_commands(ranks)
-    lockstep = Lockstep(make_engine(ranks=ranks, camera_cache_bytes=2**14))
+def be_two(group):
+    received = send_commands(group)
+    lockstep = Worker(make_engine(group=group, camera_cache_bytes=2**14))
     results = lead(lockstep, walk_together)
     states = on_all_ranks({name: state_of(one) for name, one in lockstep._sessions.items()})
     return received, results, states
@@ -421,7 +421,7 @@ def be_two(ranks):
 
 @pytest.fixture(scope="module")
 def two():
-    received, (frames, refusals), states = run_ranks(2, be_two)
+    received, (frames, refusals), states = spawn_ranks(2, be_two)
     return SimpleNamespace(received=received, frames=frames, refusals=refusals, states=states)
 
 
@@ -489,8 +489,8 @@ def fail(*args, **kwargs):
 def step_once(lockstep):
     """Ends when a rank fails: what `run` raised here, and after how many seconds."""
     if lockstep.leads:
-        lockstep.submit(Open("a", make_spec()), due=0)
-        lockstep.submit(Step("a", WALK[0]), due=1)
+        lockstep.submit(Open("a", make_spec()), deadline=0)
+        lockstep.submit(Step("a", WALK[0]), deadline=1)
     began = time.monotonic()
     try:
         lockstep.run()
@@ -500,17 +500,17 @@ def step_once(lockstep):
 
 def be_impatient(rank, folder):
     torch.set_num_threads(1)
-    process_group.TIMEOUT_S, lockstep_module.TICK_S = 4.0, 1.0
+    process_group.TIMEOUT_S, lockstep_module.HEARTBEAT_S = 4.0, 1.0
     report = {}
     for scenario in ("idle", "follower fails", "leader fails"):
         store = FileStore(str(folder / scenario), 2)
-        ranks = join(store, rank=rank, num_ranks=2, device=torch.device("cpu"))
-        engine = make_engine(ranks=ranks)
+        group = join(store, rank=rank, num_ranks=2, device=torch.device("cpu"))
+        engine = make_engine(group=group)
         if scenario == "follower fails" and rank == 1:
             engine.denoise = fail  # rank 0 waits for it in an all-to-all
         if scenario == "leader fails" and rank == 0:
             engine.open = fail  # rank 1 waits for the next command
-        lockstep = Lockstep(engine)
+        lockstep = Worker(engine)
         idle = scenario == "idle"
         report[scenario] = lead(lockstep, wait_idly) if idle else step_once(lockstep)
         # Stay: it is the timeout that tells the other one, not a connection that closed.

@@ -13,8 +13,8 @@ from transport.codecs.payload import Payload
 from transport.codecs.picture import PictureEncoder
 from transport.connection.chunk_sender import CodecFailed, Delivery
 from transport.connection.chunk_slot import Chunk
-from transport.connection.sender import Outlet
-from transport.wire.controls import Taken
+from transport.connection.sender import MessageSender
+from transport.wire.controls import ChunkControls
 from transport.wire.messages import Encoding
 from transport.wire.output_settings import Output
 
@@ -47,13 +47,13 @@ class Wire:
         return messages
 
 
-def chunk(frames, index=0, *, position=0, steered=False):
+def chunk(frames, index=0, *, position=0, has_new_keys=False):
     return Chunk(
         index,
         Pictures(frames),
         len(frames),
         position,
-        Taken(["w", "", "wl"], [7], None, steered),
+        ChunkControls(["w", "", "wl"], [7], None, has_new_keys),
         7,
         waited=0.001,
         prepared=0.002,
@@ -68,7 +68,7 @@ def run(*chunks, output, wire=None, extensions=True, cut_over=False, between=lam
 
     async def scenario():
         delivery = Delivery(
-            Outlet(wire, timeout_s=60),
+            MessageSender(wire, timeout_s=60),
             output,
             plan,
             session_id="s",
@@ -156,7 +156,7 @@ def test_sessions_take_turns_at_the_places(scenery, monkeypatch):
         places = anyio.CapacityLimiter(1)
         long, short = (
             Delivery(
-                Outlet(Wire(), timeout_s=60),
+                MessageSender(Wire(), timeout_s=60),
                 Output(Encoding("jpeg")),
                 plan,
                 session_id=name,
@@ -226,7 +226,9 @@ def test_after_dropped_frames_comes_a_key_frame(scenery):
         wire, plan = Wire(), SimpleNamespace(extensions=True, cut_over=False, fps=16)
         places = anyio.CapacityLimiter(1)
         output = Output(Encoding("h264"))
-        delivery = Delivery(Outlet(wire, timeout_s=60), output, plan, session_id="s", places=places)
+        delivery = Delivery(
+            MessageSender(wire, timeout_s=60), output, plan, session_id="s", places=places
+        )
         for index, dropped in enumerate((0, 0, 24, 24)):
             await delivery.send(chunk(scenery(2), index), dropped_frames=dropped)
         return [message for message in wire.messages() if "payload" in message]
@@ -319,7 +321,7 @@ def test_where_jpeg_fails_too_the_session_fails(scenery, monkeypatch):
 def test_a_chunk_that_was_steered_cuts_over_for_who_can(scenery):
     marks = {}
     for cut_over in (False, True):
-        chunks = [chunk(scenery(12), i, steered=i == 1) for i in range(3)]
+        chunks = [chunk(scenery(12), i, has_new_keys=i == 1) for i in range(3)]
         messages, _ = run(*chunks, output=Output(Encoding("jpeg")), cut_over=cut_over)
         headers = [message for message in messages if "payload" in message]
         marks[cut_over] = [header.get("cut_over", False) for header in headers]
@@ -328,6 +330,6 @@ def test_a_chunk_that_was_steered_cuts_over_for_who_can(scenery):
 
 
 def test_the_plain_wire_has_no_extras(scenery):
-    messages, _ = run(chunk(scenery(3), steered=True), output=Output(), extensions=False)
+    messages, _ = run(chunk(scenery(3), has_new_keys=True), output=Output(), extensions=False)
     assert not {"applied_controls", "cut_over", "dropped_frames"} & set(messages[0])
     assert messages[0]["event_id"] == 7

@@ -1,17 +1,17 @@
 import anyio
 
-from transport.connection.chunk_slot import Chunk, Outbox
-from transport.wire.controls import Taken
+from transport.connection.chunk_slot import Chunk, ChunkSlot
+from transport.wire.controls import ChunkControls
 
 
-def chunk(index, num_frames=12, *, event_ids=(), steered=False):
-    taken = Taken([], list(event_ids), None, steered)
+def chunk(index, num_frames=12, *, event_ids=(), has_new_keys=False):
+    taken = ChunkControls([], list(event_ids), None, has_new_keys)
     return Chunk(index, None, num_frames, 0, taken, None, waited=0.0, prepared=0.0, denoising=0.0)
 
 
 def test_who_makes_chunks_waits_for_who_sends_them():
     async def scenario():
-        outbox, put = Outbox(), []
+        outbox, put = ChunkSlot(), []
 
         async def make():
             for index in range(3):
@@ -33,7 +33,7 @@ def test_who_makes_chunks_waits_for_who_sends_them():
 
 def test_of_the_latest_a_newer_chunk_replaces_an_older_one():
     async def scenario():
-        outbox = Outbox(latest=True)
+        outbox = ChunkSlot(latest=True)
         for index, num_frames in ((0, 9), (1, 12), (2, 12)):
             await outbox.put(chunk(index, num_frames))
         outbox.close()
@@ -45,7 +45,7 @@ def test_of_the_latest_a_newer_chunk_replaces_an_older_one():
 
 def test_the_last_chunk_can_be_taken_after_the_end():
     async def scenario():
-        outbox = Outbox(latest=True)
+        outbox = ChunkSlot(latest=True)
         await outbox.put(chunk(0))
         outbox.close()
         assert await outbox.wait() and await outbox.wait()
@@ -57,11 +57,11 @@ def test_the_last_chunk_can_be_taken_after_the_end():
 
 def test_a_dropped_chunk_leaves_its_events_to_the_one_after_it():
     async def scenario():
-        outbox = Outbox(latest=True)
-        await outbox.put(chunk(0, event_ids=[4, 5], steered=True))
+        outbox = ChunkSlot(latest=True)
+        await outbox.put(chunk(0, event_ids=[4, 5], has_new_keys=True))
         await outbox.put(chunk(1, event_ids=[5, 6]))
         await outbox.put(chunk(2))
         return outbox.take()
 
     taken = anyio.run(scenario).taken
-    assert (taken.event_ids, taken.steered) == ([4, 5, 6], True)
+    assert (taken.event_ids, taken.has_new_keys) == ([4, 5, 6], True)

@@ -101,7 +101,7 @@ def test_bad_pictures_win_no_time(world, serve):
 def test_the_wait_for_a_world_is_not_the_time_for_an_init(world, serve):
     open_world = world.open
 
-    async def refuse_slowly(spec, *, on_wait):
+    async def refuse_slowly(spec, image, *, on_wait):
         world.open = open_world
         await anyio.sleep(0.8)
         raise Refused("no such world")
@@ -155,7 +155,7 @@ def test_leaving_in_the_middle_of_a_step_frees_the_session(server, world):
 def test_leaving_while_waiting_for_a_place_opens_nothing(world, serve):
     entered = threading.Event()
 
-    async def open_never(spec, *, on_wait):
+    async def open_never(spec, image, *, on_wait):
         entered.set()
         await anyio.sleep_forever()
 

@@ -6,7 +6,7 @@ import anyio
 from msgspec import msgpack
 
 from transport.wire.errors import BadMessage, Refused
-from transport.wire.init import Plan
+from transport.wire.init import SessionRequest
 from transport.wire.messages import Queued, Warming
 
 FAST = {"extensions": True, "realtime_output_pacing": False}
@@ -63,14 +63,14 @@ def test_the_world_is_opened_as_init_says(peer, world, make_png):
     (spec,) = world.specs
     assert (spec.prompt, spec.seed, spec.num_steps, spec.window, spec.sink) == ("snow", 5, 2, 9, 3)
     assert (spec.width, spec.height) == (32, 16)
-    assert spec.first_frame.shape == (16, 32, 3)
-    assert (spec.first_frame == [9, 8, 7]).all()
+    assert world.images[0].shape == (16, 32, 3)
+    assert (world.images[0] == [9, 8, 7]).all()
 
 
 def test_without_a_first_frame_the_first_opening_is_used(peer, world):
     peer.init()
     peer.read()
-    assert (world.specs[0].first_frame == [10, 20, 30]).all()
+    assert (world.images[0] == [10, 20, 30]).all()
 
 
 def test_controls_and_prompts_reach_the_step_that_follows(peer, world):
@@ -233,8 +233,8 @@ def test_an_upload_does_not_hold_up_those_who_play(make_world, serve, monkeypatc
 
 def test_a_picture_is_dropped_once_the_world_is_open(make_socket, make_world, make_png):
     def kept_pictures():
-        plans = [one for one in gc.get_objects() if type(one) is Plan]
-        return [plan for plan in plans if plan.prompt == "kept?" and plan.first_frame]
+        plans = [one for one in gc.get_objects() if type(one) is SessionRequest]
+        return [plan for plan in plans if plan.world.prompt == "kept?" and plan.first_frame]
 
     async def scenario():
         socket = make_socket(stuck_on=9 * 16 * 32 * 3)

@@ -33,8 +33,8 @@ def big(make_world):
     def died(num_bytes):
         world.alive -= num_bytes
 
-    async def open_counted(spec, *, on_wait):
-        session = await open_world(spec, on_wait=on_wait)
+    async def open_counted(spec, image, *, on_wait):
+        session = await open_world(spec, image, on_wait=on_wait)
         step = session.step
 
         async def step_counted(actions, **options):

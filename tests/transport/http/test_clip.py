@@ -9,8 +9,8 @@ from starlette.requests import Request
 
 from transport.http.clip import clip
 from transport.wire.errors import Busy, Refused, WorldFailed, WorldLost
-from transport.wire.limits import Limits
-from transport.worker_limits import Threads
+from transport.wire.limits import ClientLimits
+from transport.worker_limits import CapacityLimits
 
 
 def num_frames(response):
@@ -51,9 +51,9 @@ def test_a_form_a_file_and_json_say_the_same(server, world, make_png):
     for body in bodies:
         assert num_frames(server.http.post("/v1/clips", **body)) == 9
     assert len(world.specs) == 3
-    for spec in world.specs:
+    for spec, image in zip(world.specs, world.images, strict=True):
         assert (spec.prompt, spec.seed, spec.width, spec.height) == ("snow", 7, 32, 16)
-        assert (spec.first_frame == [1, 2, 3]).all()
+        assert (image == [1, 2, 3]).all()
 
 
 def test_half_a_character_is_refused(server, world):
@@ -76,7 +76,7 @@ def test_everything_but_actions_has_a_default(server, world):
     num_frames(server.http.post("/v1/clips", data={"actions": "w-1", "prompt": "", "image": ""}))
     (spec,) = world.specs
     assert (spec.prompt, spec.seed) == ("a grey hill", 42)
-    assert (spec.first_frame == [10, 20, 30]).all()
+    assert (world.images[0] == [10, 20, 30]).all()
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,9 @@ def film(world, *, actions, num_steps, threads=None, on_send=lambda message: Non
     async def scenario():
         with anyio.fail_after(10):
             request = Request(scope, receive)
-            response = await clip(request, world, limits=Limits(), threads=threads or Threads())
+            response = await clip(
+                request, world, limits=ClientLimits(), threads=threads or CapacityLimits()
+            )
             await response(scope, receive, send)
 
     anyio.run(scenario)
@@ -203,14 +205,14 @@ def test_a_film_that_breaks_off_does_not_end_as_if_it_were_whole(world):
 
 
 def test_a_clip_that_has_a_world_waits_for_no_upload_and_for_no_payload(world):
-    threads = Threads()
+    threads = CapacityLimits()
     open_world = world.open
 
-    async def open_in_a_crowd(spec, *, on_wait):
+    async def open_in_a_crowd(spec, image, *, on_wait):
         for limiter in (threads.pictures, threads.payloads):
             for stranger in range(int(limiter.total_tokens)):
                 limiter.acquire_on_behalf_of_nowait(stranger)
-        return await open_world(spec, on_wait=on_wait)
+        return await open_world(spec, image, on_wait=on_wait)
 
     world.open = open_in_a_crowd
     sent = film(world, actions="w-6", num_steps=99, threads=threads)
@@ -234,8 +236,10 @@ def test_a_client_that_takes_nothing_frees_the_world(world):
             if message["type"] == "http.response.body":
                 await anyio.sleep_forever()
 
-        limits = Limits(ack_timeout_s=0.1)
-        response = await clip(Request(scope, receive), world, limits=limits, threads=Threads())
+        limits = ClientLimits(ack_timeout_s=0.1)
+        response = await clip(
+            Request(scope, receive), world, limits=limits, threads=CapacityLimits()
+        )
         with anyio.fail_after(5), pytest.raises(ExceptionGroup):
             await response(scope, receive, send)
 

@@ -18,7 +18,7 @@ from transport.wire import messages
 from transport.wire.errors import ErrorCode
 from transport.wire.event import KINDS
 from transport.wire.init import read_size
-from transport.wire.limits import Limits
+from transport.wire.limits import ClientLimits
 from transport.wire.messages import (
     AppliedControls,
     ChunkStats,
@@ -345,7 +345,7 @@ WRONG_EVENTS = [
 
 def understands(world, *sent):
     """Whether none of these is answered by an error."""
-    conversation = Conversation(world.info, limits=Limits())
+    conversation = Conversation(world.info, limits=ClientLimits())
     answers = [conversation.receive(msgpack.encode(fields)) for fields in sent]
     return not any(isinstance(answer, Error) for answer in answers)
 

@@ -258,9 +258,9 @@ def test_a_wrong_segment_of_actions_is_named(text, segment):
 def test_a_chunk_knows_whether_keys_came_in_for_it():
     controls = Controls()
     controls.set_prompt("snow", event_id=1)
-    assert not controls.take(3).steered
+    assert not controls.take(3).has_new_keys
     controls.hold(["w"])
-    assert controls.take(3).steered
-    assert not controls.take(3).steered, "they are still held"
+    assert controls.take(3).has_new_keys
+    assert not controls.take(3).has_new_keys, "they are still held"
     controls.play_script(["w"] * 6)
-    assert [controls.take(3).steered for _ in range(2)] == [True, False]
+    assert [controls.take(3).has_new_keys for _ in range(2)] == [True, False]

@@ -21,17 +21,17 @@ def test_the_next_chunk_starts_just_in_time():
 
 def test_a_chunk_is_due_when_there_is_nothing_left_to_show():
     pacer = Pacer(16)
-    assert pacer.due_s(100.0) == 0.0
+    assert pacer.time_to_underrun_s(100.0) == 0.0
     pacer.generated(100.0, num_frames=12, took=0.1)
-    assert pacer.due_s(100.5) == pytest.approx(0.25)
-    assert pacer.due_s(102.0) == 0.0
+    assert pacer.time_to_underrun_s(100.5) == pytest.approx(0.25)
+    assert pacer.time_to_underrun_s(102.0) == 0.0
 
 
 def test_nothing_is_due_later_than_in_a_chunk():
     pacer = Pacer(16, paced=False, acknowledged=True)
     for _ in range(20):
         pacer.generated(100.0, num_frames=12, took=0.1)
-    assert pacer.due_s(100.0) == pytest.approx(0.75)
+    assert pacer.time_to_underrun_s(100.0) == pytest.approx(0.75)
 
 
 @pytest.mark.parametrize("denoise, decode", [(0.5, 0.4), (0.7, 0.7), (0.1, 0.7), (0.7, 0.1)])

@@ -2,9 +2,9 @@ import pytest
 from msgspec import msgpack
 
 from transport.wire.errors import Refused, TooLarge
-from transport.wire.limits import Limits
+from transport.wire.limits import ClientLimits
 from transport.wire.messages import Ack, ControlAck, Encoding, Error
-from transport.wire.protocol import Conversation, Plan, State
+from transport.wire.protocol import Conversation, SessionRequest, State
 from transport.wire.world import Opening, WorldInfo
 
 OPENING = Opening("hill", "a grey hill", b"PNG")
@@ -18,7 +18,7 @@ POCKET = info()
 
 
 def conversation(*, info=POCKET, **limits):
-    return Conversation(info, limits=Limits(**limits))
+    return Conversation(info, limits=ClientLimits(**limits))
 
 
 def init(**fields):
@@ -31,20 +31,25 @@ def event(kind, payload, **fields):
 
 def running(**fields):
     one = conversation()
-    assert isinstance(one.receive(init(**fields)), Plan)
+    assert isinstance(one.receive(init(**fields)), SessionRequest)
     return one
 
 
 def test_an_init_on_literal_bytes():
     plan = conversation().receive(b"\x82\xa4type\xa4init\xa4seed\x07")
-    assert plan.seed == 7
+    assert plan.world.seed == 7
 
 
 def test_an_empty_init_takes_every_default():
     plan = conversation().receive(init())
-    assert (plan.prompt, plan.first_frame, plan.seed) == ("a grey hill", None, 42)
-    assert (plan.width, plan.height, plan.fps) == (112, 64, 16)
-    assert (plan.num_steps, plan.window, plan.sink, plan.max_chunks) == (None, None, None, None)
+    assert (plan.world.prompt, plan.first_frame, plan.world.seed) == ("a grey hill", None, 42)
+    assert (plan.world.width, plan.world.height, plan.fps) == (112, 64, 16)
+    assert (plan.world.num_steps, plan.world.window, plan.world.sink, plan.max_chunks) == (
+        None,
+        None,
+        None,
+        None,
+    )
     assert plan.encoding == Encoding("raw", 90, None)
     assert (plan.paced, plan.extensions, plan.script) == (True, False, [])
 
@@ -69,9 +74,19 @@ def test_a_full_init():
             extensions=True,
         )
     )
-    assert (plan.prompt, plan.first_frame, plan.seed, plan.fps) == ("snow", b"JPEG", 0, 24)
-    assert (plan.width, plan.height) == (112, 64)
-    assert (plan.num_steps, plan.window, plan.sink, plan.max_chunks) == (2, 9, 6, 5)
+    assert (plan.world.prompt, plan.first_frame, plan.world.seed, plan.fps) == (
+        "snow",
+        b"JPEG",
+        0,
+        24,
+    )
+    assert (plan.world.width, plan.world.height) == (112, 64)
+    assert (plan.world.num_steps, plan.world.window, plan.world.sink, plan.max_chunks) == (
+        2,
+        9,
+        6,
+        5,
+    )
     assert plan.encoding == Encoding("jpeg", 70, 64)
     assert (plan.paced, plan.extensions, plan.script) == (False, True, ["wl", ""])
 
@@ -80,7 +95,7 @@ def test_an_empty_prompt_and_zeros_mean_the_default():
     plan = conversation().receive(
         init(prompt="", output_compression=0, realtime_preview_max_width=0)
     )
-    assert (plan.prompt, plan.encoding) == ("a grey hill", Encoding())
+    assert (plan.world.prompt, plan.encoding) == ("a grey hill", Encoding())
 
 
 def test_a_first_frame_may_be_text():
@@ -89,7 +104,7 @@ def test_a_first_frame_may_be_text():
 
 def test_a_size_that_is_not_served_becomes_the_nearest():
     plan = conversation(info=info(sizes=())).receive(init(size="830x475"))
-    assert (plan.width, plan.height) == (832, 480)
+    assert (plan.world.width, plan.world.height) == (832, 480)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +125,7 @@ def test_a_size_that_is_not_served_becomes_the_nearest():
 def test_a_window_and_its_sink_are_wishes_too(window, sink, served):
     fields = {"realtime_causal_kv_cache_num_frames": window, "realtime_causal_sink_size": sink}
     plan = conversation().receive(init(**fields))
-    assert (plan.window, plan.sink) == served
+    assert (plan.world.window, plan.world.sink) == served
 
 
 def test_only_a_client_that_acknowledges_may_run_unpaced():
@@ -162,7 +177,7 @@ def test_an_invalid_init_is_answered_and_another_may_follow(fields, field, reaso
     assert error.field == field
     assert reason in error.content
     assert len(error.content) < 300
-    assert isinstance(one.receive(init()), Plan)
+    assert isinstance(one.receive(init()), SessionRequest)
 
 
 def test_a_world_without_pictures_needs_a_first_frame_and_a_prompt():
@@ -171,7 +186,9 @@ def test_a_world_without_pictures_needs_a_first_frame_and_a_prompt():
     assert (error.code, error.field) == ("missing_field", "prompt")
     error = conversation(info=bare).receive(init(prompt="x"))
     assert (error.code, error.field) == ("missing_field", "first_frame")
-    assert isinstance(conversation(info=bare).receive(init(prompt="x", first_frame=b"x")), Plan)
+    assert isinstance(
+        conversation(info=bare).receive(init(prompt="x", first_frame=b"x")), SessionRequest
+    )
 
 
 def test_a_script_in_init_may_not_be_larger_than_one_in_an_event():
@@ -199,7 +216,7 @@ def test_a_rejected_plan_leaves_no_trace():
     error = one.reject(Refused("no such seed", field="seed"))
     assert (error.code, error.field) == ("refused", "seed")
     assert one.state is State.IDLE
-    assert isinstance(one.receive(init()), Plan)
+    assert isinstance(one.receive(init()), SessionRequest)
     assert one.controls.take(3).actions == ["", "", ""]
 
 
