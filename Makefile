@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 .PHONY: serve test lint clean
 
-serve: .venv/installed
+serve: .venv/serve
 	$(BIN)/python -m deployments.config serve_config.yaml
 	@echo "the page opens at http://127.0.0.1:8000/ once the world has warmed up"
 	@# Serve gives its proxies 5 s to come up; busy cores take longer.
@@ -12,20 +12,20 @@ serve: .venv/installed
 		RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=deployments.proxy:configure_sockets \
 		$(BIN)/serve run serve_config.yaml
 
-test: .venv/installed
+test: .venv/dev
 	@start=$$(date +%s) && $(MAKE) --no-print-directory lint && $(BIN)/pytest --durations=10 \
 		&& echo "make test: $$(( $$(date +%s) - start )) s"
 
-lint: .venv/installed
+lint: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# One file says that the install is whole: a half-made .venv is made again.
-.venv/installed: pyproject.toml
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --editable ".[dev]"
+# A stamp says that an extra is installed: an install that stopped half-way runs again.
+.venv/serve .venv/dev: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable ".[$(notdir $@)]"
 	touch $@
 
 clean:
