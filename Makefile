@@ -1,8 +1,10 @@
 # The README's commands. Both targets make the .venv and install what they need.
 PYTHON ?= python3
 BIN := .venv/bin
+# Cluster tests mostly wait: one process runs them beside two that compute.
+PYTEST := $(BIN)/pytest -n 3 --dist loadgroup --no-loadscope-reorder --durations=10
 
-.PHONY: serve test lint clean
+.PHONY: serve test test-full-size lint clean
 
 serve: .venv/serve
 	$(BIN)/python -m deployments.config serve_config.yaml
@@ -13,8 +15,12 @@ serve: .venv/serve
 		$(BIN)/serve run serve_config.yaml
 
 test: .venv/dev
-	@start=$$(date +%s) && $(MAKE) --no-print-directory lint && $(BIN)/pytest --durations=10 \
+	@start=$$(date +%s) && $(MAKE) --no-print-directory lint && $(PYTEST) -m "not full_size" \
 		&& echo "make test: $$(( $$(date +%s) - start )) s"
+
+# Tests of the shipped pocket world at its full size: minutes of computing, so CI alone runs them.
+test-full-size: .venv/dev
+	$(PYTEST) -m full_size
 
 lint: .venv/dev
 	$(BIN)/ruff format --check .
@@ -24,7 +30,7 @@ lint: .venv/dev
 
 # A stamp says that an extra is installed: an install that stopped half-way runs again.
 .venv/serve .venv/dev: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --editable ".[$(notdir $@)]"
 	touch $@
 

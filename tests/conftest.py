@@ -1,23 +1,27 @@
+"""The shared server, and which tests run in one process.
+
+Tests run in several processes (pytest-xdist). A group stays in one process, so its fixtures are
+built once. A module is a group, unless a mark `xdist_group` names another one.
+"""
+
 import pytest
 
-from benchmarks.local_server import local_server
+# Groups that wait most of the time start first, so that the others fill the cores meanwhile.
+FIRST = ("cluster", "browser")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.module.__name__))
+    items.sort(key=lambda item: not any(item.get_closest_marker(name) for name in FIRST))
 
 
 @pytest.fixture(scope="session")
 def server():
-    """One real server for all tests that want one."""
+    """One real server for all tests of the group "server"."""
+    from benchmarks.local_server import local_server
+
     with local_server() as running:
         yield running
-
-
-@pytest.fixture(autouse=True)
-def no_cluster(request, monkeypatch):
-    """A test that starts a cluster says so."""
-    if {"cluster", "browser"} & set(request.keywords):
-        return
-    import ray
-
-    def refuse(*args, **kwargs):
-        raise RuntimeError("this test started a cluster; mark it `cluster`")
-
-    monkeypatch.setattr(ray, "init", refuse)

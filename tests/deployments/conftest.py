@@ -24,3 +24,16 @@ def psnr_of():
         return 10 * np.log10(255**2 / np.mean((one.astype(float) - other) ** 2))
 
     return measure
+
+
+@pytest.fixture(autouse=True)
+def no_cluster(request, monkeypatch):
+    """A test that starts a cluster must be marked `cluster`."""
+    if "cluster" in request.keywords:
+        return
+    import ray
+
+    def refuse(*args, **kwargs):
+        raise RuntimeError("this test started a cluster; mark it `cluster`")
+
+    monkeypatch.setattr(ray, "init", refuse)
