@@ -16,12 +16,12 @@ from PIL import Image
 
 from benchmarks.walking_world import HEIGHT, MEDIA_FPS, WIDTH, Frames, make_chunks
 from transport.codecs.decoder import Decoder, decode_picture
-from transport.connection.chunk_sender import Delivery
-from transport.connection.chunk_slot import Chunk
+from transport.connection.chunk_sender import ChunkSender
+from transport.connection.chunk_slot import GeneratedChunk
 from transport.connection.sender import MessageSender
 from transport.wire.controls import ChunkControls
 from transport.wire.messages import Encoding, Format
-from transport.wire.output_settings import Output
+from transport.wire.output_settings import OutputSettings
 
 FORMATS: tuple[Format, ...] = get_args(Format)
 OTHERS_WEBP = "others' webp q90"
@@ -53,27 +53,33 @@ class Ready:
 class Ours:
     """A session's delivery, without the socket."""
 
-    def __init__(self, encoding: Encoding, places: anyio.CapacityLimiter) -> None:
+    def __init__(self, encoding: Encoding, limiter: anyio.CapacityLimiter) -> None:
         self._socket = Nowhere()
         plan = type(
-            "SessionRequest", (), {"extensions": False, "cut_over": False, "fps": MEDIA_FPS}
+            "SessionRequest", (), {"extensions": False, "flushes_older": False, "fps": MEDIA_FPS}
         )
-        self._delivery = Delivery(
+        self._delivery = ChunkSender(
             MessageSender(cast(Any, self._socket), timeout_s=60),
-            Output(encoding),
+            OutputSettings(encoding),
             cast(Any, plan),
             session_id="s",
-            places=places,
+            limiter=limiter,
         )
         self._decoder = Decoder()
         self._index = 0
 
     async def encode(self, frames: Frames) -> None:
         self._socket.sent.clear()
-        taken = ChunkControls([], [], None)
-        pictures = cast(Awaitable[Frames], Ready(frames))
-        chunk = Chunk(
-            self._index, pictures, len(frames), 0, taken, None, waited=0, prepared=0, denoising=0
+        chunk = GeneratedChunk(
+            index=self._index,
+            frames=cast(Awaitable[Frames], Ready(frames)),
+            num_frames=len(frames),
+            position=0,
+            controls=ChunkControls(actions=[], event_ids=[], prompt=None),
+            event_id=None,
+            waited_s=0,
+            prepared_s=0,
+            denoising_s=0,
         )
         self._index += 1
         await self._delivery.send(chunk)
@@ -119,11 +125,11 @@ class Theirs:
 
 
 async def measure_encoding(rounds: int) -> dict[str, Row]:
-    places = anyio.CapacityLimiter(os.cpu_count() or 1)
+    limiter = anyio.CapacityLimiter(os.cpu_count() or 1)
     makers: dict[str, Callable[[], Ours | Theirs]] = {
-        name: partial(Ours, Encoding(name), places) for name in FORMATS
+        name: partial(Ours, Encoding(format=name), limiter) for name in FORMATS
     } | {
-        "jpeg q95 4:4:4": partial(Ours, Encoding("jpeg", 95, chroma="444"), places),
+        "jpeg q95 4:4:4": partial(Ours, Encoding(format="jpeg", quality=95, chroma="444"), limiter),
         OTHERS_WEBP: partial(Theirs, format="WEBP", quality=90, method=0),
         "others' jpeg q95 4:4:4": partial(Theirs, format="JPEG", quality=95, subsampling=0),
     }

@@ -109,7 +109,7 @@ class WalkingWorld:
             max_window=21,
             sink=6,
             max_steps=4,
-            openings=(Opening("jungle", "a jungle", PICTURE.read_bytes()),),
+            openings=(Opening(name="jungle", prompt="a jungle", image=PICTURE.read_bytes()),),
         )
         self._painter = Painter.remote()  # type: ignore[attr-defined]
         self._stamps = os.open(stamps, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

@@ -59,5 +59,6 @@ class OpeningFile(Struct, frozen=True):
 def load_openings(folder: Path) -> tuple[Opening, ...]:
     entries = msgspec.json.decode((folder / "openings.json").read_bytes(), type=list[OpeningFile])
     return tuple(
-        Opening(entry.name, entry.prompt, (folder / entry.file).read_bytes()) for entry in entries
+        Opening(name=entry.name, prompt=entry.prompt, image=(folder / entry.file).read_bytes())
+        for entry in entries
     )

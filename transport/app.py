@@ -19,7 +19,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket
 
 from transport.connection.close import reject
-from transport.connection.connection import play
+from transport.connection.connection import Connection
 from transport.event_loop_lag import EventLoopLag
 from transport.http.clip import clip
 from transport.spec.asyncapi import describe_wire
@@ -62,11 +62,11 @@ class WorldDescription(Struct, frozen=True, kw_only=True):
 def build_app(world: World, *, limits: ClientLimits | None = None) -> Starlette:
     """The whole conversation with `world`, as one ASGI application."""
     bounds = limits or ClientLimits()
-    threads = CapacityLimits()
+    capacity = CapacityLimits()
     lag = EventLoopLag()
 
     async def clips(request: Request) -> Response:
-        return await clip(request, world, limits=bounds, threads=threads)
+        return await clip(request, world, limits=bounds, capacity=capacity)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -78,7 +78,7 @@ def build_app(world: World, *, limits: ClientLimits | None = None) -> Starlette:
     return Starlette(
         lifespan=lifespan,
         routes=[
-            WebSocketRoute(SOCKET_PATH, _realtime(world, limits=bounds, threads=threads)),
+            WebSocketRoute(SOCKET_PATH, _realtime(world, limits=bounds, capacity=capacity)),
             Route("/v1/clips", clips, methods=["POST"]),
             *_about(world, lag),
             Mount("/static", StaticFiles(directory=WEB)),
@@ -87,7 +87,7 @@ def build_app(world: World, *, limits: ClientLimits | None = None) -> Starlette:
 
 
 def _realtime(
-    world: World, *, limits: ClientLimits, threads: CapacityLimits
+    world: World, *, limits: ClientLimits, capacity: CapacityLimits
 ) -> Callable[[WebSocket], Awaitable[None]]:
     """The endpoint of the sockets: so many at once and no more."""
     num_sockets = 0
@@ -99,7 +99,7 @@ def _realtime(
             return
         num_sockets += 1
         try:
-            await play(socket, world, limits=limits, threads=threads)
+            await Connection(socket, world, limits=limits, capacity=capacity).run()
         finally:
             num_sockets -= 1
 

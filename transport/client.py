@@ -30,7 +30,7 @@ from transport.wire.messages import (
     HeaderExtras,
     Queued,
     ServerMessage,
-    Session,
+    SessionOpened,
     Warming,
     WarningMessage,
 )
@@ -57,7 +57,7 @@ class Client:
     def __init__(self, socket: ClientConnection) -> None:
         self._socket = socket
         self._next_event_id = 1
-        self.session: Session | None = None
+        self.session: SessionOpened | None = None
         self.acked_events: list[int] = []  # events that the server has accepted
         self.warnings: list[WarningMessage] = []
         self._decoder = Decoder()
@@ -153,7 +153,7 @@ class Client:
         match message:
             case Error():
                 raise TransportError(message.content, code=message.code, field=message.field)
-            case Session():
+            case SessionOpened():
                 self.session = message
             case ControlAck():
                 self.acked_events.append(message.event_id)

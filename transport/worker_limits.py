@@ -20,13 +20,13 @@ class CapacityLimits:
     """What may run at once. Every socket and every clip of the process shares it."""
 
     def __init__(self) -> None:
-        self.payloads = CapacityLimiter(num_cpus())  # of chunks that somebody waits for
+        self.encode = CapacityLimiter(num_cpus())  # of chunks that somebody waits for
         # Anybody may upload a picture, again and again, before there is a world to wait for.
-        self.pictures = CapacityLimiter(1)
+        self.decode_image = CapacityLimiter(1)
         # Not the pictures' place: a clip holds a world while it encodes, and strangers' uploads
         # would keep that world from everybody. Nor the payloads': of a clip nobody sees a frame
         # before its end, so it yields to those who watch.
-        self.videos = CapacityLimiter(1)
+        self.clip = CapacityLimiter(1)
 
 
 def num_cpus() -> int:
@@ -36,9 +36,9 @@ def num_cpus() -> int:
     return os.cpu_count() or 1
 
 
-async def run(call: Callable[[], T], *, places: CapacityLimiter) -> T:
+async def run_in_worker(call: Callable[[], T], *, limiter: CapacityLimiter) -> T:
     """``call()`` in a worker thread, once there is a place."""
-    return await to_thread.run_sync(partial(_stand_back, call), limiter=places)
+    return await to_thread.run_sync(partial(_stand_back, call), limiter=limiter)
 
 
 def _stand_back(call: Callable[[], T]) -> T:

@@ -18,7 +18,7 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from transport.app import SOCKET_PATH, build_app
-from transport.connection.connection import play
+from transport.connection.connection import Connection
 from transport.wire.limits import ClientLimits
 from transport.wire.world import Opening, WorldInfo
 from transport.worker_limits import CapacityLimits
@@ -40,8 +40,21 @@ class FakeWorld:
     """Shades of grey, and a record of what was asked. Without `running` a step does not end."""
 
     def __init__(self, size=(32, 16)):
-        openings = (Opening("grey hill", "a grey hill", png()),)
-        self.info = WorldInfo("fake", (size,), 16, 1 << 20, 60, 3, 9, 12, 21, 6, 4, openings)
+        openings = (Opening(name="grey hill", prompt="a grey hill", image=png()),)
+        self.info = WorldInfo(
+            preset="fake",
+            sizes=(size,),
+            size_multiple=16,
+            max_pixels=1 << 20,
+            fps=60,
+            chunk_latent_frames=3,
+            first_chunk_frames=9,
+            chunk_frames=12,
+            max_window=21,
+            sink=6,
+            max_steps=4,
+            openings=openings,
+        )
         self.live, self.specs, self.images, self.steps = set(), [], [], []
         self.on_open = self.on_step = None  # errors to raise
         self.paint = lambda shape, index: np.full(shape, index, np.uint8)
@@ -65,7 +78,7 @@ class FakeWorld:
         return self.running.is_set()
 
 
-class Pictures:
+class PendingFrames:
     """Of a chunk; they are there once `decoding` is set."""
 
     def __init__(self, frames, decoding):
@@ -95,7 +108,7 @@ class FakeSession:
         self.num_chunks += 1
         num_frames = 9 if self.num_chunks == 1 else 12
         shape = (num_frames, self.spec.height, self.spec.width, 3)
-        return Pictures(self.world.paint(shape, self.num_chunks), self.world.decoding)
+        return PendingFrames(self.world.paint(shape, self.num_chunks), self.world.decoding)
 
     async def lost(self):
         while self.world.lost_because is None:
@@ -129,9 +142,10 @@ class FakeSocket:
     async def close(self, code, reason):
         self.closed_with = (code, reason)
 
-    async def play(self, world):
+    async def serve(self, world):
         with self.inbox, self._outbox:
-            await play(self, world, limits=ClientLimits(), threads=CapacityLimits())
+            capacity = CapacityLimits()
+            await Connection(self, world, limits=ClientLimits(), capacity=capacity).run()
 
 
 class Peer:

@@ -12,7 +12,7 @@ from msgspec import msgpack
 from msgspec.structs import fields as fields_of
 
 from transport.wire.controls import KEYS
-from transport.wire.errors import BadMessage, TransportError, close_reason
+from transport.wire.errors import BadMessage, TransportError, truncate_reason
 from transport.wire.init import SessionRequest
 from transport.wire.limits import ClientLimits
 from transport.wire.messages import (
@@ -22,11 +22,11 @@ from transport.wire.messages import (
     HeldKeys,
     Init,
     OutputChange,
-    decode,
     decode_field,
-    encode,
+    decode_message,
+    encode_message,
 )
-from transport.wire.protocol import Conversation, State
+from transport.wire.protocol import ServerProtocol, State
 
 NUM_STRINGS = 200_000  # for the decoder, and as many for conversations
 NUM_SHARES = 8  # tests that they are dealt to
@@ -84,7 +84,7 @@ def read(struct, fields):
     """Through the door that this Struct comes in by; payloads are below a field."""
     data = msgpack.encode(fields)
     if struct.__struct_config__.tag is not None:
-        return decode(data)
+        return decode_message(data)
     return decode_field(msgspec.Raw(data), struct, field="payload")
 
 
@@ -250,7 +250,7 @@ def hostile(rng, num):
 
 def converse(world, rng):
     """A fresh conversation; two of three have a world open already."""
-    conversation = Conversation(world.info, limits=LIMITS)
+    conversation = ServerProtocol(world.info, limits=LIMITS)
     if chance := rng.randrange(3):
         init = {"type": "init", "extensions": chance == 2}
         assert isinstance(conversation.receive(msgpack.encode(init)), SessionRequest)
@@ -259,11 +259,11 @@ def converse(world, rng):
 
 def check(effect, conversation):
     if isinstance(effect, Error | ControlAck):
-        data = encode(effect)
+        data = encode_message(effect)
         assert msgpack.decode(data)["type"] in ("error", "control_ack")
         assert len(data) <= LONGEST_ANSWER
     if conversation.state is State.RUNNING:
-        for action in conversation.controls.take(3).actions:
+        for action in conversation.controls.take_chunk(3).actions:
             assert set(action) <= set(KEYS)
 
 
@@ -273,7 +273,7 @@ def test_hostile_bytes_are_decoded_or_refused(seed):
     num_good = 0
     for data in hostile(rng, NUM_STRINGS // NUM_SHARES):
         try:
-            assert isinstance(decode(data), ClientMessage)
+            assert isinstance(decode_message(data), ClientMessage)
             num_good += 1
         except BadMessage as error:
             assert error.code in ("malformed", "unknown_type", "missing_field", "invalid_field")
@@ -290,7 +290,7 @@ def test_hostile_bytes_are_answered_or_end_the_conversation(seed, world):
             effect = conversation.receive(data)
         except TransportError as error:
             assert error.close_code is not None
-            assert len(close_reason(str(error)).encode()) <= 123
+            assert len(truncate_reason(str(error)).encode()) <= 123
             num_endings += 1
         else:
             check(effect, conversation)
@@ -305,9 +305,9 @@ def test_hostile_bytes_are_answered_or_end_the_conversation(seed, world):
 
 @pytest.mark.parametrize("text", ["", "{}", "\ud800", "x" * 5000])
 def test_text_is_answered(text, world):
-    answer = Conversation(world.info, limits=LIMITS).receive(text)
+    answer = ServerProtocol(world.info, limits=LIMITS).receive(text)
     assert answer.code == "text_frame"
-    encode(answer)
+    encode_message(answer)
 
 
 # ---- what was found
@@ -315,7 +315,7 @@ def test_text_is_answered(text, world):
 
 def test_a_choice_that_is_none_is_not_quoted_at_length():
     with pytest.raises(BadMessage) as caught:
-        decode(msgpack.encode({"type": "init", "realtime_delivery": "x" * 60_000}))
+        decode_message(msgpack.encode({"type": "init", "realtime_delivery": "x" * 60_000}))
     assert caught.value.field == "realtime_delivery"
     assert len(str(caught.value)) < LONGEST_ANSWER
 
@@ -323,7 +323,7 @@ def test_a_choice_that_is_none_is_not_quoted_at_length():
 def test_a_value_does_not_pass_for_a_path():
     value = "x - at `$.seed`"
     with pytest.raises(BadMessage) as caught:
-        decode(msgpack.encode({"type": "init", "realtime_chroma_subsampling": value}))
+        decode_message(msgpack.encode({"type": "init", "realtime_chroma_subsampling": value}))
     assert caught.value.field == "realtime_chroma_subsampling"
 
 

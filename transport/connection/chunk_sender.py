@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from transport.codecs import open_encoder
 from transport.codecs.payload import Encoder, Frames, Payload, Piece, build_batch, split
-from transport.connection.chunk_slot import Chunk
+from transport.connection.chunk_slot import GeneratedChunk
 from transport.connection.sender import MessageSender
 from transport.wire.init import SessionRequest
 from transport.wire.messages import (
@@ -21,8 +21,8 @@ from transport.wire.messages import (
     WarningMessage,
     milliseconds,
 )
-from transport.wire.output_settings import Output
-from transport.worker_limits import run
+from transport.wire.output_settings import OutputSettings
+from transport.worker_limits import run_in_worker
 
 FALLBACK_FORMAT = "jpeg"  # where another codec fails
 
@@ -59,19 +59,19 @@ class Slot:
     done: anyio.Event = field(default_factory=anyio.Event)
 
 
-class Delivery:
+class ChunkSender:
     """One session's. Frames are encoded as `output` says when their chunk's turn comes."""
 
     def __init__(
         self,
         outlet: MessageSender,
-        output: Output,
+        output: OutputSettings,
         plan: SessionRequest,
         *,
         session_id: str,
-        places: CapacityLimiter,
+        limiter: CapacityLimiter,
     ) -> None:
-        """`places` in threads are shared by all sessions, and given in the order they were asked
+        """`limiter` in threads are shared by all sessions, and given in the order they were asked
         for; a session never asks for more than there are, so that each gets its turn,
         piece by piece.
         """
@@ -79,19 +79,19 @@ class Delivery:
         self._output = output
         self._plan = plan
         self._session_id = session_id
-        self._places = places
+        self._limiter = limiter
         self._encoding: Encoding | None = None
         self._encoder: Encoder
         self._dropped_frames = 0
         self.num_chunks = self.num_frames = self.num_bytes = 0
 
-    async def send(self, chunk: Chunk, *, dropped_frames: int = 0) -> float:
+    async def send(self, chunk: GeneratedChunk, *, dropped_frames: int = 0) -> float:
         """The chunk's frames, then its stats. Returns the seconds that it waited for the frames.
 
         `dropped_frames`: of the session so far. Raises what a codec of last resort raises.
         """
         asked = anyio.current_time()
-        frames = await chunk.pictures
+        frames = await chunk.frames
         started = anyio.current_time()
         figures = Figures()
         self._follow_output()
@@ -107,7 +107,7 @@ class Delivery:
         return started - asked
 
     async def _send_frames(
-        self, chunk: Chunk, frames: Frames, figures: Figures, extras: HeaderExtras | None
+        self, chunk: GeneratedChunk, frames: Frames, figures: Figures, extras: HeaderExtras | None
     ) -> None:
         start = 0
         while start < len(frames):
@@ -119,13 +119,17 @@ class Delivery:
                 start = await self._fall_back(failure)
 
     async def _send_pieces(
-        self, chunk: Chunk, pieces: list[Piece], figures: Figures, extras: HeaderExtras | None
+        self,
+        chunk: GeneratedChunk,
+        pieces: list[Piece],
+        figures: Figures,
+        extras: HeaderExtras | None,
     ) -> None:
         """Raises CodecFailed for the first piece that cannot be encoded; those before are sent."""
         slots = [Slot(piece) for piece in pieces]
         num_batches = figures.num_batches + len(pieces)
         async with anyio.create_task_group() as tasks:
-            num_lanes = 1 if self._encoder.in_order else int(self._places.total_tokens)
+            num_lanes = 1 if self._encoder.in_order else int(self._limiter.total_tokens)
             for lane in range(num_lanes):
                 tasks.start_soon(self._encode, slots[lane::num_lanes])
             for slot in slots:
@@ -159,7 +163,9 @@ class Delivery:
             encode = partial(self._encoder.encode, slot.piece)
             try:
                 slot.payload = (
-                    await run(encode, places=self._places) if self._encoder.takes_long else encode()
+                    await run_in_worker(encode, limiter=self._limiter)
+                    if self._encoder.takes_long
+                    else encode()
                 )
             except Exception as exc:  # whatever a codec's library raises
                 slot.error = exc
@@ -203,37 +209,43 @@ class Delivery:
             await self._outlet.send(WarningMessage(text, code="codec_failed"))
         return failure.start
 
-    def _extras(self, chunk: Chunk, dropped_frames: int) -> HeaderExtras | None:
+    def _extras(self, chunk: GeneratedChunk, dropped_frames: int) -> HeaderExtras | None:
         if not self._plan.extensions:
             return None
-        taken = chunk.taken
+        controls = chunk.controls
         return HeaderExtras(
-            AppliedControls([list(action) for action in taken.actions], taken.event_ids),
-            cut_over=self._plan.cut_over and taken.has_new_keys,
+            AppliedControls([list(action) for action in controls.actions], controls.event_ids),
+            cut_over=self._plan.flushes_older and controls.has_new_keys,
             dropped_frames=dropped_frames,
         )
 
-    def _request_id(self, chunk: Chunk) -> str:
+    def _request_id(self, chunk: GeneratedChunk) -> str:
         return f"{self._session_id}-{chunk.index}"
 
     def _stats(
-        self, chunk: Chunk, frames: Frames, figures: Figures, *, decoding: float, since: float
+        self,
+        chunk: GeneratedChunk,
+        frames: Frames,
+        figures: Figures,
+        *,
+        decoding: float,
+        since: float,
     ) -> ChunkStats:
-        forward = chunk.denoising + decoding
+        forward = chunk.denoising_s + decoding
         sending = anyio.current_time() - since
         return ChunkStats(
             session_id=self._session_id,
             request_id=self._request_id(chunk),
             chunk_index=chunk.index,
             event_id=chunk.event_id,
-            request_prepare_ms=milliseconds(chunk.prepared),
+            request_prepare_ms=milliseconds(chunk.prepared_s),
             scheduler_forward_ms=milliseconds(forward),
-            pace_wait_ms=milliseconds(chunk.waited),
+            pace_wait_ms=milliseconds(chunk.waited_s),
             header_write_ms=milliseconds(figures.header_write_s),
             raw_payload_build_ms=milliseconds(figures.build_s),
             raw_write_ms=milliseconds(figures.payload_write_s),
             ws_write_ms=milliseconds(figures.header_write_s + figures.payload_write_s),
-            chunk_total_ms=milliseconds(chunk.prepared + forward + sending),
+            chunk_total_ms=milliseconds(chunk.prepared_s + forward + sending),
             num_batches=figures.num_batches,
             num_frames=len(frames),
             raw_bytes=frames.nbytes,

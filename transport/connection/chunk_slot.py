@@ -9,39 +9,39 @@ from transport.codecs.payload import Frames
 from transport.wire.controls import ChunkControls
 
 
-@dataclass(slots=True, frozen=True)
-class Chunk:
-    """Generated but for its pictures. Times in seconds."""
+@dataclass(slots=True, frozen=True, kw_only=True)
+class GeneratedChunk:
+    """Generated but for its frames."""
 
     index: int
-    pictures: Awaitable[Frames]
+    frames: Awaitable[Frames]
     num_frames: int
     position: int  # of its first frame in the world
-    taken: ChunkControls
+    controls: ChunkControls
     event_id: int | None
-    waited: float
-    prepared: float
-    denoising: float
+    waited_s: float  # for its turn
+    prepared_s: float
+    denoising_s: float
 
-    def after(self, dropped: "Chunk") -> "Chunk":
+    def after(self, dropped: "GeneratedChunk") -> "GeneratedChunk":
         """What the dropped one would have told of its controls goes with this one."""
-        mine, its = self.taken, dropped.taken
+        mine, its = self.controls, dropped.controls
         event_ids = list(dict.fromkeys([*its.event_ids, *mine.event_ids]))
         has_new_keys = its.has_new_keys or mine.has_new_keys
-        return replace(self, taken=replace(mine, event_ids=event_ids, has_new_keys=has_new_keys))
+        return replace(self, controls=replace(mine, event_ids=event_ids, has_new_keys=has_new_keys))
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class ChunkSlot:
     """Of `latest` chunks a newer one takes the place of the one that lies there."""
 
     latest: bool = False
     num_dropped_frames: int = 0
-    _chunk: Chunk | None = None
+    _chunk: GeneratedChunk | None = None
     _closed: bool = False
     _changed: anyio.Event = field(default_factory=anyio.Event)
 
-    async def put(self, chunk: Chunk) -> None:
+    async def put(self, chunk: GeneratedChunk) -> None:
         """Waits until the chunk is taken; not so if only the latest are wanted."""
         if self._chunk is not None:
             self.num_dropped_frames += self._chunk.num_frames
@@ -57,7 +57,7 @@ class ChunkSlot:
             await self._changed.wait()
         return self._chunk is not None
 
-    def take(self) -> Chunk:
+    def take(self) -> GeneratedChunk:
         """The chunk that lies there."""
         assert self._chunk is not None
         chunk, self._chunk = self._chunk, None

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import anyio
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from transport.wire.errors import TransportError, close_reason
-from transport.wire.messages import encode, error_message
+from transport.wire.errors import TransportError, truncate_reason
+from transport.wire.messages import encode_message, error_message
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +46,8 @@ async def close(socket: WebSocket, ending: CloseReason, *, torn: bool = False) -
         try:
             # After half a batch the next binary frame would be taken for the payload.
             if ending.error is not None and not torn:
-                await socket.send_bytes(encode(error_message(ending.error)))
-            await socket.close(ending.code, close_reason(ending.reason))
+                await socket.send_bytes(encode_message(error_message(ending.error)))
+            await socket.close(ending.code, truncate_reason(ending.reason))
         except (WebSocketDisconnect, RuntimeError):
             pass  # the client left meanwhile
 

@@ -13,8 +13,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from transport.codecs.image import decode_first_frame
 from transport.codecs.payload import Frame
-from transport.connection.chunk_sender import Delivery
-from transport.connection.chunk_slot import Chunk, ChunkSlot
+from transport.connection.chunk_sender import ChunkSender
+from transport.connection.chunk_slot import ChunkSlot, GeneratedChunk
 from transport.connection.close import CloseReason, close, close_reason_for
 from transport.connection.sender import MessageSender
 from transport.wire.controls import MAX_SCRIPT_LATENT_FRAMES
@@ -27,44 +27,38 @@ from transport.wire.messages import (
     ControlAck,
     Error,
     ServerMessage,
-    Session,
     SessionLimits,
+    SessionOpened,
 )
 from transport.wire.pacing import MAX_UNACKNOWLEDGED_CHUNKS
-from transport.wire.protocol import Conversation, Effect
+from transport.wire.protocol import Effect, ServerProtocol
 from transport.wire.world import World, WorldSession
-from transport.worker_limits import CapacityLimits, run
+from transport.worker_limits import CapacityLimits, run_in_worker
 
 logger = logging.getLogger(__name__)
 
 
-async def play(
-    socket: WebSocket, world: World, *, limits: ClientLimits, threads: CapacityLimits
-) -> None:
-    """Plays one world to one client. Images and payloads are worked on in `threads`."""
-    await socket.accept()
-    await Connection(socket, world, limits=limits, threads=threads).run()
-
-
 class Connection:
-    """The three tasks of a socket, and what they share."""
+    """One client and one world: the three tasks of a socket, and the state that they share."""
 
     def __init__(
-        self, socket: WebSocket, world: World, *, limits: ClientLimits, threads: CapacityLimits
+        self, socket: WebSocket, world: World, *, limits: ClientLimits, capacity: CapacityLimits
     ) -> None:
         self._socket = socket
         self._world = world
         self._limits = limits
-        self._threads = threads
-        self._conversation = Conversation(world.info, limits=limits)
+        self._capacity = capacity
+        self._conversation = ServerProtocol(world.info, limits=limits)
         self._outlet = MessageSender(socket, timeout_s=limits.ack_timeout_s)
         self._plan_in, self._plan_out = anyio.create_memory_object_stream[SessionRequest](1)
         self._acked = anyio.Event()
         self._decoding_s = 0.0  # that sending waited for pictures, the last time
         self._session_id = "none"
-        self._delivery: Delivery | None = None
+        self._delivery: ChunkSender | None = None
 
     async def run(self) -> None:
+        """Accepts the socket, serves one world and closes."""
+        await self._socket.accept()
         started = anyio.current_time()
         ending = CloseReason(1006, "cancelled")  # from outside: nothing can be sent any more
         try:
@@ -168,7 +162,7 @@ class Connection:
             source = self._world.info.openings[0].image
         width, height = plan.world.width, plan.world.height
         crop = partial(decode_first_frame, source, width=width, height=height)
-        return await run(crop, places=self._threads.pictures)
+        return await run_in_worker(crop, limiter=self._capacity.decode_image)
 
     async def _journey(self, plan: SessionRequest, session: WorldSession) -> None:
         self._session_id = session.id
@@ -182,13 +176,13 @@ class Connection:
         )
         if plan.extensions:
             await self._outlet.send(self._describe(plan, session))
-        outbox = ChunkSlot(plan.latest)
-        self._delivery = Delivery(
+        outbox = ChunkSlot(latest=plan.latest)
+        self._delivery = ChunkSender(
             self._outlet,
             self._conversation.output,
             plan,
             session_id=session.id,
-            places=self._threads.payloads,
+            limiter=self._capacity.encode,
         )
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_watch, session)
@@ -196,9 +190,9 @@ class Connection:
             await self._deliver(self._delivery, outbox)
             tasks.cancel_scope.cancel()
 
-    def _describe(self, plan: SessionRequest, session: WorldSession) -> Session:
+    def _describe(self, plan: SessionRequest, session: WorldSession) -> SessionOpened:
         info = self._world.info
-        return Session(
+        return SessionOpened(
             session_id=session.id,
             width=plan.world.width,
             height=plan.world.height,
@@ -224,10 +218,10 @@ class Connection:
         for index in itertools.islice(itertools.count(), plan.max_chunks):
             waited = await self._wait_for_turn(pacer.wait_s)
             asked = anyio.current_time()
-            taken = controls.take(self._world.info.chunk_latent_frames)
+            taken = controls.take_chunk(self._world.info.chunk_latent_frames)
             event_id = taken.event_ids[-1] if taken.event_ids else event_id
             started = anyio.current_time()
-            pictures = await session.step(
+            frames = await session.step(
                 taken.actions,
                 prompt=taken.prompt,
                 time_to_underrun_s=pacer.time_to_underrun_s(started),
@@ -239,24 +233,24 @@ class Connection:
                 num_frames=num_frames,
                 took=denoised - started,
                 decoding=self._decoding_s,
-                cut_over=plan.cut_over and taken.has_new_keys,
+                cut_over=plan.flushes_older and taken.has_new_keys,
             )
-            chunk = Chunk(
-                index,
-                pictures,
-                num_frames,
-                position,
-                taken,
-                event_id,
-                waited=waited,
-                prepared=started - asked,
-                denoising=denoised - started,
+            chunk = GeneratedChunk(
+                index=index,
+                frames=frames,
+                num_frames=num_frames,
+                position=position,
+                controls=taken,
+                event_id=event_id,
+                waited_s=waited,
+                prepared_s=started - asked,
+                denoising_s=denoised - started,
             )
             position += num_frames
             await outbox.put(chunk)
         outbox.close()
 
-    async def _deliver(self, delivery: Delivery, outbox: ChunkSlot) -> None:
+    async def _deliver(self, delivery: ChunkSender, outbox: ChunkSlot) -> None:
         """Chunk N is decoded and sent while N + 1 is denoised."""
         pacer = self._conversation.pacer
         while await outbox.wait():

@@ -5,7 +5,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from transport.codecs.payload import Batch
 from transport.wire.errors import Refused
-from transport.wire.messages import ServerMessage, encode
+from transport.wire.messages import ServerMessage, encode_message
 
 
 class MessageSender:
@@ -20,7 +20,7 @@ class MessageSender:
 
     async def send(self, message: ServerMessage) -> None:
         async with self._sending:
-            await self._write(encode(message))
+            await self._write(encode_message(message))
 
     async def send_batch(self, batch: Batch) -> tuple[float, float]:
         """Returns the seconds that its header and its payload took."""

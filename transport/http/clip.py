@@ -20,7 +20,7 @@ from transport.wire.init import DEFAULT_SEED, opening_prompt, read_size, read_st
 from transport.wire.limits import ClientLimits
 from transport.wire.messages import Positive, Prompt, Seed, explain
 from transport.wire.world import World, WorldInfo, WorldSpec
-from transport.worker_limits import CapacityLimits, run
+from transport.worker_limits import CapacityLimits, run_in_worker
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class ClipRequest(Struct, frozen=True, kw_only=True):
 
 
 async def clip(
-    request: Request, world: World, *, limits: ClientLimits, threads: CapacityLimits
+    request: Request, world: World, *, limits: ClientLimits, capacity: CapacityLimits
 ) -> Response:
     """`POST /v1/clips`: image, prompt, actions and seed to video/mp4."""
     try:
@@ -46,7 +46,7 @@ async def clip(
         max_latent_frames = limits.max_clip_latent_frames
         actions = parse_actions(wish.actions, max_latent_frames=max_latent_frames)
         spec = _read_spec(wish, world.info)
-        image = await _decode_image(wish, upload, spec, world.info, threads)
+        image = await _decode_image(wish, upload, spec, world.info, capacity)
     except ClientDisconnect:
         logger.info("clip dropped: the client left")
         return Response(status_code=499)
@@ -56,7 +56,7 @@ async def clip(
         logger.exception("a clip failed")
         return refuse(TransportError("internal error"))
     return ClipResponse(
-        world, spec, image, actions, threads=threads, timeout_s=limits.ack_timeout_s
+        world, spec, image, actions, capacity=capacity, timeout_s=limits.ack_timeout_s
     )
 
 
@@ -134,7 +134,7 @@ async def _decode_image(
     upload: bytes | None,
     spec: WorldSpec,
     info: WorldInfo,
-    threads: CapacityLimits,
+    capacity: CapacityLimits,
 ) -> Frame:
     source = upload or wish.image
     if source is None:
@@ -143,4 +143,4 @@ async def _decode_image(
         source = info.openings[0].image
     width, height = spec.width, spec.height
     crop = partial(decode_first_frame, source, width=width, height=height, field="image")
-    return await run(crop, places=threads.pictures)
+    return await run_in_worker(crop, limiter=capacity.decode_image)

@@ -15,7 +15,7 @@ from transport.codecs.payload import Frame
 from transport.wire.errors import Busy, TooLarge, TransportError, WorldLost
 from transport.wire.messages import Queued, Warming, error_message
 from transport.wire.world import World, WorldSession, WorldSpec
-from transport.worker_limits import CapacityLimits, run
+from transport.worker_limits import CapacityLimits, run_in_worker
 
 MEDIA_TYPE = "video/mp4"
 
@@ -34,7 +34,7 @@ class ClipResponse(Response):
         image: Frame,
         actions: Sequence[str],
         *,
-        threads: CapacityLimits,
+        capacity: CapacityLimits,
         timeout_s: float,
     ) -> None:
         """A client that takes nothing for `timeout_s` gets no more: a world waits for it."""
@@ -44,7 +44,7 @@ class ClipResponse(Response):
         self._spec = spec
         self._image = image
         self._actions = actions
-        self._threads = threads
+        self._capacity = capacity
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with anyio.create_task_group() as tasks:
@@ -96,16 +96,16 @@ class ClipResponse(Response):
         for start in range(0, len(actions), size):
             chunk = list(actions[start : start + size])
             # Who watches while he walks is served first, for as long as a chunk lasts.
-            pictures = await session.step(
+            frames = await session.step(
                 chunk + [""] * (size - len(chunk)),
                 prompt=None,
                 time_to_underrun_s=info.chunk_frames / info.fps,
             )
-            wanted = (await pictures)[: num_frames - writer.num_frames]
-            await run(partial(writer.add, wanted), places=self._threads.videos)
+            wanted = (await frames)[: num_frames - writer.num_frames]
+            await run_in_worker(partial(writer.add, wanted), limiter=self._capacity.clip)
             if data := writer.take():
                 yield data
-        await run(writer.close, places=self._threads.videos)
+        await run_in_worker(writer.close, limiter=self._capacity.clip)
         yield writer.take()
 
 

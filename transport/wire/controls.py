@@ -23,7 +23,7 @@ EventId = int | None
 Part = Literal["script", "held", "prompt"]  # what an event changes
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True, frozen=True, kw_only=True)
 class ChunkControls:
     """The controls of one chunk, and the events that take effect in it first, as they came."""
 
@@ -67,7 +67,7 @@ class Controls:
         self._note("prompt", event_id, replaces=("prompt",))
         self._prompt = prompt
 
-    def take(self, num_latent_frames: int) -> ChunkControls:
+    def take_chunk(self, num_latent_frames: int) -> ChunkControls:
         """The controls of the next chunk."""
         take = self._take_script if self._script else self._take_held
         actions = take(num_latent_frames)
@@ -76,7 +76,9 @@ class Controls:
         event_ids = list(dict.fromkeys(event_id for _, event_id in self._arrived))
         self._arrived.clear()
         has_new_keys, self._steered = self._steered, False
-        return ChunkControls(actions, event_ids, prompt, has_new_keys)
+        return ChunkControls(
+            actions=actions, event_ids=event_ids, prompt=prompt, has_new_keys=has_new_keys
+        )
 
     def _note(self, what: Part, event_id: EventId, *, replaces: tuple[Part, ...]) -> None:
         """Remembers an event, and forgets those that will not take effect because of it."""

@@ -105,6 +105,6 @@ def quote(value: object) -> str:
     return repr(text if len(text) <= MAX_QUOTED_CHARS else text[: MAX_QUOTED_CHARS - 1] + "…")
 
 
-def close_reason(text: str) -> str:
+def truncate_reason(text: str) -> str:
     """The reason of a close frame; a longer one raises inside the server."""
     return text.encode()[:MAX_REASON_BYTES].decode(errors="ignore")

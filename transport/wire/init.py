@@ -25,7 +25,7 @@ class SessionRequest(Struct, frozen=True, kw_only=True):
     fps: int
     paced: bool
     latest: bool  # drop what grew stale, rather than have the world wait for acks
-    cut_over: bool  # the client shows a chunk that follows a new event before older frames
+    flushes_older: bool  # the client shows a chunk that follows a new event before older frames
     max_chunks: int | None
     extensions: bool
     script: list[str]
@@ -58,7 +58,7 @@ def read_init(init: Init, info: WorldInfo, *, max_script_bytes: int) -> SessionR
         # Without acks the media clock alone bounds what piles up; the latest are made for it.
         paced=init.realtime_output_pacing is not False or not extensions or latest,
         latest=latest,
-        cut_over=extensions and bool(init.realtime_cut_over),
+        flushes_older=extensions and bool(init.realtime_cut_over),
         max_chunks=init.max_chunks,
         extensions=extensions,
         script=_read_script(init, max_bytes=max_script_bytes),

@@ -17,7 +17,7 @@ T = TypeVar("T")
 Format = Literal["raw", "jpeg", "webp", "h264", "delta-zstd"]
 Chroma = Literal["420", "444"]  # how JPEG samples colour: a quarter of the pixels, or all
 
-Delivery = Literal["all", "latest"]
+DeliveryMode = Literal["all", "latest"]
 
 MAX_PROMPT_CHARS = 2000
 DEFAULT_QUALITY = 90
@@ -59,7 +59,7 @@ class Init(Struct, tag="init", frozen=True, kw_only=True):
     realtime_chroma_subsampling: Chroma | None = None  # of JPEG
     # With extensions: "all" chunks, for which the world waits where acks are missing, or the
     # "latest", where it does not and chunks that grew stale are dropped whole.
-    realtime_delivery: Delivery | None = None
+    realtime_delivery: DeliveryMode | None = None
     # With extensions: the client shows a chunk that is marked `cut_over` before older frames.
     realtime_cut_over: bool | None = None
 
@@ -107,7 +107,9 @@ ClientMessage = Init | Event | Ack
 # ---- from the server
 
 
-class FrameBatchHeader(Struct, tag="frame_batch_header", frozen=True, omit_defaults=True):
+class FrameBatchHeader(
+    Struct, tag="frame_batch_header", frozen=True, kw_only=True, omit_defaults=True
+):
     """Some consecutive frames of a chunk. On the wire a layout follows in the same map."""
 
     request_id: str
@@ -121,7 +123,7 @@ class FrameBatchHeader(Struct, tag="frame_batch_header", frozen=True, omit_defau
     event_id: int | None = None  # the newest event that this chunk follows
 
 
-class RawLayout(Struct, frozen=True):
+class RawLayout(Struct, frozen=True, kw_only=True):
     """Frames back to back, uint8 [num_frames, height, width, channels]."""
 
     format: str
@@ -133,7 +135,7 @@ class RawLayout(Struct, frozen=True):
     encoding: str
 
 
-class EncodedLayout(Struct, frozen=True):
+class EncodedLayout(Struct, frozen=True, kw_only=True):
     """One picture a frame, back to back. `width` and `height` are those of the pictures."""
 
     format: str
@@ -149,7 +151,7 @@ class EncodedLayout(Struct, frozen=True):
     payload_lengths: list[int]
 
 
-class VideoLayout(EncodedLayout, frozen=True):
+class VideoLayout(EncodedLayout, frozen=True, kw_only=True):
     """One access unit of H.264 in Annex B, as WebCodecs takes it."""
 
     codec: str  # RFC 6381, such as "avc1.42c01f"
@@ -205,14 +207,14 @@ class WarningMessage(Struct, tag="warning", frozen=True):
     code: Literal["codec_failed"]
 
 
-class SessionLimits(Struct, frozen=True):
+class SessionLimits(Struct, frozen=True, kw_only=True):
     max_event_bytes: int
     max_script_latent_frames: int
     max_prompt_chars: int
     max_unacknowledged_chunks: int
 
 
-class Session(Struct, tag="session", frozen=True, kw_only=True):
+class SessionOpened(Struct, tag="session", frozen=True, kw_only=True):
     """Extension: what was opened."""
 
     session_id: str
@@ -242,7 +244,7 @@ class ControlAck(Struct, tag="control_ack", frozen=True):
     event_id: int
 
 
-class Encoding(Struct, frozen=True):
+class Encoding(Struct, frozen=True, kw_only=True):
     """How a session's frames travel."""
 
     format: Format = "raw"
@@ -251,14 +253,14 @@ class Encoding(Struct, frozen=True):
     chroma: Chroma = "420"
 
 
-ServerMessage = ChunkStats | Error | Session | Queued | Warming | ControlAck | WarningMessage
+ServerMessage = ChunkStats | Error | SessionOpened | Queued | Warming | ControlAck | WarningMessage
 Layout = RawLayout | EncodedLayout | VideoLayout
 
 _decoder: msgpack.Decoder[ClientMessage] = msgpack.Decoder(ClientMessage)
 _encoder = msgpack.Encoder()
 
 
-def decode(data: bytes) -> ClientMessage:
+def decode_message(data: bytes) -> ClientMessage:
     """Raises BadMessage: the text says what is wrong and what was expected."""
     try:
         return _decoder.decode(data)
@@ -286,7 +288,7 @@ def is_absent(raw: Raw) -> bool:
     return view.nbytes == 0 or (view.nbytes == 1 and view[0] == 0xC0)
 
 
-def encode(message: ServerMessage) -> bytes:
+def encode_message(message: ServerMessage) -> bytes:
     return _encoder.encode(message)
 
 

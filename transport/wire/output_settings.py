@@ -11,7 +11,7 @@ EXTENSION_FORMATS = ("delta-zstd",)  # not a part of the plain wire
 
 
 @dataclass(slots=True)
-class Output:
+class OutputSettings:
     """What the next chunk is encoded as; changed by events, read by whoever sends."""
 
     encoding: Encoding = Encoding()

@@ -22,10 +22,10 @@ from transport.wire.messages import (
     Event,
     HeldKeys,
     Init,
-    decode,
+    decode_message,
     error_message,
 )
-from transport.wire.output_settings import Output
+from transport.wire.output_settings import OutputSettings
 from transport.wire.pacing import Pacer
 
 if TYPE_CHECKING:
@@ -40,13 +40,13 @@ class State(Enum):
 Effect = SessionRequest | Ack | ControlAck | Error | None
 
 
-class Conversation:
+class ServerProtocol:
     """One client's side of the wire. Mutates its controls, output and pacer, and nothing else."""
 
     def __init__(self, info: "WorldInfo", *, limits: ClientLimits) -> None:
         self.state = State.IDLE
         self.controls = Controls()
-        self.output = Output()
+        self.output = OutputSettings()
         self.pacer = Pacer(info.fps)
         self._info = info
         self._limits = limits
@@ -65,7 +65,7 @@ class Conversation:
                 )
             if len(data) > self._limits.max_init_bytes:
                 raise self._too_large(len(data), self._limits.max_init_bytes)
-            return self._handle(decode(data), num_bytes=len(data))
+            return self._handle(decode_message(data), num_bytes=len(data))
         except (BadMessage, OutOfOrder) as error:
             return self._answer(error)
 
@@ -107,7 +107,7 @@ class Conversation:
     def _start(self, init: Init) -> SessionRequest:
         plan = read_init(init, self._info, max_script_bytes=self._limits.max_event_bytes)
         self.state = State.RUNNING
-        self.output = Output(plan.encoding)
+        self.output = OutputSettings(plan.encoding)
         self.pacer = Pacer(
             plan.fps, paced=plan.paced, acknowledged=plan.extensions, latest=plan.latest
         )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # the pure files import this one, and stay light
 OnWait = Callable[[Queued | Warming], Awaitable[None]]
 
 
-class Opening(Struct, frozen=True):
+class Opening(Struct, frozen=True, kw_only=True):
     """A picture to start from, shipped with the model."""
 
     name: str
@@ -25,7 +25,7 @@ class Opening(Struct, frozen=True):
     image: bytes  # PNG or JPEG
 
 
-class WorldInfo(Struct, frozen=True):
+class WorldInfo(Struct, frozen=True, kw_only=True):
     """What is served. Known before the world is warm."""
 
     preset: str

@@ -20,7 +20,7 @@ def units(data):
 
 def test_every_frame_leaves_at_once_and_looks_as_it_did(scenery, psnr):
     frames = scenery(24)
-    decoder, encoder = H264Decoder(), H264Encoder(Encoding("h264"), fps=16)
+    decoder, encoder = H264Decoder(), H264Encoder(Encoding(format="h264"), fps=16)
     back = [decoder.decode(payload.data) for payload in encode(encoder, frames)]
     assert [len(one) for one in back] == [1] * 24
     assert psnr(np.concatenate(back), frames) > 33
@@ -32,14 +32,14 @@ def test_colours_are_those_of_the_frames(psnr):
         np.uint8,
     )
     frame = np.repeat(np.tile(bars, (64, 1, 1)), 16, axis=1)[None]
-    (payload,) = encode(H264Encoder(Encoding("h264", 100), fps=16), frame)
+    (payload,) = encode(H264Encoder(Encoding(format="h264", quality=100), fps=16), frame)
     assert psnr(H264Decoder().decode(payload.data), frame) > 25  # edges lose colour: 4:2:0
     inside = H264Decoder().decode(payload.data)[0, 32, 8::16].astype(int)
     assert np.abs(inside - bars).max() <= 6
 
 
 def test_it_begins_with_a_key_frame_and_has_others_on_request(scenery):
-    encoder = H264Encoder(Encoding("h264"), fps=16)
+    encoder = H264Encoder(Encoding(format="h264"), fps=16)
     keys = [payload.layout.key_frame for payload in encode(encoder, scenery(12))]
     encoder.restart()
     again = encode(encoder, scenery(12), position=12)
@@ -53,26 +53,26 @@ def test_no_frame_is_bidirectional(scenery):
     """One access unit a frame, decoded in the order that it was shown."""
     frames = scenery(12)
     decoder = H264Decoder()
-    payloads = encode(H264Encoder(Encoding("h264", 100), fps=16), frames)
+    payloads = encode(H264Encoder(Encoding(format="h264", quality=100), fps=16), frames)
     for payload, frame in zip(payloads, frames, strict=True):
         error = np.abs(decoder.decode(payload.data)[0].astype(int) - frame).mean()
         assert error < 4
 
 
 def test_timestamps_are_the_worlds_media_clock(scenery):
-    payloads = encode(H264Encoder(Encoding("h264"), fps=16), scenery(3), position=32)
+    payloads = encode(H264Encoder(Encoding(format="h264"), fps=16), scenery(3), position=32)
     stamps = [payload.layout.timestamp_us for payload in payloads]
     assert stamps == [2_000_000, 2_062_500, 2_125_000]
 
 
 def test_the_codec_is_named_as_browsers_name_it(scenery):
-    payloads = encode(H264Encoder(Encoding("h264"), fps=16), scenery(2))
+    payloads = encode(H264Encoder(Encoding(format="h264"), fps=16), scenery(2))
     assert {payload.layout.codec for payload in payloads} == {codec_of(payloads[0].data)}
     assert payloads[0].layout.codec.startswith("avc1.42c0")  # constrained baseline
 
 
 def test_a_preview_is_smaller_and_even(scenery):
-    encoder = H264Encoder(Encoding("h264", preview_max_width=57), fps=16)
+    encoder = H264Encoder(Encoding(format="h264", preview_max_width=57), fps=16)
     (payload,) = encode(encoder, scenery(1))
     layout = payload.layout
     assert (layout.width, layout.height, layout.source_width) == (56, 32, 112)
@@ -80,7 +80,7 @@ def test_a_preview_is_smaller_and_even(scenery):
 
 
 def test_frames_of_an_odd_size_lose_their_last_row_and_column(scenery):
-    encoder = H264Encoder(Encoding("h264"), fps=16)
+    encoder = H264Encoder(Encoding(format="h264"), fps=16)
     (payload,) = encode(encoder, np.ascontiguousarray(scenery(1)[:, :63, :111]))
     assert (payload.layout.width, payload.layout.height) == (110, 62)
     assert even(1, 1) == (2, 2)
@@ -94,13 +94,13 @@ def test_quality_is_x264s_rate_factor(quality, crf):
 def test_a_better_quality_is_larger(scenery):
     sizes = []
     for quality in (30, 60, 90):
-        encoder = H264Encoder(Encoding("h264", quality), fps=16)
+        encoder = H264Encoder(Encoding(format="h264", quality=quality), fps=16)
         sizes.append(sum(len(payload.data) for payload in encode(encoder, scenery(12))))
     assert sizes == sorted(set(sizes))
 
 
 def test_a_frame_that_is_no_frame_raises():
-    encoder = H264Encoder(Encoding("h264"), fps=16)
+    encoder = H264Encoder(Encoding(format="h264"), fps=16)
     with pytest.raises(ValueError):
         encoder.encode(Piece(np.zeros((1, 64, 112, 4), np.uint8), 0, 1, 0))
 
@@ -108,7 +108,7 @@ def test_a_frame_that_is_no_frame_raises():
 def test_an_encoder_has_no_threads_of_its_own(scenery):
     """The pool that it runs in is the bound."""
     before = len(os.listdir("/proc/self/task"))
-    encoders = [H264Encoder(Encoding("h264"), fps=16) for _ in range(8)]
+    encoders = [H264Encoder(Encoding(format="h264"), fps=16) for _ in range(8)]
     for encoder in encoders:
         encode(encoder, scenery(1))
     assert len(os.listdir("/proc/self/task")) <= before + 1

@@ -8,7 +8,7 @@ from transport.wire.messages import Encoding
 
 
 def batches_of(frames, name):
-    encoder = open_encoder(Encoding(name), fps=16)
+    encoder = open_encoder(Encoding(format=name), fps=16)
     pieces = split(frames, encoder, position=9)
     return [
         build_batch(
@@ -25,7 +25,7 @@ def batches_of(frames, name):
 @pytest.mark.parametrize("num, sizes", [(9, [9]), (12, [12]), (16, [16]), (33, [16, 16, 1])])
 def test_frames_are_split_in_order(num, sizes):
     frames = np.arange(num * 12, dtype=np.uint8).reshape(num, 2, 2, 3)
-    pieces = split(frames, open_encoder(Encoding("raw"), fps=16, extensions=False))
+    pieces = split(frames, open_encoder(Encoding(format="raw"), fps=16, extensions=False))
     assert [len(piece.frames) for piece in pieces] == sizes
     assert np.array_equal(np.concatenate([piece.frames for piece in pieces]), frames)
 
@@ -83,7 +83,7 @@ def test_a_preview_is_never_larger_than_the_frames(max_width, size):
 )
 def test_large_raw_frames_are_batched_as_the_plain_wire_does_or_smaller(extensions, sizes):
     """Of 832x480: two are within 3 MiB, and a frame is never cut."""
-    encoder = open_encoder(Encoding("raw"), fps=16, extensions=extensions)
+    encoder = open_encoder(Encoding(format="raw"), fps=16, extensions=extensions)
     pieces = split(np.zeros((12, 480, 832, 3), np.uint8), encoder)
     assert [len(piece.frames) for piece in pieces] == sizes
     assert len(split(np.zeros((2, 1440, 2560, 3), np.uint8), encoder)) == 2 - (not extensions)

@@ -47,7 +47,7 @@ def test_the_raw_layout_says_what_the_bytes_are(scenery):
 @pytest.mark.parametrize("name", ["jpeg", "webp"])
 def test_pictures_look_like_the_frames(scenery, psnr, name):
     frames = scenery(6)
-    payload = encode(PictureEncoder(Encoding(name)), frames)
+    payload = encode(PictureEncoder(Encoding(format=name)), frames)
     assert payload.content_type == f"image/{name}"
     assert psnr(np.stack([decode_picture(one) for one in pictures(payload)]), frames) > 35
 
@@ -55,7 +55,7 @@ def test_pictures_look_like_the_frames(scenery, psnr, name):
 @pytest.mark.parametrize("name", ["jpeg", "webp"])
 def test_a_lower_quality_is_smaller(scenery, name):
     sizes = [
-        len(encode(PictureEncoder(Encoding(name, quality)), scenery(6)).data)
+        len(encode(PictureEncoder(Encoding(format=name, quality=quality)), scenery(6)).data)
         for quality in (40, 95)
     ]
     assert sizes[0] < sizes[1]
@@ -67,14 +67,14 @@ def test_jpeg_keeps_more_colour_with_444(psnr):
     frames[:, :, ::2, 0] = frames[:, :, 1::2, 2] = 255
     quality = {}
     for chroma in ("420", "444"):
-        payload = encode(PictureEncoder(Encoding("jpeg", 95, chroma=chroma)), frames)
+        payload = encode(PictureEncoder(Encoding(format="jpeg", quality=95, chroma=chroma)), frames)
         quality[chroma] = psnr(decode_picture(payload.data), frames[0])
     assert quality["444"] > quality["420"] + 10
 
 
 @pytest.mark.parametrize("name", ["jpeg", "webp"])
 def test_a_preview_is_smaller_and_both_sizes_are_told(scenery, name):
-    payload = encode(PictureEncoder(Encoding(name, preview_max_width=56)), scenery(2))
+    payload = encode(PictureEncoder(Encoding(format=name, preview_max_width=56)), scenery(2))
     layout = payload.layout
     assert (layout.width, layout.height) == (layout.preview_width, layout.preview_height)
     assert (layout.width, layout.height) == (56, 32)

@@ -11,15 +11,15 @@ from transport.codecs import open_encoder
 from transport.codecs.decoder import Decoder
 from transport.codecs.payload import Payload
 from transport.codecs.picture import PictureEncoder
-from transport.connection.chunk_sender import CodecFailed, Delivery
-from transport.connection.chunk_slot import Chunk
+from transport.connection.chunk_sender import ChunkSender, CodecFailed
+from transport.connection.chunk_slot import GeneratedChunk
 from transport.connection.sender import MessageSender
 from transport.wire.controls import ChunkControls
 from transport.wire.messages import Encoding
-from transport.wire.output_settings import Output
+from transport.wire.output_settings import OutputSettings
 
 
-class Pictures:
+class PendingFrames:
     def __init__(self, frames):
         self.frames = frames
 
@@ -48,31 +48,33 @@ class Wire:
 
 
 def chunk(frames, index=0, *, position=0, has_new_keys=False):
-    return Chunk(
-        index,
-        Pictures(frames),
-        len(frames),
-        position,
-        ChunkControls(["w", "", "wl"], [7], None, has_new_keys),
-        7,
-        waited=0.001,
-        prepared=0.002,
-        denoising=0.003,
+    return GeneratedChunk(
+        index=index,
+        frames=PendingFrames(frames),
+        num_frames=len(frames),
+        position=position,
+        controls=ChunkControls(
+            actions=["w", "", "wl"], event_ids=[7], prompt=None, has_new_keys=has_new_keys
+        ),
+        event_id=7,
+        waited_s=0.001,
+        prepared_s=0.002,
+        denoising_s=0.003,
     )
 
 
 def run(*chunks, output, wire=None, extensions=True, cut_over=False, between=lambda index: None):
     """What a client sees of these chunks; `between` runs before each."""
     wire = wire or Wire()
-    plan = SimpleNamespace(extensions=extensions, cut_over=cut_over, fps=16)
+    plan = SimpleNamespace(extensions=extensions, flushes_older=cut_over, fps=16)
 
     async def scenario():
-        delivery = Delivery(
+        delivery = ChunkSender(
             MessageSender(wire, timeout_s=60),
             output,
             plan,
             session_id="s",
-            places=anyio.CapacityLimiter(2),
+            limiter=anyio.CapacityLimiter(2),
         )
         for index, one in enumerate(chunks):
             between(index)
@@ -93,7 +95,7 @@ def pixels(messages):
 def test_frames_arrive_in_order_in_every_codec(scenery, psnr, name):
     frames = scenery(33)
     chunks = [chunk(frames[:9], 0), chunk(frames[9:21], 1, position=9), chunk(frames[21:], 2)]
-    messages, delivery = run(*chunks, output=Output(Encoding(name)))
+    messages, delivery = run(*chunks, output=OutputSettings(Encoding(format=name)))
     back = pixels(messages)
     if name in ("raw", "delta-zstd"):
         assert np.array_equal(back, frames)
@@ -117,7 +119,7 @@ def test_the_first_frames_leave_before_the_last_are_encoded(scenery, monkeypatch
 
     monkeypatch.setattr(PictureEncoder, "encode", encode_late)
     wire = Wire(lambda data: first_left.set())
-    messages, _ = run(chunk(scenery(12)), output=Output(Encoding("jpeg")), wire=wire)
+    messages, _ = run(chunk(scenery(12)), output=OutputSettings(Encoding(format="jpeg")), wire=wire)
     assert [message.get("num_frames") for message in messages] == [6, 6, 12]
 
 
@@ -135,7 +137,7 @@ def test_batches_are_encoded_side_by_side_and_sent_in_order(scenery, monkeypatch
         return payload
 
     monkeypatch.setattr(PictureEncoder, "encode", encode_early)
-    messages, _ = run(chunk(scenery(12)), output=Output(Encoding("jpeg")))
+    messages, _ = run(chunk(scenery(12)), output=OutputSettings(Encoding(format="jpeg")))
     assert [message.get("frame_batch_index") for message in messages[:2]] == [0, 1]
 
 
@@ -150,17 +152,17 @@ def test_sessions_take_turns_at_the_places(scenery, monkeypatch):
         return encode(self, piece)
 
     monkeypatch.setattr(PictureEncoder, "encode", encode_noted)
-    plan = SimpleNamespace(extensions=False, cut_over=False, fps=16)
+    plan = SimpleNamespace(extensions=False, flushes_older=False, fps=16)
 
     async def scenario():
-        places = anyio.CapacityLimiter(1)
+        limiter = anyio.CapacityLimiter(1)
         long, short = (
-            Delivery(
+            ChunkSender(
                 MessageSender(Wire(), timeout_s=60),
-                Output(Encoding("jpeg")),
+                OutputSettings(Encoding(format="jpeg")),
                 plan,
                 session_id=name,
-                places=places,
+                limiter=limiter,
             )
             for name in ("long", "short")
         )
@@ -175,8 +177,12 @@ def test_sessions_take_turns_at_the_places(scenery, monkeypatch):
 
 
 def test_a_change_of_output_takes_effect_with_the_next_chunk(scenery):
-    output = Output(Encoding("raw"))
-    changes = {1: Encoding("jpeg", preview_max_width=56), 2: Encoding("h264"), 3: Encoding("raw")}
+    output = OutputSettings(Encoding(format="raw"))
+    changes = {
+        1: Encoding(format="jpeg", preview_max_width=56),
+        2: Encoding(format="h264"),
+        3: Encoding(format="raw"),
+    }
 
     def change(index):
         output.encoding = changes.get(index, output.encoding)
@@ -191,7 +197,7 @@ def test_a_change_of_output_takes_effect_with_the_next_chunk(scenery):
 
 
 def test_a_key_frame_comes_with_the_next_chunk_after_it_was_wanted(scenery):
-    output = Output(Encoding("h264"))
+    output = OutputSettings(Encoding(format="h264"))
 
     def want(index):
         output.key_frame_wanted = index == 2
@@ -217,17 +223,17 @@ def test_no_codec_encodes_on_the_event_loop(scenery, monkeypatch, name):
         return encoder
 
     monkeypatch.setattr("transport.connection.chunk_sender.open_encoder", open_watched)
-    run(chunk(scenery(12)), output=Output(Encoding(name)))
+    run(chunk(scenery(12)), output=OutputSettings(Encoding(format=name)))
     assert threads and threading.get_ident() not in threads
 
 
 def test_after_dropped_frames_comes_a_key_frame(scenery):
     async def scenario():
-        wire, plan = Wire(), SimpleNamespace(extensions=True, cut_over=False, fps=16)
-        places = anyio.CapacityLimiter(1)
-        output = Output(Encoding("h264"))
-        delivery = Delivery(
-            MessageSender(wire, timeout_s=60), output, plan, session_id="s", places=places
+        wire, plan = Wire(), SimpleNamespace(extensions=True, flushes_older=False, fps=16)
+        limiter = anyio.CapacityLimiter(1)
+        output = OutputSettings(Encoding(format="h264"))
+        delivery = ChunkSender(
+            MessageSender(wire, timeout_s=60), output, plan, session_id="s", limiter=limiter
         )
         for index, dropped in enumerate((0, 0, 24, 24)):
             await delivery.send(chunk(scenery(2), index), dropped_frames=dropped)
@@ -273,7 +279,7 @@ def break_h264(monkeypatch):
 def test_a_codec_that_fails_gives_way_to_jpeg_and_no_frame_is_lost(
     scenery, psnr, break_h264, caplog
 ):
-    frames, output = scenery(24), Output(Encoding("h264", 80))
+    frames, output = scenery(24), OutputSettings(Encoding(format="h264", quality=80))
     messages, _ = run(chunk(frames[:12]), chunk(frames[12:], 1), output=output)
     assert [message["type"] for message in messages].count("warning") == 1
     warning = next(message for message in messages if message["type"] == "warning")
@@ -286,22 +292,22 @@ def test_a_codec_that_fails_gives_way_to_jpeg_and_no_frame_is_lost(
     assert [batch["frame_batch_index"] for batch in first] == [0, 1, 2, 3]
     assert [batch["is_final_frame_batch"] for batch in first] == [False, False, False, True]
     assert psnr(pixels(messages), frames) > 33
-    assert output.encoding == Encoding("jpeg", 80)
+    assert output.encoding == Encoding(format="jpeg", quality=80)
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
     assert "rounding" in caplog.text
 
 
 def test_a_plain_client_gets_jpeg_without_a_word(scenery, break_h264):
-    output = Output(Encoding("h264"))
+    output = OutputSettings(Encoding(format="h264"))
     messages, _ = run(chunk(scenery(12)), output=output, extensions=False)
     assert {message["type"] for message in messages} == {"frame_batch", "chunk_stats"}
 
 
 def test_what_a_client_asked_for_meanwhile_is_not_overruled(scenery, break_h264):
-    output = Output(Encoding("h264"))
+    output = OutputSettings(Encoding(format="h264"))
 
     def ask(data):
-        output.encoding = Encoding("webp")
+        output.encoding = Encoding(format="webp")
 
     messages, _ = run(chunk(scenery(12)), chunk(scenery(6), 1), output=output, wire=Wire(ask))
     encodings = [message["encoding"] for message in messages if "payload" in message]
@@ -314,7 +320,7 @@ def test_where_jpeg_fails_too_the_session_fails(scenery, monkeypatch):
 
     monkeypatch.setattr(PictureEncoder, "encode", fail)
     with pytest.raises(CodecFailed) as caught:
-        run(chunk(scenery(12)), output=Output(Encoding("jpeg")))
+        run(chunk(scenery(12)), output=OutputSettings(Encoding(format="jpeg")))
     assert isinstance(caught.value.__cause__, ArithmeticError)
 
 
@@ -322,7 +328,9 @@ def test_a_chunk_that_was_steered_cuts_over_for_who_can(scenery):
     marks = {}
     for cut_over in (False, True):
         chunks = [chunk(scenery(12), i, has_new_keys=i == 1) for i in range(3)]
-        messages, _ = run(*chunks, output=Output(Encoding("jpeg")), cut_over=cut_over)
+        messages, _ = run(
+            *chunks, output=OutputSettings(Encoding(format="jpeg")), cut_over=cut_over
+        )
         headers = [message for message in messages if "payload" in message]
         marks[cut_over] = [header.get("cut_over", False) for header in headers]
     # With the first of its two batches: who empties its queue then keeps the chunk's own frames.
@@ -330,6 +338,8 @@ def test_a_chunk_that_was_steered_cuts_over_for_who_can(scenery):
 
 
 def test_the_plain_wire_has_no_extras(scenery):
-    messages, _ = run(chunk(scenery(3), has_new_keys=True), output=Output(), extensions=False)
+    messages, _ = run(
+        chunk(scenery(3), has_new_keys=True), output=OutputSettings(), extensions=False
+    )
     assert not {"applied_controls", "cut_over", "dropped_frames"} & set(messages[0])
     assert messages[0]["event_id"] == 7

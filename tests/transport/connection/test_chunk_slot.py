@@ -1,12 +1,24 @@
 import anyio
 
-from transport.connection.chunk_slot import Chunk, ChunkSlot
+from transport.connection.chunk_slot import ChunkSlot, GeneratedChunk
 from transport.wire.controls import ChunkControls
 
 
 def chunk(index, num_frames=12, *, event_ids=(), has_new_keys=False):
-    taken = ChunkControls([], list(event_ids), None, has_new_keys)
-    return Chunk(index, None, num_frames, 0, taken, None, waited=0.0, prepared=0.0, denoising=0.0)
+    controls = ChunkControls(
+        actions=[], event_ids=list(event_ids), prompt=None, has_new_keys=has_new_keys
+    )
+    return GeneratedChunk(
+        index=index,
+        frames=None,
+        num_frames=num_frames,
+        position=0,
+        controls=controls,
+        event_id=None,
+        waited_s=0.0,
+        prepared_s=0.0,
+        denoising_s=0.0,
+    )
 
 
 def test_who_makes_chunks_waits_for_who_sends_them():
@@ -63,5 +75,5 @@ def test_a_dropped_chunk_leaves_its_events_to_the_one_after_it():
         await outbox.put(chunk(2))
         return outbox.take()
 
-    taken = anyio.run(scenario).taken
-    assert (taken.event_ids, taken.has_new_keys) == ([4, 5, 6], True)
+    controls = anyio.run(scenario).controls
+    assert (controls.event_ids, controls.has_new_keys) == ([4, 5, 6], True)

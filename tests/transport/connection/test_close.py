@@ -181,7 +181,7 @@ def test_nothing_is_sent_after_a_header_but_its_payload_even_when_the_world_is_l
     async def scenario():
         socket = make_socket(stuck_on=65_536)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(socket.play, world)
+            tasks.start_soon(socket.serve, world)
             await socket.inbox.send(msgpack.encode({"type": "init"}))
             await socket.stuck.wait()
             world.lost_because = "a rank died"
@@ -208,7 +208,7 @@ def test_a_cancelled_socket_leaves_its_closing_line_too(make_socket, world, capl
     async def scenario():
         socket = make_socket(stuck_on=1)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(socket.play, world)
+            tasks.start_soon(socket.serve, world)
             await socket.inbox.send(msgpack.encode({"type": "init"}))
             await socket.stuck.wait()
             tasks.cancel_scope.cancel()

@@ -239,7 +239,7 @@ def test_a_picture_is_dropped_once_the_world_is_open(make_socket, make_world, ma
     async def scenario():
         socket = make_socket(stuck_on=9 * 16 * 32 * 3)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(socket.play, make_world())
+            tasks.start_soon(socket.serve, make_world())
             init = {"type": "init", "max_chunks": 1, "prompt": "kept?", "first_frame": make_png()}
             await socket.inbox.send(msgpack.encode(init))
             del init
@@ -256,7 +256,7 @@ def test_the_send_of_a_chunk_overlaps_the_generation_of_the_next(make_socket, ma
     async def scenario():
         socket = make_socket(stuck_on=65_536)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(socket.play, world)
+            tasks.start_soon(socket.serve, world)
             await socket.inbox.send(msgpack.encode({"type": "init", "max_chunks": 2} | FAST))
             await socket.stuck.wait()
             with anyio.fail_after(5):
@@ -276,7 +276,7 @@ def test_a_plain_client_is_paced_by_the_media_clock(make_socket, make_world):
         socket = make_socket()
         started = anyio.current_time()
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(socket.play, world)
+            tasks.start_soon(socket.serve, world)
             init = {"type": "init", "max_chunks": 4, "realtime_output_pacing": False}
             await socket.inbox.send(msgpack.encode(init))
         return anyio.current_time() - started

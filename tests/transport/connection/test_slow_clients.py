@@ -38,10 +38,10 @@ def big(make_world):
         step = session.step
 
         async def step_counted(actions, **options):
-            pictures = await step(actions, **options)
+            pending = await step(actions, **options)
             # A view would outlive the count: the frames are those of a copy that is held whole.
-            pictures.frames = born(np.array(pictures.frames))
-            return pictures
+            pending.frames = born(np.array(pending.frames))
+            return pending
 
         session.step = step_counted
         return session

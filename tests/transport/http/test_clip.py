@@ -135,7 +135,7 @@ def test_what_goes_wrong_in_the_world_has_a_status(server, world, when, error, s
     assert world.live == set()
 
 
-def film(world, *, actions, num_steps, threads=None, on_send=lambda message: None):
+def film(world, *, actions, num_steps, capacity=None, on_send=lambda message: None):
     """What is sent to a client that leaves after so many steps; `on_send` sees it as it goes."""
     body = msgspec.json.encode({"actions": actions})
     messages = [{"type": "http.request", "body": body, "more_body": False}]
@@ -158,7 +158,7 @@ def film(world, *, actions, num_steps, threads=None, on_send=lambda message: Non
         with anyio.fail_after(10):
             request = Request(scope, receive)
             response = await clip(
-                request, world, limits=ClientLimits(), threads=threads or CapacityLimits()
+                request, world, limits=ClientLimits(), capacity=capacity or CapacityLimits()
             )
             await response(scope, receive, send)
 
@@ -205,17 +205,17 @@ def test_a_film_that_breaks_off_does_not_end_as_if_it_were_whole(world):
 
 
 def test_a_clip_that_has_a_world_waits_for_no_upload_and_for_no_payload(world):
-    threads = CapacityLimits()
+    capacity = CapacityLimits()
     open_world = world.open
 
     async def open_in_a_crowd(spec, image, *, on_wait):
-        for limiter in (threads.pictures, threads.payloads):
+        for limiter in (capacity.decode_image, capacity.encode):
             for stranger in range(int(limiter.total_tokens)):
                 limiter.acquire_on_behalf_of_nowait(stranger)
         return await open_world(spec, image, on_wait=on_wait)
 
     world.open = open_in_a_crowd
-    sent = film(world, actions="w-6", num_steps=99, threads=threads)
+    sent = film(world, actions="w-6", num_steps=99, capacity=capacity)
     assert sent[0]["status"] == 200
     assert not sent[-1].get("more_body")
 
@@ -238,7 +238,7 @@ def test_a_client_that_takes_nothing_frees_the_world(world):
 
         limits = ClientLimits(ack_timeout_s=0.1)
         response = await clip(
-            Request(scope, receive), world, limits=limits, threads=CapacityLimits()
+            Request(scope, receive), world, limits=limits, capacity=CapacityLimits()
         )
         with anyio.fail_after(5), pytest.raises(ExceptionGroup):
             await response(scope, receive, send)

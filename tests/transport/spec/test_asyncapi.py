@@ -32,14 +32,14 @@ from transport.wire.messages import (
     Layout,
     Queued,
     ServerMessage,
-    Session,
     SessionLimits,
+    SessionOpened,
     Warming,
     WarningMessage,
-    encode,
+    encode_message,
 )
 from transport.wire.output_settings import EXTENSION_FORMATS
-from transport.wire.protocol import Conversation
+from transport.wire.protocol import ServerProtocol
 
 DOCUMENT = describe_wire()
 SCHEMAS = DOCUMENT["components"]["schemas"]
@@ -209,8 +209,8 @@ def test_the_header_of_every_codec_is_as_described(name, extras):
 
 
 def test_a_header_and_a_whole_batch_are_told_apart():
-    ((small,),) = batches(Encoding("raw"))[:1]
-    header, payload = batches(Encoding("raw"), size=(256, 128))[0]
+    ((small,),) = batches(Encoding(format="raw"))[:1]
+    header, payload = batches(Encoding(format="raw"), size=(256, 128))[0]
     assert msgpack.decode(small)["type"] == "frame_batch"
     assert msgpack.decode(header)["type"] == "frame_batch_header"
     schema = MESSAGES["payload"]["payload"]
@@ -233,7 +233,7 @@ def test_a_header_and_a_whole_batch_are_told_apart():
     ],
 )
 def test_a_header_with_a_wrong_field_is_not_as_described(changes):
-    fields = msgpack.decode(batches(Encoding("raw"))[0][0])
+    fields = msgpack.decode(batches(Encoding(format="raw"))[0][0])
     assert errors_of(fields) == []
     assert errors_of(fields | changes) != []
 
@@ -242,7 +242,7 @@ STATS = ChunkStats(
     **dict.fromkeys(ChunkStats.__struct_fields__, 0)
     | {"session_id": "s", "request_id": "s-0", "content_type": "image/jpeg", "event_id": None}
 )
-SESSION = Session(
+SESSION = SessionOpened(
     session_id="s",
     width=832,
     height=480,
@@ -251,7 +251,12 @@ SESSION = Session(
     first_chunk_frames=9,
     chunk_frames=12,
     encoding="h264",
-    limits=SessionLimits(65536, 512, 2000, 2),
+    limits=SessionLimits(
+        max_event_bytes=65536,
+        max_script_latent_frames=512,
+        max_prompt_chars=2000,
+        max_unacknowledged_chunks=2,
+    ),
 )
 SENT = [
     STATS,
@@ -267,7 +272,7 @@ SENT = [
 
 @pytest.mark.parametrize("message", SENT, ids=lambda message: type(message).__name__)
 def test_what_the_server_sends_is_as_described_and_with_a_wrong_type_is_not(message):
-    fields = msgpack.decode(encode(message))
+    fields = msgpack.decode(encode_message(message))
     assert errors_of(fields) == []
     for name in fields.keys() - {"type"}:
         assert errors_of(fields | {name: [b"wrong"]}) != []
@@ -345,7 +350,7 @@ WRONG_EVENTS = [
 
 def understands(world, *sent):
     """Whether none of these is answered by an error."""
-    conversation = Conversation(world.info, limits=ClientLimits())
+    conversation = ServerProtocol(world.info, limits=ClientLimits())
     answers = [conversation.receive(msgpack.encode(fields)) for fields in sent]
     return not any(isinstance(answer, Error) for answer in answers)
 

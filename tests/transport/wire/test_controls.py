@@ -22,84 +22,84 @@ def parse(payload):
 
 
 def test_nothing_held_is_an_action_too():
-    taken = Controls().take(3)
+    taken = Controls().take_chunk(3)
     assert (taken.actions, taken.event_ids, taken.prompt) == (["", "", ""], [], None)
 
 
 def test_a_script_is_played_frame_by_frame_and_then_nothing():
     controls = Controls()
     controls.play_script(["w", "w", "l", "", "w"], event_id=7)
-    assert controls.take(3).actions == ["w", "w", "l"]
-    assert controls.take(3).actions == ["", "w", ""]
-    assert controls.take(3).actions == ["", "", ""]
+    assert controls.take_chunk(3).actions == ["w", "w", "l"]
+    assert controls.take_chunk(3).actions == ["", "w", ""]
+    assert controls.take_chunk(3).actions == ["", "", ""]
 
 
 def test_a_script_takes_effect_once():
     controls = Controls()
     controls.play_script(["w"] * 6, event_id=7)
-    assert [controls.take(3).event_ids for _ in range(3)] == [[7], [], []]
+    assert [controls.take_chunk(3).event_ids for _ in range(3)] == [[7], [], []]
 
 
 def test_an_empty_script_lets_go_of_every_key():
     controls = Controls()
     controls.hold(["w"])
     controls.play_script([], event_id=2)
-    taken = controls.take(3)
+    taken = controls.take_chunk(3)
     assert (taken.actions, taken.event_ids) == (["", "", ""], [2])
 
 
 def test_a_new_script_replaces_what_was_left_of_the_old_one():
     controls = Controls()
     controls.play_script(["w"] * 9)
-    controls.take(3)
+    controls.take_chunk(3)
     controls.play_script(["s"])
-    assert controls.take(3).actions == ["s", "", ""]
+    assert controls.take_chunk(3).actions == ["s", "", ""]
 
 
 def test_a_script_ends_the_held_state_for_good():
     controls = Controls()
     controls.hold(["w"])
     controls.play_script(["a"])
-    assert controls.take(3).actions == ["a", "", ""]
-    assert controls.take(3).actions == ["", "", ""]
+    assert controls.take_chunk(3).actions == ["a", "", ""]
+    assert controls.take_chunk(3).actions == ["", "", ""]
 
 
 def test_a_held_state_ends_a_script():
     controls = Controls()
     controls.play_script(["w"] * 9)
     controls.hold(["d"], event_id=1)
-    assert controls.take(3).actions == ["d", "d", "d"]
+    assert controls.take_chunk(3).actions == ["d", "d", "d"]
 
 
 def test_a_held_key_stays_held():
     controls = Controls()
     controls.hold(["w"], event_id=1)
-    assert [controls.take(3).actions for _ in range(2)] == [["w"] * 3] * 2
+    assert [controls.take_chunk(3).actions for _ in range(2)] == [["w"] * 3] * 2
     controls.hold([""], event_id=2)
-    assert controls.take(3).actions == [""] * 3
+    assert controls.take_chunk(3).actions == [""] * 3
 
 
 def test_a_tap_shorter_than_a_latent_frame_shows():
     controls = Controls()
     controls.hold(["w"], event_id=1)
     controls.hold([""], event_id=2)
-    taken = controls.take(3)
+    taken = controls.take_chunk(3)
     assert (taken.actions, taken.event_ids) == (["w", "", ""], [1, 2])
 
 
 def test_more_transitions_than_frames_are_merged_in_order():
     controls = Controls()
     controls.hold(["w", "", "a", "", "l"])
-    assert controls.take(3).actions == ["w", "a", "l"]
+    assert controls.take_chunk(3).actions == ["w", "a", "l"]
 
 
 def test_a_prompt_is_taken_once_and_the_newest_wins():
     controls = Controls()
     controls.set_prompt("rain", event_id=1)
     controls.set_prompt("snow", event_id=2)
-    taken = controls.take(3)
+    taken = controls.take_chunk(3)
     assert (taken.prompt, taken.event_ids) == ("snow", [2])
-    assert controls.take(3).prompt is None
+    assert controls.take_chunk(3).prompt is None
 
 
 def test_events_are_told_in_the_order_of_their_arrival():
@@ -107,10 +107,10 @@ def test_events_are_told_in_the_order_of_their_arrival():
     controls.hold(["w"], event_id=1)
     controls.set_prompt("rain", event_id=2)
     controls.hold(["a"], event_id=3)
-    assert controls.take(3).event_ids == [1, 2, 3]
+    assert controls.take_chunk(3).event_ids == [1, 2, 3]
     controls.set_prompt("snow", event_id=4)
     controls.play_script(["w"], event_id=5)
-    assert controls.take(3).event_ids == [4, 5]
+    assert controls.take_chunk(3).event_ids == [4, 5]
 
 
 def test_an_event_that_never_takes_effect_is_not_told():
@@ -119,18 +119,18 @@ def test_an_event_that_never_takes_effect_is_not_told():
     controls.play_script(["w"], event_id=2)
     controls.set_prompt("rain", event_id=3)
     controls.play_script(["w"], event_id=4)
-    assert controls.take(3).event_ids == [3, 4]
+    assert controls.take_chunk(3).event_ids == [3, 4]
     controls.play_script(["w"], event_id=5)
     controls.hold(["w"], event_id=6)
-    assert controls.take(3).event_ids == [6]
-    assert controls.take(3).event_ids == []
+    assert controls.take_chunk(3).event_ids == [6]
+    assert controls.take_chunk(3).event_ids == []
 
 
 def test_an_event_with_keys_and_a_prompt_takes_effect_once():
     controls = Controls()
     controls.hold(["w"], event_id=5)
     controls.set_prompt("rain", event_id=5)
-    assert controls.take(3).event_ids == [5]
+    assert controls.take_chunk(3).event_ids == [5]
 
 
 @given(states, st.integers(1, 4))
@@ -138,13 +138,13 @@ def test_no_tap_is_lost_and_the_final_state_is_exact(history, num):
     controls = Controls()
     for keys in history:
         controls.hold([keys])
-    actions = controls.take(num).actions
+    actions = controls.take_chunk(num).actions
     assert len(actions) == num
     assert set("".join(actions)) == set("".join(history))
     assert all(action == canonical(action) for action in actions)
     if num > 1 or len(history) == 1:
         assert actions[-1] == history[-1]
-    assert controls.take(num).actions == [history[-1]] * num
+    assert controls.take_chunk(num).actions == [history[-1]] * num
 
 
 @given(states, st.integers(2, 4))
@@ -153,7 +153,7 @@ def test_up_to_a_chunk_of_transitions_get_a_frame_each(history, num):
     controls = Controls()
     controls.hold(history)
     rest = [history[-1]] * (num - len(history))
-    assert controls.take(num).actions == history + rest
+    assert controls.take_chunk(num).actions == history + rest
 
 
 def test_pending_transitions_are_bounded_and_still_lose_no_tap():
@@ -162,7 +162,7 @@ def test_pending_transitions_are_bounded_and_still_lose_no_tap():
     for event_id in range(1, 5000):
         controls.hold(["w" if event_id % 2 else ""], event_id=event_id)
     assert len(controls._changes) == MAX_TRANSITIONS
-    taken = controls.take(3)
+    taken = controls.take_chunk(3)
     assert "i" in taken.actions[0]
     assert taken.event_ids[-1] == 4999
     assert len(taken.event_ids) == MAX_TRANSITIONS
@@ -258,9 +258,9 @@ def test_a_wrong_segment_of_actions_is_named(text, segment):
 def test_a_chunk_knows_whether_keys_came_in_for_it():
     controls = Controls()
     controls.set_prompt("snow", event_id=1)
-    assert not controls.take(3).has_new_keys
+    assert not controls.take_chunk(3).has_new_keys
     controls.hold(["w"])
-    assert controls.take(3).has_new_keys
-    assert not controls.take(3).has_new_keys, "they are still held"
+    assert controls.take_chunk(3).has_new_keys
+    assert not controls.take_chunk(3).has_new_keys, "they are still held"
     controls.play_script(["w"] * 6)
-    assert [controls.take(3).has_new_keys for _ in range(2)] == [True, False]
+    assert [controls.take_chunk(3).has_new_keys for _ in range(2)] == [True, False]

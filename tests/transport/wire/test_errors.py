@@ -9,8 +9,8 @@ from transport.wire.errors import (
     TooLarge,
     WorldFailed,
     WorldLost,
-    close_reason,
     quote,
+    truncate_reason,
 )
 
 
@@ -52,8 +52,8 @@ def test_a_failed_world_has_one_text_for_everybody():
 
 
 def test_a_close_reason_fits_its_frame_and_stays_text():
-    assert close_reason("short") == "short"
-    assert len(close_reason("é" * 200).encode()) == 122  # 123 would cut a character in two
+    assert truncate_reason("short") == "short"
+    assert len(truncate_reason("é" * 200).encode()) == 122  # 123 would cut a character in two
 
 
 def test_little_of_what_a_client_sent_is_quoted():

@@ -18,15 +18,17 @@ from transport.wire.messages import (
     HeaderExtras,
     Init,
     RawLayout,
-    decode,
     decode_field,
-    encode,
+    decode_message,
     encode_batch,
+    encode_message,
     is_absent,
     milliseconds,
 )
 
-RAW = RawLayout("rgb24", 4, 2, 3, 24, 48, "raw")
+RAW = RawLayout(
+    format="rgb24", width=4, height=2, channels=3, bytes_per_frame=24, raw_size=48, encoding="raw"
+)
 
 
 def header(**changes):
@@ -44,28 +46,28 @@ def header(**changes):
 
 
 def test_ack():
-    assert decode(b"\x82\xa4type\xa3ack\xabchunk_index\x07") == Ack(7)
+    assert decode_message(b"\x82\xa4type\xa3ack\xabchunk_index\x07") == Ack(7)
 
 
 def test_event():
-    event = decode(b"\x83\xa4type\xa5event\xa4kind\xa6prompt\xa7payload\xa1x")
+    event = decode_message(b"\x83\xa4type\xa5event\xa4kind\xa6prompt\xa7payload\xa1x")
     assert (event.kind, event.event_id, bytes(event.payload)) == ("prompt", None, b"\xa1x")
 
 
 def test_an_init_may_be_empty():
-    init = decode(b"\x81\xa4type\xa4init")
+    init = decode_message(b"\x81\xa4type\xa4init")
     assert (init.prompt, init.seed, init.extensions) == (None, None, None)
     assert is_absent(init.first_frame)
 
 
 def test_null_is_the_same_as_absent():
-    init = decode(msgpack.encode({"type": "init"} | dict.fromkeys(Init.__struct_fields__)))
+    init = decode_message(msgpack.encode({"type": "init"} | dict.fromkeys(Init.__struct_fields__)))
     assert init.size is None
     assert is_absent(init.first_frame)
 
 
 def test_unknown_fields_are_ignored():
-    init = decode(msgpack.encode({"type": "init", "guidance_scale": 1.0, "num_frames": 29}))
+    init = decode_message(msgpack.encode({"type": "init", "guidance_scale": 1.0, "num_frames": 29}))
     assert isinstance(init, Init)
 
 
@@ -89,7 +91,7 @@ def test_unknown_fields_are_ignored():
 )
 def test_bad_bytes_say_what_is_wrong(data, code, field, reason):
     with pytest.raises(BadMessage) as caught:
-        decode(data)
+        decode_message(data)
     assert (caught.value.code, caught.value.field) == (code, field)
     assert reason in str(caught.value)
 
@@ -114,14 +116,14 @@ def test_bad_bytes_say_what_is_wrong(data, code, field, reason):
 )
 def test_a_wrong_field_of_init_is_named_with_what_was_expected(fields, field, expected):
     with pytest.raises(BadMessage) as caught:
-        decode(msgpack.encode({"type": "init"} | fields))
+        decode_message(msgpack.encode({"type": "init"} | fields))
     assert (caught.value.code, caught.value.field) == ("invalid_field", field)
     assert expected in str(caught.value)
 
 
 def test_an_unknown_type_is_not_quoted_at_length():
     with pytest.raises(BadMessage) as caught:
-        decode(msgpack.encode({"type": "x" * 60_000}))
+        decode_message(msgpack.encode({"type": "x" * 60_000}))
     assert len(str(caught.value)) < 200
 
 
@@ -134,7 +136,7 @@ def test_a_path_below_an_untyped_field_starts_at_that_field():
 @given(st.binary(max_size=200))
 def test_random_bytes_raise_nothing_but_bad_message(data):
     with suppress(BadMessage):
-        decode(data)
+        decode_message(data)
 
 
 words = st.text("wasq", max_size=4)
@@ -151,7 +153,7 @@ values = st.recursive(
 )
 def test_random_fields_raise_nothing_but_bad_message(tag, fields):
     with suppress(BadMessage):
-        decode(msgpack.encode(fields | {"type": tag}))
+        decode_message(msgpack.encode(fields | {"type": tag}))
 
 
 def test_a_small_raw_batch_is_one_map_with_the_payload_last():
@@ -179,7 +181,19 @@ def test_a_small_raw_batch_is_one_map_with_the_payload_last():
 
 
 def test_an_encoded_batch_carries_its_own_fields_after_the_event_id():
-    layout = EncodedLayout("jpeg", 4, 2, 3, 96, "jpeg", 8, 4, 4, 2, [10, 11])
+    layout = EncodedLayout(
+        format="jpeg",
+        width=4,
+        height=2,
+        channels=3,
+        bytes_per_frame=96,
+        encoding="jpeg",
+        source_width=8,
+        source_height=4,
+        preview_width=4,
+        preview_height=2,
+        payload_lengths=[10, 11],
+    )
     (data,) = encode_batch(header(event_id=3), layout, bytes(21))
     assert list(msgpack.decode(data))[9:] == [
         "event_id",
@@ -227,19 +241,19 @@ def test_a_cut_and_dropped_frames_are_told_where_there_are_some():
 def test_stats_keep_their_order_and_a_null_event_id():
     names = ChunkStats.__struct_fields__
     stats = ChunkStats(**{name: 0 for name in names} | {"event_id": None})
-    assert list(msgpack.decode(encode(stats))) == ["type", *names]
-    assert msgpack.decode(encode(stats))["event_id"] is None
+    assert list(msgpack.decode(encode_message(stats))) == ["type", *names]
+    assert msgpack.decode(encode_message(stats))["event_id"] is None
 
 
 def test_an_error_has_a_field_only_where_there_is_one():
-    assert encode(Error("why", "busy")) == (
+    assert encode_message(Error("why", "busy")) == (
         b"\x83\xa4type\xa5error\xa7content\xa3why\xa4code\xa4busy"
     )
-    assert msgpack.decode(encode(Error("why", "busy", "size")))["field"] == "size"
+    assert msgpack.decode(encode_message(Error("why", "busy", "size")))["field"] == "size"
 
 
 def test_control_ack():
-    assert encode(ControlAck(9)) == b"\x82\xa4type\xabcontrol_ack\xa8event_id\x09"
+    assert encode_message(ControlAck(9)) == b"\x82\xa4type\xabcontrol_ack\xa8event_id\x09"
 
 
 @pytest.mark.parametrize(

@@ -4,21 +4,34 @@ from msgspec import msgpack
 from transport.wire.errors import Refused, TooLarge
 from transport.wire.limits import ClientLimits
 from transport.wire.messages import Ack, ControlAck, Encoding, Error
-from transport.wire.protocol import Conversation, SessionRequest, State
+from transport.wire.protocol import ServerProtocol, SessionRequest, State
 from transport.wire.world import Opening, WorldInfo
 
-OPENING = Opening("hill", "a grey hill", b"PNG")
+OPENING = Opening(name="hill", prompt="a grey hill", image=b"PNG")
 
 
 def info(*, openings=(OPENING,), sizes=((112, 64),)):
-    return WorldInfo("test", sizes, 16, 832 * 480, 16, 3, 9, 12, 21, 6, 4, openings)
+    return WorldInfo(
+        preset="test",
+        sizes=sizes,
+        size_multiple=16,
+        max_pixels=832 * 480,
+        fps=16,
+        chunk_latent_frames=3,
+        first_chunk_frames=9,
+        chunk_frames=12,
+        max_window=21,
+        sink=6,
+        max_steps=4,
+        openings=openings,
+    )
 
 
 POCKET = info()
 
 
 def conversation(*, info=POCKET, **limits):
-    return Conversation(info, limits=ClientLimits(**limits))
+    return ServerProtocol(info, limits=ClientLimits(**limits))
 
 
 def init(**fields):
@@ -50,7 +63,7 @@ def test_an_empty_init_takes_every_default():
         None,
         None,
     )
-    assert plan.encoding == Encoding("raw", 90, None)
+    assert plan.encoding == Encoding(format="raw", quality=90, preview_max_width=None)
     assert (plan.paced, plan.extensions, plan.script) == (True, False, [])
 
 
@@ -87,7 +100,7 @@ def test_a_full_init():
         6,
         5,
     )
-    assert plan.encoding == Encoding("jpeg", 70, 64)
+    assert plan.encoding == Encoding(format="jpeg", quality=70, preview_max_width=64)
     assert (plan.paced, plan.extensions, plan.script) == (False, True, ["wl", ""])
 
 
@@ -199,7 +212,7 @@ def test_a_script_in_init_may_not_be_larger_than_one_in_an_event():
 
 def test_the_script_of_init_is_played_from_the_first_chunk():
     one = running(condition_inputs={"camera_actions": [["w"], ["l"]]})
-    assert one.controls.take(3).actions == ["w", "l", ""]
+    assert one.controls.take_chunk(3).actions == ["w", "l", ""]
 
 
 def test_a_thousand_repeats_of_a_payload_are_not_parsed():
@@ -208,7 +221,7 @@ def test_a_thousand_repeats_of_a_payload_are_not_parsed():
     payload = {"input_types": ["camera_actions"] * 1000, "camera_actions": history}
     error = one.receive(event("composite_input", payload))
     assert error.content == "`payload.input_types[1]`: 'camera_actions' is listed twice"
-    assert one.controls.take(3).actions == ["", "", ""]
+    assert one.controls.take_chunk(3).actions == ["", "", ""]
 
 
 def test_a_rejected_plan_leaves_no_trace():
@@ -217,7 +230,7 @@ def test_a_rejected_plan_leaves_no_trace():
     assert (error.code, error.field) == ("refused", "seed")
     assert one.state is State.IDLE
     assert isinstance(one.receive(init()), SessionRequest)
-    assert one.controls.take(3).actions == ["", "", ""]
+    assert one.controls.take_chunk(3).actions == ["", "", ""]
 
 
 @pytest.mark.parametrize(
@@ -240,7 +253,7 @@ def test_events_reach_the_controls():
     one = running()
     one.receive(event("camera_actions", [["w"], ["l"]], event_id=1))
     one.receive(event("prompt", "rain", event_id=2))
-    taken = one.controls.take(3)
+    taken = one.controls.take_chunk(3)
     assert (taken.actions, taken.prompt, taken.event_ids) == (["w", "l", ""], "rain", [1, 2])
 
 
@@ -251,7 +264,7 @@ def test_held_keys_on_literal_bytes():
         b"\x82\xa4mode\xa5state\xabtransitions\x91"
         b"\x82\xa7actions\x92\xa1l\xa1w\xacclient_ts_ms\xcd\x01\x00"
     )
-    assert one.controls.take(3).actions == ["wl", "wl", "wl"]
+    assert one.controls.take_chunk(3).actions == ["wl", "wl", "wl"]
 
 
 def test_a_composite_applies_everything_that_it_lists():
@@ -263,7 +276,7 @@ def test_a_composite_applies_everything_that_it_lists():
         "not_listed": 5,
     }
     assert one.receive(event("composite_input", payload, event_id=3)) is None
-    taken = one.controls.take(3)
+    taken = one.controls.take_chunk(3)
     assert (taken.actions, taken.prompt, taken.event_ids) == (["w"] * 3, "rain", [3])
 
 
@@ -296,7 +309,7 @@ def test_a_composite_with_one_bad_part_applies_nothing(payload, code, field):
     one = running()
     error = one.receive(event("composite_input", {"prompt": "rain"} | payload))
     assert (error.code, error.field) == (code, field)
-    assert one.controls.take(3).prompt is None
+    assert one.controls.take_chunk(3).prompt is None
 
 
 @pytest.mark.parametrize(
@@ -322,7 +335,7 @@ def test_an_invalid_event_is_answered_and_changes_nothing(kind, payload, code, f
     one = running()
     error = one.receive(event(kind, payload, event_id=1))
     assert (error.code, error.field) == (code, field)
-    taken = one.controls.take(3)
+    taken = one.controls.take_chunk(3)
     assert (taken.actions, taken.event_ids, taken.prompt) == (["", "", ""], [], None)
     assert one.state is State.RUNNING
 
@@ -386,13 +399,13 @@ def ask(one, **fields):
 def test_an_output_event_changes_what_it_names_and_no_more():
     one = running(extensions=True, realtime_output_format="jpeg", output_compression=70)
     assert ask(one, realtime_output_format="h264") == ControlAck(5)
-    assert one.output.encoding == Encoding("h264", 70)
+    assert one.output.encoding == Encoding(format="h264", quality=70)
     ask(one, output_compression=40, realtime_preview_max_width=320)
-    assert one.output.encoding == Encoding("h264", 40, 320)
+    assert one.output.encoding == Encoding(format="h264", quality=40, preview_max_width=320)
     ask(one, output_compression=0, realtime_preview_max_width=0)
-    assert one.output.encoding == Encoding("h264", 90)
+    assert one.output.encoding == Encoding(format="h264", quality=90)
     ask(one, realtime_output_format="jpeg", realtime_chroma_subsampling="444")
-    assert one.output.encoding == Encoding("jpeg", 90, None, "444")
+    assert one.output.encoding == Encoding(format="jpeg", quality=90, chroma="444")
 
 
 @pytest.mark.parametrize(
@@ -436,7 +449,7 @@ def test_output_and_keys_may_change_together():
     }
     assert one.receive(event("composite_input", payload, event_id=1)) == ControlAck(1)
     assert one.output.encoding.format == "webp"
-    assert one.controls.take(1).actions == ["w"]
+    assert one.controls.take_chunk(1).actions == ["w"]
 
 
 def test_the_latest_and_cuts_are_for_clients_with_extensions():
@@ -447,6 +460,6 @@ def test_the_latest_and_cuts_are_for_clients_with_extensions():
     }
     plain = conversation().receive(init(**wish))
     extended = conversation().receive(init(extensions=True, **wish))
-    assert (plain.latest, plain.cut_over, plain.paced) == (False, False, True)
-    assert (extended.latest, extended.cut_over) == (True, True)
+    assert (plain.latest, plain.flushes_older, plain.paced) == (False, False, True)
+    assert (extended.latest, extended.flushes_older) == (True, True)
     assert extended.paced, "frames that nobody will see are not made ahead of time"

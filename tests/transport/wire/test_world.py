@@ -4,7 +4,20 @@ from transport.wire.world import WorldInfo
 
 
 def info(sizes=(), *, multiple=16, max_pixels=832 * 480):
-    return WorldInfo("test", sizes, multiple, max_pixels, 16, 3, 9, 12, 21, 6, 4, ())
+    return WorldInfo(
+        preset="test",
+        sizes=sizes,
+        size_multiple=multiple,
+        max_pixels=max_pixels,
+        fps=16,
+        chunk_latent_frames=3,
+        first_chunk_frames=9,
+        chunk_frames=12,
+        max_window=21,
+        sink=6,
+        max_steps=4,
+        openings=(),
+    )
 
 
 @pytest.mark.parametrize(
