@@ -1,8 +1,8 @@
-"""The worlds of the cluster as the transport room wants them: leases on replica groups."""
+"""The cluster's worlds as the transport room sees them: leases on replica groups."""
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -15,32 +15,30 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ReplicaState  # type: ignore[attr-defined]
 
 from deployments.config import ServiceConfig
+from deployments.sessions.waiting import WaitingClient, WaitingLine
 from deployments.world_group import Lease
 from deployments.world_rank import Refusal, SessionEnded, ignore_unretrieved
 from transport.wire.errors import Busy, Refused, WorldFailed, WorldLost
-from transport.wire.messages import Queued, Warming
 from transport.wire.world import OnWait, WorldInfo, WorldSpec
-
-NOTICE_S = 0.5  # how often a waiting client is told where it stands
-STATUS_S = 1.0  # how often Serve's controller is asked whether a group is up
 
 logger = logging.getLogger(__name__)
 
 
 class LeasedSession:
-    """One open world: a lease that is held, and the rank that plays it."""
+    """One open world: its lease, and the rank that steps it."""
 
     def __init__(self, lease: Lease, stream: Any, *, config: ServiceConfig) -> None:
-        """``stream`` is the rest of the lease call, a DeploymentResponseGenerator."""
+        """`stream` is the rest of the lease call, a DeploymentResponseGenerator."""
         self.id = lease.session_id
         self._rank = lease.rank
         self._stream = stream
         self._step_timeout_s = config.step_timeout_s
-        self._pictures: set[asyncio.Task[NDArray[np.uint8]]] = set()  # that are on their way
+        self._pending_frames: set[asyncio.Task[NDArray[np.uint8]]] = set()
         self._lost = asyncio.create_task(self._wait_for_end())
-        self._touching = asyncio.create_task(self._keep_touching(config.lease_ttl_s / 3))
+        self._touching = asyncio.create_task(self._touch_every(config.lease_ttl_s / 3))
 
     async def open(self, spec: WorldSpec, image: NDArray[np.uint8]) -> None:
+        """Raises Refused, WorldLost or WorldFailed."""
         refusal: Refusal | None = await self._call(self._rank.open, spec, image)
         if refusal is not None:
             raise Refused(refusal.text, field=refusal.field)
@@ -48,27 +46,27 @@ class LeasedSession:
     async def step(
         self, actions: Sequence[str], *, prompt: str | None, time_to_underrun_s: float
     ) -> Awaitable[NDArray[np.uint8]]:
-        # Asked for without waiting for the step, which saves a round trip.
-        reply = self._rank.fetch.remote(self.id)
+        # This call does not wait for the step, which saves a round trip.
+        reply = self._rank.fetch_frames.remote(self.id)
         await self._call(self._rank.step, list(actions), prompt, time_to_underrun_s)
-        pictures = asyncio.create_task(self._answer(reply))
-        ignore_unretrieved(pictures)
-        self._pictures.add(pictures)
-        pictures.add_done_callback(self._pictures.discard)
-        return pictures
+        frames = asyncio.create_task(self._answer(reply))
+        ignore_unretrieved(frames)
+        self._pending_frames.add(frames)
+        frames.add_done_callback(self._pending_frames.discard)
+        return frames
 
     async def lost(self) -> str:
         return await asyncio.shield(self._lost)
 
     def close(self) -> None:
-        for pictures in self._pictures:
-            pictures.cancel()
+        for frames in self._pending_frames:
+            frames.cancel()
         self._touching.cancel()
         self._lost.cancel()
         cancel(self._stream)
 
     async def _call(self, method: Any, *args: Any) -> Any:
-        """A direct call of the rank: it keeps working while the group's replica drains."""
+        """Call the rank directly. This works while the group's replica drains."""
         return await self._answer(method.remote(self.id, *args))
 
     async def _answer(self, reply: Awaitable[Any]) -> Any:
@@ -97,35 +95,15 @@ class LeasedSession:
             return "the world's process died"
         return "the world has ended"
 
-    async def _keep_touching(self, every_s: float) -> None:
-        """A client may rest, or wait for acks; its world stays while its socket does."""
+    async def _touch_every(self, period_s: float) -> None:
+        """Keep the session while its socket is open. Its client may pause or owe acks."""
         while True:
-            await asyncio.sleep(every_s)
+            await asyncio.sleep(period_s)
             self._rank.touch.remote(self.id)
 
 
-class Readiness:
-    """Whether a replica group is up, for all that ask in this process."""
-
-    def __init__(self, deployment: str) -> None:
-        self._deployment = deployment
-        self._known = False
-        self._next = 0.0
-        self._asking = asyncio.Lock()
-
-    async def ask(self) -> bool:
-        """Of Serve's controller, at most once in STATUS_S; its silence changes nothing."""
-        loop = asyncio.get_running_loop()
-        async with self._asking:
-            if loop.time() >= self._next:
-                with suppress(RayError, RayServeException):
-                    self._known = await asyncio.to_thread(is_running, self._deployment)
-                self._next = loop.time() + STATUS_S
-        return self._known
-
-
 def is_running(deployment: str) -> bool:
-    """Whether any application of the cluster has a running replica of ``deployment``."""
+    """True if any application of the cluster has a running replica of `deployment`."""
     for application in serve.status().applications.values():
         status = application.deployments.get(deployment)
         if status is not None and status.replica_states.get(ReplicaState.RUNNING, 0) > 0:
@@ -133,18 +111,57 @@ def is_running(deployment: str) -> bool:
     return False
 
 
-class LeasedWorld:
-    """Opens worlds on whichever replica group has room."""
+class Readiness:
+    """Answers for this whole process if a replica group is up."""
 
     def __init__(
-        self, group: DeploymentHandle[Any], info: WorldInfo, config: ServiceConfig
+        self,
+        deployment: str,
+        *,
+        status_period_s: float = 1.0,
+        is_running: Callable[[str], bool] = is_running,
     ) -> None:
+        """Asks Serve's controller, through `is_running`, at most once in `status_period_s`."""
+        self._deployment = deployment
+        self._status_period_s = status_period_s
+        self._is_running = is_running
+        self._ready = False
+        self._next_ask = 0.0
+        self._lock = asyncio.Lock()
+
+    async def ask(self) -> bool:
+        """True if a group is up. While the controller fails, the last answer stands."""
+        loop = asyncio.get_running_loop()
+        async with self._lock:
+            if loop.time() >= self._next_ask:
+                with suppress(RayError, RayServeException):
+                    self._ready = await asyncio.to_thread(self._is_running, self._deployment)
+                self._next_ask = loop.time() + self._status_period_s
+        return self._ready
+
+
+class LeasedWorld:
+    """Opens worlds on any replica group that has room."""
+
+    def __init__(
+        self,
+        group: DeploymentHandle[Any],
+        info: WorldInfo,
+        config: ServiceConfig,
+        *,
+        readiness: Readiness | None = None,
+        notice_period_s: float = 0.5,
+    ) -> None:
+        """A waiting client gets a message every `notice_period_s`."""
         # Through gRPC, a caller that was killed is noticed within milliseconds.
         self._group = group.options(stream=True, _by_reference=False)
         self.info = info
         self._config = config
-        self._readiness = Readiness(group.deployment_name)
-        self._waiting: dict[object, None] = {}  # in the order they came
+        self._readiness = readiness or Readiness(group.deployment_name)
+        self._notice_period_s = notice_period_s
+        self._line = WaitingLine(
+            queue_timeout_s=config.queue_timeout_s, warm_up_timeout_s=config.warm_up_timeout_s
+        )
 
     async def open(
         self, spec: WorldSpec, image: NDArray[np.uint8], *, on_wait: OnWait
@@ -168,42 +185,34 @@ class LeasedWorld:
 
     async def _first_item(self, stream: Any, on_wait: OnWait) -> Lease:
         first: asyncio.Future[Lease] = asyncio.ensure_future(anext(stream))
-        ignore_unretrieved(
-            first
-        )  # Ray turns a cancellation into an error, when nobody waits any more
-        ticket = object()
-        self._waiting[ticket] = None
+        # Ray turns a cancellation into an error, which nothing awaits then.
+        ignore_unretrieved(first)
+        client = self._line.join(asyncio.get_running_loop().time())
         try:
-            await self._wait(first, ticket, on_wait)
+            await self._wait(first, client, on_wait)
             return first.result()
         except BackPressureError as exc:
             raise Busy("every world is taken, and the queue is full") from exc
         except (RayError, RayServeException, StopAsyncIteration) as exc:
             raise WorldLost("the world died while it was opened") from exc
         finally:
-            del self._waiting[ticket]
+            self._line.leave(client)
             first.cancel()
 
-    async def _wait(self, first: "asyncio.Future[Lease]", ticket: object, on_wait: OnWait) -> None:
-        """Tell a client where it stands until ``first`` is there. Raises Busy at its limit.
-
-        Waiting in the queue has a clock of its own, which starts when the warm-up is over.
-        """
-        loop = asyncio.get_running_loop()
-        since, was_ready = loop.time(), False
-        while not (await asyncio.wait([first], timeout=NOTICE_S))[0]:
+    async def _wait(
+        self, first: "asyncio.Future[Lease]", client: WaitingClient, on_wait: OnWait
+    ) -> None:
+        """Send the client its status until `first` is done. Raises Busy when it must give up."""
+        now = asyncio.get_running_loop().time
+        while not (await asyncio.wait([first], timeout=self._notice_period_s))[0]:
             ready = await self.ready()
-            if ready and not was_ready:
-                since, was_ready = loop.time(), True
-            position = list(self._waiting).index(ticket) + 1
-            await on_wait(Queued(position) if ready else Warming())
-            limit = self._config.queue_timeout_s if ready else self._config.warm_up_timeout_s
-            if loop.time() - since > limit and not first.done():
-                what = "every world is taken" if ready else "the world is still warming up"
-                raise Busy(f"{what}; gave up after {limit:g} s")
+            await on_wait(self._line.status(client, ready=ready, now=now()))
+            reason = self._line.give_up_reason(client, ready=ready, now=now())
+            if reason is not None and not first.done():
+                raise Busy(reason)
 
 
 def cancel(stream: Any) -> None:
-    """End a lease call at its other end, which leaving the stream would not do."""
-    with suppress(RayError, RayServeException):  # of a call that never reached a replica
+    """Cancel a lease call on the group's side. Leaving the iteration would not do that."""
+    with suppress(RayError, RayServeException):  # raised if the call never reached a replica
         stream.cancel()

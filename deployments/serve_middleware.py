@@ -1,40 +1,44 @@
-"""From the application to Serve, which pickles what is sent on its way to the proxy."""
+"""ASGI middleware between the application and Serve, which pickles each message for its proxy."""
 
 import asyncio
 import sys
+from collections.abc import Awaitable, Callable
 
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-SWITCH_S = 0.0005  # for which a thread keeps the GIL while the event loop wants it; Python's: 5 ms
+SWITCH_INTERVAL_S = 0.0005  # how long a thread keeps the GIL from the event loop; Python's is 5 ms
 LARGE_BYTES = 2**20
-REST_S = 0.002
+PAUSE_S = 0.002
 
 
 def add_serve_middleware(app: Starlette) -> Starlette:
-    """The application, as Serve can take it. Once a process, whose threads it tunes."""
-    sys.setswitchinterval(SWITCH_S)
+    """Adapt the application to Serve. Also shortens this process's thread switch interval."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     app.add_middleware(CopyViews)
     return app
 
 
 class CopyViews:
-    """Makes bytes of views, which are of arrays in the object store and cannot be pickled.
+    """Copies memoryviews to bytes: views of arrays in the object store cannot be pickled.
 
-    After a large message there is a rest: Serve pickles all that waits in one go, and holds the GIL
+    It pauses after a large message. Serve pickles all waiting messages at once and holds the GIL
     meanwhile.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(
+        self, app: ASGIApp, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    ) -> None:
         self._app = app
+        self._sleep = sleep
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def pass_on(message: Message) -> None:
+        async def copy_and_send(message: Message) -> None:
             data = message.get("bytes")
             if isinstance(data, memoryview):
                 message["bytes"] = bytes(data)
             await send(message)
             if data is not None and len(data) >= LARGE_BYTES:
-                await asyncio.sleep(REST_S)
+                await self._sleep(PAUSE_S)
 
-        await self._app(scope, receive, pass_on)
+        await self._app(scope, receive, copy_and_send)

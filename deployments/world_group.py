@@ -1,11 +1,11 @@
-"""A replica group: the ranks that together play worlds, and the leases on them."""
+"""A replica group: starts the ranks that run one copy of the model, watches and leases them."""
 
 import asyncio
 import logging
 import os
 import uuid
 from asyncio import FIRST_COMPLETED
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import ray
@@ -17,59 +17,60 @@ from deployments.config import ServiceConfig
 from deployments.observability.logs import configure_logging
 from deployments.world_rank import RankAssignment, WorldRank
 
-WATCH_S = 1.0  # how often a rank is asked how long it has been busy
-
 logger = logging.getLogger(__name__)
 
 
 class Lease(Struct, frozen=True):
-    """What a leaseholder gets: the actor to call for the steps of its session."""
+    """A session of the group, and the actor that steps it."""
 
     session_id: str
     rank: Any  # the actor handle of rank 0
 
 
 class WorldGroup:
-    """One Serve replica. It holds no GPU and imports no torch: it starts, lends and watches ranks.
+    """One Serve replica. It holds no GPU and imports no torch.
 
-    Built by Ray Serve; a plain class, ``build`` makes it a deployment. The bundles of its placement
-    group are its ranks.
+    Its placement group has one bundle for each rank. This is a plain class; `build` makes it a
+    deployment.
     """
 
-    async def __init__(self, config: ServiceConfig) -> None:  # type: ignore[misc]  # Serve awaits it
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, config: ServiceConfig, *, watch_period_s: float = 1.0
+    ) -> None:
         configure_logging()
-        self._ranks = start_ranks(config)
-        limit_s = config.warm_up_timeout_s
+        self._ranks = create_ranks(config)
+        timeout_s = config.warm_up_timeout_s
         try:
-            async with asyncio.timeout(limit_s):
-                await begin(self._ranks)
+            async with asyncio.timeout(timeout_s):
+                await start_group(self._ranks, host=ray.util.get_node_ip_address())
         except TimeoutError as exc:
-            raise TimeoutError(f"warm_up_timeout_s: the ranks took over {limit_s:g} s") from exc
+            raise TimeoutError(f"warm_up_timeout_s: the ranks took over {timeout_s:g} s") from exc
         self._watchers = [
-            asyncio.create_task(watch(rank, number, limit_s=config.step_timeout_s))
+            asyncio.create_task(
+                watch(rank, number, timeout_s=config.step_timeout_s, period_s=watch_period_s)
+            )
             for number, rank in enumerate(self._ranks)
         ]
         logger.info("%d ranks are warm", len(self._ranks))
 
     async def lease(self) -> AsyncIterator[Lease]:
-        """One streaming call for the life of a session; its only item names the rank-0 actor.
+        """One streaming call for the life of a session. Its only item names the rank-0 actor.
 
-        Frames and controls never come through here. The call counts for Serve's caps, autoscaling
-        and draining; it ends when the session does, and the session ends with it, whichever side
-        went first.
+        Frames and controls bypass this replica. The call counts for Serve's caps, autoscaling and
+        draining. When either the call or the session ends, the other one ends too.
         """
-        front = self._ranks[0]
+        leader = self._ranks[0]
         session_id = uuid.uuid4().hex
-        await front.reserve.remote(session_id)
+        await leader.reserve.remote(session_id)
         try:
-            yield Lease(session_id, front)
-            await front.wait_for_end.remote(session_id)
+            yield Lease(session_id, leader)
+            await leader.wait_for_end.remote(session_id)
         finally:
-            front.end.remote(session_id, "its lease is over")
+            leader.end.remote(session_id, "its lease ended")
 
 
-def start_ranks(config: ServiceConfig) -> list[Any]:
-    """One actor for each bundle of this replica's placement group, with all that the bundle has."""
+def create_ranks(config: ServiceConfig) -> list[Any]:
+    """One actor for each bundle of this replica's placement group, with the bundle's resources."""
     group = get_current_placement_group()
     assert group is not None, "WorldGroup needs placement_group_bundles"
     bundles = group.bundle_specs
@@ -88,37 +89,51 @@ def start_ranks(config: ServiceConfig) -> list[Any]:
     ]
 
 
-async def begin(ranks: Sequence[Any]) -> None:
-    """Have the ranks meet, load and warm up. Raises what the first one raises that cannot."""
-    host, port = ray.util.get_node_ip_address(), 0
-    if len(ranks) > 1:
-        port = await ranks[0].listen.remote(host)
-    places = [RankAssignment(number, len(ranks), host, port) for number in range(len(ranks))]
+async def start_group(ranks: Sequence[Any], *, host: str) -> None:
+    """Connect the ranks, load their weights and warm them up.
+
+    The rendezvous is on rank 0, on this node, whose address is `host`. Raises the error of the
+    first rank that fails.
+    """
+    port = await ranks[0].open_rendezvous.remote(host) if len(ranks) > 1 else 0
+    assignments = [
+        RankAssignment(rank=number, num_ranks=len(ranks), host=host, port=port)
+        for number in range(len(ranks))
+    ]
     await asyncio.gather(
-        *(rank.start.remote(place) for rank, place in zip(ranks, places, strict=True))
+        *(rank.start.remote(each) for rank, each in zip(ranks, assignments, strict=True))
     )
-    playing = asyncio.gather(*(rank.play.remote() for rank in ranks))
-    ends = [asyncio.ensure_future(rank.last.remote()) for rank in ranks]
-    for first in (await asyncio.wait([playing, *ends], return_when=FIRST_COMPLETED))[0]:
+    warm = asyncio.gather(*(rank.start_loop.remote() for rank in ranks))
+    failures = [asyncio.ensure_future(rank.wait_failed.remote()) for rank in ranks]
+    done, _ = await asyncio.wait([warm, *failures], return_when=FIRST_COMPLETED)
+    for first in done:
         first.result()
 
 
-async def watch(rank: Any, number: int, *, limit_s: float) -> None:
-    """A group without one of its ranks is of no use: leave at once, and Serve starts another.
+async def watch(
+    rank: Any,
+    number: int,
+    *,
+    timeout_s: float,
+    period_s: float,
+    exit_process: Callable[[int], object] = os._exit,
+) -> None:
+    """Exit this replica when a rank dies, hangs in a step or stops answering.
 
-    Nor is one with a rank that hangs, in a step or altogether.
+    Serve then starts a new group. `timeout_s` limits a step and an answer; `period_s` is the time
+    between two questions to the rank.
     """
-    end = asyncio.ensure_future(rank.last.remote())
+    failure = asyncio.ensure_future(rank.wait_failed.remote())
     try:
-        while not (await asyncio.wait([end], timeout=WATCH_S))[0]:
-            async with asyncio.timeout(limit_s):
+        while not (await asyncio.wait([failure], timeout=period_s))[0]:
+            async with asyncio.timeout(timeout_s):
                 busy_s: float = await rank.busy_s.remote()
-            if busy_s > limit_s:
+            if busy_s > timeout_s:
                 raise TimeoutError
-        await end
+        await failure
     except TimeoutError:
-        why = f"did not answer or finish a step in {limit_s:g} s"
-    except Exception as exc:  # whatever it is, this rank is not watched any more
-        why = f"ended: {exc}"
-    logger.error("rank %d %s; its group ends, to be started again", number, why)
-    os._exit(1)
+        reason = f"did not answer or finish a step in {timeout_s:g} s"
+    except Exception as exc:  # any error here ends the watch over this rank
+        reason = f"ended: {exc}"
+    logger.error("rank %d %s; exiting, so that Serve starts a new group", number, reason)
+    exit_process(1)

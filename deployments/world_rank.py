@@ -1,4 +1,4 @@
-"""One rank of a replica group: the process that holds the weights and its share of the worlds."""
+"""One rank of a replica group: the process that holds the weights and its share of the sessions."""
 
 import asyncio
 import logging
@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from deployments.config import ServiceConfig
 from deployments.observability.logs import configure_logging
 from deployments.observability.metrics import CacheMetrics
+from deployments.sessions.registry import SessionRecord, SessionRegistry
 from transport.wire.world import WorldSpec
 
-if TYPE_CHECKING:  # imported late: the group names this class, and stays without torch
+if TYPE_CHECKING:  # imported late: WorldGroup imports this class and stays without torch
     from lingbot.parallel.ulysses import SequenceParallelGroup
     from lingbot.runtime.commands import Command
     from lingbot.runtime.engine import Engine
@@ -28,21 +29,18 @@ if TYPE_CHECKING:  # imported late: the group names this class, and stays withou
 
 Frames = NDArray[np.uint8]
 
-EXIT_GRACE_S = 1.0  # for the reason to reach the group before this process ends
-REPORT_S = 5.0  # how often the metrics are brought up to date
-
 logger = logging.getLogger(__name__)
 
 
 class Refusal(Struct, frozen=True):
-    """A world that cannot be opened as asked, in words for the client."""
+    """The reason why a world cannot be opened as requested, in words for the client."""
 
     text: str
     field: str | None
 
 
-class RankAssignment(Struct, frozen=True):
-    """Which rank of a group this is, and where it meets the others."""
+class RankAssignment(Struct, frozen=True, kw_only=True):
+    """A rank's number in its group, and the address of the rendezvous."""
 
     rank: int = 0
     num_ranks: int = 1
@@ -51,25 +49,23 @@ class RankAssignment(Struct, frozen=True):
 
 
 class SessionEnded(Exception):
-    """A call for a session that is not there, or not there any more."""
+    """A call named a session that is unknown or has ended."""
 
 
 @dataclass(slots=True)
-class SessionRecord:
-    """A lease as rank 0 sees it, from its reservation to its end."""
+class SessionFutures:
+    """The results that pending calls of one session await."""
 
-    touched: float
-    opened: bool = False
-    # What each step leaves for the call that fetches its pictures, in the order of the steps.
-    pictures: "asyncio.Queue[asyncio.Future[Frames]]" = field(default_factory=asyncio.Queue)
+    # One future a step, in the order of the steps. `fetch_frames` takes them.
+    frames: "asyncio.Queue[asyncio.Future[Frames]]" = field(default_factory=asyncio.Queue)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class WorldRank:
-    """An asyncio actor: calls come in together, the engine runs them one at a time on its thread.
+    """An asyncio actor. Calls arrive concurrently; the engine runs one at a time on its thread.
 
-    Leases and sessions are rank 0's business; the other ranks do what it does. A plain class, so
-    that a test can run it without a cluster; the group makes it an actor.
+    Only rank 0 has sessions; the other ranks execute its commands. This is a plain class, so that
+    tests run it without a cluster. WorldGroup turns it into an actor.
     """
 
     def __init__(
@@ -77,65 +73,78 @@ class WorldRank:
         config: ServiceConfig,
         *,
         load: "Callable[[SequenceParallelGroup], Engine] | None" = None,
+        report_period_s: float = 5.0,
+        exit_grace_s: float = 1.0,
+        exit_process: Callable[[int], object] = os._exit,
     ) -> None:
-        self._config = config
-        self._load = load or partial(load_engine, config)
-        self._tenancies: dict[str, SessionRecord] = {}
-        self._tasks: list[asyncio.Task[None]] = []
-        self._store: Any = None  # kept by rank 0: where the ranks meet
-        self._end: asyncio.Future[None]
-        self._lockstep: Worker
+        """`report_period_s`: between two updates of the metrics.
 
-    def listen(self, host: str) -> int:
-        """Open the place where the ranks meet; its port."""
+        `exit_grace_s`: between a failure and the end of the process, so that the reason arrives.
+        """
+        self._config = config
+        self._load = load or partial(build_engine, config)
+        self._report_period_s = report_period_s
+        self._exit_grace_s = exit_grace_s
+        self._exit_process = exit_process
+        self._sessions = SessionRegistry(ttl_s=config.lease_ttl_s)
+        self._futures: dict[str, SessionFutures] = {}  # of the sessions in the registry
+        self._tasks: list[asyncio.Task[None]] = []
+        self._store: Any = None  # the rendezvous, on rank 0 of several
+        self._failure: asyncio.Future[None]
+        self._worker: Worker
+
+    def open_rendezvous(self, host: str) -> int:
+        """Open the store at which the ranks meet. Returns its port."""
         from lingbot.parallel.process_group import create_rendezvous
 
         self._store = create_rendezvous(host)
         port: int = self._store.port
         return port
 
-    async def start(self, place: RankAssignment) -> None:
-        """Meet the other ranks and load the weights."""
+    async def start(self, assignment: RankAssignment) -> None:
+        """Join the other ranks and load the weights."""
         configure_logging()
-        self._end = asyncio.get_running_loop().create_future()
+        self._failure = asyncio.get_running_loop().create_future()
         began = time.monotonic()
-        self._lockstep = await asyncio.to_thread(self._prepare, place)
-        took = time.monotonic() - began
-        logger.info("rank %d of %d loaded in %.1f s", place.rank, place.num_ranks, took)
-        self._keep(REPORT_S, partial(self._report, CacheMetrics(rank=place.rank)))
+        self._worker = await asyncio.to_thread(self._create_worker, assignment)
+        took_s = time.monotonic() - began
+        rank, num_ranks = assignment.rank, assignment.num_ranks
+        logger.info("rank %d of %d loaded in %.1f s", rank, num_ranks, took_s)
+        self._run_every(self._report_period_s, partial(self._report, CacheMetrics(rank=rank)))
 
-    async def play(self) -> None:
-        """Begin to work, once all ranks have started; rank 0 returns when every shape is warm.
+    async def start_loop(self) -> None:
+        """Execute commands from now on. All ranks must have started.
 
-        What goes wrong from now on is told by ``last``.
+        Rank 0 returns when every shape is warm. `wait_failed` raises later failures.
         """
         loop = asyncio.get_running_loop()
-        threading.Thread(target=self._work, args=[loop], name="engine", daemon=True).start()
-        if not self._lockstep.leads:
+        threading.Thread(target=self._run_worker, args=[loop], name="engine", daemon=True).start()
+        if not self._worker.leads:
             return
         began = time.monotonic()
-        await asyncio.to_thread(self._lockstep.warm_up)
+        await asyncio.to_thread(self._worker.warm_up)
         logger.info("warm in %.1f s", time.monotonic() - began)
-        self._keep(self._config.lease_ttl_s / 4, lambda: self.reap(time.monotonic()))
+        self._run_every(self._config.lease_ttl_s / 4, lambda: self.expire_idle(time.monotonic()))
 
     def reserve(self, session_id: str) -> None:
-        """Make room for a session. Its world is opened next, or it is freed in a while."""
-        self._tenancies[session_id] = SessionRecord(touched=time.monotonic())
+        """Register a session. It expires unless its world is opened next."""
+        self._sessions.reserve(session_id, time.monotonic())
+        self._futures[session_id] = SessionFutures()
 
     async def wait_for_end(self, session_id: str) -> None:
         """Returns when the session has ended."""
-        if tenancy := self._tenancies.get(session_id):
-            await tenancy.ended.wait()
+        if futures := self._futures.get(session_id):
+            await futures.ended.wait()
 
     async def open(
         self, session_id: str, spec: WorldSpec, image: NDArray[np.uint8]
     ) -> Refusal | None:
-        """Make the reserved session's world. Raises SessionEnded if it has ended meanwhile."""
+        """Open the reserved session's world. Raises SessionEnded if it has ended meanwhile."""
         from lingbot.errors import LingbotError
         from lingbot.runtime.commands import Close, Open
         from lingbot.runtime.session import SessionSpec
 
-        wanted = SessionSpec(
+        session_spec = SessionSpec(
             first_frame=image,
             prompt=spec.prompt,
             seed=spec.seed,
@@ -144,86 +153,77 @@ class WorldRank:
             sink=spec.sink,
         )
         try:
-            await self._do(Open(session_id, wanted))
+            await self._execute(Open(session_id, session_spec))
         except LingbotError as exc:
             return Refusal(str(exc), exc.field)
-        if session_id not in self._tenancies:  # ended while it was made
-            await self._do(Close(session_id))
+        if not self._sessions.mark_opened(session_id, time.monotonic()):
+            await self._execute(Close(session_id))
             raise SessionEnded(session_id)
-        self._tenancies[session_id].opened = True
-        self.touch(session_id)
-        logger.info("session %s opened, %d in all", session_id, len(self._tenancies))
+        logger.info("session %s opened, %d in all", session_id, len(self._sessions))
         return None
 
     async def step(
         self, session_id: str, actions: Sequence[str], prompt: str | None, time_to_underrun_s: float
     ) -> None:
-        """Make the session's next chunk, but for its pictures; see ``WorldSession.step``.
+        """Denoise the session's next chunk; see `WorldSession.step`.
 
-        Raises SessionEnded if it has.
+        Raises SessionEnded if the session has ended.
         """
         from lingbot.errors import SessionClosed
         from lingbot.runtime.commands import Step
 
-        tenancy = self._tenant(session_id)
-        assert tenancy.opened, "stepped before it was opened"
+        record, futures = self._live(session_id)
+        assert record.opened, "stepped before it was opened"
         self.touch(session_id)
-        pictures: asyncio.Future[Frames]
+        frames: asyncio.Future[Frames]
         try:
-            decoding = await self._do(
+            decoding = await self._execute(
                 Step(session_id, list(actions), prompt), time_to_underrun_s=time_to_underrun_s
             )
-            pictures = asyncio.wrap_future(decoding)
-            ignore_unretrieved(pictures)
+            frames = asyncio.wrap_future(decoding)
+            ignore_unretrieved(frames)
         except Exception as exc:
             ended = isinstance(exc, SessionClosed)
-            tenancy.pictures.put_nowait(failed(SessionEnded(session_id) if ended else exc))
+            futures.frames.put_nowait(failed_future(SessionEnded(session_id) if ended else exc))
             if ended:
                 raise SessionEnded(session_id) from exc
             raise
-        tenancy.pictures.put_nowait(pictures)
+        futures.frames.put_nowait(frames)
 
-    async def fetch(self, session_id: str) -> Frames:
-        """The pictures of the next step that was not fetched: uint8 [T, H, W, 3].
+    async def fetch_frames(self, session_id: str) -> Frames:
+        """The frames of the first step that was not fetched yet: uint8 [T, H, W, 3].
 
-        May be called before the step, by one caller. Raises what the step raises, or SessionEnded.
+        One caller may call it before the step. Raises what the step raises, or SessionEnded.
         """
-        return await (await self._tenant(session_id).pictures.get())
+        _, futures = self._live(session_id)
+        return await (await futures.frames.get())
 
     def touch(self, session_id: str) -> None:
-        """Somebody still wants this session, if it is there."""
-        if tenancy := self._tenancies.get(session_id):
-            tenancy.touched = time.monotonic()
+        """Restart the session's idle time. An unknown session is ignored."""
+        self._sessions.touch(session_id, time.monotonic())
 
-    def end(self, session_id: str, why: str) -> None:
-        """Free a session. One that is not there, or not there any more, is fine."""
-        from lingbot.runtime.commands import Close
+    def end(self, session_id: str, reason: str) -> None:
+        """End a session and free its world. An unknown session is ignored."""
+        if record := self._sessions.end(session_id):
+            self._free(record, reason)
 
-        tenancy = self._tenancies.pop(session_id, None)
-        if tenancy is None:
-            return
-        tenancy.ended.set()
-        tenancy.pictures.put_nowait(failed(SessionEnded(session_id)))
-        if tenancy.opened:
-            self._lockstep.submit(Close(session_id), deadline=-math.inf)
-            logger.info("session %s closed: %s", session_id, why)
+    def expire_idle(self, now: float) -> None:
+        """End the sessions that were idle for too long. `now` is a reading of time.monotonic."""
+        for record in self._sessions.expire_idle(now):
+            self._free(record, f"idle for over {self._sessions.ttl_s:g} s")
 
     def busy_s(self) -> float:
-        """How long the engine has been at its running call; 0 while it rests."""
-        return self._lockstep.busy_s()
+        """Seconds that the engine's running call has taken; 0 while the engine is idle."""
+        return self._worker.busy_s()
 
-    async def last(self) -> None:
-        """Never returns: its caller learns at once that this process died, or why it will."""
-        await asyncio.shield(self._end)
+    async def wait_failed(self) -> None:
+        """Never returns. Raises the reason when this rank fails.
 
-    def reap(self, now: float) -> None:
-        """Free the sessions that nobody asked about for too long; ``now`` of time.monotonic."""
-        ttl = self._config.lease_ttl_s
-        for session_id, tenancy in list(self._tenancies.items()):
-            if now - tenancy.touched > ttl:
-                self.end(session_id, f"nobody asked about it for {ttl:g} s")
+        The actor call itself fails when the process dies.
+        """
+        await asyncio.shield(self._failure)
 
-    def _prepare(self, place: RankAssignment) -> "Worker":
+    def _create_worker(self, assignment: RankAssignment) -> "Worker":
         import torch
 
         from lingbot.parallel.process_group import connect_rendezvous, join
@@ -231,52 +231,62 @@ class WorldRank:
         from lingbot.runtime.worker import Worker
 
         group = SINGLE
-        if place.num_ranks > 1:
+        if assignment.num_ranks > 1:
             group = join(
-                self._store or connect_rendezvous(place.host, place.port),
-                rank=place.rank,
-                num_ranks=place.num_ranks,
+                self._store or connect_rendezvous(assignment.host, assignment.port),
+                rank=assignment.rank,
+                num_ranks=assignment.num_ranks,
                 device=torch.device(self._config.device),
             )
         return Worker(self._load(group))
 
-    def _work(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _run_worker(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
-            self._lockstep.run()
+            self._worker.run()
         except BaseException as exc:
-            # Out of step with the other ranks: the group is of no use without this one.
-            logger.exception("this rank ends")
+            # This rank's state differs from the other ranks' now, so that the group must end.
+            logger.exception("this rank failed; its process exits")
             reason = RuntimeError(f"{type(exc).__name__}: {exc}")
-            loop.call_soon_threadsafe(self._end.set_exception, reason)
-            time.sleep(EXIT_GRACE_S)
-            os._exit(1)
+            loop.call_soon_threadsafe(self._failure.set_exception, reason)
+            time.sleep(self._exit_grace_s)
+            self._exit_process(1)
 
-    def _tenant(self, session_id: str) -> SessionRecord:
-        tenancy = self._tenancies.get(session_id)
-        if tenancy is None:
+    def _live(self, session_id: str) -> tuple[SessionRecord, SessionFutures]:
+        record = self._sessions.get(session_id)
+        if record is None:
             raise SessionEnded(session_id)
-        return tenancy
+        return record, self._futures[session_id]
 
-    async def _do(self, command: "Command", *, time_to_underrun_s: float = 0.0) -> Any:
-        """Have all ranks do this when it is the most urgent."""
+    def _free(self, record: SessionRecord, reason: str) -> None:
+        from lingbot.runtime.commands import Close
+
+        futures = self._futures.pop(record.session_id)
+        futures.ended.set()
+        futures.frames.put_nowait(failed_future(SessionEnded(record.session_id)))
+        if record.opened:
+            self._worker.submit(Close(record.session_id), deadline=-math.inf)
+            logger.info("session %s closed: %s", record.session_id, reason)
+
+    async def _execute(self, command: "Command", *, time_to_underrun_s: float = 0.0) -> Any:
+        """Execute a command on all ranks, earliest deadline first. Returns rank 0's result."""
         return await asyncio.wrap_future(
-            self._lockstep.submit(command, deadline=time.monotonic() + time_to_underrun_s)
+            self._worker.submit(command, deadline=time.monotonic() + time_to_underrun_s)
         )
 
     def _report(self, metrics: CacheMetrics) -> None:
-        metrics.report(self._lockstep.engine.camera_cache.stats)
+        metrics.report(self._worker.engine.camera_cache.stats)
 
-    def _keep(self, every_s: float, do: Callable[[], None]) -> None:
-        async def keep() -> None:
+    def _run_every(self, period_s: float, call: Callable[[], None]) -> None:
+        async def run() -> None:
             while True:
-                await asyncio.sleep(every_s)
-                do()
+                await asyncio.sleep(period_s)
+                call()
 
-        self._tasks.append(asyncio.create_task(keep()))
+        self._tasks.append(asyncio.create_task(run()))
 
 
-def failed(error: Exception) -> "asyncio.Future[Frames]":
-    """A future that raises, if somebody asks it."""
+def failed_future(error: Exception) -> "asyncio.Future[Frames]":
+    """A future that raises `error`. Not awaiting it is allowed."""
     future: asyncio.Future[Frames] = asyncio.get_running_loop().create_future()
     ignore_unretrieved(future)
     future.set_exception(error)
@@ -284,19 +294,20 @@ def failed(error: Exception) -> "asyncio.Future[Frames]":
 
 
 def ignore_unretrieved(future: "asyncio.Future[Any]") -> None:
-    """It is no error if nobody asks this future how it ended."""
+    """Suppress asyncio's complaint about an exception that is never retrieved."""
     future.add_done_callback(lambda done: done.cancelled() or done.exception())
 
 
-def load_engine(config: ServiceConfig, group: "SequenceParallelGroup") -> "Engine":
+def build_engine(config: ServiceConfig, group: "SequenceParallelGroup") -> "Engine":
+    """The engine that a config names, on this rank of `group`. Sets torch's thread count."""
     from pathlib import Path
 
     import torch
 
-    from lingbot.runtime.presets import load_engine as load
+    from lingbot.runtime.presets import load_engine
 
     torch.set_num_threads(config.threads)
-    return load(
+    return load_engine(
         config.preset,
         weights=None if config.weights is None else Path(config.weights),
         device=config.device,

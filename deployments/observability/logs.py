@@ -1,4 +1,4 @@
-"""What a replica's log shows of us: Serve sets up its own logger and nobody else's."""
+"""Logging of a replica's process. Serve configures its own logger and no other."""
 
 import logging
 
@@ -6,7 +6,7 @@ ROOMS = ("deployments", "lingbot", "transport")
 
 
 def configure_logging() -> None:
-    """Write our rooms' lines, from INFO on, to this process's stderr. May be called again."""
+    """Write our rooms' lines, from INFO on, to this process's stderr. It may be called again."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s %(asctime)s %(name)s -- %(message)s"))
     for room in ROOMS:

@@ -1,4 +1,4 @@
-"""Queueing and endings of leases, on a stream that the test controls."""
+"""Waiting for leases and their ends, on a stream that the test controls."""
 
 import asyncio
 
@@ -7,7 +7,6 @@ import pytest
 from ray.exceptions import RayError
 from ray.serve.exceptions import BackPressureError
 
-from deployments import lease as lease_module
 from deployments.config import ServiceConfig
 from deployments.lease import LeasedWorld, Readiness
 from deployments.world_group import Lease
@@ -21,7 +20,7 @@ IMAGE = np.zeros((1, 1, 3), np.uint8)
 
 
 class Remote:
-    """An actor's method: begins a coroutine, whose end nobody has to wait for."""
+    """An actor's method: starts a coroutine, which nothing has to await."""
 
     def __init__(self, call):
         self.call = call
@@ -37,7 +36,7 @@ class Remote:
 class FakeRank:
     def __init__(self, answer=None):
         self.answer = answer
-        self.open = self.step = self.fetch = Remote(self.respond)
+        self.open = self.step = self.fetch_frames = Remote(self.respond)
         self.touch = Remote(lambda session_id: None)
 
     async def respond(self, *args):
@@ -47,7 +46,7 @@ class FakeRank:
 
 
 class FakeStream:
-    """A lease call: gives what is put, raises it if it is an error, and notes its cancellation."""
+    """A lease call: yields the items put, raises those that are errors, notes its cancellation."""
 
     def __init__(self):
         self.items, self.cancelled = asyncio.Queue(), False
@@ -80,33 +79,35 @@ class FakeGroup:
         return self.streams[-1]
 
 
-@pytest.fixture(autouse=True)
-def hasty(monkeypatch):
-    monkeypatch.setattr(lease_module, "NOTICE_S", 0.01)
+class FakeReadiness:
+    """Gives its answers one after the other, then repeats the last."""
+
+    def __init__(self, answers):
+        self.answers = list(answers)
+
+    async def ask(self):
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
 
-def play(scenario, *, ready=True, **config):
-    """Run ``scenario(world, group, news)``; ``ready`` may be a list of answers."""
+def run(scenario, *, ready=(True,), **config):
+    """Run `scenario(world, group, messages)`. `ready` lists the answers about the group."""
 
-    async def run():
-        group, news = FakeGroup(), []
-        world = LeasedWorld(group, None, ServiceConfig(**config))
-        answers = iter(ready) if isinstance(ready, list) else None
+    async def run_in_loop():
+        group = FakeGroup()
+        readiness = FakeReadiness(ready)
+        world = LeasedWorld(
+            group, None, ServiceConfig(**config), readiness=readiness, notice_period_s=0.01
+        )
+        await asyncio.wait_for(scenario(world, group, []), 5)
 
-        async def ask():
-            return next(answers, True) if answers else ready
-
-        world._readiness.ask = ask
-        await asyncio.wait_for(scenario(world, group, news), 5)
-
-    asyncio.run(run())
+    asyncio.run(run_in_loop())
 
 
-async def begin(world, group, news):
-    """A client that opens a world; returns its task once its lease call is out."""
+async def start_opening(world, group, messages):
+    """A client that opens a world; returns its task after its lease call was sent."""
 
     async def on_wait(message):
-        news.append(message)
+        messages.append(message)
 
     before = len(group.streams)
     opening = asyncio.create_task(world.open(SPEC, IMAGE, on_wait=on_wait))
@@ -115,42 +116,45 @@ async def begin(world, group, news):
     return opening
 
 
-def test_a_waiting_client_hears_where_it_stands():
-    async def scenario(world, group, news):
-        first, second = [await begin(world, group, []), await begin(world, group, news)]
-        while not news:
+def test_a_waiting_client_gets_its_position():
+    async def scenario(world, group, messages):
+        first, second = [
+            await start_opening(world, group, []),
+            await start_opening(world, group, messages),
+        ]
+        while not messages:
             await asyncio.sleep(0.01)
-        assert news[0] == Queued(2)
+        assert messages[0] == Queued(2)
         group.streams[0].items.put_nowait(Lease("a", FakeRank()))
         await first
-        while news[-1] != Queued(1):
+        while messages[-1] != Queued(1):
             await asyncio.sleep(0.01)
         group.streams[1].items.put_nowait(Lease("b", FakeRank()))
         assert (await second).id == "b"
 
-    play(scenario)
+    run(scenario)
 
 
-def test_the_queue_has_its_own_patience_after_a_long_warm_up():
-    async def scenario(world, group, news):
-        opening = await begin(world, group, news)
-        while Queued(1) not in news:
+def test_the_queue_clock_starts_after_a_long_warm_up():
+    async def scenario(world, group, messages):
+        opening = await start_opening(world, group, messages)
+        while Queued(1) not in messages:
             await asyncio.sleep(0.01)
-        assert news[0] == Warming() and not opening.done()
+        assert messages[0] == Warming() and not opening.done()
         group.streams[0].items.put_nowait(Lease("a", FakeRank()))
         await opening
 
-    play(scenario, ready=[False] * 20, queue_timeout_s=0.15, warm_up_timeout_s=60)
+    run(scenario, ready=[False] * 20 + [True], queue_timeout_s=0.15, warm_up_timeout_s=60)
 
 
 @pytest.mark.parametrize("ready, reason", [(True, "taken"), (False, "still warming up")])
-def test_patience_ends_with_busy_and_leaves_nothing(ready, reason):
-    async def scenario(world, group, news):
+def test_a_client_that_gives_up_is_busy_and_leaves_nothing(ready, reason):
+    async def scenario(world, group, messages):
         with pytest.raises(Busy, match=reason):
-            await (await begin(world, group, news))
-        assert group.streams[0].cancelled and not world._waiting
+            await (await start_opening(world, group, messages))
+        assert group.streams[0].cancelled and not len(world._line)
 
-    play(scenario, ready=ready, queue_timeout_s=0.03, warm_up_timeout_s=0.03)
+    run(scenario, ready=(ready,), queue_timeout_s=0.03, warm_up_timeout_s=0.03)
 
 
 @pytest.mark.parametrize(
@@ -161,29 +165,29 @@ def test_patience_ends_with_busy_and_leaves_nothing(ready, reason):
         (StopAsyncIteration(), WorldLost),
     ],
 )
-def test_a_lease_that_fails_says_why(failure, expected):
-    async def scenario(world, group, news):
-        opening = await begin(world, group, news)
+def test_a_lease_that_fails_raises_its_reason(failure, expected):
+    async def scenario(world, group, messages):
+        opening = await start_opening(world, group, messages)
         group.streams[0].items.put_nowait(failure)
         with pytest.raises(expected):
             await opening
         assert group.streams[0].cancelled
 
-    play(scenario)
+    run(scenario)
 
 
 def test_a_client_that_leaves_while_it_waits_leaves_nothing():
-    async def scenario(world, group, news):
-        opening = await begin(world, group, news)
+    async def scenario(world, group, messages):
+        opening = await start_opening(world, group, messages)
         opening.cancel()
         await asyncio.wait([opening])
-        assert group.streams[0].cancelled and not world._waiting
+        assert group.streams[0].cancelled and not len(world._line)
 
-    play(scenario)
+    run(scenario)
 
 
 async def opened(world, group, answer=None):
-    opening = await begin(world, group, [])
+    opening = await start_opening(world, group, [])
     rank = FakeRank()
     group.streams[-1].items.put_nowait(Lease("a", rank))
     session = await opening
@@ -191,15 +195,15 @@ async def opened(world, group, answer=None):
     return session
 
 
-def test_what_the_rank_refuses_is_refused():
-    async def scenario(world, group, news):
-        opening = await begin(world, group, [])
+def test_a_spec_that_the_rank_refuses_is_refused():
+    async def scenario(world, group, messages):
+        opening = await start_opening(world, group, [])
         group.streams[0].items.put_nowait(Lease("a", FakeRank(Refusal("too big", "size"))))
         with pytest.raises(Refused, match="too big") as refused:
             await opening
         assert refused.value.field == "size" and group.streams[0].cancelled
 
-    play(scenario)
+    run(scenario)
 
 
 def task_error():
@@ -209,70 +213,73 @@ def task_error():
 
 
 @pytest.mark.parametrize(
-    "failure, expected, words",
+    "failure, expected, text",
     [
         (SessionEnded("a"), WorldLost, "has ended"),
         (RayError("gone"), WorldLost, "died"),
         (task_error(), WorldFailed, "^the world failed$"),
     ],
 )
-def test_a_step_that_fails_says_why(failure, expected, words):
-    async def scenario(world, group, news):
+def test_a_step_that_fails_raises_its_reason(failure, expected, text):
+    async def scenario(world, group, messages):
         session = await opened(world, group, failure)
-        with pytest.raises(expected, match=words):
+        with pytest.raises(expected, match=text):
             await session.step(["w"], prompt=None, time_to_underrun_s=0)
         session.close()
 
-    play(scenario)
+    run(scenario)
 
 
-def test_pictures_come_after_their_step_and_may_be_left_alone():
-    async def scenario(world, group, news):
-        session = await opened(world, group, "pictures")
-        assert await (await session.step(["w"], prompt=None, time_to_underrun_s=0)) == "pictures"
-        session._rank.fetch = Remote(lambda *args: asyncio.Event().wait())
-        on_their_way = await session.step(["w"], prompt=None, time_to_underrun_s=0)
-        session._rank.fetch = Remote(session._rank.respond)
+def test_frames_come_after_their_step_and_need_not_be_awaited():
+    async def scenario(world, group, messages):
+        session = await opened(world, group, "frames")
+        assert await (await session.step(["w"], prompt=None, time_to_underrun_s=0)) == "frames"
+        session._rank.fetch_frames = Remote(lambda *args: asyncio.Event().wait())
+        pending = await session.step(["w"], prompt=None, time_to_underrun_s=0)
+        session._rank.fetch_frames = Remote(session._rank.respond)
         session._rank.answer = None
         await session.step(["w"], prompt=None, time_to_underrun_s=0)
         session.close()
         with pytest.raises(asyncio.CancelledError):
-            await on_their_way
+            await pending
 
-    play(scenario)
+    run(scenario)
 
 
-def test_a_step_that_hangs_is_given_up():
-    async def scenario(world, group, news):
+def test_a_step_that_hangs_raises_after_its_timeout():
+    async def scenario(world, group, messages):
         session = await opened(world, group)
         session._rank.step = Remote(lambda *args: asyncio.Event().wait())
         with pytest.raises(WorldLost, match=r"did not answer for 0\.05 s"):
             await session.step(["w"], prompt=None, time_to_underrun_s=0)
         session.close()
 
-    play(scenario, step_timeout_s=0.05)
+    run(scenario, step_timeout_s=0.05)
 
 
 @pytest.mark.parametrize(
     "ending, reason", [(StopAsyncIteration(), "has ended"), (RayError("gone"), "died")]
 )
-def test_the_end_of_a_lease_is_told(ending, reason):
-    async def scenario(world, group, news):
+def test_the_end_of_a_lease_has_a_reason(ending, reason):
+    async def scenario(world, group, messages):
         session = await opened(world, group)
         group.streams[0].items.put_nowait(ending)
         assert reason in await session.lost()
         session.close()
         assert group.streams[0].cancelled
 
-    play(scenario)
+    run(scenario)
 
 
-def test_the_controller_is_asked_once_for_all(monkeypatch):
+def test_the_controller_is_asked_once_for_all_callers():
     asked = []
-    monkeypatch.setattr(lease_module, "is_running", lambda name: asked.append(name) or True)
+
+    def is_running(name):
+        asked.append(name)
+        return True
 
     async def scenario():
-        readiness = Readiness("WorldGroup")
+        readiness = Readiness("WorldGroup", is_running=is_running)
         return await asyncio.gather(*(readiness.ask() for _ in range(20)))
 
     assert asyncio.run(scenario()) == [True] * 20

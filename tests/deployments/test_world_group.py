@@ -1,15 +1,18 @@
-"""What the group does about its ranks, told by ranks of ten lines."""
+"""How a group starts and watches its ranks, on ranks of ten lines."""
 
 import asyncio
 
 import pytest
 
-from deployments import world_group
-from deployments.world_group import begin, watch
+from deployments.world_group import start_group, watch
 
 
 class Ended(BaseException):
     """Stands for the end of the process."""
+
+
+def end_process(status):
+    raise Ended
 
 
 class Remote:
@@ -18,26 +21,26 @@ class Remote:
 
 
 class FakeRank:
-    """It lives, answers and warms up; a test takes one of these from it."""
+    """A rank that lives, answers and warms up, unless a test takes one of these from it."""
 
-    def __init__(self, *, busy_s=0.0, reason=None):
-        self.busy, self.reason, self.placed = busy_s, reason, None
-        for name in ("listen", "start", "play", "last", "busy_s"):
+    def __init__(self, *, busy_s=0.0, failure=None):
+        self.busy, self.failure, self.assignment = busy_s, failure, None
+        for name in ("open_rendezvous", "start", "start_loop", "wait_failed", "busy_s"):
             setattr(self, name, Remote(getattr(self, f"do_{name}")))
 
-    async def do_listen(self, host):
+    async def do_open_rendezvous(self, host):
         return 1234
 
-    async def do_start(self, place):
-        self.placed = place
+    async def do_start(self, assignment):
+        self.assignment = assignment
 
-    async def do_play(self):
-        if self.reason:
+    async def do_start_loop(self):
+        if self.failure:
             await asyncio.Event().wait()
 
-    async def do_last(self):
-        if self.reason:
-            raise self.reason
+    async def do_wait_failed(self):
+        if self.failure:
+            raise self.failure
         await asyncio.Event().wait()
 
     async def do_busy_s(self):
@@ -46,17 +49,9 @@ class FakeRank:
         return self.busy
 
 
-@pytest.fixture(autouse=True)
-def hasty(monkeypatch):
-    def end(status):
-        raise Ended
-
-    monkeypatch.setattr(world_group.os, "_exit", end)
-    monkeypatch.setattr(world_group, "WATCH_S", 0.01)
-
-
-async def watched(rank):
-    await asyncio.wait_for(watch(rank, 0, limit_s=0.05), 0.5)
+async def watch_shortly(rank):
+    watching = watch(rank, 0, timeout_s=0.05, period_s=0.01, exit_process=end_process)
+    await asyncio.wait_for(watching, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -64,31 +59,29 @@ async def watched(rank):
     [
         (lambda: FakeRank(busy_s=0.06), "did not answer or finish a step in 0.05 s"),
         (lambda: FakeRank(busy_s=None), "did not answer or finish a step in 0.05 s"),
-        (lambda: FakeRank(reason=RuntimeError("out of memory")), "ended: out of memory"),
+        (lambda: FakeRank(failure=RuntimeError("out of memory")), "ended: out of memory"),
     ],
     ids=["a step hangs", "no answer", "dead"],
 )
-def test_a_rank_of_no_use_ends_its_group(rank, reason, caplog):
+def test_a_rank_that_hangs_or_dies_ends_its_group(rank, reason, caplog):
     with pytest.raises(Ended):
-        asyncio.run(watched(rank()))
+        asyncio.run(watch_shortly(rank()))
     assert reason in caplog.text
 
 
-def test_a_rank_at_work_is_left_alone():
+def test_a_rank_at_work_does_not_end_its_group():
     with pytest.raises(TimeoutError):
-        asyncio.run(watched(FakeRank(busy_s=0.04)))
+        asyncio.run(watch_shortly(FakeRank(busy_s=0.04)))
 
 
-def test_ranks_learn_their_places(monkeypatch):
-    monkeypatch.setattr(world_group.ray.util, "get_node_ip_address", lambda: "10.0.0.1")
+def test_ranks_get_their_numbers_and_the_rendezvous():
     ranks = [FakeRank(), FakeRank()]
-    asyncio.run(begin(ranks))
-    places = [(r.placed.rank, r.placed.num_ranks, r.placed.host, r.placed.port) for r in ranks]
-    assert places == [(0, 2, "10.0.0.1", 1234), (1, 2, "10.0.0.1", 1234)]
+    asyncio.run(start_group(ranks, host="10.0.0.1"))
+    got = [(a.rank, a.num_ranks, a.host, a.port) for a in (rank.assignment for rank in ranks)]
+    assert got == [(0, 2, "10.0.0.1", 1234), (1, 2, "10.0.0.1", 1234)]
 
 
-def test_a_rank_that_fails_in_warm_up_says_why(monkeypatch):
-    monkeypatch.setattr(world_group.ray.util, "get_node_ip_address", lambda: "10.0.0.1")
-    ranks = [FakeRank(), FakeRank(reason=RuntimeError("out of memory"))]
+def test_a_rank_that_fails_in_warm_up_fails_the_start_with_its_reason():
+    ranks = [FakeRank(), FakeRank(failure=RuntimeError("out of memory"))]
     with pytest.raises(RuntimeError, match="out of memory"):
-        asyncio.run(begin(ranks))
+        asyncio.run(start_group(ranks, host="10.0.0.1"))

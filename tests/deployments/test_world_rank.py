@@ -17,7 +17,7 @@ from transport.wire.world import WorldSpec
 
 
 class FakeEngine:
-    """Sessions are their seeds; pictures are full of them."""
+    """A session is its seed, and its frames are filled with it."""
 
     group = SINGLE
     config = SimpleNamespace(width=1, height=1, window=1, chunk=1)
@@ -56,21 +56,21 @@ def spec(seed):
 IMAGE = np.zeros((1, 1, 3), np.uint8)
 
 
-def play(scenario, **config):
-    """Run ``scenario(rank, engine)`` on a started rank."""
+def run(scenario, **config):
+    """Run `scenario(rank, engine)` on a started rank."""
 
-    async def run():
+    async def run_in_loop():
         engine = FakeEngine()
         rank = WorldRank(ServiceConfig(**config), load=lambda ranks: engine)
         await rank.start(RankAssignment())
-        await rank.play()
+        await rank.start_loop()
         assert engine.order and not engine.live  # it has been warmed up
         engine.order.clear()
         await asyncio.wait_for(scenario(rank, engine), 10)
         engine.gate.set()
-        await rank._do(Stop())
+        await rank._execute(Stop())
 
-    asyncio.run(run())
+    asyncio.run(run_in_loop())
 
 
 async def until(condition):
@@ -87,39 +87,39 @@ def test_a_session_lives_from_open_to_end():
     async def scenario(rank, engine):
         await opened(rank, "a", 5)
         await rank.step("a", ["w"], None, 0)
-        assert (await rank.fetch("a")).flat[0] == 5
+        assert (await rank.fetch_frames("a")).flat[0] == 5
         waiting = asyncio.create_task(rank.wait_for_end("a"))
         rank.end("a", "enough")
         await waiting
         rank.end("a", "again")
         await until(lambda: engine.live == [])
-        for call in (rank.step("a", ["w"], None, 0), rank.fetch("a")):
+        for call in (rank.step("a", ["w"], None, 0), rank.fetch_frames("a")):
             with pytest.raises(SessionEnded):
                 await call
         await rank.wait_for_end("a")
 
-    play(scenario)
+    run(scenario)
 
 
-def test_what_the_engine_refuses_is_told():
+def test_a_refusal_of_the_engine_is_returned():
     async def scenario(rank, engine):
         rank.reserve("a")
         assert await rank.open("a", spec(13), IMAGE) == Refusal("thirteen is unlucky", "seed")
 
-    play(scenario)
+    run(scenario)
 
 
-def test_a_session_nobody_asks_about_is_freed():
+def test_an_idle_session_is_freed():
     async def scenario(rank, engine):
         for seed, session_id in ((1, "forgotten"), (2, "kept")):
             await opened(rank, session_id, seed)
         later = time.monotonic() + 31
-        rank._tenancies["kept"].touched = later - 29
-        rank.reap(later)
+        rank._sessions.touch("kept", later - 29)
+        rank.expire_idle(later)
         await until(lambda: engine.live == [2])
         rank.touch("forgotten")  # too late, and harmless
 
-    play(scenario, lease_ttl_s=30)
+    run(scenario, lease_ttl_s=30)
 
 
 def test_ending_during_a_step_frees_after_it():
@@ -127,31 +127,31 @@ def test_ending_during_a_step_frees_after_it():
         await opened(rank, "a", 1)
         engine.gate.clear()
         step = asyncio.create_task(rank.step("a", ["w"], None, 0))
-        fetch = asyncio.create_task(rank.fetch("a"))
+        fetch = asyncio.create_task(rank.fetch_frames("a"))
         await until(rank.busy_s)
         rank.end("a", "left")
-        with pytest.raises(SessionEnded):  # whoever waits for pictures waits no more
+        with pytest.raises(SessionEnded):  # at once, not after the step
             await fetch
         assert engine.live == [1]
         engine.gate.set()
         await step
         await until(lambda: engine.live == [])
 
-    play(scenario)
+    run(scenario)
 
 
-def test_pictures_may_be_asked_for_before_their_step():
+def test_frames_may_be_fetched_before_their_step():
     async def scenario(rank, engine):
         await opened(rank, "a", 7)
-        fetch = asyncio.create_task(rank.fetch("a"))
+        fetch = asyncio.create_task(rank.fetch_frames("a"))
         await asyncio.sleep(0)
         await rank.step("a", ["w"], None, 0)
         assert (await fetch).flat[0] == 7
 
-    play(scenario)
+    run(scenario)
 
 
-def test_the_next_chunk_is_made_before_the_pictures_of_the_last_are_there():
+def test_the_next_chunk_is_denoised_before_the_last_one_is_decoded():
     async def scenario(rank, engine):
         await opened(rank, "a", 1)
         engine.decode_gate.clear()
@@ -160,12 +160,12 @@ def test_the_next_chunk_is_made_before_the_pictures_of_the_last_are_there():
         assert engine.order == [1, 1]
         engine.decode_gate.set()
         for _ in range(2):
-            assert (await rank.fetch("a")).flat[0] == 1
+            assert (await rank.fetch_frames("a")).flat[0] == 1
 
-    play(scenario)
+    run(scenario)
 
 
-def test_the_session_that_is_due_first_goes_first():
+def test_the_session_with_the_earliest_deadline_steps_first():
     async def scenario(rank, engine):
         for seed, session_id in ((1, "a"), (2, "b"), (3, "c")):
             await opened(rank, session_id, seed)
@@ -181,22 +181,22 @@ def test_the_session_that_is_due_first_goes_first():
         await asyncio.gather(running, *waiting)
         assert engine.order == [1, 3, 2]
 
-    play(scenario)
+    run(scenario)
 
 
-def test_a_step_that_raises_is_told_to_both_who_wait_for_it():
+def test_a_step_that_raises_fails_both_calls_that_wait_for_it():
     async def scenario(rank, engine):
         await opened(rank, "a", 1)
         await opened(rank, "b", 2)
         engine.broken = ZeroDivisionError("oh")
-        fetch = asyncio.create_task(rank.fetch("a"))
+        fetch = asyncio.create_task(rank.fetch_frames("a"))
         for call in (rank.step("a", ["w"], None, 0), fetch):
             with pytest.raises(ZeroDivisionError):
                 await call
         engine.broken = None
-        await rank.step("b", ["w"], None, 0)  # nobody else's business
+        await rank.step("b", ["w"], None, 0)  # other sessions go on
 
-    play(scenario)
+    run(scenario)
 
 
 def test_a_lease_that_ended_before_its_world_opened_leaves_nothing():
@@ -208,10 +208,10 @@ def test_a_lease_that_ended_before_its_world_opened_leaves_nothing():
             await opening
         await until(lambda: engine.live == [])
 
-    play(scenario)
+    run(scenario)
 
 
-def test_a_step_that_hangs_shows():
+def test_a_step_that_hangs_shows_in_busy_s():
     async def scenario(rank, engine):
         await opened(rank, "a", 1)
         assert rank.busy_s() == 0
@@ -223,4 +223,27 @@ def test_a_step_that_hangs_shows():
         await step
         assert rank.busy_s() == 0
 
-    play(scenario)
+    run(scenario)
+
+
+def test_a_rank_whose_loop_fails_reports_the_reason_and_exits():
+    statuses = []
+
+    def fail():
+        raise ZeroDivisionError("oh")
+
+    async def scenario():
+        rank = WorldRank(
+            ServiceConfig(),
+            load=lambda group: FakeEngine(),
+            exit_grace_s=0,
+            exit_process=statuses.append,
+        )
+        await rank.start(RankAssignment())
+        rank._worker = SimpleNamespace(run=fail, leads=False)
+        await rank.start_loop()
+        with pytest.raises(RuntimeError, match="ZeroDivisionError: oh"):
+            await rank.wait_failed()
+        await until(lambda: statuses == [1])
+
+    asyncio.run(asyncio.wait_for(scenario(), 10))
