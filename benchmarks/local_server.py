@@ -1,4 +1,4 @@
-"""A server of one's own, for tests and benchmarks: ``serve run`` of the shipped config."""
+"""A local server for tests and benchmarks: `serve run` of the shipped config."""
 
 import signal
 import socket
@@ -8,25 +8,26 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 
 from deployments.proxy import HOOK
 
 ROOT = Path(__file__).parents[1]
-START_TIMEOUT_S = 180.0
-STOP_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)
-class Server:
+class LocalServer:
+    """A running server and the Ray cluster that it started."""
+
     address: str  # host:port
     process: subprocess.Popen[bytes]  # the cluster's processes descend from it
-    folder: Path  # of all files that it leaves
+    folder: Path  # holds every file that the server writes
 
     @property
     def log(self) -> Path:
@@ -34,7 +35,7 @@ class Server:
 
     @property
     def metrics_targets(self) -> Path:
-        """What Ray writes for Prometheus's service discovery."""
+        """The file that Ray writes for Prometheus's service discovery."""
         return self.folder / "ray/prom_metrics_service_discovery.json"
 
     @property
@@ -46,100 +47,109 @@ class Server:
         return f"ws://{self.address}/v1/realtime_video/generate"
 
     def descendants(self, name: str) -> list[int]:
-        """Processes of this cluster whose command line has ``name`` in it."""
-        parents, commands = {}, {}
-        for path in Path("/proc").glob("[0-9]*"):
-            try:
-                stat = (path / "stat").read_text()
-                command = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            except (OSError, ValueError):
-                continue  # it ended meanwhile
-            parents[int(path.name)] = int(stat.rpartition(")")[2].split()[1])
-            commands[int(path.name)] = command
+        """Ids of this cluster's processes whose command line contains `name`."""
+        with suppress(psutil.NoSuchProcess):
+            processes = psutil.Process(self.process.pid).children(recursive=True)
+            return [process.pid for process in processes if name in command_line(process)]
+        return []
 
-        def ours(process: int) -> bool:
-            while process in parents and process != self.process.pid:
-                process = parents[process]
-            return process == self.process.pid
 
-        return [
-            process for process, command in commands.items() if name in command and ours(process)
-        ]
+def command_line(process: psutil.Process) -> str:
+    """The arguments of a process, separated by spaces; empty once it has ended."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
 
 
 @contextmanager
 def local_server(
     args: dict[str, Any] | None = None, *, num_ranks: int = 1, wait: bool = True
-) -> Iterator[Server]:
-    """Start the stack on a free port of loopback, wait until a world can be opened, end it.
+) -> Iterator[LocalServer]:
+    """Start a server on a free port of loopback, wait until a world can be opened, stop it.
 
-    It runs the shipped config, with these of its ``args`` replaced and a group of so many ranks.
-    Raises RuntimeError, with the end of the log, if it does not come up; without ``wait`` it may.
+    It runs the shipped config. `args` replaces keys of the config's `args`. The group has
+    `num_ranks` ranks. Without `wait`, returns at once. Raises RuntimeError with the end of the log
+    if the server does not become ready.
     """
-    # A late process of the cluster may still write a file while the folder goes. It lies in /tmp,
-    # as Ray's own would: paths of sockets must be short.
+    # A late process of the cluster may still write a file while the folder is removed. The folder
+    # is in /tmp, as Ray's own would be: paths of sockets must be short.
     with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder:
-        config = msgspec.yaml.decode((ROOT / "serve_config.yaml").read_bytes())
-        config["http_options"]["port"] = port = free_port()
-        (application,) = config["applications"]
-        application["args"] |= args or {}
-        (group,) = (d for d in application["deployments"] if d["name"] == "WorldGroup")
-        # Together they ask for what one asks for: this machine's cores may be fewer than the ranks.
-        (bundle,) = group["placement_group_bundles"]
-        share = {resource: amount / num_ranks for resource, amount in bundle.items()}
-        group["placement_group_bundles"] = [share] * num_ranks
+        port = free_port()
         path = Path(folder) / "serve_config.yaml"
-        path.write_bytes(msgspec.yaml.encode(config))
-        server = start(path, f"127.0.0.1:{port}")
+        path.write_bytes(edit_config(args or {}, num_ranks=num_ranks, port=port))
+        server = start_server(path, f"127.0.0.1:{port}")
         try:
             if wait:
                 wait_until_ready(server)
             yield server
         finally:
-            server.process.send_signal(signal.SIGINT)
-            try:
-                server.process.wait(STOP_TIMEOUT_S)
-            finally:
-                server.process.kill()
+            stop_server(server)
 
 
-def start(config: Path, address: str) -> Server:
-    """Run a config; what the server writes lies beside it."""
+def edit_config(args: dict[str, Any], *, num_ranks: int, port: int) -> bytes:
+    """The shipped config as YAML, with these `args`, this port and a group of so many ranks."""
+    config = msgspec.yaml.decode((ROOT / "serve_config.yaml").read_bytes())
+    config["http_options"]["port"] = port
+    (application,) = config["applications"]
+    application["args"] |= args
+    (group,) = (d for d in application["deployments"] if d["name"] == "WorldGroup")
+    # All ranks share the resources of the shipped bundle, because a machine may have fewer cores.
+    (bundle,) = group["placement_group_bundles"]
+    share = {resource: amount / num_ranks for resource, amount in bundle.items()}
+    group["placement_group_bundles"] = [share] * num_ranks
+    return msgspec.yaml.encode(config)
+
+
+def start_server(config: Path, address: str) -> LocalServer:
+    """Run a config. The server writes its files into the config's folder."""
     folder = config.parent
-    # A cluster of its own, whatever else runs here, whose log holds every line at once.
+    # A cluster of its own, isolated from any other, that logs every line at once.
     environment = [
         "RAY_ADDRESS=local",
         "RAY_AUTH_MODE=disabled",
         "RAY_DEDUP_LOGS=0",
-        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S=60",  # not its 5: busy cores take longer
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S=60",  # the default of 5 is short on busy cores
         f"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH={HOOK}",
         f"RAY_TMPDIR={folder}",
     ]
     serve = Path(sys.executable).with_name("serve")
     with open(folder / "log", "wb") as output:
         process = subprocess.Popen(
-            # A shell's background job ignores the signal that ends it, and so would its children.
+            # A shell's background job ignores SIGINT, and its children inherit that.
             ["env", "--default-signal=INT", *environment, serve, "run", config],
             cwd=ROOT,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    return Server(address, process, folder)
+    return LocalServer(address, process, folder)
 
 
-def wait_until_ready(server: Server) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
+def stop_server(server: LocalServer, *, timeout_s: float = 60.0) -> None:
+    """Interrupt the server; kill it if it still runs after `timeout_s`."""
+    server.process.send_signal(signal.SIGINT)
+    try:
+        server.process.wait(timeout_s)
+    finally:
+        server.process.kill()
+
+
+def wait_until_ready(server: LocalServer, *, timeout_s: float = 180.0) -> None:
+    """Returns when a world can be opened. Raises RuntimeError with the end of the log."""
+    deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline and server.process.poll() is None:
         try:
             with urllib.request.urlopen(f"{server.http}/health", timeout=5):
                 return
         except OSError:
             time.sleep(0.2)
-    raise RuntimeError(f"the server did not come up:\n{server.log.read_text()[-5000:]}")
+    log = server.log.read_text()[-5000:]
+    raise RuntimeError(f"the server did not become ready:\n{log}")
 
 
 def free_port() -> int:
+    """A TCP port of loopback that nothing listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

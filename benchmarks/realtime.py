@@ -34,7 +34,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.local_server import Server, local_server
+from benchmarks.local_server import LocalServer, local_server
 from transport.client import Client, connect
 
 LEFT_OUT = 6
@@ -44,7 +44,7 @@ WEIGH_EVERY_S = 5.0
 KEYS = ("w", "wl", "wj", "a", "d", "i", "k", "")
 
 
-def loop_lag_p99(server: Server) -> float:
+def loop_lag_p99(server: LocalServer) -> float:
     """Milliseconds, of the transport's event loop over the last minute."""
     with urllib.request.urlopen(f"{server.http}/health", timeout=5) as answer:
         return float(json.load(answer)["loop_lag_ms"]["p99"])
@@ -76,7 +76,7 @@ class Walk:
     stored: list[int] = field(default_factory=list)  # MiB
 
 
-async def walk(server: Server, num_chunks: int, *, paced: bool) -> Walk:
+async def walk(server: LocalServer, num_chunks: int, *, paced: bool) -> Walk:
     seen = Walk()
     tapped: dict[int, float] = {}
     init = {"seed": 1, "realtime_output_format": "jpeg", "realtime_output_pacing": paced}
@@ -116,7 +116,7 @@ def random_taps(every_s: tuple[float, float]) -> Iterator[tuple[float, str]]:
         yield chance.uniform(*every_s), chance.choice(KEYS)
 
 
-async def weigh(server: Server, num_chunks: int) -> Walk:
+async def weigh(server: LocalServer, num_chunks: int) -> Walk:
     """A walk of its own, because asking for the store's size costs a process each time."""
     walking = asyncio.create_task(walk(server, num_chunks, paced=True))
     stored = []
@@ -143,7 +143,7 @@ def summarize(fast: Walk, paced: Walk, weighed: Walk, lag_p99: float) -> dict[st
     }
 
 
-def measure(server: Server, num_chunks: int) -> dict[str, float]:
+def measure(server: LocalServer, num_chunks: int) -> dict[str, float]:
     paced = asyncio.run(walk(server, num_chunks, paced=True))
     lag_p99 = loop_lag_p99(server)
     fast = asyncio.run(walk(server, num_chunks, paced=False))
@@ -151,7 +151,7 @@ def measure(server: Server, num_chunks: int) -> dict[str, float]:
     return summarize(fast, paced, weighed, lag_p99)
 
 
-def measure_browser(server: Server, num_chunks: int) -> dict[str, float]:
+def measure_browser(server: LocalServer, num_chunks: int) -> dict[str, float]:
     from benchmarks import browser  # here, because the other client needs no playwright
 
     with urllib.request.urlopen(f"{server.http}/v1/world", timeout=5) as answer:

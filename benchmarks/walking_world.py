@@ -31,7 +31,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
-from deployments.serve_middleware import SWITCH_S, add_serve_middleware
+from deployments.serve_middleware import SWITCH_INTERVAL_S, add_serve_middleware
 from transport.app import build_app
 from transport.event_loop_lag import EventLoopLag
 from transport.wire.world import OnWait, Opening, WorldInfo, WorldSpec
@@ -172,7 +172,7 @@ def main() -> None:
         serve.shutdown()
     else:
         print(json.dumps({"ready": True}), flush=True)
-        sys.setswitchinterval(SWITCH_S)
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         uvicorn.run(
             build_bench(options.stamps),
             port=options.port,

@@ -1,4 +1,4 @@
-"""``import_path`` of serve_config.yaml."""
+"""The application that `import_path` of serve_config.yaml names."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from deployments.world_group import WorldGroup
 
 
 def build(args: dict[str, Any]) -> Application:
-    """The deployment graph. Raises ConfigError with the path of the key that is wrong."""
+    """The deployment graph. Raises ConfigError with the path of the wrong key."""
     config = parse_args(args)
     group = serve.deployment(name="WorldGroup")(WorldGroup)
     transport = serve.deployment(name="Transport")(serve.ingress()(Transport))

@@ -1,6 +1,6 @@
-"""The ``args`` section of serve_config.yaml, typed. Parsed once, in ``build``.
+"""The `args` section of serve_config.yaml, typed. `build` parses it once.
 
-``python -m deployments.config serve_config.yaml`` checks a file without starting anything.
+`python -m deployments.config serve_config.yaml` checks a file without starting anything.
 """
 
 import sys
@@ -18,29 +18,28 @@ PositiveFloat = Annotated[float, Meta(gt=0)]
 
 
 class ServiceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is played and how patiently. Replicas, GPUs and queues are Ray's own section."""
+    """The model and the limits of time and of clients. Ray's own section has replicas and GPUs."""
 
     preset: Literal["pocket"] = "pocket"
-    weights: str | None = None  # a folder in the preset's layout; None: the weights in the package
+    weights: str | None = None  # a folder in the preset's layout; None: the packaged weights
     device: Literal["cpu", "cuda"] = "cpu"
-    dtype: Literal["auto", "float32", "bfloat16"] = (
-        "auto"  # auto: what the device multiplies fastest
-    )
+    # auto: the type that the device multiplies fastest
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     threads: PositiveInt = 1  # CPU threads of a rank for denoising, and as many for decoding
-    camera_cache_bytes: NonNegativeInt = 256 * 2**20  # of a rank, for camera maps; 0: keep none
+    camera_cache_bytes: NonNegativeInt = 256 * 2**20  # the camera cache of a rank; 0: no cache
     queue_timeout_s: PositiveFloat = 60.0  # how long a client waits for a free world
-    warm_up_timeout_s: PositiveFloat = 900.0  # and for a world that is still warming up
-    step_timeout_s: PositiveFloat = 60.0  # a step that takes longer has hung: its world is lost
-    lease_ttl_s: PositiveFloat = 30.0  # a world that nobody asked about for so long is freed
-    limits: ClientLimits = ClientLimits()  # what one client may cost
+    warm_up_timeout_s: PositiveFloat = 900.0  # how long a client or a start waits for warm-up
+    step_timeout_s: PositiveFloat = 60.0  # a longer step has hung, and its world is lost
+    lease_ttl_s: PositiveFloat = 30.0  # an idle time after which a session ends
+    limits: ClientLimits = ClientLimits()  # limits of one client
 
 
 class ConfigError(ValueError):
-    """A key that is unknown, or whose value is not what it should be."""
+    """A key is unknown, or its value is invalid."""
 
 
 def parse_args(args: dict[str, Any]) -> ServiceConfig:
-    """Raises ConfigError with the path of the key that is wrong."""
+    """Raises ConfigError with the path of the wrong key."""
     try:
         return msgspec.convert(args, ServiceConfig)
     except msgspec.ValidationError as exc:
@@ -59,7 +58,7 @@ class _Application(Struct):
 
 
 class _ConfigFile(Struct):
-    """What is ours in a config file of Serve; Ray checks the rest of it."""
+    """Our part of a Serve config file. Ray checks the rest."""
 
     applications: list[_Application]
 

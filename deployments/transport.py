@@ -18,7 +18,7 @@ from transport.wire.world import Opening, WorldInfo
 
 
 class Transport:
-    """Built by Ray Serve, once per replica. A plain class: ``build`` makes it a deployment."""
+    """Ray Serve creates one per replica. A plain class; `build` makes it a deployment."""
 
     def __init__(self, config: ServiceConfig, group: DeploymentHandle[Any]) -> None:
         configure_logging()
@@ -30,7 +30,7 @@ class Transport:
 
 
 def world_info(preset: str) -> WorldInfo:
-    """What a preset serves, from its config alone: known before any weight is loaded."""
+    """The properties of a preset's worlds, from its config alone, without its weights."""
     config = PRESETS[preset]
     return WorldInfo(
         preset=config.name,
@@ -57,6 +57,7 @@ class OpeningFile(Struct, frozen=True):
 
 
 def load_openings(folder: Path) -> tuple[Opening, ...]:
+    """The openings that `folder`/openings.json lists."""
     entries = msgspec.json.decode((folder / "openings.json").read_bytes(), type=list[OpeningFile])
     return tuple(
         Opening(name=entry.name, prompt=entry.prompt, image=(folder / entry.file).read_bytes())
