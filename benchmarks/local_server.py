@@ -8,7 +8,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,12 +46,17 @@ class LocalServer:
     def ws(self) -> str:
         return f"ws://{self.address}/v1/realtime_video/generate"
 
+    def processes(self) -> list[psutil.Process]:
+        """The running processes of this cluster."""
+        try:
+            processes: list[psutil.Process] = psutil.Process(self.process.pid).children(True)
+        except psutil.NoSuchProcess:
+            processes = []
+        return processes
+
     def descendants(self, name: str) -> list[int]:
         """Ids of this cluster's processes whose command line contains `name`."""
-        with suppress(psutil.NoSuchProcess):
-            processes = psutil.Process(self.process.pid).children(recursive=True)
-            return [process.pid for process in processes if name in command_line(process)]
-        return []
+        return [process.pid for process in self.processes() if name in command_line(process)]
 
 
 def command_line(process: psutil.Process) -> str:
@@ -64,13 +69,13 @@ def command_line(process: psutil.Process) -> str:
 
 @contextmanager
 def local_server(
-    args: dict[str, Any] | None = None, *, num_ranks: int = 1, wait: bool = True
+    args: dict[str, Any] | None = None, *, num_ranks: int = 1
 ) -> Iterator[LocalServer]:
     """Start a server on a free port of loopback, wait until a world can be opened, stop it.
 
     It runs the shipped config. `args` replaces keys of the config's `args`. The group has
-    `num_ranks` ranks. Without `wait`, returns at once. Raises RuntimeError with the end of the log
-    if the server does not become ready.
+    `num_ranks` ranks. Raises RuntimeError with the end of the log if the server does not become
+    ready.
     """
     # A late process of the cluster may still write a file while the folder is removed. The folder
     # is in /tmp, as Ray's own would be: paths of sockets must be short.
@@ -80,8 +85,7 @@ def local_server(
         path.write_bytes(edit_config(args or {}, num_ranks=num_ranks, port=port))
         server = start_server(path, f"127.0.0.1:{port}")
         try:
-            if wait:
-                wait_until_ready(server)
+            wait_until_ready(server)
             yield server
         finally:
             stop_server(server)
@@ -98,6 +102,8 @@ def edit_config(args: dict[str, Any], *, num_ranks: int, port: int) -> bytes:
     (bundle,) = group["placement_group_bundles"]
     share = {resource: amount / num_ranks for resource, amount in bundle.items()}
     group["placement_group_bundles"] = [share] * num_ranks
+    for deployment in application["deployments"]:
+        deployment["graceful_shutdown_wait_loop_s"] = 0.1  # the default of 2 delays every stop
     return msgspec.yaml.encode(config)
 
 

@@ -6,10 +6,10 @@ from benchmarks.local_server import local_server
 
 @pytest.fixture(scope="session")
 def pair():
-    """A server whose group has two ranks, and thrice the patience that a step takes on slow cores.
+    """A server whose group has two ranks, for all tests of the group "pair".
 
-    In float32: two halves of a bfloat16 product may be rounded otherwise than the whole, and a walk
-    soon shows it.
+    `step_timeout_s` is three times the time of a step on two slow cores. In bfloat16 two halves of
+    a product may round differently from the whole, and a trajectory soon shows it; hence float32.
     """
     args = {"dtype": "float32", "threads": 1, "step_timeout_s": 10}
     with local_server(args, num_ranks=2) as running:
@@ -18,12 +18,12 @@ def pair():
 
 @pytest.fixture
 def psnr_of():
-    """Decibels, of two arrays of pixels."""
+    """The PSNR of two arrays of uint8 pixels, in dB."""
 
-    def measure(one, other):
+    def psnr(one, other):
         return 10 * np.log10(255**2 / np.mean((one.astype(float) - other) ** 2))
 
-    return measure
+    return psnr
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""The whole stack as a client sees it: a proxy, a transport replica, a replica group."""
+"""The whole stack from a client: a proxy, a Transport replica, a replica group."""
 
 import asyncio
 import contextlib
@@ -19,14 +19,14 @@ from websockets.exceptions import ConnectionClosed
 from benchmarks.local_server import wait_until_ready
 from transport.client import connect
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("server")]
 
-PATIENCE_S = 60
+TIMEOUT_S = 60
 WORLDS, QUEUE = 4, 8  # of the shipped config: max_ongoing_requests, max_queued_requests
 
 
 def run(scenario):
-    asyncio.run(asyncio.wait_for(scenario, 2 * PATIENCE_S))
+    asyncio.run(asyncio.wait_for(scenario, 2 * TIMEOUT_S))
 
 
 async def take(client, num_chunks):
@@ -42,7 +42,7 @@ async def until_ready(server):
     await asyncio.to_thread(wait_until_ready, server)
 
 
-def test_a_walk(server):
+def test_a_session_applies_its_keys(server):
     async def scenario():
         async with connect(server.ws, seed=5) as client:
             event = await client.hold("w")
@@ -60,14 +60,14 @@ def test_a_walk(server):
 
 
 def test_the_same_seed_and_keys_give_the_same_frames(server):
-    async def walk():
+    async def generate():
         script = [[], ["w"], ["w"], ["l"], ["l"], []]
         init = {"seed": 9, "condition_inputs": {"camera_actions": script}}
         async with connect(server.ws, **init) as client:
             return np.concatenate([c.frames for c in await take(client, 3)])
 
     async def scenario():
-        first, second = await asyncio.gather(walk(), walk())
+        first, second = await asyncio.gather(generate(), generate())
         assert np.array_equal(first, second)
 
     run(scenario())
@@ -88,38 +88,37 @@ def test_a_client_without_extensions_gets_the_plain_wire(server):
     run(scenario())
 
 
-def test_a_full_house_queues_and_a_client_that_vanishes_makes_room(server):
-    """Worlds are freed by clients that leave without a goodbye."""
+def test_clients_queue_when_all_worlds_are_taken_and_a_vanished_client_makes_room(server):
+    """A client that disconnects without a close frame frees its world."""
 
     async def scenario():
-        async with contextlib.AsyncExitStack() as guests:
-            players = [await visit(guests, server) for _ in range(WORLDS)]
-            for player in players:
-                await player.recv()  # its world is open
-            waiting = await visit(guests, server)
+        async with contextlib.AsyncExitStack() as stack:
+            clients = [await join(stack, server) for _ in range(WORLDS)]
+            for client in clients:
+                await client.recv()  # its world is open
+            waiting = await join(stack, server)
             assert msgpack.decode(await waiting.recv()) == {"type": "queued", "position": 1}
-            for place in range(2, QUEUE + 1):
-                assert (
-                    msgpack.decode(await (await visit(guests, server)).recv())["position"] == place
-                )
-            await be_refused(guests, server)
-            players[0].transport.abort()
+            for position in range(2, QUEUE + 1):
+                queued = await join(stack, server)
+                assert msgpack.decode(await queued.recv())["position"] == position
+            await be_refused(stack, server)
+            clients[0].transport.abort()
             while msgpack.decode(await waiting.recv())["type"] != "session":
                 pass
 
     run(scenario())
 
 
-async def visit(guests, server):
-    """A client that will vanish without a goodbye."""
+async def join(stack, server):
+    """A client that will disconnect without a close frame, when `stack` is closed."""
     socket = await open_socket(server.ws, max_size=None)
-    guests.callback(socket.transport.abort)
+    stack.callback(socket.transport.abort)
     await socket.send(msgpack.encode({"type": "init", "prompt": "x", "extensions": True}))
     return socket
 
 
 async def until(socket, kind):
-    """The next message of a kind; others may come before it."""
+    """The next message of type `kind`. It skips others, errors excepted."""
     while True:
         message = msgpack.decode(await socket.recv())
         assert message["type"] != "error", message
@@ -127,15 +126,15 @@ async def until(socket, kind):
             return message
 
 
-async def be_refused(guests, server):
-    socket = await visit(guests, server)
+async def be_refused(stack, server):
+    socket = await join(stack, server)
     assert msgpack.decode(await socket.recv())["code"] == "busy"
     with pytest.raises(ConnectionClosed):
         await socket.recv()
     assert socket.close_code == 1013
 
 
-def test_bad_input_is_answered_and_harms_nobody_else(server):
+def test_bad_input_is_answered_and_other_sessions_go_on(server):
     async def misbehave():
         async with open_socket(server.ws, max_size=None) as socket:
             for wrong in (
@@ -145,7 +144,7 @@ def test_bad_input_is_answered_and_harms_nobody_else(server):
                 msgpack.encode({"type": "event", "kind": "prompt", "payload": "too early"}),
                 msgpack.encode({"type": "init", "size": "1e9x2"}),
                 msgpack.encode({"type": "init", "first_frame": "/etc/passwd"}),
-                msgpack.encode({"type": "init", "first_frame": b"not a picture"}),
+                msgpack.encode({"type": "init", "first_frame": b"not an image"}),
             ):
                 await socket.send(wrong)
                 answer = msgpack.decode(await socket.recv())
@@ -164,12 +163,12 @@ def test_bad_input_is_answered_and_harms_nobody_else(server):
     run(scenario())
 
 
-def test_a_clip_without_a_socket(server):
+def test_a_clip_is_an_mp4_over_http(server):
     body = json.dumps({"actions": "w-6,l-4,none-2", "seed": 3, "prompt": "a walk"}).encode()
     request = urllib.request.Request(
         f"{server.http}/v1/clips", body, {"content-type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
+    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
         assert answer.headers["content-type"] == "video/mp4"
         with av.open(io.BytesIO(answer.read())) as video:
             assert sum(1 for _ in video.decode(video=0)) == 1 + 4 * 11
@@ -177,21 +176,21 @@ def test_a_clip_without_a_socket(server):
 
 def test_a_killed_transport_leaves_no_world_behind(server):
     async def scenario():
-        async with contextlib.AsyncExitStack() as guests:
-            for player in [await visit(guests, server) for _ in range(WORLDS)]:
-                await until(player, "session")
+        async with contextlib.AsyncExitStack() as stack:
+            for client in [await join(stack, server) for _ in range(WORLDS)]:
+                await until(client, "session")
             (transport,) = server.descendants("ServeReplica:lingbot:Transport")
             os.kill(transport, signal.SIGKILL)
             while transport in server.descendants("ServeReplica:lingbot:Transport"):
                 await asyncio.sleep(0.05)
             await until_ready(server)
-            for player in [await visit(guests, server) for _ in range(WORLDS)]:
-                await until(player, "session")
+            for client in [await join(stack, server) for _ in range(WORLDS)]:
+                await until(client, "session")
 
     run(scenario())
 
 
-def test_a_killed_rank_is_told_and_replaced(server):
+def test_a_killed_rank_closes_its_sessions_and_is_replaced(server):
     async def scenario():
         async with open_socket(server.ws, max_size=None) as socket:
             await socket.send(msgpack.encode({"type": "init", "prompt": "x"}))
@@ -203,10 +202,10 @@ def test_a_killed_rank_is_told_and_replaced(server):
             with pytest.raises(ConnectionClosed):
                 while True:
                     last = await socket.recv()
-            told_s = time.monotonic() - killed
+            closed_s = time.monotonic() - killed
         assert msgpack.decode(last)["code"] == "world_lost"
         assert socket.close_code == 1012
-        assert told_s < 5.0  # generous: other tests share the cores
+        assert closed_s < 5.0  # generous: other tests share the cores
         await until_ready(server)
         async with connect(server.ws) as client:
             await take(client, 1)

@@ -1,4 +1,4 @@
-"""A group of two ranks, as its clients and an operator see it."""
+"""A group of two ranks: its frames and its metrics."""
 
 import asyncio
 import io
@@ -18,32 +18,32 @@ from lingbot.runtime.presets import load_engine
 from lingbot.runtime.session import SessionSpec
 from transport.client import connect
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("pair")]
 
-PICTURE = (PRESETS_FOLDER / "pocket/openings/pines.png").read_bytes()
+IMAGE = (PRESETS_FOLDER / "pocket/openings/pines.png").read_bytes()
 SCRIPT = ["w", "w", "wl", "l", "i", "s", "", "a", "a"]
 
 
-async def walk(server):
+async def stream(server):
     script = [list(keys) for keys in SCRIPT]
     init = {"seed": 3, "max_chunks": 3, "condition_inputs": {"camera_actions": script}}
-    async with connect(server.ws, first_frame=PICTURE, prompt="a walk", **init) as client:
+    async with connect(server.ws, first_frame=IMAGE, prompt="a walk", **init) as client:
         return np.concatenate([chunk.frames async for chunk in client.chunks()])
 
 
-def test_two_ranks_show_what_one_engine_makes(pair):
-    shown = asyncio.run(asyncio.wait_for(walk(pair), 60))
+def test_two_ranks_generate_the_frames_of_one_engine(pair):
+    frames = asyncio.run(asyncio.wait_for(stream(pair), 60))
     engine = load_engine("pocket", dtype=torch.float32)
-    pixels = np.asarray(Image.open(io.BytesIO(PICTURE)).convert("RGB"))
+    pixels = np.asarray(Image.open(io.BytesIO(IMAGE)).convert("RGB"))
     session = engine.open(SessionSpec(first_frame=pixels, prompt="a walk", seed=3))
-    made = np.concatenate([engine.step(session, SCRIPT[i : i + 3]) for i in (0, 3, 6)])
-    assert shown.shape == made.shape
-    assert np.abs(shown.astype(int) - made.astype(int)).max() <= 1
-    assert made.std() > 1
+    expected = np.concatenate([engine.step(session, SCRIPT[i : i + 3]) for i in (0, 3, 6)])
+    assert frames.shape == expected.shape
+    assert np.abs(frames.astype(int) - expected.astype(int)).max() <= 1
+    assert expected.std() > 1
 
 
 def test_every_rank_reports_its_camera_cache(pair):
-    asyncio.run(asyncio.wait_for(walk(pair), 60))
+    asyncio.run(asyncio.wait_for(stream(pair), 60))
     deadline = time.monotonic() + 60
     while (ranks := ranks_with_hits(pair)) != {"0", "1"}:
         assert time.monotonic() < deadline, ranks
@@ -51,9 +51,9 @@ def test_every_rank_reports_its_camera_cache(pair):
 
 
 def ranks_with_hits(server):
-    """As Prometheus would read it of the server's cluster."""
+    """Ranks whose hit counter is not zero, read as Prometheus would read it."""
     found = set()
-    with suppress(OSError):  # Ray writes what is to be asked some seconds after its start
+    with suppress(OSError):  # Ray writes the file some seconds after its start
         (targets,) = json.loads(server.metrics_targets.read_text())
         for address in targets["targets"]:
             with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:

@@ -1,4 +1,4 @@
-"""Sockets behind Serve's proxy: what they negotiate, carry, and cost."""
+"""Sockets behind Serve's proxy: negotiation, payloads and the cost of a deaf client."""
 
 import asyncio
 import json
@@ -14,45 +14,43 @@ from websockets.asyncio.client import connect as open_socket
 from deployments.proxy import CLOSE_GRACE_S, PING_EVERY_S, PING_TIMEOUT_S
 from transport.client import connect
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("server")]
 
-PATIENCE_S = 60
+TIMEOUT_S = 60
 
 
 def run(scenario):
-    asyncio.run(asyncio.wait_for(scenario, 2 * PATIENCE_S))
+    asyncio.run(asyncio.wait_for(scenario, 2 * TIMEOUT_S))
 
 
 def logged(server, words):
     return re.findall(words, server.log.read_text())
 
 
-async def until(condition, timeout_s=PATIENCE_S):
+async def until(condition, timeout_s=TIMEOUT_S):
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline
         await asyncio.sleep(0.1)
 
 
-def test_no_socket_deflates_and_the_log_says_so(server):
+def test_no_socket_deflates_and_the_log_shows_it(server):
     """This client asks for permessage-deflate, as browsers do."""
-    assert logged(server, "sockets do without permessage-deflate")
-    before = len(logged(server, "a socket opens, with extensions: none"))
+    assert logged(server, "WebSockets without permessage-deflate")
+    before = len(logged(server, "WebSocket opened, extensions: none"))
     with websockets.sync.client.connect(server.ws, compression="deflate") as client:
         assert "permessage-deflate" in client.request.headers["Sec-WebSocket-Extensions"]
         assert "Sec-WebSocket-Extensions" not in client.response.headers
         assert client.protocol.extensions == []
-    asyncio.run(
-        until(lambda: len(logged(server, "a socket opens, with extensions: none")) > before)
-    )
+    asyncio.run(until(lambda: len(logged(server, "WebSocket opened, extensions: none")) > before))
 
 
-def test_a_walk_changes_its_codec_as_it_goes(server, psnr_of):
-    """One world, the same seed: every codec shows what raw shows."""
+def test_a_session_changes_its_codec_while_it_streams(server, psnr_of):
+    """With the same seed, every codec shows the frames of raw."""
     formats = ["jpeg", "webp", "h264", "delta-zstd", "raw"]
     script = [["w"], ["w"], ["l"]] * 6
 
-    async def walk(*, change):
+    async def stream(*, change):
         init = {"seed": 4, "condition_inputs": {"camera_actions": script}}
         async with connect(server.ws, **init, max_chunks=6) as client:
             chunks, wanted = [], list(formats)
@@ -63,9 +61,9 @@ def test_a_walk_changes_its_codec_as_it_goes(server, psnr_of):
             return chunks
 
     async def scenario():
-        return await walk(change=False), await walk(change=True)
+        return await stream(change=False), await stream(change=True)
 
-    plain, changed = asyncio.run(asyncio.wait_for(scenario(), PATIENCE_S))
+    plain, changed = asyncio.run(asyncio.wait_for(scenario(), TIMEOUT_S))
     assert {chunk.content_type for chunk in plain} == {"application/x-raw-rgb"}
     kinds = [chunk.content_type for chunk in changed]
     assert len(set(kinds)) >= 4, kinds  # a change may come too late for one chunk
@@ -76,8 +74,8 @@ def test_a_walk_changes_its_codec_as_it_goes(server, psnr_of):
             assert psnr_of(one.frames, other.frames) > 30
 
 
-def test_a_plain_client_that_reads_nothing_is_cut_and_costs_no_more_than_its_pace(server):
-    """Behind the proxy no send ever blocks: only its silence to pings tells."""
+def test_a_plain_client_that_reads_nothing_is_closed_and_sent_no_more_than_its_pace(server):
+    """No send blocks behind the proxy. Only missing pongs reveal such a client."""
     began, known = time.monotonic(), set(logged(server, r"session (\w+) opened"))
     with socket.socket() as deaf:
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
@@ -88,7 +86,7 @@ def test_a_plain_client_that_reads_nothing_is_cut_and_costs_no_more_than_its_pac
             b"Connection: Upgrade\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
             b"Sec-WebSocket-Version: 13\r\n\r\n"
         )
-        # A frame that came with the request would be lost, and with it this test's sense.
+        # `init` goes after the handshake: a frame beside the request would be lost.
         assert b" 101 " in deaf.recv(4096)
         deaf.sendall(b"\x82\x8b\0\0\0\0\x81\xa4type\xa4init")
         bound_s = PING_EVERY_S + PING_TIMEOUT_S + CLOSE_GRACE_S
@@ -97,7 +95,7 @@ def test_a_plain_client_that_reads_nothing_is_cut_and_costs_no_more_than_its_pac
             await until(lambda: set(logged(server, r"session (\w+) opened")) > known)
             (mine,) = set(logged(server, r"session (\w+) opened")) - known
             closed = rf"session {mine} closed, .* chunks, (\d+) frames"
-            async with connect(server.ws) as other:  # who is not held up by it
+            async with connect(server.ws) as other:  # it must not be delayed
                 async for chunk in other.chunks():
                     assert chunk.stats.pace_wait_ms < 5000
                     if logged(server, closed):
@@ -109,13 +107,13 @@ def test_a_plain_client_that_reads_nothing_is_cut_and_costs_no_more_than_its_pac
     assert time.monotonic() - began < bound_s + 15
 
 
-def test_a_clip_whose_client_leaves_is_not_finished(server):
+def test_a_clip_whose_client_disconnects_is_not_finished(server):
     body = json.dumps({"actions": "w-240", "seed": 3}).encode()
     headers = {"content-type": "application/json"}
     request = urllib.request.Request(f"{server.http}/v1/clips", body, headers)
     began = time.monotonic()
-    with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
-        assert b"ftyp" in answer.read(64)  # it plays already
+    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+        assert b"ftyp" in answer.read(64)  # the clip plays before it is complete
     run(until(lambda: logged(server, r"session \w+ closed: the client left")))
     assert time.monotonic() - began < 20
 
