@@ -112,7 +112,7 @@ def is_running(deployment: str) -> bool:
 
 
 class Readiness:
-    """Answers for this whole process if a replica group is up."""
+    """The state of the replica groups, shared by all callers in this process."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""One rank of a replica group: the process that holds the weights and its share of the sessions."""
+"""One rank of a replica group: the process with the weights and its shard of each session."""
 
 import asyncio
 import logging
@@ -64,8 +64,8 @@ class SessionFutures:
 class WorldRank:
     """An asyncio actor. Calls arrive concurrently; the engine runs one at a time on its thread.
 
-    Only rank 0 has sessions; the other ranks execute its commands. This is a plain class, so that
-    tests run it without a cluster. WorldGroup turns it into an actor.
+    Only rank 0 keeps a session registry; the other ranks execute its commands. This is a plain
+    class, so that tests run it without a cluster. WorldGroup turns it into an actor.
     """
 
     def __init__(
@@ -77,9 +77,9 @@ class WorldRank:
         exit_grace_s: float = 1.0,
         exit_process: Callable[[int], object] = os._exit,
     ) -> None:
-        """`report_period_s`: between two updates of the metrics.
+        """`report_period_s` is the time between two updates of the metrics.
 
-        `exit_grace_s`: between a failure and the end of the process, so that the reason arrives.
+        `exit_grace_s` separates a failure and the end of the process, so that the reason arrives.
         """
         self._config = config
         self._load = load or partial(build_engine, config)
@@ -87,7 +87,7 @@ class WorldRank:
         self._exit_grace_s = exit_grace_s
         self._exit_process = exit_process
         self._sessions = SessionRegistry(ttl_s=config.lease_ttl_s)
-        self._futures: dict[str, SessionFutures] = {}  # of the sessions in the registry
+        self._futures: dict[str, SessionFutures] = {}  # one for each session in the registry
         self._tasks: list[asyncio.Task[None]] = []
         self._store: Any = None  # the rendezvous, on rank 0 of several
         self._failure: asyncio.Future[None]

@@ -22,7 +22,7 @@ from transport.client import connect
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("server")]
 
 TIMEOUT_S = 60
-WORLDS, QUEUE = 4, 8  # of the shipped config: max_ongoing_requests, max_queued_requests
+WORLDS, QUEUE = 4, 8  # max_ongoing_requests and max_queued_requests of the shipped config
 
 
 def run(scenario):

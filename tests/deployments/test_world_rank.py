@@ -61,7 +61,7 @@ def run(scenario, **config):
 
     async def run_in_loop():
         engine = FakeEngine()
-        rank = WorldRank(ServiceConfig(**config), load=lambda ranks: engine)
+        rank = WorldRank(ServiceConfig(**config), load=lambda group: engine)
         await rank.start(RankAssignment())
         await rank.start_loop()
         assert engine.order and not engine.live  # it has been warmed up
