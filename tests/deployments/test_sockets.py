@@ -11,7 +11,7 @@ import pytest
 import websockets.sync.client
 from websockets.asyncio.client import connect as open_socket
 
-from deployments.proxy import CLOSE_GRACE_S, PING_EVERY_S, PING_TIMEOUT_S
+from deployments.proxy import CLOSE_GRACE_S, PING_INTERVAL_S, PING_TIMEOUT_S
 from transport.client import connect
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("server")]
@@ -89,7 +89,7 @@ def test_a_plain_client_that_reads_nothing_is_closed_and_sent_no_more_than_its_p
         # `init` goes after the handshake: a frame beside the request would be lost.
         assert b" 101 " in deaf.recv(4096)
         deaf.sendall(b"\x82\x8b\0\0\0\0\x81\xa4type\xa4init")
-        bound_s = PING_EVERY_S + PING_TIMEOUT_S + CLOSE_GRACE_S
+        bound_s = PING_INTERVAL_S + PING_TIMEOUT_S + CLOSE_GRACE_S
 
         async def scenario():
             await until(lambda: set(logged(server, r"session (\w+) opened")) > known)
