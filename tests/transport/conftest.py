@@ -17,8 +17,9 @@ from PIL import Image
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
-from transport.app import SOCKET_PATH, build_app
+from transport.app import build_app
 from transport.connection.connection import Connection
+from transport.paths import SOCKET_PATH
 from transport.wire.limits import ClientLimits
 from transport.wire.world import Opening, WorldInfo
 from transport.worker_limits import CapacityLimits

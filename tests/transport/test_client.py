@@ -6,8 +6,8 @@ import av
 import numpy as np
 import pytest
 
-from transport.app import SOCKET_PATH
 from transport.client import connect, main
+from transport.paths import SOCKET_PATH
 from transport.wire.errors import Busy, TransportError
 from transport.wire.messages import Warming
 

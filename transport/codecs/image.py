@@ -19,7 +19,7 @@ _DATA_URL = re.compile(r"data:[\w.+/-]*(?:;[\w=.-]+)*;base64,", re.ASCII)
 _PATH = re.compile(r"(?!data:)(?:\w+:|[./~\\](?!9j/)|\S{1,255}\.\w{2,5}$)", re.ASCII)
 
 
-def decode_first_frame(
+def decode_image(
     source: bytes | str, *, width: int, height: int, field: str = "first_frame"
 ) -> NDArray[np.uint8]:
     """uint8 [height, width, 3], cropped about the centre so that the picture covers the size.

@@ -11,7 +11,7 @@ from anyio.lowlevel import checkpoint
 from msgspec.structs import replace
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from transport.codecs.image import decode_first_frame
+from transport.codecs.image import decode_image
 from transport.codecs.payload import Frame
 from transport.connection.chunk_sender import ChunkSender
 from transport.connection.chunk_slot import ChunkSlot, GeneratedChunk
@@ -161,7 +161,7 @@ class Connection:
         if source is None:
             source = self._world.info.openings[0].image
         width, height = plan.world.width, plan.world.height
-        crop = partial(decode_first_frame, source, width=width, height=height)
+        crop = partial(decode_image, source, width=width, height=height)
         return await run_in_worker(crop, limiter=self._capacity.decode_image)
 
     async def _journey(self, plan: SessionRequest, session: WorldSession) -> None:

@@ -1,4 +1,4 @@
-"""The world without a socket: what a clip's request may say. Its answer is a film."""
+"""`POST /v1/clips`: reads and checks a request for one clip. `ClipResponse` answers it."""
 
 import logging
 from functools import partial
@@ -9,11 +9,13 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import Message
 
-from transport.codecs.image import decode_first_frame
+from transport.codecs.image import decode_image
 from transport.codecs.payload import Frame
-from transport.http.clip_response import ClipResponse, refuse
+from transport.http.clip_response import ClipResponse, error_response
+from transport.paths import CLIPS_PATH
 from transport.wire.controls import parse_actions
 from transport.wire.errors import BadMessage, TooLarge, TransportError, quote
 from transport.wire.init import DEFAULT_SEED, opening_prompt, read_size, read_steps
@@ -37,31 +39,40 @@ class ClipRequest(Struct, frozen=True, kw_only=True):
     format: str = "mp4"
 
 
+def clip_route(world: World, *, limits: ClientLimits, capacity: CapacityLimits) -> Route:
+    async def clips(request: Request) -> Response:
+        return await clip(request, world, limits=limits, capacity=capacity)
+
+    return Route(CLIPS_PATH, clips, methods=["POST"])
+
+
 async def clip(
     request: Request, world: World, *, limits: ClientLimits, capacity: CapacityLimits
 ) -> Response:
-    """`POST /v1/clips`: image, prompt, actions and seed to video/mp4."""
+    """Image, prompt, actions and seed to video/mp4; a request that cannot be used to an error."""
     try:
-        wish, upload = await _read(request, max_bytes=limits.max_clip_bytes)
+        fields, upload = await _read(request, max_bytes=limits.max_clip_bytes)
         max_latent_frames = limits.max_clip_latent_frames
-        actions = parse_actions(wish.actions, max_latent_frames=max_latent_frames)
-        spec = _read_spec(wish, world.info)
-        image = await _decode_image(wish, upload, spec, world.info, capacity)
+        actions = parse_actions(fields.actions, max_latent_frames=max_latent_frames)
+        spec = _read_spec(fields, world.info)
+        image = await _decode_image(
+            upload or fields.image, spec=spec, info=world.info, capacity=capacity
+        )
     except ClientDisconnect:
         logger.info("clip dropped: the client left")
         return Response(status_code=499)
     except TransportError as error:
-        return refuse(error)
+        return error_response(error)
     except Exception:
         logger.exception("a clip failed")
-        return refuse(TransportError("internal error"))
+        return error_response(TransportError("internal error"))
     return ClipResponse(
         world, spec, image, actions, capacity=capacity, timeout_s=limits.ack_timeout_s
     )
 
 
 async def _read(request: Request, *, max_bytes: int) -> tuple[ClipRequest, bytes | None]:
-    """The fields, and the bytes of an uploaded file."""
+    """The fields, and the bytes of an uploaded file. Raises TooLarge or BadMessage."""
     body = bytearray()
     async for piece in request.stream():
         body += piece
@@ -90,7 +101,7 @@ async def _read_form(request: Request, body: bytes) -> tuple[ClipRequest, bytes 
 
     try:
         form = await Request(request.scope, replay).form(max_part_size=len(body) + 1)
-    except HTTPException as exc:  # Starlette's answer to a body that is not what its header says
+    except HTTPException as exc:  # Starlette's answer to a body that its header does not describe
         raise BadMessage(f"the body is not a form: {exc.detail}", code="malformed") from exc
     upload = None
     fields: dict[str, str] = {}
@@ -103,44 +114,44 @@ async def _read_form(request: Request, body: bytes) -> tuple[ClipRequest, bytes 
                 upload = await value.read()
     finally:
         await form.close()
-    # An empty input of a form is one that was not filled in.
+    # A form sends its empty inputs, too: they count as absent.
     fields = {name: value for name, value in fields.items() if value}
     return msgspec.convert(fields, ClipRequest, strict=False), upload or None
 
 
 def check_text(text: str, *, field: str) -> None:
-    """A form may name a charset that makes half a character, which no other machine takes."""
+    """Raises BadMessage for text that UTF-8 cannot encode.
+
+    A form may name a charset that yields half a surrogate pair; other services refuse such text.
+    """
     try:
         text.encode()
     except UnicodeEncodeError as exc:
         raise BadMessage(f"`{field}`: expected Unicode text", field=field) from exc
 
 
-def _read_spec(wish: ClipRequest, info: WorldInfo) -> WorldSpec:
-    if wish.format != "mp4":
-        raise BadMessage(f"`format`: {quote(wish.format)}, expected 'mp4'", field="format")
-    width, height = read_size(wish.size, info)
+def _read_spec(fields: ClipRequest, info: WorldInfo) -> WorldSpec:
+    if fields.format != "mp4":
+        raise BadMessage(
+            f"`format`: {quote(fields.format)} is unknown, expected 'mp4'", field="format"
+        )
+    width, height = read_size(fields.size, info)
     return WorldSpec(
-        prompt=wish.prompt or opening_prompt(info),
-        seed=DEFAULT_SEED if wish.seed is None else wish.seed,
+        prompt=fields.prompt or opening_prompt(info),
+        seed=DEFAULT_SEED if fields.seed is None else fields.seed,
         width=width,
         height=height,
-        num_steps=read_steps(wish.num_inference_steps, info),
+        num_steps=read_steps(fields.num_inference_steps, info),
     )
 
 
 async def _decode_image(
-    wish: ClipRequest,
-    upload: bytes | None,
-    spec: WorldSpec,
-    info: WorldInfo,
-    capacity: CapacityLimits,
+    source: bytes | str | None, *, spec: WorldSpec, info: WorldInfo, capacity: CapacityLimits
 ) -> Frame:
-    source = upload or wish.image
+    """The first frame, from `source` or the first opening. Raises BadMessage."""
     if source is None:
         if not info.openings:
             raise BadMessage("missing required field `image`", code="missing_field", field="image")
         source = info.openings[0].image
-    width, height = spec.width, spec.height
-    crop = partial(decode_first_frame, source, width=width, height=height, field="image")
-    return await run_in_worker(crop, limiter=capacity.decode_image)
+    decode = partial(decode_image, source, width=spec.width, height=spec.height, field="image")
+    return await run_in_worker(decode, limiter=capacity.decode_image)

@@ -1,4 +1,7 @@
-"""A clip as an answer: the MP4 leaves while it is made, and the world ends with its client."""
+"""A clip as a response: the MP4 is streamed while it is generated.
+
+The world is closed when the client disconnects.
+"""
 
 import logging
 from collections.abc import AsyncIterator, Sequence
@@ -7,13 +10,14 @@ from functools import partial
 import anyio
 import msgspec
 from anyio import CancelScope
+from msgspec import Struct
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from transport.codecs.mp4 import Mp4Writer
 from transport.codecs.payload import Frame
-from transport.wire.errors import Busy, TooLarge, TransportError, WorldLost
-from transport.wire.messages import Queued, Warming, error_message
+from transport.wire.errors import Busy, ErrorCode, TooLarge, TransportError, WorldLost
+from transport.wire.messages import Queued, Warming
 from transport.wire.world import World, WorldSession, WorldSpec
 from transport.worker_limits import CapacityLimits, run_in_worker
 
@@ -22,8 +26,20 @@ MEDIA_TYPE = "video/mp4"
 logger = logging.getLogger(__name__)
 
 
+class Reason(Struct, frozen=True):
+    code: ErrorCode
+    content: str
+    field: str | None
+
+
+class Failure(Struct, frozen=True):
+    """Why there is no clip."""
+
+    error: Reason
+
+
 class ClipResponse(Response):
-    """One world, played along a script and filmed. It is opened when the answer begins."""
+    """Generates one world along a list of actions. The world is opened when the response begins."""
 
     media_type = MEDIA_TYPE
 
@@ -37,7 +53,10 @@ class ClipResponse(Response):
         capacity: CapacityLimits,
         timeout_s: float,
     ) -> None:
-        """A client that takes nothing for `timeout_s` gets no more: a world waits for it."""
+        """`image` is uint8 [H, W, 3]; `actions` holds the keys of each latent frame.
+
+        A send that takes longer than `timeout_s` ends the response and frees the world.
+        """
         super().__init__()
         self._timeout_s = timeout_s
         self._world = world
@@ -48,20 +67,23 @@ class ClipResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_leave_with_the_client, receive, tasks.cancel_scope)
-            refused = await self._stream(send)
-            if refused is not None:
-                await refuse(refused)(scope, receive, send)
+            tasks.start_soon(_cancel_on_disconnect, receive, tasks.cancel_scope)
+            error = await self._stream(send)
+            if error is not None:
+                await error_response(error)(scope, receive, send)
             tasks.cancel_scope.cancel()
 
     async def _stream(self, send: Send) -> TransportError | None:
-        """What went wrong before the first byte. Later there is only to break off: it raises."""
-        begun, reason = False, "the client left"  # which is told by a cancellation
-        name = "none"
+        """Sends the clip. Returns an error that came before the first byte, raises a later one."""
+        begun, reason = False, "the client left"  # the reason of a cancellation
+        session_id = "none"
         try:
-            session = await self._world.open(self._spec, self._image, on_wait=_say_nothing)
-            name = session.id
-            logger.info("session %s opened: a clip of %d latent frames", name, len(self._actions))
+            session = await self._world.open(self._spec, self._image, on_wait=_ignore)
+            session_id = session.id
+            num_latent_frames = len(self._actions)
+            logger.info(
+                "session %s opened: a clip of %d latent frames", session_id, num_latent_frames
+            )
             try:
                 async for data in self._record(session):
                     if not begun:
@@ -82,35 +104,35 @@ class ClipResponse(Response):
                 raise
             return error
         finally:
-            logger.info("session %s closed: %s", name, reason)
+            logger.info("session %s closed: %s", session_id, reason)
         return None
 
     async def _record(self, session: WorldSession) -> AsyncIterator[bytes]:
-        """The actions filled up to whole chunks; the video cut to what was asked for."""
+        """Pieces of the MP4. The actions are padded to whole chunks, and the video is cut back."""
         info, actions = self._world.info, self._actions
-        size = info.chunk_latent_frames
-        num_frames = 1 + info.chunk_frames // size * (len(actions) - 1)
+        chunk_size = info.chunk_latent_frames
+        num_frames = 1 + info.chunk_frames // chunk_size * (len(actions) - 1)
         writer = Mp4Writer(
             width=self._spec.width, height=self._spec.height, fps=info.fps, live=True
         )
-        for start in range(0, len(actions), size):
-            chunk = list(actions[start : start + size])
-            # Who watches while he walks is served first, for as long as a chunk lasts.
-            frames = await session.step(
-                chunk + [""] * (size - len(chunk)),
+        for start in range(0, len(actions), chunk_size):
+            chunk = list(actions[start : start + chunk_size])
+            # A deadline one chunk away: live sessions that are closer to an underrun go first.
+            pending = await session.step(
+                chunk + [""] * (chunk_size - len(chunk)),
                 prompt=None,
                 time_to_underrun_s=info.chunk_frames / info.fps,
             )
-            wanted = (await frames)[: num_frames - writer.num_frames]
-            await run_in_worker(partial(writer.add, wanted), limiter=self._capacity.clip)
+            frames = (await pending)[: num_frames - writer.num_frames]
+            await run_in_worker(partial(writer.add, frames), limiter=self._capacity.clip)
             if data := writer.take():
                 yield data
         await run_in_worker(writer.close, limiter=self._capacity.clip)
         yield writer.take()
 
 
-def refuse(error: TransportError) -> Response:
-    """The answer of a request that comes to nothing."""
+def error_response(error: TransportError) -> Response:
+    """The error as JSON, with the HTTP status of its kind."""
     match error:
         case TooLarge():
             status = 413
@@ -118,11 +140,8 @@ def refuse(error: TransportError) -> Response:
             status = 503
         case _:
             status = 500 if error.code == "internal" else 400
-    message = error_message(error)
-    body = {"code": message.code, "content": message.content, "field": message.field}
-    return Response(
-        msgspec.json.encode({"error": body}), status_code=status, media_type="application/json"
-    )
+    body = Failure(Reason(error.code, str(error), error.field))
+    return Response(msgspec.json.encode(body), status_code=status, media_type="application/json")
 
 
 def _start() -> Message:
@@ -130,11 +149,11 @@ def _start() -> Message:
     return {"type": "http.response.start", "status": 200, "headers": headers}
 
 
-async def _leave_with_the_client(receive: Receive, scope: CancelScope) -> None:
+async def _cancel_on_disconnect(receive: Receive, scope: CancelScope) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     scope.cancel()
 
 
-async def _say_nothing(message: Queued | Warming) -> None:
-    """An HTTP client learns nothing before its answer begins."""
+async def _ignore(message: Queued | Warming) -> None:
+    """An HTTP client receives no news of the queue before its response begins."""

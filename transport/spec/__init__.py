@@ -1,1 +1,4 @@
-"""The wire and the HTTP endpoints as AsyncAPI and OpenAPI documents."""
+"""The wire as an AsyncAPI document and the HTTP endpoints as an OpenAPI document.
+
+`python -m transport.spec` generates both files in this folder.
+"""

@@ -1,18 +1,18 @@
-"""The wire as an AsyncAPI document, out of the Structs that are encoded and decoded."""
+"""The wire as an AsyncAPI document, built from the Structs that are encoded and decoded."""
 
 from collections.abc import Iterable
-from functools import cache
 from types import ModuleType
 from typing import Annotated, Any, Literal, get_args
 
 from msgspec import UNSET, Meta, Struct, UnsetType, defstruct
 
 from transport.codecs import delta, h264
+from transport.paths import SOCKET_PATH
 from transport.spec.schema import (
     BYTES,
     EXTENSION,
     Schema,
-    describe,
+    build_schemas,
     extend,
     first_line,
     narrow,
@@ -32,18 +32,18 @@ from transport.wire.messages import (
 )
 from transport.wire.output_settings import EXTENSION_FORMATS
 
-# What the checks of the Structs' open fields leave: no type says so.
-KEYS_DO = "w a s d walk, j l turn, i k look up and down"
+# Types of fields that the Structs leave open and later checks narrow.
+KEY_MEANINGS = "w a s d walk, j l turn, i k look up and down"
 Key = Annotated[str, Meta(extra_json_schema={"enum": list(KEYS)})]
-Keys = Annotated[list[Key], Meta(description=f"Held in one latent frame: {KEYS_DO}.")]
+Keys = Annotated[list[Key], Meta(description=f"Held in one latent frame: {KEY_MEANINGS}.")]
 Script = Annotated[list[Keys], Meta(max_length=MAX_SCRIPT_LATENT_FRAMES)]
-Picture = Annotated[
+Image = Annotated[
     Any, Meta(extra_json_schema={"anyOf": [BYTES, {"type": "string"}, {"type": "null"}]})
 ]
 Size = Annotated[str, Meta(pattern="^[1-9][0-9]{0,3}x[1-9][0-9]{0,3}$")]
 NewPrompt = Annotated[str, Meta(min_length=1, max_length=MAX_PROMPT_CHARS)]
 
-# The layout of its header, and the codec that is more than that.
+# The layout of each format's header, and the codec's module where its docstring adds to that.
 FORMATS: dict[Format, tuple[type[Struct], ModuleType | None]] = {
     "raw": (messages.RawLayout, None),
     "jpeg": (messages.EncodedLayout, None),
@@ -56,35 +56,26 @@ ERRORS = [
     for kind in vars(errors).values()
     if isinstance(kind, type) and issubclass(kind, TransportError) and kind is not TransportError
 ]
-CODES: dict[str, str] = {
-    "malformed": "no MessagePack map, or not of the shape of a message",
+ERROR_CODES: dict[str, str] = {
+    "malformed": "not a MessagePack map, or not in the form of a message",
     "text_frame": "every message travels in a binary frame",
-    "unknown_type": "`type` is none that a client may send",
-    "unknown_kind": "`kind` is none of an event",
-    "missing_field": "`field` is not there",
+    "unknown_type": "`type` is not one that a client may send",
+    "unknown_kind": "`kind` is not the kind of an event",
+    "missing_field": "`field` is missing",
     "queue_full": "more latent frames or transitions than are kept",
-    "too_many_errors": "too many messages that cannot be used, one after the other",
-    "timeout": "no init that holds, or no ack, in time",
-    # The others are the default of an exception, whose docstring says what they mean.
+    "too_many_errors": "too many unusable messages in succession",
+    "timeout": "no valid init, or no ack, in time",
+    # The docstring of an exception explains the code that it carries by default.
     **{kind.code: first_line(kind.__doc__) for kind in ERRORS},
 }
 
 
-@cache
-def describe_wire() -> Schema:
-    """The AsyncAPI 3.0.0 document. It is built once: do not change it."""
-    from transport.app import SOCKET_PATH  # which serves this document
-
+def build_asyncapi() -> Schema:
+    """The AsyncAPI 3.0.0 document."""
     received, sent = _by_tag(_client_structs()), _by_tag(get_args(ServerMessage))
     frames = _by_tag([messages.FrameBatchHeader, _FRAME_BATCH])
-    schemas = _describe_structs([*(received | frames | sent).values()])
-    about = {tag: _message(tag, kind) for tag, kind in (received | frames | sent).items()}
-    about["payload"] = {
-        "name": "payload",
-        "summary": "The binary frame right after a `frame_batch_header`: `total_size` bytes.",
-        "contentType": "application/octet-stream",
-        "payload": BYTES,
-    }
+    structs = received | frames | sent
+    about = {tag: _message(tag, kind) for tag, kind in structs.items()} | {"payload": _PAYLOAD}
     return {
         "asyncapi": "3.0.0",
         "info": {"title": "lingbot-serve", "version": "1", "description": _overview()},
@@ -98,12 +89,12 @@ def describe_wire() -> Schema:
             }
         },
         "operations": {
-            "receive": _operation("receive", "What a client may send.", received),
-            "send": _operation("send", "What a client is sent.", [*frames, "payload", *sent]),
+            "receive": _operation("receive", "Messages that a client may send.", received),
+            "send": _operation("send", "Messages to a client.", [*frames, "payload", *sent]),
         },
-        "components": {"messages": about, "schemas": schemas},
+        "components": {"messages": about, "schemas": _struct_schemas([*structs.values()])},
         "x-close-codes": _close_codes(),
-        "x-error-codes": CODES,
+        "x-error-codes": ERROR_CODES,
         "x-formats": {
             name: {"layout": layout.__name__, "x-extension": name in EXTENSION_FORMATS}
             for name, (layout, _) in FORMATS.items()
@@ -114,6 +105,12 @@ def describe_wire() -> Schema:
 _FRAME_BATCH = extend(
     messages.FrameBatchHeader, tag="frame_batch", name="FrameBatch", payload=bytes
 )
+_PAYLOAD: Schema = {
+    "name": "payload",
+    "summary": "The binary frame right after a `frame_batch_header`: `total_size` bytes.",
+    "contentType": "application/octet-stream",
+    "payload": BYTES,
+}
 
 
 def _by_tag(structs: Iterable[type[Struct]]) -> dict[str, type[Struct]]:
@@ -121,12 +118,12 @@ def _by_tag(structs: Iterable[type[Struct]]) -> dict[str, type[Struct]]:
 
 
 def _client_structs() -> list[type[Struct]]:
-    """What a client may send; Structs with untyped fields as their checks leave them."""
+    """Messages that a client may send, with their untyped fields narrowed as checks do."""
     inputs = narrow(messages.ConditionInputs, camera_actions=Script | None)
     narrowed = {
         Init: narrow(
             Init,
-            first_frame=Picture,
+            first_frame=Image,
             size=Size | None,
             realtime_output_format=Format | None,
             condition_inputs=inputs | None,
@@ -136,10 +133,10 @@ def _client_structs() -> list[type[Struct]]:
     return [narrowed.get(kind, kind) for kind in get_args(ClientMessage)]
 
 
-def _payloads() -> dict[str, Any]:
+def _payload_types() -> dict[str, Any]:
     """The type of an event's payload by its kind."""
     transition = narrow(messages.Transition, actions=Keys)
-    transitions: Any = list[transition]  # type: ignore[valid-type]  # made two lines above
+    transitions: Any = list[transition]  # type: ignore[valid-type]  # built two lines above
     held = narrow(
         messages.HeldKeys,
         mode=Literal["state"],
@@ -167,9 +164,10 @@ def _layouts() -> list[Any]:
     return [narrow(layout, encoding=Literal[tuple(names)]) for layout, names in encodings.items()]
 
 
-def _describe_structs(structs: list[Any]) -> dict[str, Schema]:
-    payloads, layouts = _payloads(), _layouts()
-    plain, schemas = describe([*payloads.values(), *layouts, messages.HeaderExtras, *structs])
+def _struct_schemas(structs: list[Any]) -> dict[str, Schema]:
+    """Schemas of the messages, layouts and payloads by name, with the conditions between them."""
+    payloads, layouts = _payload_types(), _layouts()
+    plain, schemas = build_schemas([*payloads.values(), *layouts, messages.HeaderExtras, *structs])
     for kind, schema in zip(payloads, plain, strict=False):
         schemas[f"{kind}_payload"] = schema
     schemas["CompositeInput"]["allOf"] = [
@@ -190,7 +188,7 @@ def _describe_structs(structs: list[Any]) -> dict[str, Schema]:
         }
         for kind in payloads
     ]
-    for header in ("FrameBatchHeader", "FrameBatch"):  # in the same map as these
+    for header in ("FrameBatchHeader", "FrameBatch"):  # a layout is in the same map
         schemas[header]["allOf"] = [
             {"oneOf": [refer(layout.__name__) for layout in layouts]},
             {"if": {"required": ["applied_controls"]}, "then": refer("HeaderExtras")},
@@ -218,13 +216,14 @@ def _operation(action: str, summary: str, names: Iterable[str]) -> Schema:
 
 
 def _close_codes() -> dict[str, str]:
-    """By number, as texts: JSON has no other keys."""
-    ends = {str(kind.close_code): first_line(kind.__doc__) for kind in ERRORS if kind.close_code}
-    ends |= {"1000": "Done.", "1008": "Refused; the error before it says why."}
-    return dict(sorted(ends.items()))
+    """Meanings by close code; the codes are strings, as keys of JSON objects must be."""
+    codes = {str(kind.close_code): first_line(kind.__doc__) for kind in ERRORS if kind.close_code}
+    codes |= {"1000": "Done.", "1008": "Refused; the error before it gives the reason."}
+    return dict(sorted(codes.items()))
 
 
 def _overview() -> str:
+    """The document's description, in Markdown."""
     formats: dict[str, str] = {
         name: f"{layout.__doc__} {codec.__doc__ if codec else ''}"
         for name, (layout, codec) in FORMATS.items()
@@ -233,10 +232,10 @@ def _overview() -> str:
         [
             *((page.__doc__ or "").strip() for page in (messages, controls, pacing)),
             f"A payload of {messages.SPLIT_BYTES} bytes or more follows its header in a frame of "
-            "its own; a smaller one is the last field of the same map. What is marked "
-            "`x-extension` is for clients whose init says `extensions: true`.",
+            "its own; a smaller one is the last field of the same map. Everything marked "
+            "`x-extension` is for clients whose init has `extensions: true`.",
             _table("format", formats),
-            _table("error code", CODES),
+            _table("error code", ERROR_CODES),
             _table("close code", _close_codes()),
         ]
     )

@@ -1,16 +1,24 @@
-"""The HTTP endpoints as an OpenAPI document, out of the Structs that they read and write."""
+"""The HTTP endpoints beside the socket, as an OpenAPI document."""
 
-from functools import cache
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta
 
-from transport.event_loop_lag import EventLoopLagStats
 from transport.http.clip import ClipRequest
+from transport.http.clip_response import Failure
+from transport.http.health import Health
+from transport.http.world_info import WorldDescription
+from transport.paths import (
+    ASYNCAPI_PATH,
+    CLIPS_PATH,
+    HEALTH_PATH,
+    OPENAPI_PATH,
+    OPENINGS_PATH,
+    WORLD_PATH,
+)
 from transport.spec.asyncapi import Size
-from transport.spec.schema import BYTES, Schema, describe, first_line, narrow, refer
+from transport.spec.schema import BYTES, Schema, build_schemas, first_line, narrow, refer
 from transport.wire.controls import KEYS
-from transport.wire.errors import ErrorCode
 
 SEGMENT = f"(none|[{KEYS}]+)-[1-9][0-9]{{0,2}}"
 Actions = Annotated[
@@ -18,43 +26,21 @@ Actions = Annotated[
 ]
 
 
-class Reason(Struct, frozen=True):
-    code: ErrorCode
-    content: str
-    field: str | None
-
-
-class Failure(Struct, frozen=True):
-    """Why there is no clip."""
-
-    error: Reason
-
-
-class Health(Struct, frozen=True):
-    """Whether a world can be opened at once, and how late the event loop runs."""
-
-    status: Literal["ready", "warming"]
-    loop_lag_ms: EventLoopLagStats | None  # null before the first sample
-
-
-@cache
-def describe_http() -> Schema:
-    """The OpenAPI 3.1 document. It is built once: do not change it."""
-    from transport.app import WorldDescription  # which serves this document
-
+def build_openapi() -> Schema:
+    """The OpenAPI 3.1 document."""
     request = narrow(ClipRequest, actions=Actions, size=Size | None, format=Literal["mp4"])
-    _, schemas = describe([request, Failure, Health, WorldDescription])
+    _, schemas = build_schemas([request, Failure, Health, WorldDescription])
     schemas["ClipForm"] = _form(schemas["ClipRequest"])
     return {
         "openapi": "3.1.0",
         "info": {"title": "lingbot-serve", "version": "1", "description": __doc__},
         "paths": {
-            "/v1/clips": {"post": _clips()},
-            "/v1/world": {"get": _get("What is served.", ok=_json("WorldDescription"))},
-            "/v1/openings/{name}": {"get": _opening()},
-            "/health": {"get": _health()},
-            "/asyncapi.json": {"get": _get("The socket, as AsyncAPI.", ok=_document())},
-            "/openapi.json": {"get": _get("This document.", ok=_document())},
+            CLIPS_PATH: {"post": _clips()},
+            WORLD_PATH: {"get": _get("Facts of the served world.", ok=_json("WorldDescription"))},
+            f"{OPENINGS_PATH}/{{name}}": {"get": _opening()},
+            HEALTH_PATH: {"get": _health()},
+            ASYNCAPI_PATH: {"get": _get("The socket, as AsyncAPI.", ok=_document())},
+            OPENAPI_PATH: {"get": _get("This document.", ok=_document())},
         },
         "components": {"schemas": schemas},
     }
@@ -70,10 +56,10 @@ def _clips() -> Schema:
         "400": "The request cannot be used.",
         "413": "The body is too large.",
         "500": "The world failed.",
-        "503": "Every place is taken, or the world was lost. Try again later.",
+        "503": "Every world is in use, or the world was lost. Try again later.",
     }
     return {
-        "summary": "One walk, as a video.",
+        "summary": "One walk as a video.",
         "requestBody": {
             "required": True,
             "content": {kind: {"schema": refer(name)} for kind, name in bodies.items()},
@@ -86,15 +72,15 @@ def _clips() -> Schema:
 
 
 def _form(request: Schema) -> Schema:
-    """A form, where the picture may also be a file."""
+    """The schema of a form, whose image may also be a file."""
     image = request["properties"]["image"]
     image = image | {"anyOf": [BYTES, *image["anyOf"]]}
     return request | {"title": "ClipForm", "properties": request["properties"] | {"image": image}}
 
 
 def _opening() -> Schema:
-    pictures = {kind: {"schema": BYTES} for kind in ("image/png", "image/jpeg")}
-    operation = _get("A picture that the model comes with.", ok=pictures)
+    images = {kind: {"schema": BYTES} for kind in ("image/png", "image/jpeg")}
+    operation = _get("An image that the model comes with.", ok=images)
     operation["parameters"] = [
         {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
     ]

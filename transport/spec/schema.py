@@ -1,4 +1,4 @@
-"""Structs as JSON Schema: msgspec's, with the comments of their fields and what checks narrow."""
+"""Structs as JSON Schema: msgspec's schemas, with comments as descriptions and narrowed types."""
 
 import re
 import sys
@@ -12,8 +12,8 @@ from msgspec.structs import fields
 
 Schema = dict[str, Any]
 
-EXTENSION = re.compile("(Extension: |With extensions: )")  # how a text about one begins
-BYTES: Schema = {"type": "string", "format": "binary"}  # JSON Schema knows no bytes
+EXTENSION = re.compile("(Extension: |With extensions: )")  # begins a text about an extension
+BYTES: Schema = {"type": "string", "format": "binary"}  # JSON Schema has no bytes
 
 _FIELD = re.compile(r"    (\w+): [^#]*(?:# (.*))?")
 _COMMENT = re.compile(r"    # (.*)")
@@ -24,15 +24,15 @@ def refer(name: str, *, of: str = "schemas") -> Schema:
 
 
 def narrow(struct: type[Struct], /, **types: Any) -> Any:
-    """The same Struct with the types that checks leave of its fields.
+    """A Struct of the same name whose fields have the given, narrower types.
 
-    A field of type Raw must be among them: msgspec cannot describe one that may be absent.
+    Every field of type Raw must be given: msgspec cannot describe one that may be absent.
     """
     return _variant(struct, struct.__name__, struct.__struct_config__.tag, types, {})
 
 
 def extend(struct: type[Struct], /, tag: str, name: str, **more: Any) -> Any:
-    """The same Struct under another tag and name, with more fields."""
+    """A Struct under another tag and name, with more fields."""
     return _variant(struct, name, tag, {}, more)
 
 
@@ -55,13 +55,15 @@ def _variant(
     )
 
 
-def describe(kinds: Iterable[Any]) -> tuple[list[Schema], dict[str, Schema]]:
-    """The schema of each type, and those of all Structs in them by name."""
+def build_schemas(kinds: Iterable[Any]) -> tuple[list[Schema], dict[str, Schema]]:
+    """The schema of each type, and the schemas of all Structs in them by name."""
     kinds = tuple(kinds)
     plain, components = msgspec.json.schema_components(kinds, ref_template=refer("{name}")["$ref"])
     for struct in set(_structs(kinds)):
         _annotate(components[struct.__name__], _comments(struct))
-    return [_mend(one) for one in plain], {name: _mend(one) for name, one in components.items()}
+    return [_convert(one) for one in plain], {
+        name: _convert(one) for name, one in components.items()
+    }
 
 
 def first_line(text: str | None) -> str:
@@ -77,11 +79,11 @@ def _structs(kind: Any) -> Iterator[type[Struct]]:
 
 
 def _comments(struct: type[Struct]) -> dict[str, str]:
-    """What is written beside each field, or in the lines above it."""
+    """The comment beside each field, or in the lines above it, by field name."""
     found: dict[str, str] = {}
     for base in struct.__mro__:
         if getattr(sys.modules[base.__module__], base.__name__, None) is not base:
-            continue  # made by `narrow`: it has no source
+            continue  # built by `narrow`: it has no source
         if not issubclass(base, Struct) or base is Struct:
             continue
         above: list[str] = []
@@ -100,19 +102,19 @@ def _annotate(schema: Schema, comments: dict[str, str]) -> None:
         schema["x-extension"] = True
     properties = schema["properties"]
     for name in properties.keys() & comments:
-        if "$ref" in properties[name]:  # beside which nothing may stand
+        if "$ref" in properties[name]:  # JSON Schema ignores the siblings of a $ref
             properties[name] = {"allOf": [properties[name]]}
         properties[name]["description"] = comments[name]
         if EXTENSION.match(comments[name]):
             properties[name]["x-extension"] = True
 
 
-def _mend(schema: Any) -> Any:
-    """Bytes are not base64 here, and a $ref is not a type among others."""
+def _convert(schema: Any) -> Any:
+    """Replaces msgspec's base64 strings by binary ones, and drops its discriminators."""
     if isinstance(schema, list):
-        return [_mend(one) for one in schema]
+        return [_convert(one) for one in schema]
     if not isinstance(schema, dict):
         return schema
     if schema.get("contentEncoding") == "base64":
         return dict(BYTES)
-    return {name: _mend(one) for name, one in schema.items() if name != "discriminator"}
+    return {name: _convert(one) for name, one in schema.items() if name != "discriminator"}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from transport.codecs.image import _open, decode_first_frame
+from transport.codecs.image import _open, decode_image
 from transport.wire.errors import BadMessage
 
 
@@ -40,7 +40,7 @@ def bomb(width=60_000, height=60_000):
 
 def refused(source):
     with pytest.raises(BadMessage) as caught:
-        decode_first_frame(source, width=16, height=16)
+        decode_image(source, width=16, height=16)
     assert (caught.value.code, caught.value.field) == ("invalid_field", "first_frame")
     return str(caught.value)
 
@@ -55,24 +55,24 @@ def refused(source):
 )
 def test_every_usual_picture_becomes_rgb(kind, mode):
     data = encoded(Image.new(mode, (40, 30)), kind)
-    frame = decode_first_frame(data, width=16, height=32)
+    frame = decode_image(data, width=16, height=32)
     assert (frame.shape, frame.dtype) == ((32, 16, 3), np.uint8)
 
 
 def test_the_picture_covers_the_size_and_is_cut_about_its_centre():
-    frame = decode_first_frame(encoded(flag()), width=10, height=10)
+    frame = decode_image(encoded(flag()), width=10, height=10)
     assert (frame == [0, 255, 0]).all()
 
 
 def test_a_picture_of_the_right_size_is_unchanged():
     picture = flag(32, 16)
-    assert np.array_equal(decode_first_frame(encoded(picture), width=32, height=16), picture)
+    assert np.array_equal(decode_image(encoded(picture), width=32, height=16), picture)
 
 
 def test_the_camera_orientation_is_applied():
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned a quarter clockwise
-    upright = decode_first_frame(
+    upright = decode_image(
         encoded(flag(), "JPEG", exif=exif, quality=100, subsampling=0), width=10, height=30
     )
     assert upright[2, 5].argmax() == 0 and upright[15, 5].argmax() == 1
@@ -81,13 +81,13 @@ def test_the_camera_orientation_is_applied():
 @pytest.mark.parametrize("prefix", ["", "data:image/png;base64,", "data:;base64,"])
 def test_text_may_be_base64_or_a_data_url(prefix):
     text = prefix + base64.encodebytes(encoded(flag())).decode()  # with line breaks
-    assert decode_first_frame(text, width=30, height=10).shape == (10, 30, 3)
+    assert decode_image(text, width=30, height=10).shape == (10, 30, 3)
 
 
 def test_the_base64_of_a_jpeg_is_no_path():
     text = base64.b64encode(encoded(flag(), "JPEG")).decode()
     assert text.startswith("/")
-    assert decode_first_frame(text, width=30, height=10).shape == (10, 30, 3)
+    assert decode_image(text, width=30, height=10).shape == (10, 30, 3)
 
 
 @pytest.mark.parametrize(
@@ -151,13 +151,13 @@ def test_a_big_jpeg_is_decoded_small_and_looks_the_same(orientation, width, heig
     pixels = np.stack([down, across, down * across], axis=-1) * 100 + 128
     data = encoded(Image.fromarray(pixels.astype(np.uint8)), "JPEG", exif=exif)
     assert max(_open(data, min_side=512).size) == 1024
-    frame = decode_first_frame(data, width=width, height=height)
+    frame = decode_image(data, width=width, height=height)
     png = encoded(Image.open(io.BytesIO(data)), exif=exif)  # the slow twin: always decoded whole
-    whole = decode_first_frame(png, width=width, height=height)
+    whole = decode_image(png, width=width, height=height)
     assert np.abs(frame.astype(int) - whole).max() <= 3
 
 
 def test_another_field_may_be_named():
     with pytest.raises(BadMessage, match="`image` is not valid base64") as caught:
-        decode_first_frame("!", width=16, height=16, field="image")
+        decode_image("!", width=16, height=16, field="image")
     assert caught.value.field == "image"

@@ -221,7 +221,7 @@ def test_an_upload_does_not_hold_up_those_who_play(make_world, serve, monkeypatc
     with serve(make_world()) as server, server.dial() as player, server.dial() as stranger:
         player.init(**FAST)
         player.read_until("chunk_stats")
-        monkeypatch.setattr("transport.connection.connection.decode_first_frame", decode_for_ever)
+        monkeypatch.setattr("transport.connection.connection.decode_image", decode_for_ever)
         stranger.init()
         assert uploading.wait(5)
         for index in range(3):

@@ -11,11 +11,11 @@ from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
 
 from transport.app import build_app
-from transport.spec.openapi import describe_http
+from transport.spec.openapi import build_openapi
 from transport.wire.errors import Busy, Refused, WorldFailed, WorldLost
 
 OPERATIONS = [
-    (path, method) for path, operations in describe_http()["paths"].items() for method in operations
+    (path, method) for path, operations in build_openapi()["paths"].items() for method in operations
 ]
 load_all_checks()
 CONFORMANCE = CHECKS.get_by_names(
@@ -31,7 +31,7 @@ CONFORMANCE = CHECKS.get_by_names(
 @pytest.fixture
 def operation_of(world):
     """By path and method, an operation of the document that is sent to the app itself."""
-    schema = schemathesis.openapi.from_dict(describe_http())
+    schema = schemathesis.openapi.from_dict(build_openapi())
     schema.app = build_app(world)
     schema.config.update(base_url="http://testserver")
     return lambda path, method: schema[path][method]

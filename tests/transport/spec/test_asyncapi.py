@@ -10,10 +10,11 @@ from jsonschema.validators import extend
 from msgspec import json, msgpack
 from starlette.testclient import TestClient
 
-from transport.app import SOCKET_PATH, build_app
+from transport.app import build_app
 from transport.codecs import open_encoder
 from transport.codecs.payload import build_batch, split
-from transport.spec.asyncapi import describe_wire
+from transport.paths import SOCKET_PATH
+from transport.spec.asyncapi import build_asyncapi
 from transport.wire import messages
 from transport.wire.errors import ErrorCode
 from transport.wire.event import KINDS
@@ -41,7 +42,7 @@ from transport.wire.messages import (
 from transport.wire.output_settings import EXTENSION_FORMATS
 from transport.wire.protocol import ServerProtocol
 
-DOCUMENT = describe_wire()
+DOCUMENT = build_asyncapi()
 SCHEMAS = DOCUMENT["components"]["schemas"]
 MESSAGES = DOCUMENT["components"]["messages"]
 EXTRAS = HeaderExtras(AppliedControls([["w"], [], []], [4]), cut_over=True, dropped_frames=12)

@@ -6,13 +6,14 @@ from msgspec import json
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from transport.app import WorldDescription, build_app, describe_world
+from transport.app import build_app
 from transport.http.clip import ClipRequest
-from transport.spec.openapi import describe_http
+from transport.http.world_info import WorldDescription, describe_world
+from transport.spec.openapi import build_openapi
 from transport.wire.controls import parse_actions
 from transport.wire.errors import BadMessage
 
-DOCUMENT = describe_http()
+DOCUMENT = build_openapi()
 SCHEMAS = DOCUMENT["components"]["schemas"]
 
 

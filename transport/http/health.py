@@ -1,0 +1,35 @@
+"""`GET /health`: whether a world can be opened without a warm-up, and how late the loop runs."""
+
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from transport.event_loop_lag import EventLoopLag, EventLoopLagStats
+from transport.paths import HEALTH_PATH
+from transport.wire.world import World
+
+
+class Health(Struct, frozen=True):
+    """Readiness of the world, and the latency of the event loop."""
+
+    status: Literal["ready", "warming"]
+    loop_lag_ms: EventLoopLagStats | None  # null before the first sample
+
+
+def health_route(world: World, lag: EventLoopLag) -> Route:
+    """200 once a world can be opened without a warm-up, 503 before."""
+
+    async def health(request: Request) -> Response:
+        ready = await world.ready()
+        body = Health(status="ready" if ready else "warming", loop_lag_ms=lag.figures())
+        return Response(
+            msgspec.json.encode(body),
+            status_code=200 if ready else 503,
+            media_type="application/json",
+        )
+
+    return Route(HEALTH_PATH, health)
