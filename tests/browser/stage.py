@@ -12,7 +12,7 @@ from playwright.sync_api import Page, WebSocket, WebSocketRoute
 
 from transport.codecs import open_encoder
 from transport.codecs.decoder import Decoder
-from transport.codecs.payload import Frames, build_batch, split
+from transport.codecs.payload import Frames, build_message, split_chunk
 from transport.wire.messages import AppliedControls, Encoding, Format, HeaderExtras
 
 SOCKET = "**/v1/realtime_video/generate"
@@ -86,9 +86,9 @@ def chunk(
 ) -> list[bytes]:
     """The messages of one chunk, by the server's own codec."""
     encoder = open_encoder(Encoding(format=name, quality=quality), fps=FPS)
-    pieces = split(frames, encoder, position=index * len(frames))
+    pieces = split_chunk(frames, encoder, position=index * len(frames))
     batches = [
-        build_batch(
+        build_message(
             encoder.encode(piece),
             request_id=f"made-up-{index}",
             chunk_index=index,

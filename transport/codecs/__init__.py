@@ -1,4 +1,4 @@
-"""Which codec a session's encoding asks for."""
+"""Codecs: frames to payloads, and uploaded images to frames."""
 
 from transport.codecs.delta import DeltaEncoder
 from transport.codecs.h264 import H264Encoder
@@ -7,18 +7,18 @@ from transport.codecs.picture import PictureEncoder
 from transport.codecs.raw import RawEncoder
 from transport.wire.messages import Encoding
 
-# Of uncompressed pixels in one message to a client with extensions. A first frame leaves so much
-# earlier, and nothing copies a whole chunk in one go while an event loop waits for the GIL.
-MESSAGE_BYTES = 3 * 2**20
+# Pixels behind one message to a client with extensions. Smaller messages let the first frame leave
+# earlier, and no copy of a whole chunk keeps the GIL from an event loop.
+MAX_BATCH_BYTES = 3 * 2**20
 
 
 def open_encoder(encoding: Encoding, *, fps: int, extensions: bool = True) -> Encoder:
-    """`fps` is the media rate, which timestamps count."""
+    """The encoder of one session. `fps` is the media rate, which timestamps count."""
     match encoding.format:
         case "raw":
-            return RawEncoder(max_bytes=MESSAGE_BYTES if extensions else None)
+            return RawEncoder(max_batch_bytes=MAX_BATCH_BYTES if extensions else None)
         case "delta-zstd":
-            return DeltaEncoder(max_bytes=MESSAGE_BYTES)
+            return DeltaEncoder(max_batch_bytes=MAX_BATCH_BYTES)
         case "h264":
             return H264Encoder(encoding, fps=fps)
         case "jpeg" | "webp":

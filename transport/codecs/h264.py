@@ -1,6 +1,7 @@
-"""H.264 for live play: no frame waits for another, one access unit a message, in Annex B.
+"""H.264 without delay: one access unit a message, in Annex B, and no bidirectional frames.
 
-Frames must come in order; a first one, and one after `restart`, can be decoded on its own.
+Frames must be decoded in order. The first frame is a key frame: decoding can begin at any key
+frame.
 """
 
 from fractions import Fraction
@@ -17,55 +18,56 @@ from av.video.reformatter import (
     VideoReformatter,
 )
 
-from transport.codecs.payload import Frames, Payload, Piece, preview_size
+from transport.codecs.payload import Frame, FrameBatch, Frames, Payload, preview_size
 from transport.wire.messages import Encoding, VideoLayout
 
 CONTENT_TYPE = "video/h264"
-# BT.601 of limited range. The stream says all of it: players guess at what is left out.
-COLORS = Colorspace.ITU601
-RANGE = ColorRange.MPEG
-PRIMARIES = ColorPrimaries.SMPTE170M
-TRANSFER = ColorTrc.SMPTE170M
+# BT.601 of limited range. The stream names all four, because players guess at missing ones.
+COLORSPACE = Colorspace.ITU601
+COLOR_RANGE = ColorRange.MPEG
+COLOR_PRIMARIES = ColorPrimaries.SMPTE170M
+COLOR_TRANSFER = ColorTrc.SMPTE170M
 OPTIONS = {"preset": "ultrafast", "tune": "zerolatency", "bf": "0"}
-KEY_EVERY_S = 30  # for who joins a recording in the middle; a session's own asks for them
+KEY_FRAME_INTERVAL_S = 30  # for recordings that are opened in the middle; sessions use `restart`
 
 
 class H264Encoder:
-    """One stream, until its size or its quality changes."""
+    """One stream, of one size and quality."""
 
-    in_order = True
-    takes_long = True
+    is_sequential = True
+    needs_worker = True
 
     def __init__(self, encoding: Encoding, *, fps: int) -> None:
         self._max_width = encoding.preview_max_width
-        self._crf = crf_of(encoding.quality)
+        self._crf = quality_to_crf(encoding.quality)
         self._fps = fps
         self._reformatter = VideoReformatter()
         self._stream: VideoCodecContext | None = None
-        self._restart = True
-        self._codec = ""  # as the last key frame's parameter set says
+        self._key_frame_wanted = True
+        self._codec_name = ""  # from the parameter set of the last key frame
 
-    def frames_per_message(self, frame_bytes: int) -> int:
+    def max_batch_frames(self, frame_bytes: int) -> int:
         return 1
 
     def restart(self) -> None:
-        self._restart = True
+        self._key_frame_wanted = True
 
-    def encode(self, piece: Piece) -> Payload:
-        (pixels,) = piece.frames
+    def encode(self, batch: FrameBatch) -> Payload:
+        (pixels,) = batch.frames
         source_height, source_width, channels = pixels.shape
-        width, height = even(*preview_size(source_width, source_height, self._max_width))
+        width, height = even_size(*preview_size(source_width, source_height, self._max_width))
         if self._stream is None:
             self._stream = open_stream(width, height, fps=self._fps, crf=self._crf)
-        frame = self._picture(pixels, width, height)
-        frame.pts = piece.position + piece.start
+        index = batch.position + batch.start
+        frame = self._to_yuv(pixels, width, height)
+        frame.pts = index
         frame.time_base = Fraction(1, self._fps)
-        frame.pict_type = PictureType.I if self._restart else PictureType.NONE
+        frame.pict_type = PictureType.I if self._key_frame_wanted else PictureType.NONE
         (packet,) = self._stream.encode(frame)
-        self._restart = False
+        self._key_frame_wanted = False
         data = bytes(packet)
         if packet.is_keyframe:
-            self._codec = codec_of(data)
+            self._codec_name = read_codec_name(data)
         layout = VideoLayout(
             format="h264",
             width=width,
@@ -78,21 +80,21 @@ class H264Encoder:
             preview_width=width,
             preview_height=height,
             payload_lengths=[len(data)],
-            codec=self._codec,
-            timestamp_us=(piece.position + piece.start) * 1_000_000 // self._fps,
+            codec=self._codec_name,
+            timestamp_us=index * 1_000_000 // self._fps,
             key_frame=packet.is_keyframe,
         )
-        return Payload(CONTENT_TYPE, 1, layout, data)
+        return Payload(content_type=CONTENT_TYPE, num_frames=1, layout=layout, data=data)
 
-    def _picture(self, pixels: Frames, width: int, height: int) -> VideoFrame:
+    def _to_yuv(self, pixels: Frame, width: int, height: int) -> VideoFrame:
         source = av.VideoFrame.from_numpy_buffer(np.ascontiguousarray(pixels), format="rgb24")
         return self._reformatter.reformat(
             source,
             width=width,
             height=height,
             format="yuv420p",
-            dst_colorspace=COLORS,
-            dst_color_range=RANGE,
+            dst_colorspace=COLORSPACE,
+            dst_color_range=COLOR_RANGE,
             threads=1,
         )
 
@@ -104,28 +106,28 @@ def open_stream(width: int, height: int, *, fps: int, crf: int) -> VideoCodecCon
     stream.pix_fmt = "yuv420p"
     stream.framerate = Fraction(fps)
     stream.time_base = Fraction(1, fps)
-    stream.gop_size = KEY_EVERY_S * fps
-    stream.colorspace = COLORS
-    stream.color_range = RANGE
-    stream.color_primaries = PRIMARIES
-    stream.color_trc = TRANSFER
-    stream.thread_count = 1  # by default it has a pool of its own, beside the one that is bounded
+    stream.gop_size = KEY_FRAME_INTERVAL_S * fps
+    stream.colorspace = COLORSPACE
+    stream.color_range = COLOR_RANGE
+    stream.color_primaries = COLOR_PRIMARIES
+    stream.color_trc = COLOR_TRANSFER
+    stream.thread_count = 1  # x264's own pool would exceed the limit on worker threads
     stream.options = OPTIONS | {"crf": str(crf), "forced-idr": "1"}
     return stream
 
 
-def crf_of(quality: int) -> int:
-    """x264's constant rate factor for a quality of 1 to 100: 90 is 20, the best 16."""
+def quality_to_crf(quality: int) -> int:
+    """x264's constant rate factor for a quality of 1 to 100: 90 is 20, the best is 16."""
     return min(51, 56 - quality * 2 // 5)
 
 
-def even(width: int, height: int) -> tuple[int, int]:
-    """4:2:0 has no odd sizes."""
+def even_size(width: int, height: int) -> tuple[int, int]:
+    """The size rounded down to even numbers, as 4:2:0 needs them; at least 2x2."""
     return max(2, width // 2 * 2), max(2, height // 2 * 2)
 
 
-def codec_of(data: bytes) -> str:
-    """The name of a stream by RFC 6381, from the parameter set in front of its key frame."""
+def read_codec_name(data: bytes) -> str:
+    """The codec's name by RFC 6381, from the parameter set in front of a key frame."""
     at = 0
     while (at := data.index(b"\0\0\1", at) + 3) and data[at] & 31 != 7:
         pass
@@ -133,15 +135,15 @@ def codec_of(data: bytes) -> str:
 
 
 class H264Decoder:
-    """The way back, for clients in Python."""
+    """The decoder of one stream, for Python clients."""
 
     def __init__(self) -> None:
         self._stream = av.CodecContext.create("h264", "r")
         assert isinstance(self._stream, VideoCodecContext)
         self._stream.options = {"flags": "low_delay"}
-        self._stream.thread_count = 1  # frame threads would hold frames back
+        self._stream.thread_count = 1  # frame threads would delay frames
 
     def decode(self, data: bytes) -> Frames:
-        """The frames of one access unit: [1, H, W, 3]."""
+        """The frame of one access unit: [1, H, W, 3]."""
         frames = self._stream.decode(av.Packet(data))
         return np.stack([frame.to_ndarray(format="rgb24") for frame in frames])

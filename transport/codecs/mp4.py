@@ -1,4 +1,4 @@
-"""Frames to an MP4, as they come: a long clip is never held as pixels."""
+"""Frames to an MP4 file, chunk by chunk: no clip is held as pixels."""
 
 import io
 from fractions import Fraction
@@ -18,15 +18,15 @@ class Mp4Writer:
     """H.264 in yuv420p, which every player opens. Not thread-safe: one call at a time."""
 
     def __init__(self, *, width: int, height: int, fps: int, live: bool = False) -> None:
-        """``live``: in fragments that can be played before the end, each frame without delay.
+        """`live`: fragments that can be played before the end, and an encoder without delay.
 
-        Else a file is whole only once it is closed, and smaller.
+        A file that is not live is smaller, and complete only after `close`.
         """
         options, codec = {}, {"crf": CRF}
         if live:
             options = {"movflags": "empty_moov+default_base_moof", "frag_duration": FRAGMENT_US}
             codec |= {"tune": "zerolatency"}
-        self._file = _Pipe() if live else io.BytesIO()
+        self._file = _ForwardOnlyFile() if live else io.BytesIO()
         self._container = av.open(self._file, "w", format="mp4", options=options)
         stream = self._container.add_stream("libx264", rate=fps, options=codec)
         assert isinstance(stream, VideoStream)
@@ -39,7 +39,7 @@ class Mp4Writer:
         self.num_frames = 0
 
     def add(self, frames: Frames) -> Self:
-        """`frames`: uint8 [T, H, W, 3]."""
+        """Appends `frames`, uint8 [T, H, W, 3]."""
         rows, columns = frames.shape[1] % 2, frames.shape[2] % 2
         if rows or columns:
             frames = np.pad(frames, ((0, 0), (0, rows), (0, columns), (0, 0)), mode="edge")
@@ -51,22 +51,22 @@ class Mp4Writer:
         return self
 
     def take(self) -> bytes:
-        """What was written since the last time; of a file that is not live, after its close."""
+        """The bytes written since the last call. Without `live`, call it after `close` only."""
         data = self._file.getvalue()
         self._file.seek(0)
         self._file.truncate()
         return data
 
     def close(self) -> Self:
-        """Ends the file."""
+        """Writes the end of the file."""
         if self.num_frames:
             self._container.mux(self._stream.encode(None))
         self._container.close()
         return self
 
 
-class _Pipe(io.BytesIO):
-    """A file that goes forward only, so that what was taken from it is never written again."""
+class _ForwardOnlyFile(io.BytesIO):
+    """A file that cannot seek, so that bytes already taken are never written again."""
 
     def seekable(self) -> bool:
         return False

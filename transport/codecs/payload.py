@@ -1,4 +1,4 @@
-"""Frames to payloads: what a codec is to a session, and the messages that payloads travel in."""
+"""Frame batches, their payloads, and the messages that carry them; the interface of a codec."""
 
 from typing import Protocol
 
@@ -12,21 +12,21 @@ Frame = NDArray[np.uint8]  # [H, W, 3]
 Frames = NDArray[np.uint8]  # [T, H, W, 3]
 
 
-class Piece(Struct, frozen=True):
-    """Consecutive frames of a chunk that travel in one message."""
+class FrameBatch(Struct, frozen=True, kw_only=True):
+    """Consecutive frames of a chunk that travel together."""
 
-    chunk: Frames  # all of it, contiguous
-    start: int
+    chunk: Frames  # all frames of the chunk, contiguous
+    start: int  # index in the chunk of the batch's first frame
     stop: int
-    position: int  # of the chunk's first frame in the world, dropped ones counted
+    position: int  # index in the world of the chunk's first frame; dropped frames count
 
     @property
     def frames(self) -> Frames:
         return self.chunk[self.start : self.stop]
 
 
-class Payload(Struct, frozen=True):
-    """A piece, ready to be sent."""
+class Payload(Struct, frozen=True, kw_only=True):
+    """An encoded frame batch."""
 
     content_type: str
     num_frames: int
@@ -35,26 +35,26 @@ class Payload(Struct, frozen=True):
 
 
 class Encoder(Protocol):
-    """A codec at work for one session; what it remembers is freed with it."""
+    """The codec of one session, with the state that it keeps between batches."""
 
-    in_order: bool  # whether a piece can only be encoded after the one before
-    takes_long: bool  # too long for an event loop: it lets go of the GIL, and belongs in a thread
+    is_sequential: bool  # a batch can only be encoded after the one before
+    needs_worker: bool  # encoding would block an event loop; it releases the GIL
 
-    def frames_per_message(self, frame_bytes: int) -> int:
-        """At most; `frame_bytes` of pixels each."""
+    def max_batch_frames(self, frame_bytes: int) -> int:
+        """The most frames in a batch, each of `frame_bytes` of pixels."""
         ...
 
-    def encode(self, piece: Piece) -> Payload:
-        """Raises whatever the codec's library raises."""
+    def encode(self, batch: FrameBatch) -> Payload:
+        """Raises any exception of the codec's library."""
         ...
 
     def restart(self) -> None:
-        """Makes the next frame decodable without those before it."""
+        """Encodes the next frame so that it can be decoded without earlier ones."""
         ...
 
 
-class Batch(Struct, frozen=True):
-    """What goes on the wire for one payload: one binary frame, or a header and a bare one."""
+class BatchMessage(Struct, frozen=True, kw_only=True):
+    """A frame batch on the wire: one binary frame, or a header and a bare payload."""
 
     parts: list[bytes | memoryview]
     num_frames: int
@@ -62,16 +62,18 @@ class Batch(Struct, frozen=True):
     num_bytes: int
 
 
-def split(chunk: Frames, encoder: Encoder, *, start: int = 0, position: int = 0) -> list[Piece]:
-    """The chunk from frame `start` on, as the encoder takes it."""
-    step = encoder.frames_per_message(chunk[0].nbytes)
+def split_chunk(
+    chunk: Frames, encoder: Encoder, *, start: int = 0, position: int = 0
+) -> list[FrameBatch]:
+    """The batches of a chunk from frame `start` on."""
+    size = encoder.max_batch_frames(chunk[0].nbytes)
     return [
-        Piece(chunk, begin, min(begin + step, len(chunk)), position)
-        for begin in range(start, len(chunk), step)
+        FrameBatch(chunk=chunk, start=first, stop=min(first + size, len(chunk)), position=position)
+        for first in range(start, len(chunk), size)
     ]
 
 
-def build_batch(
+def build_message(
     payload: Payload,
     *,
     request_id: str,
@@ -80,8 +82,8 @@ def build_batch(
     num_batches: int,
     event_id: int | None = None,
     extras: HeaderExtras | None = None,
-) -> Batch:
-    """The messages of one payload, the `index`-th of its chunk. `data` is not copied."""
+) -> BatchMessage:
+    """The message of the `index`-th batch of a chunk. `payload.data` is not copied."""
     header = FrameBatchHeader(
         request_id=request_id,
         chunk_index=chunk_index,
@@ -94,12 +96,16 @@ def build_batch(
         event_id=event_id,
     )
     parts = encode_batch(header, payload.layout, payload.data, extras=extras)
-    num_bytes = sum(len(part) for part in parts)
-    return Batch(parts, payload.num_frames, payload.content_type, num_bytes)
+    return BatchMessage(
+        parts=parts,
+        num_frames=payload.num_frames,
+        content_type=payload.content_type,
+        num_bytes=sum(len(part) for part in parts),
+    )
 
 
 def preview_size(width: int, height: int, max_width: int | None) -> tuple[int, int]:
-    """(width, height) of the pictures that are sent: never wider, same aspect."""
+    """(width, height) of the frames that are sent: at most `max_width` wide, in the same aspect."""
     if max_width is None or width <= max_width:
         return width, height
     return max_width, max(1, round(height * max_width / width))

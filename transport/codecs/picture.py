@@ -1,4 +1,4 @@
-"""Frames one by one: raw, JPEG, WebP. Nothing is remembered from one to the next."""
+"""JPEG and WebP: each frame is one picture, independent of the others."""
 
 import io
 from collections.abc import Callable
@@ -9,17 +9,18 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from transport.codecs.payload import Frame, Payload, Piece, preview_size
+from transport.codecs.payload import Frame, FrameBatch, Payload, preview_size
 from transport.wire.messages import EncodedLayout, Encoding
 
+MAX_BATCH_FRAMES = 6
 WEBP_METHOD = 0  # the fastest of libwebp's seven
 
 
 class PictureEncoder:
-    """A compressed picture a frame, back to back."""
+    """A payload is the JPEG or WebP files of its frames, back to back."""
 
-    in_order = False
-    takes_long = True
+    is_sequential = False
+    needs_worker = True
 
     def __init__(self, encoding: Encoding) -> None:
         self._max_width = encoding.preview_max_width
@@ -30,13 +31,13 @@ class PictureEncoder:
         else:
             self._encode = partial(encode_jpeg, quality=encoding.quality, chroma=encoding.chroma)
 
-    def frames_per_message(self, frame_bytes: int) -> int:
-        return 6
+    def max_batch_frames(self, frame_bytes: int) -> int:
+        return MAX_BATCH_FRAMES
 
-    def encode(self, piece: Piece) -> Payload:
-        _, source_height, source_width, channels = piece.frames.shape
+    def encode(self, batch: FrameBatch) -> Payload:
+        _, source_height, source_width, channels = batch.frames.shape
         width, height = preview_size(source_width, source_height, self._max_width)
-        pictures = [self._encode(resize(frame, width, height)) for frame in piece.frames]
+        pictures = [self._encode(resize(frame, width, height)) for frame in batch.frames]
         layout = EncodedLayout(
             format=self._name,
             width=width,
@@ -50,10 +51,15 @@ class PictureEncoder:
             preview_height=height,
             payload_lengths=[len(picture) for picture in pictures],
         )
-        return Payload(f"image/{self._name}", len(pictures), layout, b"".join(pictures))
+        return Payload(
+            content_type=f"image/{self._name}",
+            num_frames=len(pictures),
+            layout=layout,
+            data=b"".join(pictures),
+        )
 
     def restart(self) -> None:
-        """Every frame is decodable on its own."""
+        """Every frame can be decoded on its own."""
 
 
 def encode_jpeg(frame: Frame, *, quality: int, chroma: str) -> bytes:
@@ -68,7 +74,8 @@ def encode_webp(frame: Frame, *, quality: int) -> bytes:
 
 
 def resize(frame: Frame, width: int, height: int) -> Frame:
+    """The frame itself where it has this size already."""
     if frame.shape[:2] == (height, width):
         return frame
-    picture = Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC)
-    return np.asarray(picture)
+    resized = Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(resized)

@@ -1,11 +1,40 @@
-"""Raw frames: the pixels themselves."""
+"""Raw frames: uncompressed RGB pixels."""
 
 import numpy as np
 
-from transport.codecs.payload import Frames, Payload, Piece
+from transport.codecs.payload import FrameBatch, Frames, Payload
 from transport.wire.messages import RawLayout
 
-RAW_CONTENT_TYPE = "application/x-raw-rgb"
+CONTENT_TYPE = "application/x-raw-rgb"
+MAX_BATCH_FRAMES = 16
+
+
+class RawEncoder:
+    """A payload is a view of the chunk's array, not a copy."""
+
+    is_sequential = False
+    needs_worker = False
+
+    def __init__(self, *, max_batch_bytes: int | None = None) -> None:
+        """`max_batch_bytes` bounds a batch of several frames; None: no bound in bytes."""
+        self._max_batch_bytes = max_batch_bytes
+
+    def max_batch_frames(self, frame_bytes: int) -> int:
+        if self._max_batch_bytes is None:
+            return MAX_BATCH_FRAMES
+        return max(1, min(MAX_BATCH_FRAMES, self._max_batch_bytes // frame_bytes))
+
+    def encode(self, batch: FrameBatch) -> Payload:
+        frames = np.ascontiguousarray(batch.frames)
+        return Payload(
+            content_type=CONTENT_TYPE,
+            num_frames=len(frames),
+            layout=raw_layout(frames),
+            data=frames.reshape(-1).data.toreadonly(),
+        )
+
+    def restart(self) -> None:
+        """Every frame can be decoded on its own."""
 
 
 def raw_layout(frames: Frames, *, encoding: str = "raw") -> RawLayout:
@@ -19,26 +48,3 @@ def raw_layout(frames: Frames, *, encoding: str = "raw") -> RawLayout:
         raw_size=frames.nbytes,
         encoding=encoding,
     )
-
-
-class RawEncoder:
-    """The pixels themselves: a payload is a view of the array that the frames came in."""
-
-    in_order = False
-    takes_long = False
-
-    def __init__(self, *, max_bytes: int | None = None) -> None:
-        """`max_bytes`: of a message, if it has more than one frame; None: as the plain wire."""
-        self._max_bytes = max_bytes
-
-    def frames_per_message(self, frame_bytes: int) -> int:
-        return 16 if self._max_bytes is None else max(1, min(16, self._max_bytes // frame_bytes))
-
-    def encode(self, piece: Piece) -> Payload:
-        frames = np.ascontiguousarray(piece.frames)
-        return Payload(
-            RAW_CONTENT_TYPE, len(frames), raw_layout(frames), frames.reshape(-1).data.toreadonly()
-        )
-
-    def restart(self) -> None:
-        """Every frame is decodable on its own."""

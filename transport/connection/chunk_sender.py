@@ -9,7 +9,14 @@ from anyio import CapacityLimiter
 from msgspec.structs import replace
 
 from transport.codecs import open_encoder
-from transport.codecs.payload import Encoder, Frames, Payload, Piece, build_batch, split
+from transport.codecs.payload import (
+    Encoder,
+    FrameBatch,
+    Frames,
+    Payload,
+    build_message,
+    split_chunk,
+)
 from transport.connection.chunk_slot import GeneratedChunk
 from transport.connection.sender import MessageSender
 from transport.wire.init import SessionRequest
@@ -53,7 +60,7 @@ class CodecFailed(Exception):
 class Slot:
     """A payload in the making."""
 
-    piece: Piece
+    piece: FrameBatch
     payload: Payload | None = None
     error: Exception | None = None
     done: anyio.Event = field(default_factory=anyio.Event)
@@ -111,7 +118,7 @@ class ChunkSender:
     ) -> None:
         start = 0
         while start < len(frames):
-            pieces = split(frames, self._encoder, start=start, position=chunk.position)
+            pieces = split_chunk(frames, self._encoder, start=start, position=chunk.position)
             try:
                 await self._send_pieces(chunk, pieces, figures, extras)
                 return
@@ -121,7 +128,7 @@ class ChunkSender:
     async def _send_pieces(
         self,
         chunk: GeneratedChunk,
-        pieces: list[Piece],
+        pieces: list[FrameBatch],
         figures: Figures,
         extras: HeaderExtras | None,
     ) -> None:
@@ -129,7 +136,7 @@ class ChunkSender:
         slots = [Slot(piece) for piece in pieces]
         num_batches = figures.num_batches + len(pieces)
         async with anyio.create_task_group() as tasks:
-            num_lanes = 1 if self._encoder.in_order else int(self._limiter.total_tokens)
+            num_lanes = 1 if self._encoder.is_sequential else int(self._limiter.total_tokens)
             for lane in range(num_lanes):
                 tasks.start_soon(self._encode, slots[lane::num_lanes])
             for slot in slots:
@@ -139,7 +146,7 @@ class ChunkSender:
                 if slot.payload is None:
                     tasks.cancel_scope.cancel()
                     break
-                batch = build_batch(
+                batch = build_message(
                     slot.payload,
                     request_id=self._request_id(chunk),
                     chunk_index=chunk.index,
@@ -164,7 +171,7 @@ class ChunkSender:
             try:
                 slot.payload = (
                     await run_in_worker(encode, limiter=self._limiter)
-                    if self._encoder.takes_long
+                    if self._encoder.needs_worker
                     else encode()
                 )
             except Exception as exc:  # whatever a codec's library raises

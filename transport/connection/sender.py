@@ -3,7 +3,7 @@
 import anyio
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from transport.codecs.payload import Batch
+from transport.codecs.payload import BatchMessage
 from transport.wire.errors import Refused
 from transport.wire.messages import ServerMessage, encode_message
 
@@ -22,7 +22,7 @@ class MessageSender:
         async with self._sending:
             await self._write(encode_message(message))
 
-    async def send_batch(self, batch: Batch) -> tuple[float, float]:
+    async def send_batch(self, batch: BatchMessage) -> tuple[float, float]:
         """Returns the seconds that its header and its payload took."""
         *header, last = batch.parts
         async with self._sending:

@@ -3,22 +3,28 @@ import os
 import numpy as np
 import pytest
 
-from transport.codecs.h264 import H264Decoder, H264Encoder, codec_of, crf_of, even
-from transport.codecs.payload import Piece, split
+from transport.codecs.h264 import (
+    H264Decoder,
+    H264Encoder,
+    even_size,
+    quality_to_crf,
+    read_codec_name,
+)
+from transport.codecs.payload import FrameBatch, split_chunk
 from transport.wire.messages import Encoding
 
 
 def encode(encoder, frames, position=0):
-    return [encoder.encode(piece) for piece in split(frames, encoder, position=position)]
+    return [encoder.encode(batch) for batch in split_chunk(frames, encoder, position=position)]
 
 
-def units(data):
+def unit_types(data):
     """Types of the NAL units of an Annex B stream."""
     assert data.startswith(b"\0\0\0\1")
     return [unit[0] & 31 for unit in data.split(b"\0\0\1")[1:]]
 
 
-def test_every_frame_leaves_at_once_and_looks_as_it_did(scenery, psnr):
+def test_every_frame_is_encoded_without_delay_and_looks_the_same(scenery, psnr):
     frames = scenery(24)
     decoder, encoder = H264Decoder(), H264Encoder(Encoding(format="h264"), fps=16)
     back = [decoder.decode(payload.data) for payload in encode(encoder, frames)]
@@ -38,19 +44,19 @@ def test_colours_are_those_of_the_frames(psnr):
     assert np.abs(inside - bars).max() <= 6
 
 
-def test_it_begins_with_a_key_frame_and_has_others_on_request(scenery):
+def test_a_stream_begins_with_a_key_frame_and_has_others_on_request(scenery):
     encoder = H264Encoder(Encoding(format="h264"), fps=16)
     keys = [payload.layout.key_frame for payload in encode(encoder, scenery(12))]
     encoder.restart()
     again = encode(encoder, scenery(12), position=12)
     assert keys == [payload.layout.key_frame for payload in again] == [True] + [False] * 11
-    assert {7, 8, 5} <= set(units(again[0].data)), "parameter sets and an IDR picture"
-    assert set(units(again[1].data)) == {1}
+    assert {7, 8, 5} <= set(unit_types(again[0].data)), "parameter sets and an IDR frame"
+    assert set(unit_types(again[1].data)) == {1}
     assert len(H264Decoder().decode(again[0].data)) == 1, "a new decoder can begin here"
 
 
 def test_no_frame_is_bidirectional(scenery):
-    """One access unit a frame, decoded in the order that it was shown."""
+    """Each access unit decodes to the frame of the same index."""
     frames = scenery(12)
     decoder = H264Decoder()
     payloads = encode(H264Encoder(Encoding(format="h264", quality=100), fps=16), frames)
@@ -65,9 +71,9 @@ def test_timestamps_are_the_worlds_media_clock(scenery):
     assert stamps == [2_000_000, 2_062_500, 2_125_000]
 
 
-def test_the_codec_is_named_as_browsers_name_it(scenery):
+def test_the_codec_has_the_name_that_browsers_use(scenery):
     payloads = encode(H264Encoder(Encoding(format="h264"), fps=16), scenery(2))
-    assert {payload.layout.codec for payload in payloads} == {codec_of(payloads[0].data)}
+    assert {payload.layout.codec for payload in payloads} == {read_codec_name(payloads[0].data)}
     assert payloads[0].layout.codec.startswith("avc1.42c0")  # constrained baseline
 
 
@@ -83,12 +89,12 @@ def test_frames_of_an_odd_size_lose_their_last_row_and_column(scenery):
     encoder = H264Encoder(Encoding(format="h264"), fps=16)
     (payload,) = encode(encoder, np.ascontiguousarray(scenery(1)[:, :63, :111]))
     assert (payload.layout.width, payload.layout.height) == (110, 62)
-    assert even(1, 1) == (2, 2)
+    assert even_size(1, 1) == (2, 2)
 
 
 @pytest.mark.parametrize("quality, crf", [(1, 51), (50, 36), (90, 20), (100, 16)])
-def test_quality_is_x264s_rate_factor(quality, crf):
-    assert crf_of(quality) == crf
+def test_quality_sets_the_rate_factor_of_x264(quality, crf):
+    assert quality_to_crf(quality) == crf
 
 
 def test_a_better_quality_is_larger(scenery):
@@ -99,14 +105,15 @@ def test_a_better_quality_is_larger(scenery):
     assert sizes == sorted(set(sizes))
 
 
-def test_a_frame_that_is_no_frame_raises():
+def test_a_frame_with_four_channels_raises():
     encoder = H264Encoder(Encoding(format="h264"), fps=16)
+    four_channels = np.zeros((1, 64, 112, 4), np.uint8)
     with pytest.raises(ValueError):
-        encoder.encode(Piece(np.zeros((1, 64, 112, 4), np.uint8), 0, 1, 0))
+        encoder.encode(FrameBatch(chunk=four_channels, start=0, stop=1, position=0))
 
 
 def test_an_encoder_has_no_threads_of_its_own(scenery):
-    """The pool that it runs in is the bound."""
+    """The worker threads are the only bound on encoding."""
     before = len(os.listdir("/proc/self/task"))
     encoders = [H264Encoder(Encoding(format="h264"), fps=16) for _ in range(8)]
     for encoder in encoders:

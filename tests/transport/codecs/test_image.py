@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from transport.codecs.image import _open, decode_image
+from transport.codecs.image import _open_image, decode_image
 from transport.wire.errors import BadMessage
 
 
-def encoded(picture, kind="PNG", **options):
+def encoded(image, kind="PNG", **options):
     file = io.BytesIO()
-    picture.save(file, kind, **options)
+    image.save(file, kind, **options)
     return file.getvalue()
 
 
@@ -26,7 +26,7 @@ def flag(width=30, height=10):
 
 
 def bomb(width=60_000, height=60_000):
-    """A PNG of a few bytes whose header promises gigabytes."""
+    """A PNG of a few bytes with a header of gigabytes."""
 
     def part(kind, data):
         return (
@@ -53,25 +53,25 @@ def refused(source):
         *[("WEBP", mode) for mode in ("RGB", "RGBA")],
     ],
 )
-def test_every_usual_picture_becomes_rgb(kind, mode):
+def test_every_usual_mode_becomes_rgb(kind, mode):
     data = encoded(Image.new(mode, (40, 30)), kind)
     frame = decode_image(data, width=16, height=32)
     assert (frame.shape, frame.dtype) == ((32, 16, 3), np.uint8)
 
 
-def test_the_picture_covers_the_size_and_is_cut_about_its_centre():
+def test_the_image_covers_the_size_and_is_cropped_at_its_centre():
     frame = decode_image(encoded(flag()), width=10, height=10)
     assert (frame == [0, 255, 0]).all()
 
 
-def test_a_picture_of_the_right_size_is_unchanged():
-    picture = flag(32, 16)
-    assert np.array_equal(decode_image(encoded(picture), width=32, height=16), picture)
+def test_an_image_of_the_right_size_is_unchanged():
+    image = flag(32, 16)
+    assert np.array_equal(decode_image(encoded(image), width=32, height=16), image)
 
 
-def test_the_camera_orientation_is_applied():
+def test_the_exif_orientation_is_applied():
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned a quarter clockwise
+    exif[0x0112] = 6  # rotate by 90 degrees clockwise
     upright = decode_image(
         encoded(flag(), "JPEG", exif=exif, quality=100, subsampling=0), width=10, height=30
     )
@@ -84,7 +84,7 @@ def test_text_may_be_base64_or_a_data_url(prefix):
     assert decode_image(text, width=30, height=10).shape == (10, 30, 3)
 
 
-def test_the_base64_of_a_jpeg_is_no_path():
+def test_the_base64_of_a_jpeg_is_not_a_path():
     text = base64.b64encode(encoded(flag(), "JPEG")).decode()
     assert text.startswith("/")
     assert decode_image(text, width=30, height=10).shape == (10, 30, 3)
@@ -94,7 +94,7 @@ def test_the_base64_of_a_jpeg_is_no_path():
     "source",
     [
         "/etc/passwd",
-        "/etc/passwds",  # good base64, as it happens
+        "/etc/passwds",  # valid base64, too
         "/tmp/picture.png",
         "./picture.png",
         "../../secret",
@@ -134,12 +134,12 @@ def test_bad_base64_is_refused(source):
         "data:image/png;base64,AAAA",
     ],
 )
-def test_what_is_no_whole_picture_is_refused(source):
+def test_anything_but_a_whole_image_is_refused(source):
     assert "expected a whole PNG, JPEG or WebP file" in refused(source)
 
 
 @pytest.mark.parametrize("side", [4097, 10_000, 60_000])
-def test_a_bomb_is_refused_before_it_is_unpacked(side):
+def test_a_decompression_bomb_is_refused_before_it_is_decoded(side):
     assert "too large" in refused(bomb(side, side))
 
 
@@ -150,14 +150,14 @@ def test_a_big_jpeg_is_decoded_small_and_looks_the_same(orientation, width, heig
     down, across = np.sin(np.mgrid[:1024, :2048] / 8)
     pixels = np.stack([down, across, down * across], axis=-1) * 100 + 128
     data = encoded(Image.fromarray(pixels.astype(np.uint8)), "JPEG", exif=exif)
-    assert max(_open(data, min_side=512).size) == 1024
+    assert max(_open_image(data, min_side=512).size) == 1024
     frame = decode_image(data, width=width, height=height)
-    png = encoded(Image.open(io.BytesIO(data)), exif=exif)  # the slow twin: always decoded whole
+    png = encoded(Image.open(io.BytesIO(data)), exif=exif)  # a PNG is always decoded whole
     whole = decode_image(png, width=width, height=height)
     assert np.abs(frame.astype(int) - whole).max() <= 3
 
 
-def test_another_field_may_be_named():
+def test_the_error_names_the_given_field():
     with pytest.raises(BadMessage, match="`image` is not valid base64") as caught:
         decode_image("!", width=16, height=16, field="image")
     assert caught.value.field == "image"

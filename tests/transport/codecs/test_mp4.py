@@ -14,7 +14,7 @@ def read(data):
 
 
 @pytest.mark.parametrize("width, height", [(32, 16), (33, 17)])
-def test_what_is_written_is_read_back(width, height):
+def test_written_frames_are_read_back(width, height):
     ramp = np.linspace(0, 250, width).astype(np.uint8)
     frames = np.broadcast_to(ramp[None, None, :, None], (9, height, width, 3))
     writer = Mp4Writer(width=width, height=height, fps=16)
@@ -31,7 +31,7 @@ def test_an_odd_size_grows_by_its_last_row_and_column():
     assert back.shape == (2, 18, 34, 3)
 
 
-def test_a_live_file_leaves_as_it_is_made_and_is_never_written_again():
+def test_a_live_file_is_playable_before_its_end_and_no_byte_is_written_twice():
     frames = np.random.default_rng(0).integers(0, 256, (48, 64, 112, 3), np.uint8)
     writer = Mp4Writer(width=112, height=64, fps=16, live=True)
     pieces = [writer.add(frames[start : start + 12]).take() for start in range(0, 48, 12)]

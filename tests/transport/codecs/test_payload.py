@@ -3,31 +3,31 @@ import pytest
 from msgspec import msgpack
 
 from transport.codecs import open_encoder
-from transport.codecs.payload import build_batch, preview_size, split
+from transport.codecs.payload import build_message, preview_size, split_chunk
 from transport.wire.messages import Encoding
 
 
-def batches_of(frames, name):
+def messages_of(frames, name):
     encoder = open_encoder(Encoding(format=name), fps=16)
-    pieces = split(frames, encoder, position=9)
+    batches = split_chunk(frames, encoder, position=9)
     return [
-        build_batch(
-            encoder.encode(piece),
+        build_message(
+            encoder.encode(batch),
             request_id="s-4",
             chunk_index=4,
             index=index,
-            num_batches=len(pieces),
+            num_batches=len(batches),
         )
-        for index, piece in enumerate(pieces)
+        for index, batch in enumerate(batches)
     ]
 
 
 @pytest.mark.parametrize("num, sizes", [(9, [9]), (12, [12]), (16, [16]), (33, [16, 16, 1])])
 def test_frames_are_split_in_order(num, sizes):
     frames = np.arange(num * 12, dtype=np.uint8).reshape(num, 2, 2, 3)
-    pieces = split(frames, open_encoder(Encoding(format="raw"), fps=16, extensions=False))
-    assert [len(piece.frames) for piece in pieces] == sizes
-    assert np.array_equal(np.concatenate([piece.frames for piece in pieces]), frames)
+    batches = split_chunk(frames, open_encoder(Encoding(format="raw"), fps=16, extensions=False))
+    assert [len(batch.frames) for batch in batches] == sizes
+    assert np.array_equal(np.concatenate([batch.frames for batch in batches]), frames)
 
 
 @pytest.mark.parametrize(
@@ -40,8 +40,8 @@ def test_frames_are_split_in_order(num, sizes):
         ("h264", [1] * 12),
     ],
 )
-def test_a_chunk_is_as_many_messages_as_the_wire_says(scenery, name, sizes):
-    headers = [msgpack.decode(batch.parts[0]) for batch in batches_of(scenery(), name)]
+def test_a_chunk_is_as_many_messages_as_the_wire_defines(scenery, name, sizes):
+    headers = [msgpack.decode(message.parts[0]) for message in messages_of(scenery(), name)]
     num = len(sizes)
     assert [header["num_frames"] for header in headers] == sizes
     assert [header["frame_batch_index"] for header in headers] == list(range(num))
@@ -52,23 +52,23 @@ def test_a_chunk_is_as_many_messages_as_the_wire_says(scenery, name, sizes):
 
 def test_a_raw_chunk_is_one_header_and_the_array_itself(scenery):
     frames = scenery()
-    (batch,) = batches_of(frames, "raw")
-    header = msgpack.decode(batch.parts[0])
+    (message,) = messages_of(frames, "raw")
+    header = msgpack.decode(message.parts[0])
     assert header["type"] == "frame_batch_header"
     assert (header["request_id"], header["chunk_index"], header["num_frames"]) == ("s-4", 4, 12)
     assert (header["total_size"], header["content_type"]) == (258_048, "application/x-raw-rgb")
     assert header["is_final_frame_batch"] is True
-    assert np.shares_memory(np.frombuffer(batch.parts[1], np.uint8), frames)
-    assert batch.num_bytes == len(batch.parts[0]) + 258_048
+    assert np.shares_memory(np.frombuffer(message.parts[1], np.uint8), frames)
+    assert message.num_bytes == len(message.parts[0]) + 258_048
 
 
 def test_small_payloads_travel_inside_their_header(scenery):
-    for batch in batches_of(scenery(), "jpeg"):
-        (data,) = batch.parts
-        message = msgpack.decode(data)
-        assert message["type"] == "frame_batch"
-        assert len(message["payload"]) == sum(message["payload_lengths"]) == message["total_size"]
-        assert batch.num_bytes == len(data)
+    for message in messages_of(scenery(), "jpeg"):
+        (data,) = message.parts
+        fields = msgpack.decode(data)
+        assert fields["type"] == "frame_batch"
+        assert len(fields["payload"]) == sum(fields["payload_lengths"]) == fields["total_size"]
+        assert message.num_bytes == len(data)
 
 
 @pytest.mark.parametrize(
@@ -81,9 +81,9 @@ def test_a_preview_is_never_larger_than_the_frames(max_width, size):
 @pytest.mark.parametrize(
     "extensions, sizes", [(False, [12]), (True, [2] * 6)], ids=["plain", "extensions"]
 )
-def test_large_raw_frames_are_batched_as_the_plain_wire_does_or_smaller(extensions, sizes):
-    """Of 832x480: two are within 3 MiB, and a frame is never cut."""
+def test_large_raw_frames_travel_in_smaller_batches_with_extensions(extensions, sizes):
+    """Two frames of 832x480 fit 3 MiB, and a frame is never cut."""
     encoder = open_encoder(Encoding(format="raw"), fps=16, extensions=extensions)
-    pieces = split(np.zeros((12, 480, 832, 3), np.uint8), encoder)
-    assert [len(piece.frames) for piece in pieces] == sizes
-    assert len(split(np.zeros((2, 1440, 2560, 3), np.uint8), encoder)) == 2 - (not extensions)
+    batches = split_chunk(np.zeros((12, 480, 832, 3), np.uint8), encoder)
+    assert [len(batch.frames) for batch in batches] == sizes
+    assert len(split_chunk(np.zeros((2, 1440, 2560, 3), np.uint8), encoder)) == 2 - (not extensions)

@@ -5,14 +5,14 @@ import pytest
 from PIL import Image
 
 from transport.codecs.decoder import decode_picture
-from transport.codecs.payload import Piece
+from transport.codecs.payload import FrameBatch
 from transport.codecs.picture import PictureEncoder
 from transport.codecs.raw import RawEncoder
 from transport.wire.messages import Encoding
 
 
 def encode(encoder, frames):
-    return encoder.encode(Piece(frames, 0, len(frames), 0))
+    return encoder.encode(FrameBatch(chunk=frames, start=0, stop=len(frames), position=0))
 
 
 def pictures(payload):
@@ -22,7 +22,7 @@ def pictures(payload):
     return [payload.data[start:end] for start, end in zip(starts, ends, strict=True)]
 
 
-def test_raw_is_the_pixels_themselves(scenery):
+def test_a_raw_payload_is_the_pixels_themselves(scenery):
     frames = scenery()
     payload = encode(RawEncoder(), frames)
     assert bytes(payload.data) == frames.tobytes()
@@ -37,7 +37,7 @@ def test_raw_takes_frames_that_are_read_only_or_strided(scenery):
     assert bytes(encode(RawEncoder(), frames[::2]).data) == frames[::2].tobytes()
 
 
-def test_the_raw_layout_says_what_the_bytes_are(scenery):
+def test_the_raw_layout_describes_the_bytes(scenery):
     layout = encode(RawEncoder(), scenery()).layout
     assert (layout.format, layout.encoding) == ("rgb24", "raw")
     assert (layout.width, layout.height, layout.channels) == (112, 64, 3)
@@ -62,7 +62,7 @@ def test_a_lower_quality_is_smaller(scenery, name):
 
 
 def test_jpeg_keeps_more_colour_with_444(psnr):
-    """Stripes of a pixel, red and blue: a quarter of the colour is none of it."""
+    """Red and blue stripes one pixel wide: 4:2:0 averages them away."""
     frames = np.zeros((1, 64, 112, 3), np.uint8)
     frames[:, :, ::2, 0] = frames[:, :, 1::2, 2] = 255
     quality = {}
@@ -73,7 +73,7 @@ def test_jpeg_keeps_more_colour_with_444(psnr):
 
 
 @pytest.mark.parametrize("name", ["jpeg", "webp"])
-def test_a_preview_is_smaller_and_both_sizes_are_told(scenery, name):
+def test_a_preview_is_smaller_and_its_layout_has_both_sizes(scenery, name):
     payload = encode(PictureEncoder(Encoding(format=name, preview_max_width=56)), scenery(2))
     layout = payload.layout
     assert (layout.width, layout.height) == (layout.preview_width, layout.preview_height)

@@ -6,10 +6,10 @@ import anyio
 import numpy as np
 import pytest
 from msgspec import msgpack
+from msgspec.structs import replace
 
 from transport.codecs import open_encoder
 from transport.codecs.decoder import Decoder
-from transport.codecs.payload import Payload
 from transport.codecs.picture import PictureEncoder
 from transport.connection.chunk_sender import ChunkSender, CodecFailed
 from transport.connection.chunk_slot import GeneratedChunk
@@ -249,7 +249,7 @@ def test_after_dropped_frames_comes_a_key_frame(scenery):
 class Flaky:
     """Encodes one frame a message, and breaks at the third."""
 
-    in_order, takes_long = True, True
+    is_sequential, needs_worker = True, True
 
     def __init__(self, real):
         self._real = real
@@ -258,9 +258,9 @@ class Flaky:
         if piece.start == 2:
             raise ArithmeticError("lost in rounding")
         payload = self._real.encode(piece)
-        return Payload(payload.content_type, 1, payload.layout, payload.data)
+        return replace(payload, num_frames=1)
 
-    def frames_per_message(self, frame_bytes):
+    def max_batch_frames(self, frame_bytes):
         return 1
 
     def restart(self):

@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 from transport.app import build_app
 from transport.codecs import open_encoder
-from transport.codecs.payload import build_batch, split
+from transport.codecs.payload import build_message, split_chunk
 from transport.paths import SOCKET_PATH
 from transport.spec.asyncapi import build_asyncapi
 from transport.wire import messages
@@ -79,18 +79,18 @@ def batches(encoding, *, size=(64, 32), extras=None):
     """All parts of one chunk, as a client reads them."""
     chunk = np.random.default_rng(0).integers(0, 255, (9, *reversed(size), 3), np.uint8)
     encoder = open_encoder(encoding, fps=16)
-    pieces = split(chunk, encoder)
+    parts = split_chunk(chunk, encoder)
     return [
-        build_batch(
-            encoder.encode(piece),
+        build_message(
+            encoder.encode(part),
             request_id="s-0",
             chunk_index=0,
             index=index,
-            num_batches=len(pieces),
+            num_batches=len(parts),
             event_id=3,
             extras=extras,
         ).parts
-        for index, piece in enumerate(pieces)
+        for index, part in enumerate(parts)
     ]
 
 
