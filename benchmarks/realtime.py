@@ -87,7 +87,7 @@ async def walk(server: LocalServer, num_chunks: int, *, paced: bool) -> Walk:
         async for chunk in client.chunks():
             now = time.monotonic()
             assert client.session is not None
-            starts = now if chunk.cut_over else max(playhead, now)
+            starts = now if chunk.flushes_older else max(playhead, now)
             late = playhead < now
             playhead = starts + len(chunk.frames) / client.session.fps
             seen.arrived.append(now)

@@ -6,7 +6,8 @@ import av
 import numpy as np
 import pytest
 
-from transport.client import connect, main
+from transport.client import connect
+from transport.client.__main__ import main
 from transport.paths import SOCKET_PATH
 from transport.wire.errors import Busy, TransportError
 from transport.wire.messages import Warming
@@ -33,20 +34,20 @@ def test_a_walk_is_recorded(url, world, tmp_path, capsys, encoding):
     assert world.specs[0].seed == 7
 
 
-def test_a_walk_may_start_from_a_picture(url, world, tmp_path, make_png):
-    picture = tmp_path / "start.png"
-    picture.write_bytes(make_png(color=(7, 7, 7)))
-    assert walk(url, tmp_path / "a.mp4", "--actions", "w-1", "--image", str(picture)) == 0
+def test_a_walk_may_start_from_an_image(url, world, tmp_path, make_png):
+    image = tmp_path / "start.png"
+    image.write_bytes(make_png(color=(7, 7, 7)))
+    assert walk(url, tmp_path / "a.mp4", "--actions", "w-1", "--image", str(image)) == 0
     assert (world.images[0] == 7).all()
 
 
-def test_who_waits_is_told_why(url, world, tmp_path, capsys):
+def test_a_wait_for_the_world_prints_its_reason(url, world, tmp_path, capsys):
     world.news = [Warming()]
     assert walk(url, tmp_path / "a.mp4", "--actions", "w-1") == 0
     assert capsys.readouterr().err == "the world is warming up\n"
 
 
-def test_frames_controls_and_receipts(url):
+def test_a_client_receives_frames_applied_controls_and_acks(url):
     async def scenario():
         async with connect(url, realtime_output_pacing=False) as client:
             chunks = client.chunks()
@@ -85,7 +86,7 @@ def test_the_reason_of_an_error_is_raised(url, world):
         (["--actions", "q-1"], "'q-1': expected KEYS-COUNT"),
         (["--size", "0x0"], "`size`: '0x0'"),
         (["--image", "none.png"], "none.png: No such file"),
-        (["--out", "none/walk.mp4"], "none is no directory"),
+        (["--out", "none/walk.mp4"], "none is not a directory"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_1(url, tmp_path, capsys, options, reason):
@@ -95,13 +96,13 @@ def test_a_mistake_is_one_line_and_exit_1(url, tmp_path, capsys, options, reason
     assert lines[0].startswith(f"error: {reason}")
 
 
-def test_a_server_that_is_not_there_is_one_line_and_exit_1(tmp_path, capsys):
+def test_an_unreachable_server_is_one_line_and_exit_1(tmp_path, capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     assert walk(f"ws://127.0.0.1:{port}/", tmp_path / "a.mp4") == 1
     assert capsys.readouterr().err.startswith(f"error: cannot reach ws://127.0.0.1:{port}/")
 
 
-def test_a_server_that_is_no_world_is_one_line_and_exit_1(url, tmp_path, capsys):
+def test_a_url_without_a_world_is_one_line_and_exit_1(url, tmp_path, capsys):
     assert walk(url + "/none", tmp_path / "a.mp4") == 1
-    assert "is no world: " in capsys.readouterr().err
+    assert " does not serve a world: " in capsys.readouterr().err
