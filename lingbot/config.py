@@ -72,6 +72,8 @@ class WorldConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     window: Positive = 12  # latent frames remembered, sink and current chunk included
     sink: NonNegative = 3  # first latent frames, never forgotten
     max_steps: Positive = 8  # the most denoising steps a session may ask for
+    # RoPE distance between rows and between columns of tokens; above 1 at less than a model's size.
+    rope_scale: tuple[float, float] = (1.0, 1.0)
 
     def __post_init__(self) -> None:
         check_window(self.window, sink=self.sink, chunk=self.chunk)

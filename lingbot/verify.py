@@ -19,7 +19,7 @@ from lingbot.config import PATCH, SCHEDULE_V1, SCHEDULE_V2, ScheduleConfig
 from lingbot.dit.camera_cache import CameraCache
 from lingbot.dit.kv_cache import KVWindow
 from lingbot.dit.model import WorldModel
-from lingbot.dit.sampler import sample_chunk
+from lingbot.dit.sampler import prepare_next_chunk, sample_chunk
 from lingbot.dit.schedule import build_steps
 from lingbot.dit.weights import DIT_FILE, load_dit, read_config
 from lingbot.errors import LingbotError, WeightsError
@@ -109,19 +109,20 @@ def rerun(
         keys = [frame.numpy().tobytes() for frame in control]
         with cache.chunk(keys, control.__getitem__):
             pass  # so that the passes use maps that were stored, and others that did not fit
-        with cache.chunk(keys, control.__getitem__) as camera:
+        with cache.chunk(keys, control.__getitem__) as maps:
+            condition = recorded["y"][None, :, here]
+            inputs = prepare_next_chunk(
+                model, window, condition=condition, maps=maps, text=text, group=group
+            )
             latents += sample_chunk(
                 model,
+                inputs,
                 noise=recorded["noise"][None, :, here],
                 renoise=step_noise.__getitem__,
-                condition=recorded["y"][None, :, here],
-                camera=camera,
-                text=text,
-                window=window,
                 steps=build_steps(schedule),
-                group=group,
                 observe=lambda _, flow: flows.append(flow[0]),
             )
+        window.advance(chunk)
     return window, torch.stack(flows).unflatten(0, (num_chunks, -1)), torch.cat(latents, dim=1)
 
 

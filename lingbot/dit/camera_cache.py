@@ -1,12 +1,12 @@
-"""Camera maps by pose, so that the conditioner runs once for a pose and not in every pass.
+"""The camera cache: the conditioner's maps by pose, so that it runs once per pose, not per pass.
 
-A quarter of a forward pass's linear work depends on nothing but where the camera went in one latent
-frame. Its maps are shared by the passes of a chunk, the frames of a held key, later chunks and the
-other sessions of an engine. A pose is known by its content (``camera.pose_key``): an address may be
-given away again, a tensor may be changed in place.
+A quarter of a pass's linear work depends only on the camera's pose in one latent frame. An engine
+shares these maps between the passes of a chunk, the frames of a held key, later chunks and other
+sessions. A pose is identified by its content (`rays.pose_key`), because an address can be reused
+and a tensor can change in place.
 
-Shape letters: N layers, B batch, F latent frames, T tokens of a latent frame (of this rank), C dim,
-h and w latent pixels.
+Shape letters: N layers, B batch, F latent frames, T tokens of a latent frame (on one of several
+ranks, its share of them), C dim, h and w latent rows and columns.
 """
 
 import threading
@@ -25,18 +25,18 @@ from lingbot.parallel.ulysses import SINGLE, SequenceParallelGroup
 
 
 class CacheStats(Struct, frozen=True, kw_only=True):
-    """What a cache has done since it was made."""
+    """Totals since the cache was created."""
 
-    hits: int  # latent frames whose maps were there, or are in the making for the same chunk
-    misses: int  # latent frames whose maps were made
+    hits: int  # latent frames whose maps were stored, or computed for the same chunk already
+    misses: int  # latent frames whose maps were computed
     evictions: int
     stored_bytes: int
-    conditioner_s: float  # spent on making maps, from the pose on
+    conditioner_s: float  # seconds spent on computing maps, control maps included
 
 
 @dataclass(slots=True)
 class Stopwatch:
-    """Adds up the time of sections; a GPU's work is timed where it runs, without waiting for it.
+    """Adds up the time of sections. On a GPU it records events and waits for none.
 
     Any thread may read it.
     """
@@ -44,37 +44,38 @@ class Stopwatch:
     device: torch.device
     total_s: float = 0.0
     _pending: list[tuple[torch.cuda.Event, torch.cuda.Event]] = field(default_factory=list)
-    _settling: threading.Lock = field(default_factory=threading.Lock)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @contextmanager
     def running(self) -> Iterator[None]:
         if self.device.type == "cuda":
-            marks = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            marks[0].record()
+            start = torch.cuda.Event(enable_timing=True)
+            end = torch.cuda.Event(enable_timing=True)
+            start.record()
             yield
-            marks[1].record()
-            self._pending.append(marks)
-            self._settle()
+            end.record()
+            self._pending.append((start, end))
+            self._collect()
         else:
             started = time.perf_counter()
             yield
             self.total_s += time.perf_counter() - started
 
     def read(self) -> float:
-        """Seconds of the sections that are over."""
-        self._settle()
+        """Seconds of all finished sections."""
+        self._collect()
         return self.total_s
 
-    def _settle(self) -> None:
-        with self._settling:
+    def _collect(self) -> None:
+        with self._lock:
             while self._pending and self._pending[0][1].query():
-                begun, ended = self._pending.pop(0)
-                self.total_s += begun.elapsed_time(ended) / 1000
+                start, end = self._pending.pop(0)
+                self.total_s += start.elapsed_time(end) / 1000
 
 
 @dataclass(frozen=True, slots=True)
 class CachedMaps:
-    """A latent frame whose maps are kept."""
+    """The stored maps of one latent frame."""
 
     maps: Tensor  # [N, 2, B, 1, T, C]
 
@@ -85,54 +86,51 @@ class CachedMaps:
 
 @dataclass(frozen=True, slots=True)
 class UncachedMaps:
-    """A latent frame whose maps are made at each use, and never all at once."""
+    """The maps of one latent frame, computed at each use and one layer at a time."""
 
     model: WorldModel
-    tokens: Tensor  # [B, 1, T, C]
-    watch: Stopwatch
+    camera_tokens: Tensor  # [B, 1, T, C]
+    stopwatch: Stopwatch
 
     def scale_shift(self, layer: int) -> tuple[Tensor, Tensor]:
-        with self.watch.running():
-            return self.model.compute_scale_shift(layer, self.tokens)
+        with self.stopwatch.running():
+            return self.model.compute_scale_shift(layer, self.camera_tokens)
 
 
 @dataclass(frozen=True, slots=True)
 class ChunkMaps:
-    """The model's ``Camera`` of one chunk: each pose in it once, and who shares it.
+    """The `ConditionerMaps` of one chunk. `maps_by_pose` is emptied at the end of the chunk."""
 
-    Empty when its chunk is over.
-    """
-
-    poses: dict[bytes, CachedMaps | UncachedMaps]
-    keys: Sequence[bytes]  # of each latent frame
+    maps_by_pose: dict[bytes, CachedMaps | UncachedMaps]
+    keys: Sequence[bytes]  # pose keys, one per latent frame
 
     def scale_shift(self, layer: int) -> tuple[Tensor, Tensor]:
-        """[B, F, T, C] each, or F = 1 where there is one pose."""
-        assert self.poses, "the chunk is over"
-        made = {key: pose.scale_shift(layer) for key, pose in self.poses.items()}
-        if len(made) == 1:
-            return made[self.keys[0]]
-        scale, shift = (torch.cat([made[key][part] for key in self.keys], dim=1) for part in (0, 1))
+        """[B, F, T, C] each; F is 1 where all latent frames share a pose."""
+        assert self.maps_by_pose, "the chunk is over"
+        pairs = {key: maps.scale_shift(layer) for key, maps in self.maps_by_pose.items()}
+        if len(pairs) == 1:
+            return pairs[self.keys[0]]
+        scale, shift = (torch.cat([pairs[key][i] for key in self.keys], dim=1) for i in (0, 1))
         return scale, shift
 
 
 class CameraCache:
-    """Belongs to one engine: its weights and its rank's tokens are part of what an entry means.
+    """One engine's cache. Its entries hold for one model's weights and one rank's tokens.
 
     Maps are computed one latent frame at a time, stored or not, because a product over several
-    frames at once may round differently: so every frame's bits are the same with and without it.
+    frames may round differently. The results are therefore bit-identical with and without cache.
     """
 
     def __init__(
         self, model: WorldModel, *, budget_bytes: int, group: SequenceParallelGroup = SINGLE
     ) -> None:
-        """Never holds more than ``budget_bytes``; 0 turns it off."""
+        """Entries take at most `budget_bytes` at any time; 0 turns the cache off."""
         self.budget_bytes = budget_bytes
         self._model = model
         self._group = group
         self._entries: OrderedDict[bytes, CachedMaps] = OrderedDict()  # least recently used first
         self._stored_bytes = self._hits = self._misses = self._evictions = 0
-        self._watch = Stopwatch(next(model.parameters()).device)
+        self._stopwatch = Stopwatch(next(model.parameters()).device)
 
     @property
     def stats(self) -> CacheStats:
@@ -141,32 +139,32 @@ class CameraCache:
             misses=self._misses,
             evictions=self._evictions,
             stored_bytes=self._stored_bytes,
-            conditioner_s=self._watch.read(),
+            conditioner_s=self._stopwatch.read(),
         )
 
     @contextmanager
     def chunk(
         self, keys: Sequence[bytes], make_control: Callable[[int], Tensor]
     ) -> Iterator[ChunkMaps]:
-        """The camera of a chunk whose latent frames have these keys.
+        """The maps of a chunk whose latent frames have these pose keys, valid inside the `with`.
 
-        ``make_control(i)`` gives frame i's control map [B, 384 or 448, 1, h, w]; it is asked only
-        for poses that are not stored. Use the camera inside the ``with`` and nowhere else. If that
-        raises, no entry made for it stays; one that had to make room for those is gone.
+        `make_control(i)` returns frame i's control map [B, 384 or 448, 1, h, w]. It is called only
+        for poses that are not stored. If the body raises, entries added for this chunk are removed;
+        entries evicted for them are not restored.
         """
         if not self.budget_bytes:
-            keys = [bytes([i]) for i in range(len(keys))]  # every latent frame for itself
-        poses: dict[bytes, CachedMaps | UncachedMaps] = {}
-        new: list[bytes] = []
+            keys = [bytes([i]) for i in range(len(keys))]  # no sharing between latent frames
+        maps_by_pose: dict[bytes, CachedMaps | UncachedMaps] = {}
+        added: list[bytes] = []
         try:
-            self._look_up(keys, make_control, poses, new)
-            yield ChunkMaps(poses, keys)
+            self._look_up(keys, make_control, maps_by_pose, added)
+            yield ChunkMaps(maps_by_pose, keys)
         except BaseException:
-            for key in new:
+            for key in added:
                 self._drop(key)
             raise
         finally:
-            poses.clear()  # a camera that somebody still holds, a traceback too, holds no maps
+            maps_by_pose.clear()  # so that a kept ChunkMaps, in a traceback too, holds no memory
         for key in keys:
             if key in self._entries:
                 self._entries.move_to_end(key)
@@ -175,48 +173,48 @@ class CameraCache:
         self,
         keys: Sequence[bytes],
         make_control: Callable[[int], Tensor],
-        poses: dict[bytes, CachedMaps | UncachedMaps],
-        new: list[bytes],
+        maps_by_pose: dict[bytes, CachedMaps | UncachedMaps],
+        added: list[bytes],
     ) -> None:
-        """``poses`` receives all poses of the chunk, ``new`` the keys of what was stored for it."""
+        """Fill `maps_by_pose` with all poses of the chunk, and `added` with the newly stored."""
         for i, key in enumerate(keys):
-            if key in poses:
+            if key in maps_by_pose:
                 self._hits += 1
             elif key in self._entries:
                 self._hits += 1
-                poses[key] = self._entries[key]
+                maps_by_pose[key] = self._entries[key]
             else:
                 self._misses += 1
-                fresh = self._fresh(make_control, i)
-                num_bytes = 2 * self._model.config.num_layers * fresh.tokens.nbytes
+                uncached = self._embed(make_control, i)
+                num_bytes = 2 * self._model.config.num_layers * uncached.camera_tokens.nbytes
                 if self._make_room(num_bytes, keep=keys):
-                    poses[key] = self._store(key, fresh.tokens)
-                    new.append(key)
+                    maps_by_pose[key] = self._store(key, uncached.camera_tokens)
+                    added.append(key)
                 else:
-                    poses[key] = fresh
+                    maps_by_pose[key] = uncached
 
-    def _fresh(self, make_control: Callable[[int], Tensor], i: int) -> UncachedMaps:
-        with self._watch.running():
-            tokens = self._model.embed_camera(make_control(i), group=self._group)
-        return UncachedMaps(self._model, tokens, self._watch)
+    def _embed(self, make_control: Callable[[int], Tensor], i: int) -> UncachedMaps:
+        with self._stopwatch.running():
+            camera_tokens = self._model.embed_camera(make_control(i), group=self._group)
+        return UncachedMaps(self._model, camera_tokens, self._stopwatch)
 
-    def _store(self, key: bytes, tokens: Tensor) -> CachedMaps:
-        with self._watch.running():
-            stored = CachedMaps(self._model.compute_frame_maps(tokens))
-        self._entries[key] = stored
-        self._stored_bytes += stored.maps.nbytes
-        return stored
+    def _store(self, key: bytes, camera_tokens: Tensor) -> CachedMaps:
+        with self._stopwatch.running():
+            cached = CachedMaps(self._model.compute_frame_maps(camera_tokens))
+        self._entries[key] = cached
+        self._stored_bytes += cached.maps.nbytes
+        return cached
 
     def _make_room(self, num_bytes: int, *, keep: Sequence[bytes]) -> bool:
-        """Evict until so much more fits; in vain it evicts nothing.
+        """Evict entries until `num_bytes` more fit; evict none and return False if they cannot.
 
-        ``keep`` is in use: forgetting it would free no memory.
+        Entries of `keep` are in use, so that evicting them would free no memory.
         """
-        old = [key for key in self._entries if key not in keep]
-        least = self._stored_bytes - sum(self._entries[key].maps.nbytes for key in old)
+        evictable = [key for key in self._entries if key not in keep]
+        least = self._stored_bytes - sum(self._entries[key].maps.nbytes for key in evictable)
         if least + num_bytes > self.budget_bytes:
             return False
-        for key in old:
+        for key in evictable:
             if self._stored_bytes + num_bytes <= self.budget_bytes:
                 break
             self._drop(key)

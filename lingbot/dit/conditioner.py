@@ -1,4 +1,4 @@
-"""The camera conditioner: scales and shifts the stream of every block by the camera's pose.
+"""The camera conditioner: every block's stream is scaled and shifted by the pose of each frame.
 
 Shape letters: B batch, F latent frames of the chunk, T tokens of a latent frame, C dim, N layers.
 """
@@ -12,18 +12,18 @@ from torch import Tensor, nn
 from lingbot.dit.layers import linear
 
 
-class Camera(Protocol):
-    """Where the camera goes. The caller owns it, and decides what is kept and what made anew."""
+class ConditionerMaps(Protocol):
+    """The conditioner's output for a chunk. The caller decides which maps it keeps."""
 
     def scale_shift(self, layer: int) -> tuple[Tensor, Tensor]:
-        """What it does to a block's stream, x -> (1 + scale) * x + shift: [B, F, T, C] each.
+        """The scale and the shift of one block, [B, F, T, C] each.
 
-        Where all latent frames share a pose, F may be 1.
+        F may be 1 where all latent frames share a pose.
         """
 
 
 class PrecomputedMaps(NamedTuple):
-    """Everything that a camera does, computed beforehand."""
+    """The maps of all blocks, computed beforehand."""
 
     scale: Sequence[Tensor] | Tensor  # N of [B, F, T, C]
     shift: Sequence[Tensor] | Tensor
@@ -33,9 +33,9 @@ class PrecomputedMaps(NamedTuple):
 
 
 class CameraConditioner(nn.Module):
-    """Scales and shifts the stream by where the camera went.
+    """Scales and shifts the stream by the camera's pose.
 
-    Its maps depend on the pose and the weights alone, so they can be computed once and kept.
+    Its maps depend on the pose and the weights alone, so that a cache can keep them.
     """
 
     def __init__(self, dim: int) -> None:
@@ -43,21 +43,13 @@ class CameraConditioner(nn.Module):
         self.layer1, self.layer2 = nn.Linear(dim, dim), nn.Linear(dim, dim)
         self.scale, self.shift = nn.Linear(dim, dim), nn.Linear(dim, dim)
 
-    def compute_scale_shift(self, camera: Tensor) -> tuple[Tensor, Tensor]:
-        """camera tokens [..., C] -> scale and shift, [..., C] each."""
-        hidden = linear(self.layer2, F.silu(linear(self.layer1, camera))) + camera
+    def compute_scale_shift(self, camera_tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Camera tokens [..., C] -> scale and shift, [..., C] each."""
+        hidden = linear(self.layer1, camera_tokens)
+        hidden = linear(self.layer2, F.silu(hidden)) + camera_tokens
         return linear(self.scale, hidden), linear(self.shift, hidden)
 
-    def forward(
-        self,
-        x: Tensor,
-        camera: Tensor | None = None,
-        *,
-        maps: tuple[Tensor, Tensor] | None = None,
-    ) -> Tensor:
-        """Condition x on camera tokens, or on the ``maps`` that were computed from them before."""
-        if maps is None:
-            assert camera is not None
-            maps = self.compute_scale_shift(camera)
+    def forward(self, x: Tensor, maps: tuple[Tensor, Tensor]) -> Tensor:
+        """x [B, F, T, C] with this block's scale and shift applied."""
         scale, shift = maps
         return (1 + scale) * x + shift

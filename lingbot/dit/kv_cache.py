@@ -1,10 +1,10 @@
-"""The window of the past that a session remembers: keys and values by latent frame.
+"""The KV window: the keys and values of the latent frames that a session remembers.
 
 Shape letters: N layers, B batch, F latent frames, T tokens of a latent frame, H heads, D head_dim.
 """
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
@@ -14,20 +14,30 @@ from lingbot.dit.layers import attention
 from lingbot.parallel.ulysses import SequenceParallelGroup
 
 
+class KVCache(Protocol):
+    """The past of one chunk. The caller owns it: the model holds nothing but weights."""
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attention of the chunk's q over the past and its own k, v: all [B, F, T, H, D]."""
+
+    def write(self, layer: int, k: Tensor, v: Tensor) -> None:
+        """Keep the chunk's k, v without computing attention."""
+
+
 @dataclass(slots=True)
 class KVWindow:
-    """A sink that is never forgotten, then a ring of the most recent latent frames.
+    """A sink that is never overwritten, then a ring of the most recent latent frames.
 
-    The window counts the sink and the chunk being made. Slots fill in order; once they are full,
-    a new chunk takes those of the oldest frames in place. Nothing is rolled: keys carry their
-    rotary position, so attention does not mind the order. While a chunk is made, its passes write
-    its own slots again and again; only ``advance`` makes it part of the past.
+    The window counts the sink and the current chunk. Slots fill in order; once all are full, a new
+    chunk overwrites the oldest frames in place. Keys are stored after rotary embedding, so the
+    order of slots does not matter. All passes of a chunk write the chunk's own slots; `advance`
+    then makes the chunk part of the past.
     """
 
     k_NBFTHD: Tensor
     v_NBFTHD: Tensor
-    sink: int
-    num_frames: int = 0  # latent frames of the past, forgotten ones included
+    sink: int  # latent frames
+    num_frames: int = 0  # latent frames of the past, overwritten ones included
 
     @classmethod
     def empty(
@@ -42,9 +52,10 @@ class KVWindow:
         dtype: torch.dtype,
         num_ranks: int = 1,
     ) -> Self:
-        """Room for ``window`` latent frames of ``tokens`` each, allocated once.
+        """Allocate room for `window` latent frames of `tokens` tokens each.
 
-        Of several ranks each keeps the past of its share of the heads.
+        Each of `num_ranks` ranks keeps its share of the heads. Raises ValueError unless the window
+        holds the sink and one chunk, all in latent frames.
         """
         check_window(window, sink=sink, chunk=chunk)
         num_heads = config.num_heads // num_ranks
@@ -54,50 +65,72 @@ class KVWindow:
 
     @property
     def window(self) -> int:
+        """Number of slots, one per latent frame."""
         return self.k_NBFTHD.shape[2]
 
     @property
     def num_tokens(self) -> int:
-        """Of a latent frame."""
+        """Tokens of a latent frame."""
         return self.k_NBFTHD.shape[3]
 
     def emptied(self) -> Self:
-        """The same window without its memory."""
+        """The same window without slots, so that their memory can be freed."""
         return type(self)(
             self.k_NBFTHD[:, :, :0].clone(), self.v_NBFTHD[:, :, :0].clone(), self.sink
         )
 
     def slot(self, frame: int) -> int:
-        """Where a latent frame of the world is kept."""
+        """The slot of a latent frame, counted from the world's first."""
         if frame < self.window:
             return frame
         return self.sink + (frame - self.sink) % (self.window - self.sink)
 
-    def write(self, layer: int, k: Tensor, v: Tensor) -> None:
-        """Write the current chunk's k, v [B, F, T, H, D] to its slots."""
-        first = self.num_frames
-        slots = [self.slot(frame) for frame in range(first, first + k.shape[1])]
-        self.k_NBFTHD[layer, :, slots] = k.to(self.k_NBFTHD.dtype)
-        self.v_NBFTHD[layer, :, slots] = v.to(self.v_NBFTHD.dtype)
-
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """The chunk's q looks at the window's past and at its own k, v: [B, F, T, H, D]."""
-        self.write(layer, k, v)
-        filled = min(self.num_frames + k.shape[1], self.window)
-        past_k = self.k_NBFTHD[layer, :, :filled].flatten(1, 2)
-        past_v = self.v_NBFTHD[layer, :, :filled].flatten(1, 2)
-        return attention(q.flatten(1, 2), past_k, past_v).view_as(q)
+    def for_chunk(self, num_frames: int) -> "ChunkWindow":
+        """The cache of the next chunk, which has `num_frames` latent frames."""
+        frames = range(self.num_frames, self.num_frames + num_frames)
+        slots = torch.tensor([self.slot(frame) for frame in frames], device=self.k_NBFTHD.device)
+        filled = min(frames.stop, self.window)
+        return ChunkWindow(self.k_NBFTHD[:, :, :filled], self.v_NBFTHD[:, :, :filled], slots)
 
     def advance(self, num_frames: int) -> None:
-        """The current chunk is finished: from now on it is the past."""
+        """Make the current chunk, of `num_frames` latent frames, part of the past."""
         self.num_frames += num_frames
 
 
-@dataclass(frozen=True, slots=True)
-class ShardedWindow:
-    """The model's `Memory` on a rank: the window of its heads, behind the all-to-alls."""
+@dataclass(frozen=True)
+class ChunkWindow:
+    """The `KVCache` of one chunk: the window's filled slots, and those that the chunk writes.
 
-    window: KVWindow
+    It holds tensors and no counts: an int that changes with every chunk would make `torch.compile`
+    compile each block again.
+    """
+
+    k_NBFTHD: Tensor  # F: the filled slots, those of the chunk included
+    v_NBFTHD: Tensor
+    slots: Tensor  # [F] of the chunk
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of a latent frame."""
+        return self.k_NBFTHD.shape[3]
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Write k, v to the chunk's slots, then attend to all filled ones: [B, F, T, H, D]."""
+        self.write(layer, k, v)
+        all_k, all_v = self.k_NBFTHD[layer].flatten(1, 2), self.v_NBFTHD[layer].flatten(1, 2)
+        return attention(q.flatten(1, 2), all_k, all_v).view_as(q)
+
+    def write(self, layer: int, k: Tensor, v: Tensor) -> None:
+        """Write the chunk's k, v [B, F, T, H, D] to its slots."""
+        for kept, new in ((self.k_NBFTHD, k), (self.v_NBFTHD, v)):
+            kept[layer].index_copy_(1, self.slots, new.to(kept.dtype))
+
+
+@dataclass(frozen=True)
+class ShardedWindow:
+    """The `KVCache` of one chunk on one rank: the window of its heads, behind the all-to-alls."""
+
+    window: ChunkWindow
     group: SequenceParallelGroup
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -1,11 +1,12 @@
-"""Free functions and small modules that the DiT is made of.
+"""Free functions and small modules that the DiT is built from.
 
-Shape letters: B batch, F latent frames, T tokens of a latent frame, L text tokens, C dim, H heads,
-D head_dim, N any number of tokens.
+Shape letters: B batch, F latent frames, T tokens of a latent frame, C dim, H heads, D head_dim,
+N any number of tokens, K any number of channels, h and w latent rows and columns.
 """
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from lingbot.config import PATCH
@@ -14,7 +15,7 @@ ROPE_BASE = 10000.0
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm over the whole width, before the heads are split; in float32."""
+    """Root-mean-square norm over the full width, before the heads are split; in float32."""
 
     def __init__(self, dim: int, eps: float) -> None:
         super().__init__()
@@ -26,8 +27,13 @@ class RMSNorm(nn.Module):
 
 
 def layer_norm(x: Tensor, eps: float) -> Tensor:
-    """A norm without weights, in float32."""
+    """Layer norm without weights, in float32."""
     return F.layer_norm(x.float(), (x.shape[-1],), eps=eps)
+
+
+def affine_layer_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
+    """Layer norm with weights, in float32."""
+    return layer_norm(x, norm.eps) * norm.weight.float() + norm.bias.float()
 
 
 def modulate(x: Tensor, *, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
@@ -43,10 +49,10 @@ def rope_angles(
 ) -> Tensor:
     """Angles of the 3D rotary embedding: positions [..., F] -> [..., F, T, D/2] float64.
 
-    Of the D numbers of a head, 4 * (D // 6) turn with the place in the picture, half with the row
-    and half with the column, and the rest with the latent frame. Any position is fine: there is no
-    table to run out of. ``spacing`` is how far apart rows and columns are: more than 1 where a
-    smaller picture shows what a larger one would.
+    A head's D numbers are rotated in pairs. Rows and columns rotate `2 * (D // 6)` numbers each;
+    the latent frame rotates the rest. Angles are computed, not looked up, so any position is valid.
+    `rope_scale` is the distance between neighbouring rows and columns. It is above 1 where a
+    smaller frame shows the view of a larger one.
     """
     spatial = 2 * (head_dim // 6)
     temporal = head_dim - 2 * spatial
@@ -72,47 +78,52 @@ def rope_freqs(
     head_dim: int,
     rope_scale: tuple[float, float] = (1.0, 1.0),
 ) -> Tensor:
-    """Cosines and sines of ``rotary_angles``: [..., F] -> [2, ..., F, T, 1, D/2] float32."""
+    """Cosines and sines of `rope_angles`: [..., F] -> [2, ..., F, T, 1, D/2] float32."""
     angles = rope_angles(positions, grid=grid, head_dim=head_dim, rope_scale=rope_scale)
     return torch.stack([angles.cos(), angles.sin()]).float()[..., None, :]
 
 
 def apply_rope(x: Tensor, rope: Tensor) -> Tensor:
-    """Turn neighbouring pairs: x [B, F, T, H, D] by turn [2, F, T, 1, D/2] or [2, B, F, ...]."""
+    """Rotate neighbouring pairs of x [B, F, T, H, D]; rope is [2, F, T, 1, D/2] or [2, B, F, ...].
+
+    The rotation runs in float32; the result has the type of x.
+    """
     cos, sin = rope
     even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    turned = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1)
-    return turned.flatten(-2).to(x.dtype)
+    rotated = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1)
+    return rotated.flatten(-2).to(x.dtype)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None) -> Tensor:
-    """q [B, N, H, D] looks at k, v [B, M, H, D]: [B, N, H, D]. ``mask`` [N, M] is true to look."""
-    q, k, v = (t.transpose(1, 2) for t in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
+    """q [B, N, H, D] attends to k, v [B, M, H, D]: [B, N, H, D].
+
+    `mask` [N, M] is true where a query may attend.
+    """
+    q, k, v = (rearrange(t, "b n h d -> b h n d") for t in (q, k, v))
+    y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return rearrange(y, "b h n d -> b n h d")
 
 
 def patchify(x: Tensor) -> Tensor:
-    """Fold 2x2 patches into tokens, (c, y, x) within one: [B, K, F, h, w] -> [B, F, T, K*4]."""
-    batch, channels, frames, height, width = x.shape
-    rows, columns = height // PATCH, width // PATCH
-    x = x.reshape(batch, channels, frames, rows, PATCH, columns, PATCH)
-    return x.permute(0, 2, 3, 5, 1, 4, 6).reshape(batch, frames, rows * columns, -1)
+    """Fold 2x2 patches into tokens, channel first: [B, K, F, h, w] -> [B, F, T, K * 4]."""
+    pattern = "b k f (rows y) (columns x) -> b f (rows columns) (k y x)"
+    return rearrange(x, pattern, y=PATCH, x=PATCH)
 
 
 def unpatchify(x: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Undo it, with (y, x, c) within a token: [B, F, T, 4*K] -> [B, K, F, h, w]."""
-    batch, frames = x.shape[:2]
+    """Unfold tokens, channel last: [B, F, T, 4 * K] -> [B, K, F, h, w]."""
     rows, columns = grid
-    x = x.reshape(batch, frames, rows, columns, PATCH, PATCH, -1)
-    return x.permute(0, 6, 1, 2, 4, 3, 5).reshape(batch, -1, frames, rows * PATCH, columns * PATCH)
+    pattern = "b f (rows columns) (y x k) -> b k f (rows y) (columns x)"
+    return rearrange(x, pattern, rows=rows, columns=columns, y=PATCH, x=PATCH)
 
 
 def linear(layer: nn.Linear, x: Tensor) -> Tensor:
-    """Products run in the weights' type, whatever the stream's."""
+    """A linear layer in the weights' type, for any type of x."""
     return F.linear(x.to(layer.weight.dtype), layer.weight, layer.bias)
 
 
 def mlp(layers: nn.Sequential, x: Tensor) -> Tensor:
+    """A stack of layers whose linear ones run in the weights' type."""
     for layer in layers:
         x = linear(layer, x) if isinstance(layer, nn.Linear) else layer(x)
     return x

@@ -1,26 +1,28 @@
-"""LingBot-World's causal diffusion transformer: one chunk of noisy latents in, its flow out.
+"""LingBot-World's causal diffusion transformer: the flow of one chunk of noisy latents.
 
 The arithmetic is that of the public reference (robbyant/lingbot-world); tests/golden pins it.
 
-Shape letters: B batch, F latent frames of the chunk, T tokens of a latent frame (where several
-ranks share the work, those of this rank), L text tokens, C dim, H heads, D head_dim, N layers,
-h and w latent rows and columns.
+Shape letters: B batch, F latent frames of the chunk, T tokens of a latent frame (on one of several
+ranks, its share of them), L text tokens, C dim, H heads, D head_dim, N layers, h and w latent rows
+and columns.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from lingbot.config import LATENT_CHANNELS, PATCH, SPATIAL_STRIDE, ModelConfig
-from lingbot.dit.conditioner import Camera, CameraConditioner
+from lingbot.dit.conditioner import CameraConditioner, ConditionerMaps
+from lingbot.dit.kv_cache import KVCache
 from lingbot.dit.layers import (
     RMSNorm,
+    affine_layer_norm,
     apply_rope,
     attention,
-    layer_norm,
     linear,
     mlp,
     modulate,
@@ -42,14 +44,29 @@ class TextKV(NamedTuple):
     v: Tensor
 
 
-class KVCache(Protocol):
-    """Where the past is. The caller owns it: the model holds weights and nothing else."""
+class ChunkInputs(NamedTuple):
+    """The inputs that all passes of a chunk share; `WorldModel.prepare_chunk` builds them.
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Let the chunk's q look at the past and at its own k, v; all [B, F, T, H, D]."""
+    Each rank holds those of its own tokens, apart from the condition, which is whole.
+    """
 
-    def write(self, layer: int, k: Tensor, v: Tensor) -> None:
-        """Keep the chunk's k, v without looking at anything."""
+    condition: Tensor  # [B, 20, F, h, w], mask and image latents
+    rope: Tensor  # [2, F, T, 1, D/2], or [2, B, F, T, 1, D/2] where rows differ in position
+    maps: ConditionerMaps
+    text: Sequence[TextKV]  # N
+    kv_cache: KVCache
+    group: SequenceParallelGroup = SINGLE
+
+
+class Modulation(NamedTuple):
+    """Shift, scale and gate of a block's self-attention and of its FFN, [B, F, 1, C] each."""
+
+    shift: Tensor
+    scale: Tensor
+    gate: Tensor
+    ffn_shift: Tensor
+    ffn_scale: Tensor
+    ffn_gate: Tensor
 
 
 class SelfAttention(nn.Module):
@@ -61,13 +78,14 @@ class SelfAttention(nn.Module):
         self.norm_k = RMSNorm(config.dim, config.eps)
 
     def project(self, x: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x [B, F, T, C] -> rotated q and k, and v: [B, F, T, H, D]."""
-        q, k = self.norm_q(linear(self.q, x)), self.norm_k(linear(self.k, x))
-        q, k, v = (t.unflatten(-1, (self.num_heads, -1)) for t in (q, k, linear(self.v, x)))
+        """x [B, F, T, C] -> rotated q and k, and v: [B, F, T, H, D] each."""
+        q, k, v = self.norm_q(linear(self.q, x)), self.norm_k(linear(self.k, x)), linear(self.v, x)
+        q, k, v = (split_heads(t, self.num_heads) for t in (q, k, v))
         return apply_rope(q, rope), apply_rope(k, rope), v
 
     def output(self, y: Tensor) -> Tensor:
-        return linear(self.o, y.flatten(-2))
+        """y [B, F, T, H, D] -> [B, F, T, C]."""
+        return linear(self.o, merge_heads(y))
 
 
 class CrossAttention(nn.Module):
@@ -79,13 +97,23 @@ class CrossAttention(nn.Module):
         self.norm_k = RMSNorm(config.dim, config.eps)
 
     def compute_kv(self, context: Tensor) -> TextKV:
+        """Embedded context [B, L, C] -> keys and values [B, L, H, D]."""
         k, v = self.norm_k(linear(self.k, context)), linear(self.v, context)
-        return TextKV(*(t.unflatten(-1, (self.num_heads, -1)) for t in (k, v)))
+        return TextKV(split_heads(k, self.num_heads), split_heads(v, self.num_heads))
 
     def forward(self, x: Tensor, text: TextKV) -> Tensor:
-        q = self.norm_q(linear(self.q, x)).unflatten(-1, (self.num_heads, -1))
+        """x [B, F, T, C] -> [B, F, T, C]."""
+        q = split_heads(self.norm_q(linear(self.q, x)), self.num_heads)
         y = attention(q.flatten(1, 2), text.k, text.v)
-        return linear(self.o, y.flatten(-2)).view_as(x)
+        return linear(self.o, merge_heads(y)).view_as(x)
+
+
+def split_heads(x: Tensor, num_heads: int) -> Tensor:
+    return rearrange(x, "... (h d) -> ... h d", h=num_heads)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    return rearrange(x, "... h d -> ... (h d)")
 
 
 class Block(nn.Module):
@@ -103,38 +131,39 @@ class Block(nn.Module):
         )
         self.modulation = nn.Parameter(torch.randn(1, 6, config.dim) / config.dim**0.5)
 
-    def modulate_by(self, temb: Tensor) -> tuple[Tensor, ...]:
-        """time [B, F, 6, C] -> shift, scale, gate of self-attention, then of the FFN."""
-        return (self.modulation.float() + temb)[:, :, :, None].unbind(2)  # 6 x [B, F, 1, C]
+    def modulate_by(self, temb6: Tensor) -> Modulation:
+        """temb6 [B, F, 6, C] -> six of [B, F, 1, C], in float32."""
+        return Modulation(*(self.modulation.float() + temb6)[:, :, :, None].unbind(2))
 
-    def project(self, x: Tensor, temb: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The q, k and v that this block's self-attention sees."""
-        shift, scale = self.modulate_by(temb)[:2]
-        return self.self_attn.project(modulate(x, shift=shift, scale=scale, eps=self.eps), rope)
+    def project(
+        self, x: Tensor, modulation: Modulation, rope: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k and v of this block's self-attention, [B, F, T, H, D] each."""
+        x = modulate(x, shift=modulation.shift, scale=modulation.scale, eps=self.eps)
+        return self.self_attn.project(x, rope)
 
     def forward(
         self,
         x: Tensor,
+        temb6: Tensor,
         *,
         layer: int,
-        temb: Tensor,
         rope: Tensor,
-        camera: tuple[Tensor, Tensor],
+        maps: tuple[Tensor, Tensor],
         text: TextKV,
-        memory: KVCache,
+        kv_cache: KVCache,
     ) -> Tensor:
-        _, _, gate, ffn_shift, ffn_scale, ffn_gate = self.modulate_by(temb)
-        attended = memory.attend(layer, *self.project(x, temb, rope))
-        x = x + self.self_attn.output(attended) * gate
-        x = self.camera(x, maps=camera)
+        """The stream x [B, F, T, C] after this block, the `layer`th.
+
+        It takes its own part of `ChunkInputs`, so that one compilation serves all blocks.
+        """
+        modulation = self.modulate_by(temb6)
+        attended = kv_cache.attend(layer, *self.project(x, modulation, rope))
+        x = x + self.self_attn.output(attended) * modulation.gate
+        x = self.camera(x, maps)
         x = x + self.cross_attn(affine_layer_norm(self.norm3, x), text)
-        hidden = modulate(x, shift=ffn_shift, scale=ffn_scale, eps=self.eps)
-        return x + mlp(self.ffn, hidden) * ffn_gate
-
-
-def affine_layer_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
-    """A norm with weights, in float32."""
-    return layer_norm(x, norm.eps) * norm.weight.float() + norm.bias.float()
+        hidden = modulate(x, shift=modulation.ffn_shift, scale=modulation.ffn_scale, eps=self.eps)
+        return x + mlp(self.ffn, hidden) * modulation.ffn_gate
 
 
 class Head(nn.Module):
@@ -145,21 +174,17 @@ class Head(nn.Module):
         self.modulation = nn.Parameter(torch.randn(1, 2, config.dim) / config.dim**0.5)
 
     def forward(self, x: Tensor, temb: Tensor) -> Tensor:
-        """x [B, F, T, C], time [B, F, C] -> [B, F, T, 4 * 16]."""
+        """x [B, F, T, C], temb [B, F, C] -> [B, F, T, 4 * 16]."""
         shift, scale = (self.modulation.float() + temb[:, :, None])[:, :, :, None].unbind(2)
         return linear(self.head, modulate(x, shift=shift, scale=scale, eps=self.eps))
 
 
 class WorldModel(nn.Module):
-    """The DiT. ``forward`` predicts a chunk's flow; ``remember`` writes a clean chunk's K/V."""
+    """The DiT. `forward` predicts a chunk's flow; `write_cache` writes a clean chunk's K/V."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.rope_scale = (
-            1.0,
-            1.0,
-        )  # of rows and columns of tokens; training on small pictures sets it
         dim, patch = config.dim, (1, PATCH, PATCH)
         control = config.control_channels * SPATIAL_STRIDE**2 * PATCH**2
         self.patch_embedding = nn.Conv3d(INPUT_CHANNELS, dim, patch, patch)
@@ -178,8 +203,8 @@ class WorldModel(nn.Module):
     def embed_text(self, context: Tensor) -> tuple[TextKV, ...]:
         """A prompt's keys and values for all blocks: context [B, L, text_dim], L <= text_len.
 
-        Padded with zeros before the embedding, and the padding is attended to: so was the
-        reference trained.
+        The context is padded with zeros before its embedding, and attention sees the padding, as
+        in the reference's training. Raises LingbotError for a longer context.
         """
         missing = self.config.text_len - context.shape[1]
         if missing < 0:
@@ -194,102 +219,85 @@ class WorldModel(nn.Module):
         tokens = linear(self.camera_embedding, group.shard(patchify(control)))
         return tokens + linear(self.camera_layer2, F.silu(linear(self.camera_layer1, tokens)))
 
-    def compute_scale_shift(self, layer: int, camera: Tensor) -> tuple[Tensor, Tensor]:
-        """What camera tokens [B, F, T, C] do to a block's stream: [B, F, T, C] each."""
-        return self._blocks()[layer].camera.compute_scale_shift(camera)
+    def compute_scale_shift(self, layer: int, camera_tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """One block's scale and shift for camera tokens [B, F, T, C]: [B, F, T, C] each."""
+        return self._blocks()[layer].camera.compute_scale_shift(camera_tokens)
 
-    def compute_frame_maps(self, camera: Tensor) -> Tensor:
-        """Scale and shift of all blocks for one frame's tokens [B, 1, T, C]: [N, 2, B, 1, T, C]."""
-        maps = camera.new_empty(self.config.num_layers, 2, *camera.shape)
+    def compute_frame_maps(self, camera_tokens: Tensor) -> Tensor:
+        """All blocks' scale and shift for one latent frame: [B, 1, T, C] -> [N, 2, B, 1, T, C]."""
+        maps = camera_tokens.new_empty(self.config.num_layers, 2, *camera_tokens.shape)
         for layer, place in enumerate(maps):
-            place[0], place[1] = self.compute_scale_shift(layer, camera)
+            place[0], place[1] = self.compute_scale_shift(layer, camera_tokens)
         return maps
 
-    def forward(
+    def prepare_chunk(
         self,
-        x: Tensor,
         *,
         condition: Tensor,
-        timestep: Tensor,
         positions: Tensor,
-        camera: Camera,
+        maps: ConditionerMaps,
         text: Sequence[TextKV],
-        memory: KVCache,
+        kv_cache: KVCache,
         group: SequenceParallelGroup = SINGLE,
-    ) -> Tensor:
+        rope_scale: tuple[float, float] = (1.0, 1.0),
+    ) -> ChunkInputs:
+        """What the passes of a chunk share.
+
+        condition [B, 20, F, h, w] (mask and image latents); positions [F] or [B, F] are latent
+        frames since the world's first. Every rank of `group` is given the same, but for `maps` and
+        `kv_cache`, which are those of its own tokens and heads. `rope_scale`: see `rope_angles`.
+        """
+        grid = (condition.shape[3] // PATCH, condition.shape[4] // PATCH)
+        head_dim = self.config.head_dim
+        rope = rope_freqs(positions, grid=grid, head_dim=head_dim, rope_scale=rope_scale)
+        return ChunkInputs(condition, group.shard(rope), maps, text, kv_cache, group)
+
+    def forward(self, x: Tensor, timestep: Tensor, chunk: ChunkInputs) -> Tensor:
         """The flow of a chunk: x [B, 16, F, h, w] -> [B, 16, F, h, w] float32.
 
-        condition [B, 20, F, h, w] (mask and image), timestep [B, F] in 0..1000, positions [F] or
-        [B, F] the latent frames' places in the world. Every one of ``ranks`` is given all of these,
-        works on its tokens and returns the whole flow; ``camera`` and ``memory`` are of its tokens.
+        timestep [B, F] is in 0..1000. Each rank works on its own tokens and returns the full flow.
         """
-        tokens, temb, temb6, rope = self._embed(x, condition, timestep, positions, group)
-        tokens = self._through(self._blocks(), tokens, temb6, rope, camera, text, memory)
+        temb, temb6 = self._embed_timestep(timestep)
+        tokens = self._run(self._blocks(), self._embed(x, chunk), temb6, chunk)
         rows, columns = x.shape[3] // PATCH, x.shape[4] // PATCH
-        flow = group.gather(self.head(tokens, temb), num_tokens=rows * columns)
+        flow = chunk.group.gather(self.head(tokens, temb), num_tokens=rows * columns)
         return unpatchify(flow, (rows, columns)).float()
 
-    def write_cache(
-        self,
-        x: Tensor,
-        *,
-        condition: Tensor,
-        positions: Tensor,
-        camera: Camera,
-        text: Sequence[TextKV],
-        memory: KVCache,
-        group: SequenceParallelGroup = SINGLE,
-    ) -> None:
-        """Write a clean chunk's keys and values to ``memory``, and stop at the last block's."""
-        timestep = torch.zeros(x.shape[0], x.shape[2], device=x.device)
-        tokens, _, temb6, rope = self._embed(x, condition, timestep, positions, group)
+    def write_cache(self, x: Tensor, chunk: ChunkInputs) -> None:
+        """Write the K/V of a clean chunk x [B, 16, F, h, w], and stop at the last block's."""
+        _, temb6 = self._embed_timestep(torch.zeros(x.shape[0], x.shape[2], device=x.device))
         *blocks, last = self._blocks()
-        tokens = self._through(blocks, tokens, temb6, rope, camera, text, memory)
-        _, k, v = last.project(tokens, temb6, rope)
-        memory.write(len(blocks), k, v)
+        tokens = self._run(blocks, self._embed(x, chunk), temb6, chunk)
+        _, k, v = last.project(tokens, last.modulate_by(temb6), chunk.rope)
+        chunk.kv_cache.write(len(blocks), k, v)
 
-    def _through(
-        self,
-        blocks: Sequence[Block],
-        tokens: Tensor,
-        temb: Tensor,
-        rope: Tensor,
-        camera: Camera,
-        text: Sequence[TextKV],
-        memory: KVCache,
+    def _embed(self, x: Tensor, chunk: ChunkInputs) -> Tensor:
+        """x [B, 16, F, h, w] beside its condition -> tokens [B, F, T, C] float32."""
+        weight, bias = self.patch_embedding.weight, self.patch_embedding.bias
+        patches = chunk.group.shard(patchify(torch.cat([x, chunk.condition], dim=1)))
+        return F.linear(patches.to(weight.dtype), weight.flatten(1), bias).float()
+
+    def _embed_timestep(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
+        """timestep [B, F] -> temb [B, F, C] and temb6 [B, F, 6, C], in float32."""
+        frequencies = timestep_embedding(timestep, self.config.freq_dim)
+        temb = mlp(self.time_embedding, frequencies).float()
+        return temb, mlp(self.time_projection, temb).float().unflatten(-1, (6, -1))
+
+    def _run(
+        self, blocks: Sequence[Block], tokens: Tensor, temb6: Tensor, chunk: ChunkInputs
     ) -> Tensor:
-        """The stream [B, F, T, C] after the first blocks."""
+        """The stream [B, F, T, C] after `blocks`, the first ones of the model."""
         for layer, block in enumerate(blocks):
             tokens = block(
                 tokens,
+                temb6,
                 layer=layer,
-                temb=temb,
-                rope=rope,
-                camera=camera.scale_shift(layer),
-                text=text[layer],
-                memory=memory,
+                rope=chunk.rope,
+                maps=chunk.maps.scale_shift(layer),
+                text=chunk.text[layer],
+                kv_cache=chunk.kv_cache,
             )
         return tokens
-
-    def _embed(
-        self,
-        x: Tensor,
-        condition: Tensor,
-        timestep: Tensor,
-        positions: Tensor,
-        group: SequenceParallelGroup,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Tokens [B, F, T, C], time [B, F, C] and [B, F, 6, C], rotary turn of the tokens."""
-        weight, bias = self.patch_embedding.weight, self.patch_embedding.bias
-        patches = group.shard(patchify(torch.cat([x, condition], dim=1))).to(weight.dtype)
-        tokens = F.linear(patches, weight.flatten(1), bias).float()
-        frequencies = timestep_embedding(timestep, self.config.freq_dim)
-        temb = mlp(self.time_embedding, frequencies).float()
-        temb6 = mlp(self.time_projection, temb).float().unflatten(-1, (6, -1))
-        grid = (x.shape[3] // PATCH, x.shape[4] // PATCH)
-        head_dim = self.config.head_dim
-        rope = rope_freqs(positions, grid=grid, head_dim=head_dim, rope_scale=self.rope_scale)
-        return tokens, temb, temb6, group.shard(rope)
 
     def _blocks(self) -> list[Block]:
         return list(self.blocks)  # type: ignore[arg-type]

@@ -13,13 +13,17 @@ from torch import Tensor
 from lingbot.config import NUM_TRAIN_TIMESTEPS, ScheduleConfig
 
 
-class Step(NamedTuple):
-    timestep: int  # what the model is told
-    sigma: float  # noise level that the flow is subtracted with
-    renoise_sigma: float  # noise level that this step's input was made with
+class DenoisingStep(NamedTuple):
+    """One noise level of a chunk's sampling."""
+
+    timestep: int  # the model's input
+    sigma: float  # noise level by which the flow is subtracted
+    renoise_sigma: float  # noise level of this step's input
 
 
-def build_steps(config: ScheduleConfig, *, num_steps: int | None = None) -> tuple[Step, ...]:
+def build_steps(
+    config: ScheduleConfig, *, num_steps: int | None = None
+) -> tuple[DenoisingStep, ...]:
     """The steps from noise to clean, ``len(config.indices)`` or ``num_steps`` of them.
 
     The public reference truncates its 1000 shifted timesteps to integers, so neighbours share one,
@@ -39,7 +43,8 @@ def build_steps(config: ScheduleConfig, *, num_steps: int | None = None) -> tupl
     for index in indices:
         twins = np.flatnonzero(timesteps == timesteps[index])
         first, second = twins[0], twins[min(1, len(twins) - 1)]
-        steps.append(Step(int(timesteps[index]), float(sigmas[first]), float(sigmas[second])))
+        sigma, renoise_sigma = float(sigmas[first]), float(sigmas[second])
+        steps.append(DenoisingStep(int(timesteps[index]), sigma, renoise_sigma))
     return tuple(steps)
 
 

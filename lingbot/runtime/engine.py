@@ -1,7 +1,7 @@
 """Weights, and the step that turns three actions into twelve frames."""
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 import torch
@@ -13,8 +13,8 @@ from lingbot.camera.rays import control_map, default_intrinsics, pose_key
 from lingbot.config import LATENT_CHANNELS, WorldConfig, check_window
 from lingbot.dit.camera_cache import CameraCache, ChunkMaps
 from lingbot.dit.kv_cache import KVWindow
-from lingbot.dit.model import TextKV, WorldModel
-from lingbot.dit.sampler import sample_chunk
+from lingbot.dit.model import ChunkInputs, TextKV, WorldModel
+from lingbot.dit.sampler import prepare_next_chunk, sample_chunk
 from lingbot.dit.schedule import build_steps
 from lingbot.errors import LingbotError
 from lingbot.parallel.ulysses import SINGLE, SequenceParallelGroup
@@ -184,23 +184,32 @@ class Engine:
         def draw(_: int = 0) -> Tensor:
             return torch.randn(shape, generator=session.noise).to(self.device)
 
-        with self._camera(session, actions) as camera:
-            return sample_chunk(
+        with self.chunk_inputs(session, actions) as chunk:
+            latents = sample_chunk(
+                self.model, chunk, noise=draw(), renoise=draw, steps=session.steps
+            )
+        session.window.advance(config.chunk)
+        return latents
+
+    @contextmanager
+    def chunk_inputs(self, session: Session, actions: Sequence[str]) -> Iterator[ChunkInputs]:
+        """The model's inputs for the session's next chunk, valid inside the `with`.
+
+        Moves the session's trajectory on by these actions; its window does not advance.
+        """
+        with self._maps(session, actions) as maps:
+            yield prepare_next_chunk(
                 self.model,
-                noise=draw(),
-                renoise=draw,
+                session.window,
                 condition=session.condition.of_chunk(session.next_chunk),
-                camera=camera,
+                maps=maps,
                 text=session.text,
-                window=session.window,
-                steps=session.steps,
                 group=self.group,
+                rope_scale=self.config.rope_scale,
             )
 
-    def _camera(
-        self, session: Session, actions: Sequence[str]
-    ) -> AbstractContextManager[ChunkMaps]:
-        """The camera of the next chunk, whose latent frames have these actions."""
+    def _maps(self, session: Session, actions: Sequence[str]) -> AbstractContextManager[ChunkMaps]:
+        """The conditioner's maps for the next chunk, whose latent frames have these actions."""
         kind = self.model.config.control
         poses = session.trajectory.extend(actions)
         size = {"width": self.config.width, "height": self.config.height}

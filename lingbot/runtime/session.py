@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from lingbot.camera.motion import Trajectory
 from lingbot.dit.kv_cache import KVWindow
 from lingbot.dit.model import TextKV
-from lingbot.dit.schedule import Step
+from lingbot.dit.schedule import DenoisingStep
 from lingbot.vae.codec import ImageCondition
 from lingbot.vae.tiny import DecoderState
 
@@ -33,7 +33,7 @@ class Session:
     window: KVWindow
     text: tuple[TextKV, ...]
     condition: ImageCondition
-    steps: tuple[Step, ...]
+    steps: tuple[DenoisingStep, ...]
     noise: torch.Generator  # on the CPU: a seed means the same noise on every device
     trajectory: Trajectory = field(default_factory=Trajectory)
     decoder: DecoderState = field(default_factory=DecoderState)

@@ -101,15 +101,9 @@ def predict_each(engine: Engine, clip: Clip) -> Iterable[Tensor]:
         # The same chunk once more, as it was in truth.
         session.trajectory, session.decoder = trajectory, decoder
         session.window.num_frames -= chunk
-        first = session.window.num_frames
-        with engine._camera(session, actions) as camera:
-            engine.model.write_cache(
-                latents,
-                condition=session.condition.of_chunk(number),
-                positions=torch.arange(first, first + chunk, device=engine.device),
-                camera=camera,
-                text=session.text,
-                memory=session.window,
-            )
+        session.next_chunk = number
+        with engine.chunk_inputs(session, actions) as inputs:
+            engine.model.write_cache(latents, inputs)
+        session.next_chunk = number + 1
         session.window.advance(chunk)
         engine.codec.decode(latents, session.decoder)

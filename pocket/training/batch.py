@@ -38,6 +38,7 @@ class Batch:
     prompts: Tensor  # [B, K] rows of `contexts`
     contrast: Tensor  # [B] how much there is to be seen in the clips; 1 is usual
     clips: list[int]  # B, their numbers in the bank
+    rope_scale: tuple[float, float]  # of the bank's size
 
     @property
     def num_clean(self) -> int:
@@ -61,15 +62,15 @@ def predict_flow(model: WorldModel, batch: Batch, x: Tensor, sigma: Tensor) -> T
     """
     noisy = (1000 * sigma).floor()[..., None].expand(-1, -1, POCKET.chunk)  # as `build_steps` does
     timestep = torch.cat([torch.zeros_like(batch.positions[:, : batch.num_clean]), noisy], dim=1)
-    flow = model(
-        x.flatten(0, 1),
+    inputs = model.prepare_chunk(
         condition=batch.condition.flatten(0, 1),
-        timestep=timestep.flatten(0, 1),
         positions=batch.positions.flatten(0, 1),
-        camera=camera_maps(model, batch.maps, batch.poses.flatten(0, 1)),
+        maps=camera_maps(model, batch.maps, batch.poses.flatten(0, 1)),
         text=prompt_maps(model, batch.contexts, batch.prompts.flatten()),
-        memory=batch.memory,
+        kv_cache=batch.memory,
+        rope_scale=batch.rope_scale,
     )
+    flow = model(x.flatten(0, 1), timestep.flatten(0, 1), inputs)
     chunks: Tensor = flow.unflatten(0, x.shape[:2])
     return chunks[:, batch.num_clean :]
 
@@ -150,6 +151,7 @@ def draw_batch(
         prompts=prompt_rows.view_as(sources).to(device),
         contrast=bank.contrast[clips],
         clips=clips,
+        rope_scale=bank.rope_scale,
     )
 
 

@@ -230,7 +230,6 @@ def train_dit(
     bank = load_latents(folder, stage.size, device=machine.device)
     words, held_out = Words.of(bank, MODEL), held_out_clips()
     for network in (model, training.average):
-        network.rope_scale = bank.rope_scale
         if machine.compiles:
             _compile(list(network.blocks))
     size = sum(p.numel() for p in model.parameters()) / 1e6

@@ -40,7 +40,12 @@ def save_rollouts(
     config = model.config
     width, height = SIZES[size]
     engine = Engine(
-        structs.replace(POCKET, width=width, height=height),
+        structs.replace(
+            POCKET,
+            width=width,
+            height=height,
+            rope_scale=(POCKET.height / height, POCKET.width / width),
+        ),
         model=model,
         codec=load_codec(folder, device=next(model.parameters()).device),
         text_encoder=PocketTextEncoder(text_dim=config.text_dim, text_len=config.text_len),

@@ -12,7 +12,7 @@ from lingbot.config import ModelConfig
 from lingbot.dit.camera_cache import CameraCache
 from lingbot.dit.kv_cache import KVWindow
 from lingbot.dit.model import WorldModel
-from lingbot.dit.sampler import sample_chunk
+from lingbot.dit.sampler import prepare_next_chunk, sample_chunk
 from lingbot.dit.schedule import build_steps
 from lingbot.dit.weights import load_dit
 from lingbot.files import read_tensors
@@ -82,18 +82,20 @@ def golden_flows(name, dtype):
             here = slice(3 * chunk, 3 * chunk + 3)
             control = given["plucker"][:, :, here].split(1, dim=2)
             keys = [bytes([frame]) for frame in range(3)]
-            with CameraCache(model, budget_bytes=0).chunk(keys, control.__getitem__) as camera:
+            with CameraCache(model, budget_bytes=0).chunk(keys, control.__getitem__) as maps:
+                condition = given["y"][None, :, here]
+                inputs = prepare_next_chunk(
+                    model, window, condition=condition, maps=maps, text=text
+                )
                 sample_chunk(
                     model,
+                    inputs,
                     noise=given["noise"][None, :, here],
                     renoise=given["step_noise"][chunk][:, None].__getitem__,
-                    condition=given["y"][None, :, here],
-                    camera=camera,
-                    text=text,
-                    window=window,
                     steps=steps,
                     observe=lambda _, flow: flows.append(flow[0]),
                 )
+            window.advance(3)
     return torch.stack(flows), given["flow_pred"][:2].flatten(0, 1)
 
 

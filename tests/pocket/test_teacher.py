@@ -36,15 +36,16 @@ def test_teacher_forcing_sees_what_the_window_shows(window, sink):
     def taught():
         order = torch.tensor([*range(chunks - 1), *range(chunks)])
         memory = TeacherMemory(range(chunks - 1), range(chunks), window // CHUNK)
-        return model(
-            torch.cat([clean[:-1], noisy]),
+        inputs = model.prepare_chunk(
             condition=condition[order],
-            timestep=torch.cat([torch.zeros(chunks - 1, CHUNK), timestep]),
             positions=positions[order],
-            camera=camera_maps(model, maps, rows[order]),
+            maps=camera_maps(model, maps, rows[order]),
             text=prompt_maps(model, contexts, prompts[order]),
-            memory=memory,
-        )[chunks - 1 :]
+            kv_cache=memory,
+        )
+        everything = torch.cat([clean[:-1], noisy])
+        levels = torch.cat([torch.zeros(chunks - 1, CHUNK), timestep])
+        return model(everything, levels, inputs)[chunks - 1 :]
 
     def played():
         cache = CameraCache(model, budget_bytes=2**20)
@@ -59,16 +60,16 @@ def test_teacher_forcing_sees_what_the_window_shows(window, sink):
         )
         for i in range(chunks):
             control = maps[rows[i]].transpose(0, 1)[None].split(1, dim=2)
-            with cache.chunk([bytes([row]) for row in rows[i]], control.__getitem__) as camera:
-                shared = {
-                    "condition": condition[i : i + 1],
-                    "positions": positions[i],
-                    "camera": camera,
-                    "text": model.embed_text(contexts[prompts[i]][None]),
-                    "memory": past,
-                }
-                yield model(noisy[i : i + 1], timestep=timestep[i : i + 1], **shared)
-                model.write_cache(clean[i : i + 1], **shared)
+            with cache.chunk([bytes([row]) for row in rows[i]], control.__getitem__) as chunk_maps:
+                inputs = model.prepare_chunk(
+                    condition=condition[i : i + 1],
+                    positions=positions[i],
+                    maps=chunk_maps,
+                    text=model.embed_text(contexts[prompts[i]][None]),
+                    kv_cache=past.for_chunk(CHUNK),
+                )
+                yield model(noisy[i : i + 1], timestep[i : i + 1], inputs)
+                model.write_cache(clean[i : i + 1], inputs)
             past.advance(CHUNK)
 
     torch.testing.assert_close(taught(), torch.cat(list(played())), rtol=1e-4, atol=1e-5)

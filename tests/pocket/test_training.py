@@ -33,8 +33,8 @@ def test_latents_are_of_both_sizes_and_white(folder, bank):
     full = load_latents(folder, "full", device=CPU)
     assert bank.latents.shape == (4, 16, 18, 8, 14)  # two clips and their mirror images
     assert full.latents.shape == (4, 16, 18, 16, 26)
-    assert full.spacing == (1, 1)
-    assert bank.spacing == (2, 13 / 7)
+    assert full.rope_scale == (1, 1)
+    assert bank.rope_scale == (2, 13 / 7)
     covariance = torch.cov(full.latents.float().transpose(0, 1).flatten(1))
     assert covariance.diagonal() == pytest.approx(torch.ones(16), rel=0.5)
 
@@ -104,7 +104,6 @@ def test_poses_are_worth_nothing_to_a_model_that_is_deaf_to_them(bank, monkeypat
 
 def test_flow_matching_moves_the_weights(bank, small_model, tmp_path):
     training = Training.resume(tmp_path, "small", seed=0, device=CPU)
-    training.model.spacing = bank.spacing
     batch = draw_batch(bank, Words.of(bank, MODEL), 1, Random(0))
     losses = []
     for _ in range(3):

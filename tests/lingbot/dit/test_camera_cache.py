@@ -16,7 +16,7 @@ from lingbot.config import SCHEDULE_V2
 from lingbot.dit.camera_cache import CameraCache, Stopwatch
 from lingbot.dit.kv_cache import KVWindow
 from lingbot.dit.model import WorldModel
-from lingbot.dit.sampler import sample_chunk
+from lingbot.dit.sampler import prepare_next_chunk, sample_chunk
 from lingbot.dit.schedule import build_steps
 from lingbot.runtime.engine import Engine
 from tests.lingbot.toy import SHAPE
@@ -40,26 +40,26 @@ class Watched(WorldModel):
         self.num_entries = 0
         self.fail_at = None  # the number of the entry that cannot be made, or "remember"
 
-    def compute_scale_shift(self, layer, camera):
-        pair = super().compute_scale_shift(layer, camera)
+    def compute_scale_shift(self, layer, camera_tokens):
+        pair = super().compute_scale_shift(layer, camera_tokens)
         self.layers.append(layer)
         self.working += map(note, pair)
         self.most_working = max(self.most_working, live_bytes(self.working))
         return pair
 
-    def compute_frame_maps(self, camera):
+    def compute_frame_maps(self, camera_tokens):
         if self.num_entries == self.fail_at:
             raise MemoryError
-        maps = super().compute_frame_maps(camera)
+        maps = super().compute_frame_maps(camera_tokens)
         self.num_entries += 1
         self.entries.append(note(maps))
         self.most_stored = max(self.most_stored, live_bytes(self.entries))
         return maps
 
-    def write_cache(self, x, **kwargs):
+    def write_cache(self, x, chunk):
         if self.fail_at == "write_cache":
             raise MemoryError
-        super().write_cache(x, **kwargs)
+        super().write_cache(x, chunk)
 
     @property
     def num_poses(self):
@@ -467,16 +467,16 @@ def random_pose(chance):
 
 
 class Checked:
-    """A camera that looks around whenever it is asked."""
+    """Conditioner maps that run a check before and after each use."""
 
-    def __init__(self, camera, check):
-        self.camera, self.check = camera, check
+    def __init__(self, maps, check):
+        self.maps, self.check = maps, check
 
     def scale_shift(self, layer):
         self.check()
-        maps = self.camera.scale_shift(layer)
+        pair = self.maps.scale_shift(layer)
         self.check()
-        return maps
+        return pair
 
 
 @pytest.mark.parametrize("entries", [1, 5.5])
@@ -498,18 +498,19 @@ def test_a_storm_of_poses_never_exceeds_the_budget(model, entries):
     for number in range(250):
         poses += [random_pose(chance), random_pose(chance)]
         again = poses[-1 - chance.integers(min(len(poses), 12))]
-        with chunk(cache, [poses[-2], again, poses[-1]]) as camera:
+        window = windows[number % 2]
+        with chunk(cache, [poses[-2], again, poses[-1]]) as maps:
             check()
-            sample_chunk(
+            inputs = prepare_next_chunk(
                 model,
-                noise=noise,
-                renoise=lambda i: noise,
+                window,
                 condition=torch.zeros(1, 20, 3, 2, 6),
-                camera=Checked(camera, check),
+                maps=Checked(maps, check),
                 text=text,
-                window=windows[number % 2],
-                steps=build_steps(SCHEDULE_V2, num_steps=1),
             )
+            steps = build_steps(SCHEDULE_V2, num_steps=1)
+            sample_chunk(model, inputs, noise=noise, renoise=lambda i: noise, steps=steps)
+        window.advance(3)
         check()
     stats = cache.stats
     assert len(checks) > 1500 and max(checks) == model.most_stored == int(entries) * ENTRY

@@ -23,7 +23,7 @@ def numbered(first):
 def seen_by_chunk(window, index):
     """The latent frames that chunk ``index`` attends to."""
     for first in range(0, 3 * index + 3, 3):
-        window.attend(0, numbered(first), numbered(first), numbered(first))
+        window.for_chunk(3).attend(0, numbered(first), numbered(first), numbered(first))
         window.advance(3)
     filled = min(window.num_frames, window.window)
     return sorted(window.k_NBFTHD[0, 0, :filled, 0, 0, 0].tolist())
@@ -47,10 +47,11 @@ def test_sink_and_most_recent_frames_are_seen(window, sink, chunk, seen):
 
 def test_passes_of_one_chunk_overwrite_each_other():
     window = make_window(6, 0)
-    window.write(0, numbered(0), numbered(0))
+    window.for_chunk(3).write(0, numbered(0), numbered(0))
     window.advance(3)
+    chunk = window.for_chunk(3)
     for junk in (70, 80, 3):
-        window.attend(0, numbered(junk), numbered(junk), numbered(junk))
+        chunk.attend(0, numbered(junk), numbered(junk), numbered(junk))
     assert window.k_NBFTHD[0, 0, :, 0, 0, 0].tolist() == [0, 1, 2, 3, 4, 5]
     assert window.num_frames == 3
 
@@ -72,7 +73,7 @@ def test_each_rank_keeps_its_share_of_the_heads_and_no_more(num_ranks):
 
 def test_an_emptied_window_lets_go_of_the_memory():
     window = make_window(6, 3)
-    window.attend(0, numbered(0), numbered(0), numbered(0))
+    window.for_chunk(3).attend(0, numbered(0), numbered(0), numbered(0))
     empty = window.emptied()
     assert (empty.window, empty.sink) == (0, 3)
     assert empty.k_NBFTHD.untyped_storage().nbytes() == 0

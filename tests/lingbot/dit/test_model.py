@@ -3,22 +3,16 @@ import torch
 
 from lingbot.dit.layers import apply_rope, patchify, rope_freqs, unpatchify
 from lingbot.errors import LingbotError
-
-
-def test_conditioner_takes_maps_or_camera_tokens(engine):
-    conditioner = engine.model.blocks[0].camera
-    x, camera = torch.randn(1, 3, 6, 48), torch.randn(1, 3, 6, 48)
-    maps = conditioner.compute_scale_shift(camera)
-    assert torch.equal(conditioner(x, maps=maps), conditioner(x, camera))
+from tests.lingbot.toy import WALK, make_engine, make_spec
 
 
 @torch.inference_mode()
 def test_a_frame_s_maps_are_those_of_every_conditioner(engine):
-    camera = torch.randn(1, 1, 6, 48)
-    maps = engine.model.compute_frame_maps(camera)
+    camera_tokens = torch.randn(1, 1, 6, 48)
+    maps = engine.model.compute_frame_maps(camera_tokens)
     assert maps.shape == (2, 2, 1, 1, 6, 48)
     for layer, block in enumerate(engine.model.blocks):
-        scale, shift = block.camera.compute_scale_shift(camera)
+        scale, shift = block.camera.compute_scale_shift(camera_tokens)
         assert torch.equal(maps[layer, 0], scale) and torch.equal(maps[layer, 1], shift)
 
 
@@ -34,6 +28,25 @@ def test_a_prompt_is_padded_with_zeros_before_its_embedding(engine):
 def test_a_prompt_of_too_many_tokens_is_refused(engine):
     with pytest.raises(LingbotError, match="at most 6 tokens"):
         engine.model.embed_text(torch.zeros(1, 7, 8))
+
+
+def test_a_block_is_compiled_once_for_all_chunks_of_a_full_window():
+    """In one graph, also for another session; the eager block gives the same bits."""
+    compiled, eager = make_engine(), make_engine()
+    graphs = []
+
+    def record(graph, _inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    pairs = [[engine.open(make_spec(seed=seed)) for engine in (compiled, eager)] for seed in (1, 2)]
+    for i, actions in enumerate([*WALK[:3], *WALK]):
+        if i == 3:  # every window is full
+            compiled.model.blocks[0].compile(backend=record, fullgraph=True)
+        for session, twin in pairs:
+            latents = compiled.denoise(session, actions)
+            assert torch.equal(latents, eager.denoise(twin, actions))
+    assert len(graphs) == 1
 
 
 def test_unpatchify_takes_channels_last():

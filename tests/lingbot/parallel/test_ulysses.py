@@ -85,17 +85,17 @@ def a_sharded_window_remembers_and_sees_what_a_whole_one_does(group):
     options |= {"device": torch.device("cpu"), "dtype": torch.float32}
     whole = KVWindow.empty(SHAPE, **options)
     shared = KVWindow.empty(SHAPE, **options, num_ranks=group.num_ranks)
-    memory = ShardedWindow(shared, group)
     generator = torch.Generator().manual_seed(0)
     for chunk in range(5):
+        own, sharded = whole.for_chunk(3), ShardedWindow(shared.for_chunk(3), group)
         for layer in range(SHAPE.num_layers):
             q, k, v = torch.randn(3, 1, 3, 7, 4, 12, generator=generator)
             if chunk == layer:  # once in each layer
-                whole.write(layer, k, v)
-                memory.write(layer, group.shard(k), group.shard(v))
+                own.write(layer, k, v)
+                sharded.write(layer, group.shard(k), group.shard(v))
                 continue
-            seen = memory.attend(layer, *map(group.shard, (q, k, v)))
-            torch.testing.assert_close(seen, group.shard(whole.attend(layer, q, k, v)))
+            seen = sharded.attend(layer, *map(group.shard, (q, k, v)))
+            torch.testing.assert_close(seen, group.shard(own.attend(layer, q, k, v)))
         whole.advance(3)
         shared.advance(3)
     for ours, all_heads in ((shared.k_NBFTHD, whole.k_NBFTHD), (shared.v_NBFTHD, whole.v_NBFTHD)):

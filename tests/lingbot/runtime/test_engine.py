@@ -102,11 +102,12 @@ def test_cached_attention_equals_recomputing_the_past(engine, spec, monkeypatch,
     passes = []
     write_cache = engine.model.write_cache
 
-    def record(x, **kwargs):
-        maps = [kwargs["camera"].scale_shift(layer) for layer in range(2)]
+    def record(x, chunk):
+        maps = [chunk.maps.scale_shift(layer) for layer in range(2)]
         maps = torch.stack([torch.stack(pair) for pair in maps])  # [N, 2, B, F or 1, T, C]
-        passes.append({"x": x, **kwargs, "camera": maps.expand(-1, -1, -1, 3, -1, -1)})
-        write_cache(x, **kwargs)
+        maps = maps.expand(-1, -1, -1, 3, -1, -1)
+        passes.append({"x": x, "condition": chunk.condition, "maps": maps})
+        write_cache(x, chunk)
 
     monkeypatch.setattr(engine.model, "write_cache", record)
     play(engine, session)
@@ -116,14 +117,14 @@ def test_cached_attention_equals_recomputing_the_past(engine, spec, monkeypatch,
 
     twin = AtOnce(window, sink, num_frames=15, tokens=6)
     with torch.inference_mode():
-        write_cache(
-            joined("x", 2),
+        chunk = engine.model.prepare_chunk(
             condition=joined("condition", 2),
             positions=torch.arange(15),
-            camera=PrecomputedMaps(*joined("camera", 3).unbind(1)),
+            maps=PrecomputedMaps(*joined("maps", 3).unbind(1)),
             text=session.text,
-            memory=twin,
+            kv_cache=twin,
         )
+        write_cache(joined("x", 2), chunk)
     remembered = [*range(sink), *range(15 - (window - sink), 15)]
     cached = session.window.k_NBFTHD
     for layer, k in twin.k.items():
