@@ -1,4 +1,4 @@
-"""What a chunk costs to deliver: servers, clients and a bare socket to compare them with."""
+"""Delivery of chunks over loopback: servers, clients, and a bare socket for comparison."""
 
 import json
 import os
@@ -11,56 +11,59 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.fast_client import FastClient
 from benchmarks.local_server import free_port
+from benchmarks.table import Row
 from benchmarks.walking_world import CHUNK_FRAMES, MEDIA_FPS, make_chunks
+from benchmarks.websocket_client import WebSocketClient
 from deployments.proxy import HOOK
 
-FPS = 60  # of delivery to one client: a chunk has 200 ms to itself
-LEFT_OUT = 3  # chunks, until buffers are warm
-CROWD = 8
+ROOT = Path(__file__).parents[1]
+UNCROWDED_FPS = 60  # of a single client: a chunk has 200 ms to itself
+WARM_UP_CHUNKS = 3
+WARM_UP_S = 2.0  # handshakes and first chunks of a crowd
+NUM_CLIENTS = 8
 START_TIMEOUT_S = 60.0
-
-Row = dict[str, Any]
+STOP_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True)
-class Server:
-    port: int
-    stamps: Path
+class WalkingServer:
+    """A process of `benchmarks.walking_world`."""
 
-    def lag(self) -> Row:
-        """Since the last call, in ms."""
+    port: int
+    arrivals_file: Path
+
+    def read_loop(self) -> Row:
+        """Lag of the event loop since the last call, in ms; the process's CPU seconds so far."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/lag", timeout=10) as answer:
             figures: Row = json.load(answer)
         return figures
 
     def arrivals(self) -> dict[str, float]:
-        """When each chunk's array was there, by its request id."""
-        lines = (line.split() for line in self.stamps.read_text().splitlines())
-        return {name: float(at) for name, at in lines}
+        """Times at which each chunk's array arrived from the object store, by request id."""
+        lines = (line.split() for line in self.arrivals_file.read_text().splitlines())
+        return {request_id: float(at) for request_id, at in lines}
 
 
 @contextmanager
-def run_server(*, proxied: bool) -> Iterator[Server]:
+def run_server(*, proxied: bool) -> Iterator[WalkingServer]:
+    """Raises RuntimeError if the server does not answer within `START_TIMEOUT_S`."""
     with tempfile.TemporaryDirectory() as folder:
-        server = Server(free_port(), Path(folder) / "stamps")
+        server = WalkingServer(free_port(), Path(folder) / "arrivals")
         command = [sys.executable, "-m", "benchmarks.walking_world"]
-        command += ["--port", str(server.port), "--stamps", str(server.stamps)]
-        root = str(Path(__file__).parents[1])
+        command += ["--port", str(server.port), "--arrivals", str(server.arrivals_file)]
         hook = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": HOOK}
-        environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": root, **hook}
         process = subprocess.Popen(
             command + ["--serve"] * proxied,
-            cwd=root,
-            env=environment,
+            cwd=ROOT,
+            env={**os.environ, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT), **hook},
             stdout=subprocess.PIPE,
             start_new_session=True,
         )
@@ -70,113 +73,122 @@ def run_server(*, proxied: bool) -> Iterator[Server]:
         finally:
             process.send_signal(signal.SIGINT)
             try:
-                process.wait(30)
+                process.wait(STOP_TIMEOUT_S)
             finally:
                 process.kill()
 
 
-def wait_until_up(server: Server, process: subprocess.Popen[bytes]) -> None:
+def wait_until_up(server: WalkingServer, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while process.poll() is None and time.monotonic() < deadline:
         try:
-            server.lag()
+            server.read_loop()
             return
         except OSError:
             time.sleep(0.2)
     raise RuntimeError("the server did not come up")
 
 
-def watch_one(server: Server, name: str, num_chunks: int) -> Row:
+def measure_one(server: WalkingServer, name: str, num_chunks: int) -> Row:
     """One client: ms from the array's arrival to the first and to the last frame's last byte."""
-    client = FastClient(
-        server.port, realtime_output_format=name, fps=FPS, max_chunks=num_chunks + LEFT_OUT
-    )
-    first: dict[str, float] = {}
-    last: dict[str, float] = {}
+    first_s: dict[str, float] = {}
+    last_s: dict[str, float] = {}
     num_bytes = 0
-    before = server.lag()
-    while len(last) < num_chunks + LEFT_OUT:
-        message, payload, now = client.receive()
-        if payload is None:
-            continue
-        request_id = message["request_id"]
-        first.setdefault(request_id, now)
-        num_bytes += len(payload)
-        if message["is_final_frame_batch"]:
-            last[request_id] = now
-            client.send(type="ack", chunk_index=message["chunk_index"])
-    client.close()
-    after = server.lag()
-    arrived = server.arrivals()
-    chosen = list(last)[LEFT_OUT:]
+    before = server.read_loop()
+    num_all = num_chunks + WARM_UP_CHUNKS
+    init: dict[str, Any] = {
+        "extensions": True,
+        "realtime_output_format": name,
+        "fps": UNCROWDED_FPS,
+    }
+    with WebSocketClient(server.port, max_chunks=num_all, **init) as client:
+        for header, payload in client.batches():
+            now = time.monotonic()
+            request_id = header["request_id"]
+            first_s.setdefault(request_id, now)
+            num_bytes += len(payload)
+            if header["is_final_frame_batch"]:
+                last_s[request_id] = now
+                client.acknowledge(header)
+            if len(last_s) == num_all:
+                break
+    after = server.read_loop()
+    arrived_s = server.arrivals()
+    counted = list(last_s)[WARM_UP_CHUNKS:]
     return {
-        "first_ms": round(median_ms(first[one] - arrived[one] for one in chosen), 2),
-        "last_ms": round(median_ms(last[one] - arrived[one] for one in chosen), 2),
-        "mb": round(num_bytes / len(last) / 1e6, 2),
-        "cpu_ms": round(1000 * (after["cpu_s"] - before["cpu_s"]) / len(last), 1),
+        "first_ms": round(median_ms(first_s[one] - arrived_s[one] for one in counted), 2),
+        "last_ms": round(median_ms(last_s[one] - arrived_s[one] for one in counted), 2),
+        "mb": round(num_bytes / num_all / 1e6, 2),
+        "cpu_ms": round(1000 * (after["cpu_s"] - before["cpu_s"]) / num_all, 1),
         "lag_ms_p99": after["p99"],
     }
 
 
-def median_ms(values: Iterator[float]) -> float:
-    return 1000 * statistics.median(values)
+def median_ms(seconds: Iterable[float]) -> float:
+    return 1000 * statistics.median(seconds)
 
 
 def measure_bare(num_chunks: int) -> float:
-    """Median ms of a chunk's bytes through a bare socket, at the pace of the others."""
+    """Median ms of a chunk's bytes through a bare socket, at the pace of a single client."""
     data = make_chunks()[0].reshape(-1).data
+    num_all = num_chunks + WARM_UP_CHUNKS
 
-    def send(listener: socket.socket, sent: list[float]) -> None:
+    def send(listener: socket.socket, sent_s: list[float]) -> None:
         connection, _ = listener.accept()
-        for _ in range(num_chunks + LEFT_OUT):
-            time.sleep(CHUNK_FRAMES / FPS)
-            sent.append(time.monotonic())
-            connection.sendall(data)
+        with connection:
+            for _ in range(num_all):
+                time.sleep(CHUNK_FRAMES / UNCROWDED_FPS)
+                sent_s.append(time.monotonic())
+                connection.sendall(data)
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        sent: list[float] = []
-        sender = threading.Thread(target=send, args=[listener, sent])
+        sent_s: list[float] = []
+        sender = threading.Thread(target=send, args=[listener, sent_s])
         sender.start()
-        received = []
+        received_s = []
         buffer = memoryview(bytearray(len(data)))
         with socket.create_connection(listener.getsockname()) as connection:
-            for _ in range(num_chunks + LEFT_OUT):
-                received_bytes = 0
-                while received_bytes < len(data):
-                    received_bytes += connection.recv_into(buffer[received_bytes:])
-                received.append(time.monotonic())
+            for _ in range(num_all):
+                num_read = 0
+                while num_read < len(data):
+                    num_read += connection.recv_into(buffer[num_read:])
+                received_s.append(time.monotonic())
         sender.join()
-    return median_ms(b - a for a, b in zip(sent[LEFT_OUT:], received[LEFT_OUT:], strict=True))
+    counted = slice(WARM_UP_CHUNKS, None)
+    return median_ms(b - a for a, b in zip(sent_s[counted], received_s[counted], strict=True))
 
 
-def watch_many(server: Server, name: str, seconds: float) -> Row:
-    """A crowd that walks at the pace of the media, and what it does to the loop."""
-    until = time.monotonic() + seconds + 2
+def measure_crowd(server: WalkingServer, name: str, seconds: float) -> Row:
+    """Several clients at the media rate: lag of the event loop, CPU share, frames of each."""
+    until = time.monotonic() + seconds + WARM_UP_S
 
-    def walk() -> int:
-        client = FastClient(server.port, realtime_output_format=name, fps=MEDIA_FPS)
+    def count_frames() -> int:
         num_frames = 0
-        while time.monotonic() < until:
-            message, payload, _ = client.receive()
-            if payload is None:
-                continue
-            num_frames += message["num_frames"]
-            if message["is_final_frame_batch"]:
-                client.send(type="ack", chunk_index=message["chunk_index"])
-        client.close()
+        init: dict[str, Any] = {
+            "extensions": True,
+            "realtime_output_format": name,
+            "fps": MEDIA_FPS,
+        }
+        with WebSocketClient(server.port, **init) as client:
+            for header, _ in client.batches():
+                num_frames += header["num_frames"]
+                if header["is_final_frame_batch"]:
+                    client.acknowledge(header)
+                if time.monotonic() >= until:
+                    break
         return num_frames
 
-    with ThreadPoolExecutor(CROWD) as clients:
-        walking = [clients.submit(walk) for _ in range(CROWD)]
-        time.sleep(2)  # handshakes and first pictures
-        before = server.lag()
+    with ThreadPoolExecutor(NUM_CLIENTS) as threads:
+        clients = [threads.submit(count_frames) for _ in range(NUM_CLIENTS)]
+        time.sleep(WARM_UP_S)
+        before = server.read_loop()
         time.sleep(seconds)
-        after = server.lag()
-        num_frames = sum(one.result() for one in walking)
+        after = server.read_loop()
+        num_frames = sum(client.result() for client in clients)
     return {
         "lag_ms_p50": after["p50"],
         "lag_ms_p99": after["p99"],
         "lag_ms_max": after["max"],
         "cpu_percent": round(100 * (after["cpu_s"] - before["cpu_s"]) / seconds),
-        "fps_each": round(num_frames / CROWD / (seconds + 2), 1),
+        "fps_each": round(num_frames / NUM_CLIENTS / (seconds + WARM_UP_S), 1),
     }

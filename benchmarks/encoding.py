@@ -1,21 +1,24 @@
-"""What a chunk costs to encode, beside the path that other servers take."""
+"""The cost to encode a chunk with each codec, beside the usual path: Pillow in threads."""
 
 import asyncio
 import io
 import os
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Callable
 from functools import partial
-from typing import Any, cast, get_args
+from types import SimpleNamespace
+from typing import Any, Protocol, cast, get_args
 
 import anyio
 import numpy as np
 from msgspec import msgpack
 from PIL import Image
 
-from benchmarks.walking_world import HEIGHT, MEDIA_FPS, WIDTH, Frames, make_chunks
+from benchmarks.table import Row
+from benchmarks.walking_world import HEIGHT, MEDIA_FPS, WIDTH, make_chunks
 from transport.codecs.decoder import Decoder, decode_picture
+from transport.codecs.payload import Frames
 from transport.connection.chunk_sender import ChunkSender
 from transport.connection.chunk_slot import GeneratedChunk
 from transport.connection.sender import MessageSender
@@ -24,13 +27,26 @@ from transport.wire.messages import Encoding, Format
 from transport.wire.output_settings import OutputSettings
 
 FORMATS: tuple[Format, ...] = get_args(Format)
-OTHERS_WEBP = "others' webp q90"
-
-Row = dict[str, Any]
+PILLOW_WEBP = "pillow webp q90"
 
 
-class Nowhere:
-    """A socket that keeps what is sent."""
+class EncodingPath(Protocol):
+    """One way to turn a chunk into messages."""
+
+    @property
+    def num_bytes(self) -> int:
+        """The size of the last chunk's messages."""
+        ...
+
+    async def encode(self, frames: Frames) -> None: ...
+
+    def decode(self) -> Frames:
+        """The frames of the last chunk's messages."""
+        ...
+
+
+class MemorySocket:
+    """Keeps the messages that are sent through it."""
 
     def __init__(self) -> None:
         self.sent: list[bytes | memoryview] = []
@@ -39,40 +55,29 @@ class Nowhere:
         self.sent.append(data)
 
 
-class Ready:
-    """Pictures that are there."""
-
-    def __init__(self, frames: Frames) -> None:
-        self._frames = frames
-
-    def __await__(self) -> Generator[Any, None, Frames]:
-        yield from asyncio.sleep(0).__await__()
-        return self._frames
-
-
-class Ours:
-    """A session's delivery, without the socket."""
+class SenderPath:
+    """The server's own path: a session's `ChunkSender` on a socket in memory."""
 
     def __init__(self, encoding: Encoding, limiter: anyio.CapacityLimiter) -> None:
-        self._socket = Nowhere()
-        plan = type(
-            "SessionRequest", (), {"extensions": False, "flushes_older": False, "fps": MEDIA_FPS}
-        )
-        self._delivery = ChunkSender(
+        self._socket = MemorySocket()
+        request = SimpleNamespace(extensions=False, flushes_older=False, fps=MEDIA_FPS)
+        self._sender = ChunkSender(
             MessageSender(cast(Any, self._socket), timeout_s=60),
             OutputSettings(encoding),
-            cast(Any, plan),
+            cast(Any, request),
             session_id="s",
             limiter=limiter,
         )
         self._decoder = Decoder()
-        self._index = 0
+        self._num_chunks = 0
 
     async def encode(self, frames: Frames) -> None:
         self._socket.sent.clear()
+        decoded: asyncio.Future[Frames] = asyncio.get_running_loop().create_future()
+        decoded.set_result(frames)
         chunk = GeneratedChunk(
-            index=self._index,
-            frames=cast(Awaitable[Frames], Ready(frames)),
+            index=self._num_chunks,
+            frames=decoded,
             num_frames=len(frames),
             position=0,
             controls=ChunkControls(actions=[], event_ids=[], prompt=None),
@@ -81,28 +86,29 @@ class Ours:
             prepared_s=0,
             denoising_s=0,
         )
-        self._index += 1
-        await self._delivery.send(chunk)
+        self._num_chunks += 1
+        await self._sender.send(chunk)
 
     @property
     def num_bytes(self) -> int:
         return sum(len(data) for data in self._socket.sent)
 
     def decode(self) -> Frames:
-        pieces, sent = [], iter(self._socket.sent)
+        batches, sent = [], iter(self._socket.sent)
         for data in sent:
             message = msgpack.decode(data)
             if message["type"] == "frame_batch_header":
                 message["payload"] = bytes(next(sent))
             if "payload" in message:
-                pieces.append(self._decoder.decode(message, message["payload"]))
-        return np.concatenate(pieces)
+                batches.append(self._decoder.decode(message, message["payload"]))
+        return np.concatenate(batches)
 
 
-class Theirs:
-    """The path of other servers: as fast as it goes, with a thread for each frame."""
+class PillowPath:
+    """The usual path: each frame in a thread, all pictures joined, one message for the chunk."""
 
     def __init__(self, **options: Any) -> None:
+        """`options` of Pillow's `Image.save`."""
         self._options = options
         self._pictures: list[bytes] = []
         self.num_bytes = 0
@@ -124,41 +130,48 @@ class Theirs:
         return np.stack([decode_picture(picture) for picture in self._pictures])
 
 
-async def measure_encoding(rounds: int) -> dict[str, Row]:
-    limiter = anyio.CapacityLimiter(os.cpu_count() or 1)
-    makers: dict[str, Callable[[], Ours | Theirs]] = {
-        name: partial(Ours, Encoding(format=name), limiter) for name in FORMATS
-    } | {
-        "jpeg q95 4:4:4": partial(Ours, Encoding(format="jpeg", quality=95, chroma="444"), limiter),
-        OTHERS_WEBP: partial(Theirs, format="WEBP", quality=90, method=0),
-        "others' jpeg q95 4:4:4": partial(Theirs, format="JPEG", quality=95, subsampling=0),
-    }
+async def measure_encoding(num_rounds: int) -> dict[str, Row]:
+    """Time, CPU time, size and PSNR of each path; in each round, every path encodes one chunk."""
+    openers = list_paths()
+    paths = {name: open_path() for name, open_path in openers.items()}
     chunks = make_chunks()
-    ways = {name: make() for name, make in makers.items()}
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
-    for index in range(rounds + 1):
-        for name, way in ways.items():
-            began, cpu = time.perf_counter(), time.process_time()
-            await way.encode(chunks[index % len(chunks)])
-            taken = time.perf_counter() - began, time.process_time() - cpu
+    times_s: dict[str, list[tuple[float, float]]] = {name: [] for name in paths}  # wall, CPU
+    for index in range(num_rounds + 1):
+        for name, path in paths.items():
+            began = time.perf_counter(), time.process_time()
+            await path.encode(chunks[index % len(chunks)])
+            ended = time.perf_counter(), time.process_time()
             if index:  # the first round opens codecs
-                times[name].append(taken)
-    rows: dict[str, Row] = {}
-    for name, way in ways.items():
+                times_s[name].append((ended[0] - began[0], ended[1] - began[1]))
+    rows = {}
+    for name, path in paths.items():
+        wall_s, cpu_s = (statistics.median(column) for column in zip(*times_s[name], strict=True))
         rows[name] = {
-            "build_ms": round(1000 * statistics.median(wall for wall, _ in times[name]), 1),
-            "cpu_ms": round(1000 * statistics.median(cpu for _, cpu in times[name]), 1),
-            "mb": round(way.num_bytes / 1e6, 2),
-            "psnr_db": await measure_loss(makers[name](), chunks[0]),
+            "build_ms": round(1000 * wall_s, 1),
+            "cpu_ms": round(1000 * cpu_s, 1),
+            "mb": round(path.num_bytes / 1e6, 2),
+            "psnr_db": await measure_psnr(openers[name](), chunks[0]),
         }
-    webp_ms = rows[OTHERS_WEBP]["build_ms"]
+    webp_ms = rows[PILLOW_WEBP]["build_ms"]
     for row in rows.values():
-        row["x_others_webp"] = round(webp_ms / row["build_ms"], 1) if row["build_ms"] else None
+        row["x_pillow_webp"] = round(webp_ms / row["build_ms"], 1) if row["build_ms"] else None
     return rows
 
 
-async def measure_loss(way: Ours | Theirs, frames: Frames) -> float | None:
+def list_paths() -> dict[str, Callable[[], EncodingPath]]:
+    """Functions that open each path, by its name in the table."""
+    limiter = anyio.CapacityLimiter(os.cpu_count() or 1)
+    jpeg = Encoding(format="jpeg", quality=95, chroma="444")
+    return {
+        **{name: partial(SenderPath, Encoding(format=name), limiter) for name in FORMATS},
+        "jpeg q95 4:4:4": partial(SenderPath, jpeg, limiter),
+        PILLOW_WEBP: partial(PillowPath, format="WEBP", quality=90, method=0),
+        "pillow jpeg q95 4:4:4": partial(PillowPath, format="JPEG", quality=95, subsampling=0),
+    }
+
+
+async def measure_psnr(path: EncodingPath, frames: Frames) -> float | None:
     """PSNR in dB; None: equal."""
-    await way.encode(frames)
-    error = float(np.mean((way.decode().astype(np.float32) - frames.astype(np.float32)) ** 2))
+    await path.encode(frames)
+    error = float(np.mean((path.decode().astype(np.float32) - frames.astype(np.float32)) ** 2))
     return round(float(10 * np.log10(255**2 / error)), 1) if error else None

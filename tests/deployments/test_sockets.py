@@ -3,7 +3,6 @@
 import asyncio
 import json
 import re
-import socket
 import time
 import urllib.request
 
@@ -11,6 +10,7 @@ import pytest
 import websockets.sync.client
 from websockets.asyncio.client import connect as open_socket
 
+from benchmarks.websocket_client import WebSocketClient
 from deployments.proxy import CLOSE_GRACE_S, PING_INTERVAL_S, PING_TIMEOUT_S
 from transport.client import connect
 
@@ -77,18 +77,8 @@ def test_a_session_changes_its_codec_while_it_streams(server, psnr_of):
 def test_a_plain_client_that_reads_nothing_is_closed_and_sent_no_more_than_its_pace(server):
     """No send blocks behind the proxy. Only missing pongs reveal such a client."""
     began, known = time.monotonic(), set(logged(server, r"session (\w+) opened"))
-    with socket.socket() as deaf:
-        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
-        host, _, port = server.address.partition(":")
-        deaf.connect((host, int(port)))
-        deaf.sendall(
-            b"GET /v1/realtime_video/generate HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n"
-            b"Connection: Upgrade\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
-            b"Sec-WebSocket-Version: 13\r\n\r\n"
-        )
-        # `init` goes after the handshake: a frame beside the request would be lost.
-        assert b" 101 " in deaf.recv(4096)
-        deaf.sendall(b"\x82\x8b\0\0\0\0\x81\xa4type\xa4init")
+    port = int(server.address.partition(":")[2])
+    with WebSocketClient(port, receive_buffer_bytes=16_384):
         bound_s = PING_INTERVAL_S + PING_TIMEOUT_S + CLOSE_GRACE_S
 
         async def scenario():

@@ -17,6 +17,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
+from benchmarks.websocket_client import WebSocketClient
 from transport.app import build_app
 from transport.connection.connection import Connection
 from transport.paths import SOCKET_PATH
@@ -187,65 +188,10 @@ class Peer:
         return closed.value.code, closed.value.reason
 
 
-class RawClient:
-    """A WebSocket client that reads only when it is told to, through a small window."""
-
-    def __init__(self, port, **init):
-        self.socket = socket.socket()
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
-        self.socket.connect(("127.0.0.1", port))
-        self.socket.sendall(
-            b"GET /v1/realtime_video/generate HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n"
-            b"Connection: Upgrade\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
-            b"Sec-WebSocket-Version: 13\r\n\r\n"
-        )
-        self.file = self.socket.makefile("rb")
-        while self.file.readline() != b"\r\n":
-            pass
-        self.send({"type": "init", "realtime_output_pacing": False} | init)
-
-    def send(self, fields):
-        data = msgpack.encode(fields)
-        assert len(data) < 65_536
-        size = bytes([0x80 | len(data)]) if len(data) < 126 else b"\xfe" + len(data).to_bytes(2)
-        self.socket.sendall(b"\x82" + size + bytes(4) + data)
-
-    def read(self, *, rate=None):
-        """The next binary frame, at so many bytes a second; None once the server has closed."""
-        opcode, size = self.file.read(2)
-        if opcode & 15 == 8:
-            self.closed_with = self.file.read(size)[2:].decode()
-            return None
-        if size > 125:
-            size = int.from_bytes(self.file.read(2 if size == 126 else 8), "big")
-        pieces = []
-        while size:
-            pieces.append(self.file.read(min(size, 65_536)))
-            size -= len(pieces[-1])
-            if rate:
-                time.sleep(len(pieces[-1]) / rate)
-        return b"".join(pieces)
-
-    def chunks(self, *, rate=None):
-        """The header of each last batch, acknowledged."""
-        while (data := self.read(rate=rate)) is not None:
-            message = msgpack.decode(data)
-            if message["type"] == "frame_batch_header":
-                self.read(rate=rate)
-            if message.get("is_final_frame_batch"):
-                self.send({"type": "ack", "chunk_index": message["chunk_index"]})
-                yield message
-
-    def close(self):
-        self.file.close()
-        self.socket.close()
-
-
-@contextmanager
-def dialled(port, **init):
-    client = RawClient(port, **init)
-    yield client
-    client.close()
+def dial_slowly(port, **init):
+    """A client with a small receive window; without acks, only TCP slows the server down."""
+    fields = {"realtime_output_pacing": False} | init
+    return WebSocketClient(port, receive_buffer_bytes=65_536, **fields)
 
 
 def make_scenery(num_frames=12, height=64, width=112):
@@ -335,7 +281,7 @@ def listen():
 
 @pytest.fixture
 def dial_raw():
-    return dialled
+    return dial_slowly
 
 
 @pytest.fixture

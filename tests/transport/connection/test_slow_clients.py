@@ -86,7 +86,7 @@ def test_one_that_reads_nothing_is_told_to_go(big, listen, dial_raw):
         client.socket.settimeout(10)
         while client.read() is not None:
             pass
-        assert client.closed_with == "a message could not be sent in 1 s"
+        assert client.closed_with.reason == "a message could not be sent in 1 s"
 
 
 def test_without_acks_one_that_reads_nothing_holds_up_itself(big, listen, dial_raw):
@@ -107,7 +107,7 @@ def test_one_at_a_megabit_gets_every_chunk_late_and_costs_two(
     with listen(world) as port:
         init = {"extensions": True, "realtime_output_format": encoding, "max_chunks": 4}
         with dial_raw(port, **init) as client:
-            for expected, message in enumerate(client.chunks(rate=125_000)):
+            for expected, message in enumerate(client.chunks(bytes_per_s=125_000)):
                 assert message["chunk_index"] == expected
                 assert len(world.steps) <= expected + 3, "more than two ahead of its acks"
     assert expected == 3
@@ -119,7 +119,7 @@ def test_one_at_a_megabit_that_wants_the_latest_skips_whole_chunks(make_world, l
         init = {"extensions": True, "realtime_delivery": "latest"}
         with dial_raw(port, **init) as client:
             seen = []
-            for message in client.chunks(rate=125_000):
+            for message in client.chunks(bytes_per_s=125_000):
                 seen.append((message["chunk_index"], message.get("dropped_frames", 0)))
                 if len(seen) == 5:
                     break
