@@ -24,6 +24,7 @@ print(*sorted(set(sys.modules) & {banned!r}))
         ("lingbot.runtime", SERVER),
         ("lingbot.verify", SERVER),
         ("transport.wire", PURE),
+        ("deployments.sessions", PURE),
         ("transport.app", {"ray", "torch", "lingbot"}),
         ("transport.client", {"ray", "torch", "lingbot", "starlette", "anyio"}),
         ("deployments.config", {"torch", "numpy"} | SERVER),
