@@ -177,7 +177,7 @@ def test_tries_grow_rarer_and_a_person_may_stop_them(page: Page) -> None:
 def test_tries_come_to_an_end(page: Page) -> None:
     tried = page.evaluate(
         """async () => {
-            const { Reopening } = await import("/static/reopening.js");
+            const { Reopening } = await import("/static/session/reconnect.js");
             const setTimeout = window.setTimeout;
             window.setTimeout = (run) => setTimeout(run); // a second is nothing
             const waits = [];

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.browser
 def test_a_batch_with_a_bad_picture_keeps_none(page: Page) -> None:
     num_closed = page.evaluate(
         """async () => {
-            const { decodeStills } = await import("/static/still.js");
+            const { decodeStills } = await import("/static/player/picture.js");
             const canvas = document.createElement("canvas");
             const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg"));
             const good = new Uint8Array(await blob.arrayBuffer());
@@ -46,7 +46,7 @@ def test_control_time_forgets_what_will_not_be_shown(page: Page) -> None:
     """Controls 1 and 2 were superseded or dropped: when 3 is shown, they are not under way."""
     times = page.evaluate(
         """async () => {
-            const { ControlTime } = await import("/static/meter.js");
+            const { ControlTime } = await import("/static/session/stats.js");
             const time = new ControlTime();
             [1, 2, 3, 4].forEach((id) => time.send(id, 100 * id));
             const times = [];
@@ -64,7 +64,7 @@ def play(page: Page, script: str) -> Any:
     """Runs a script on the clock alone: 16 frames a second, 12 frames a chunk, time by hand."""
     return page.evaluate(
         """async (script) => {
-            const { Playback } = await import("/static/playback.js");
+            const { Playback } = await import("/static/player/jitter_buffer.js");
             const lost = [];
             const playback = new Playback({ fps: 16, chunkFrames: 12, onDrop: f => lost.push(f) });
             let nextChunk = 0;
@@ -208,7 +208,7 @@ def test_a_cut_drops_older_chunks_and_shows_the_new_one(page: Page) -> None:
 def test_a_mouse_that_rests_looks_no_more(page: Page) -> None:
     looked = page.evaluate(
         """async () => {
-            const { Movement } = await import("/static/mouse.js");
+            const { Movement } = await import("/static/input/mouse.js");
             const movement = new Movement();
             movement.add(0, 5, 0);
             const little = movement.keys(0);
@@ -233,7 +233,7 @@ def test_deltas_are_undone_across_batches_and_not_across_a_gap(page: Page) -> No
     ]
     decoded = page.evaluate(
         """async (sent) => {
-            const { DeltaDecoder } = await import("/static/pixels.js");
+            const { DeltaDecoder } = await import("/static/player/pixels.js");
             const decoder = new DeltaDecoder();
             const decode = (message) => {
                 const payload = Uint8Array.from(atob(message.payload), (c) => c.charCodeAt(0));

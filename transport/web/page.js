@@ -1,18 +1,18 @@
 /** The page: which screen is up, and what joins it to the walk. */
 
-import { Card, Toast } from "./card.js";
-import { explain } from "./ending.js";
-import { Gamepad } from "./gamepad.js";
-import { Hud } from "./hud.js";
-import { Keys, isTyping } from "./keys.js";
-import { MouseLook } from "./mouse.js";
-import { cropCover } from "./picture.js";
-import { Recorder } from "./recorder.js";
-import { Reopening } from "./reopening.js";
-import { Screen } from "./screen.js";
-import { Settings } from "./settings.js";
-import { Start } from "./start.js";
-import { Walk } from "./walk.js";
+import { Card, Toast } from "./ui/overlay.js";
+import { explain } from "./session/close_reason.js";
+import { Gamepad } from "./input/gamepad.js";
+import { Hud } from "./ui/hud.js";
+import { Keys, isTyping } from "./input/keys.js";
+import { MouseLook } from "./input/mouse.js";
+import { cropCover } from "./ui/image.js";
+import { Recorder } from "./player/recorder.js";
+import { Reopening } from "./session/reconnect.js";
+import { Screen } from "./player/player.js";
+import { Settings } from "./ui/settings.js";
+import { Start } from "./ui/start.js";
+import { Walk } from "./session/session.js";
 
 const RETRY_MS = 2000;
 const TOO_OLD =

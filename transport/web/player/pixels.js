@@ -1,6 +1,6 @@
 /** Frames that travel as pixels: as they are, or as zstd of each one's difference to the last. */
 
-import "./vendor/fzstd.min.js";
+import "../vendor/fzstd.min.js";
 
 /** Frames back to back, RGB, to one ImageData each. */
 export function decodeRaw({ payload, width, height, num_frames }) {

@@ -19,7 +19,7 @@ export class Screen {
       world: world.transferControlToOffscreen(),
       glow: glow.transferControlToOffscreen(),
     };
-    this.#worker = new Worker(new URL("projector.js", import.meta.url), { type: "module" });
+    this.#worker = new Worker(new URL("player_worker.js", import.meta.url), { type: "module" });
     this.#worker.onerror = () => {
       if (!this.#hasReported) onBroken(); // later it is a bug of ours, not a browser's age
     };

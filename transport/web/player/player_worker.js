@@ -1,7 +1,7 @@
 /** The worker behind the picture: what costs milliseconds is done here, off the page's thread. */
 
-import { Projection } from "./projection.js";
-import { Surface } from "./surface.js";
+import { Projection } from "./frame_player.js";
+import { Surface } from "./canvas.js";
 
 let surface = null;
 let projection = null; // of the walk that is open

@@ -5,7 +5,7 @@
  * a late chunk leaves no gap, and no more, since a key acts behind all that is queued.
  */
 
-import { Margin } from "./margin.js";
+import { Margin } from "./jitter_target.js";
 
 const FASTEST = 1.1;
 const SLOWEST = 0.94;

@@ -1,6 +1,6 @@
 /** One walk through one world: its socket, what goes over it, and its figures. */
 
-import { ControlTime, Rate } from "./meter.js";
+import { ControlTime, Rate } from "./stats.js";
 import { Wire } from "./wire.js";
 
 const SPOILED = {

@@ -2,7 +2,7 @@
 
 import { H264Decoder } from "./h264.js";
 import { DeltaDecoder, decodeRaw } from "./pixels.js";
-import { decodeStills } from "./still.js";
+import { decodeStills } from "./picture.js";
 
 export class Decoder {
   #deltas = new DeltaDecoder();

@@ -1,7 +1,7 @@
 /** The start screen: which picture, which words, which options. */
 
 import { offerFormats } from "./format.js";
-import { readUpload } from "./picture.js";
+import { readUpload } from "./image.js";
 
 // What is sent with a person's picture where they say nothing. In the field, for them to see: a
 // prompt left out, or empty, makes the server use its first opening's, which is of another picture.

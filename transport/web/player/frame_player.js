@@ -1,7 +1,7 @@
 /** One walk's frames in the worker: decoded in order, queued, painted when their turn comes. */
 
 import { Decoder, release } from "./decoder.js";
-import { Playback } from "./playback.js";
+import { Playback } from "./jitter_buffer.js";
 
 export class Projection {
   #surface;

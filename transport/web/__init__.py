@@ -1,1 +1,0 @@
-"""The page: static files, no build step."""
