@@ -1,4 +1,4 @@
-"""A client that is the page itself, in a headless Chromium, and what its own statistics say."""
+"""The page in a headless Chromium as a benchmark client, measured by its own statistics."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from benchmarks.chromium import MISSING, STEP_MS, VIEWPORT, find_chromium, launch
-from tests.browser.stage import enter
+from benchmarks.page import enter
 
 Taps = Iterable[tuple[float, str]]  # seconds to wait, then the keys to hold
 Stats = dict[str, Any]  # the page's `lingbot.stats`, and `at`: ms of its clock
 
-# The page acknowledges a chunk when all its frames are decoded: its statistics are kept then. It
-# never asks not to be paced, so for that one field is added to its init.
+# The page acknowledges a chunk when all its frames are decoded. Its statistics are recorded then.
+# The page cannot turn pacing off, so an unpaced run adds one field to its init.
 WATCH = """
 window.watched = [];
 const send = WebSocket.prototype.send;
@@ -29,10 +29,11 @@ WebSocket.prototype.send = function (data) {
 """
 
 
-def walk_page(url: str, num_chunks: int, *, paced: bool, taps: Taps) -> list[Stats]:
-    """The page's statistics when each chunk had arrived, in a browser of its own.
+def run_session(url: str, num_chunks: int, *, paced: bool, taps: Taps) -> list[Stats]:
+    """Play one session in a new browser. Returns the page's statistics at each chunk's arrival.
 
-    Raises SystemExit where there is no Chromium, or the walk ends early or stands still.
+    Raises SystemExit without Chromium or if the session ends early or stalls, RuntimeError if it
+    does not open.
     """
     if (path := find_chromium()) is None:
         raise SystemExit(MISSING)
@@ -40,7 +41,7 @@ def walk_page(url: str, num_chunks: int, *, paced: bool, taps: Taps) -> list[Sta
         browser = launch(playwright, path)
         page = open_page(browser, url, paced=paced)
         enter(page)
-        watched = walk(page, num_chunks, taps)
+        watched = hold_keys(page, num_chunks, taps)
         browser.close()
     return watched
 
@@ -55,17 +56,18 @@ def open_page(browser: Browser, url: str, *, paced: bool) -> Page:
     return page
 
 
-def walk(page: Page, num_chunks: int, taps: Taps) -> list[Stats]:
+def hold_keys(page: Page, num_chunks: int, taps: Taps) -> list[Stats]:
+    """Hold the keys of `taps` until `num_chunks` have arrived. Returns the statistics of each."""
     held, arrived = "", -1
     for wait_s, keys in taps:
         page.wait_for_timeout(1000 * wait_s)
         if page.evaluate("lingbot.state") != "playing":
-            raise SystemExit(f"the walk ended early: {page.inner_text('#card')}")
+            raise SystemExit(f"the session ended early: {page.inner_text('#card')}")
         before, arrived = arrived, page.evaluate("watched.length")
         if arrived >= num_chunks:
             break
         if arrived == before:
-            raise SystemExit(f"no chunk came in {wait_s:.1f} s, after {arrived}")
+            raise SystemExit(f"no chunk arrived in {wait_s:.1f} s, after {arrived}")
         for key in set(held) - set(keys):
             page.keyboard.up(key)
         for key in set(keys) - set(held):
@@ -76,11 +78,11 @@ def walk(page: Page, num_chunks: int, taps: Taps) -> list[Stats]:
 
 
 def summarize(watched: list[Stats], *, fps: int, left_out: int) -> dict[str, float]:
-    """Figures of all chunks but the first `left_out`, one at least; frames as the page counts them.
+    """Metrics of all chunks but the first `left_out` (at least 1), with the page's frame counts.
 
-    Period and latency (the page's `chunkMs`: denoising and decoding, by the server) are over a
-    chunk's media time. A late chunk is one during whose period the page had no frame when it was
-    due.
+    Period and latency are divided by a chunk's media time. Latency is the page's `chunkMs`: the
+    server's time for denoising and decoding. A chunk is late if, during its period, the page had no
+    frame to show when one was due.
     """
     kept = watched[left_out - 1 :]
 

@@ -1,4 +1,4 @@
-"""The Chromium that tests and benchmarks drive: where it is, and how it is started."""
+"""Find and start the Chromium of tests and benchmarks."""
 
 import shutil
 
@@ -17,11 +17,11 @@ FLAGS = (
 )
 MISSING = "needs Chromium: apt-get install chromium"
 VIEWPORT = ViewportSize(width=1280, height=800)
-STEP_MS = 60_000  # the most that anything awaited in a page may take on a busy machine
+STEP_MS = 60_000  # timeout of each step on a page; generous, for busy machines
 
 
 def find_chromium() -> str | None:
-    """Its path, where there is one."""
+    """The path of Chromium, or None."""
     return next((path for name in NAMES if (path := shutil.which(name)) is not None), None)
 
 

@@ -158,7 +158,7 @@ def measure_browser(server: LocalServer, num_chunks: int) -> dict[str, float]:
     figures: dict[str, float] = {}
     for name, paced in (("paced", True), ("unpaced", False)):
         taps = random_taps(HOLD_S)
-        watched = browser.walk_page(server.http, num_chunks, paced=paced, taps=taps)
+        watched = browser.run_session(server.http, num_chunks, paced=paced, taps=taps)
         summary = browser.summarize(watched, fps=fps, left_out=WARM_UP_CHUNKS)
         figures |= {f"{name}_{figure}": value for figure, value in summary.items()}
     return figures

@@ -17,15 +17,16 @@ class Server(Protocol):
 
 @pytest.fixture(scope="session")
 def chromium() -> str:
-    """Its path. A machine without one skips the tests that want it, and a CI fails them."""
+    """The path of Chromium. Without one, tests that need it fail in CI and skip elsewhere."""
     if (path := find_chromium()) is not None:
         return path
     if os.environ.get("CI") == "true":
-        pytest.fail(MISSING)  # a CI that skips its browser tests says nothing
+        pytest.fail(MISSING)
     pytest.skip(MISSING)
 
 
-@pytest.fixture(scope="module")  # no longer: until it ends, no other test can run an event loop
+# Not of the session: while Playwright runs, no other test can run an event loop.
+@pytest.fixture(scope="module")
 def browser(chromium: str) -> Iterator[Browser]:
     with sync_playwright() as playwright:
         browser = launch(playwright, chromium)
@@ -35,29 +36,29 @@ def browser(chromium: str) -> Iterator[Browser]:
 
 @pytest.fixture
 def page(chromium: str, browser: Browser, server: Server) -> Iterator[Page]:
-    """The start screen. Afterwards: nothing in the console, nothing from elsewhere.
+    """The start screen. Teardown asserts an error-free console and requests to our server only.
 
-    `chromium` comes first, so that no server is started for a browser that is not there.
+    `chromium` comes first, so that a missing browser skips the test before a server starts.
     """
     context = browser.new_context(viewport=VIEWPORT)
     context.set_default_timeout(STEP_MS)
     page = context.new_page()
-    complaints: list[str] = []
+    errors: list[str] = []
     hosts: set[str] = set()
 
     def listen(message: ConsoleMessage) -> None:
         if message.type == "error":
-            complaints.append(message.text)
+            errors.append(message.text)
 
     page.on("console", listen)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("requestfailed", lambda request: complaints.append(f"failed: {request.url}"))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("requestfailed", lambda request: errors.append(f"failed: {request.url}"))
     page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
     page.on("websocket", lambda socket: hosts.add(urlsplit(socket.url).netloc))
     page.goto(server.http)
     page.wait_for_selector("#enter:enabled")
-    page.evaluate("lingbot.lastFrame()")  # its worker is up: no request is under way any more
+    page.evaluate("lingbot.lastFrame()")  # the worker answers, so no request is under way
     yield page
     context.close()
-    assert complaints == []
-    assert hosts <= {urlsplit(server.http).netloc, ""}, "a request left the server"  # "": blob:
+    assert errors == []
+    assert hosts <= {urlsplit(server.http).netloc, ""}, "a request to another host"  # "": blob:

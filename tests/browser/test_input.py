@@ -1,15 +1,16 @@
-"""What a person holds, by keyboard, touch, gamepad and mouse, and what lets go of it."""
+"""Keys held by keyboard, touch, gamepad and mouse, and their release."""
 
 import pytest
 from playwright.sync_api import CDPSession, Page
 
-from tests.browser.stage import enter, listen_to_client, wait_for_actions
+from benchmarks.page import enter
+from tests.browser.driver import listen_to_client, wait_for_actions
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("server")]
 
 
-def hide_at_will(page: Page) -> None:
-    """Playwright keeps every tab visible: what a hidden one sees is played to this one."""
+def fake_visibility(page: Page) -> None:
+    """Define `hide(value)` in the page. Playwright keeps every tab visible, so this fakes it."""
     page.evaluate(
         """() => {
             let hidden = false;
@@ -29,9 +30,9 @@ def middle(page: Page, selector: str) -> tuple[float, float]:
 
 
 def touch(fingers: CDPSession, kind: str, *points: tuple[float, float]) -> None:
-    """Where all fingers are from now on; each keeps its place in the list."""
-    places = [{"x": x, "y": y, "id": index} for index, (x, y) in enumerate(points)]
-    fingers.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": places})
+    """Move all fingers to these points. A finger is identified by its index."""
+    touch_points = [{"x": x, "y": y, "id": index} for index, (x, y) in enumerate(points)]
+    fingers.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": touch_points})
 
 
 def held(page: Page) -> list[str]:
@@ -39,7 +40,7 @@ def held(page: Page) -> list[str]:
     return keys
 
 
-def test_held_keys_reach_the_world_and_light_up(page: Page) -> None:
+def test_held_keys_reach_the_world_and_are_highlighted(page: Page) -> None:
     enter(page)
     page.keyboard.down("w")
     page.keyboard.down("ArrowRight")
@@ -52,13 +53,13 @@ def test_held_keys_reach_the_world_and_light_up(page: Page) -> None:
     assert page.locator("[aria-pressed=true]").count() == 0
 
 
-def test_the_pad_walks_by_mouse(page: Page) -> None:
+def test_the_key_pad_works_by_mouse(page: Page) -> None:
     enter(page)
     page.hover("[data-key=a]")
     page.mouse.down()
     wait_for_actions(page, ["a"])
     page.mouse.move(640, 300)
-    assert page.evaluate("lingbot.stats.held") == ["a"], "a slipping finger still holds"
+    assert page.evaluate("lingbot.stats.held") == ["a"], "a pointer that slips off still holds"
     page.mouse.up()
     wait_for_actions(page, [])
 
@@ -72,8 +73,8 @@ def test_blur_releases_the_keys(page: Page) -> None:
     wait_for_actions(page, [])
 
 
-def test_a_key_held_all_along_walks_once_it_can(page: Page) -> None:
-    """The keyboard repeats: the second keydown and all later ones of a held key say so."""
+def test_a_key_held_before_the_start_counts_at_its_next_repeat(page: Page) -> None:
+    """The second and later keydown events of a held key are marked as repeats."""
     sent = listen_to_client(page)
     page.keyboard.down("w")
     enter(page)
@@ -92,9 +93,11 @@ def test_a_key_held_all_along_walks_once_it_can(page: Page) -> None:
     assert held == [["w"], [], ["w"], []], "a repeat that changed nothing was sent"
 
 
-@pytest.mark.parametrize("num_chunks", [2, 6])  # 6 are more than the page keeps
-def test_time_in_a_hidden_tab_is_neither_late_nor_a_controls(page: Page, num_chunks: int) -> None:
-    hide_at_will(page)
+@pytest.mark.parametrize("num_chunks", [2, 6])  # 6 exceed the jitter buffer
+def test_hidden_time_counts_neither_as_late_nor_as_control_latency(
+    page: Page, num_chunks: int
+) -> None:
+    fake_visibility(page)
     enter(page)
     page.keyboard.down("w")
     page.wait_for_function("lingbot.stats.controlMs !== null")
@@ -118,7 +121,7 @@ def test_time_in_a_hidden_tab_is_neither_late_nor_a_controls(page: Page, num_chu
         }""",
         during,
     )
-    assert after["framesLate"] < before["framesLate"] + 12, "a chunk late"
+    assert after["framesLate"] < before["framesLate"] + 12, "hidden time counted as late"
     assert after["framesDropped"] > 0 or num_chunks == 2
     page.wait_for_function(
         """num => {
@@ -127,11 +130,11 @@ def test_time_in_a_hidden_tab_is_neither_late_nor_a_controls(page: Page, num_chu
         }""",
         arg=during["framesReceived"],
     )
-    # The key was released when the page was hidden: that release was not waited for.
+    # Hiding the page released the key. The latency of that release must not be measured.
     assert page.evaluate("lingbot.stats.controlMs") == before["controlMs"]
 
 
-def test_words_in_the_prompt_field_change_the_world_and_do_not_walk(page: Page) -> None:
+def test_typing_a_prompt_changes_the_world_and_holds_no_keys(page: Page) -> None:
     enter(page)
     page.fill("#live-prompt", "")
     page.keyboard.type("was die")
@@ -146,8 +149,8 @@ def test_words_in_the_prompt_field_change_the_world_and_do_not_walk(page: Page) 
     wait_for_actions(page, ["w"])
 
 
-def test_a_tab_that_is_left_releases_the_keys_and_one_may_walk_on(page: Page) -> None:
-    hide_at_will(page)
+def test_hiding_the_tab_releases_the_keys_until_the_next_keydown(page: Page) -> None:
+    fake_visibility(page)
     enter(page)
     page.keyboard.down("w")
     wait_for_actions(page, ["w"])
@@ -158,7 +161,7 @@ def test_a_tab_that_is_left_releases_the_keys_and_one_may_walk_on(page: Page) ->
     wait_for_actions(page, ["w"])
 
 
-def test_fingers_hold_one_key_each_and_may_slip(page: Page) -> None:
+def test_each_finger_holds_one_key_until_it_is_lifted(page: Page) -> None:
     enter(page)
     fingers = page.context.new_cdp_session(page)
     forward, right = middle(page, "[data-key=w]"), middle(page, "[data-key=l]")
@@ -166,13 +169,13 @@ def test_fingers_hold_one_key_each_and_may_slip(page: Page) -> None:
     touch(fingers, "touchStart", forward, right)
     wait_for_actions(page, ["w", "l"])
     touch(fingers, "touchMove", (640, 300), right)
-    assert held(page) == ["w", "l"], "a slipping finger still holds"
-    touch(fingers, "touchCancel")  # the system takes over: a call, a gesture of its own
+    assert held(page) == ["w", "l"], "a pointer that slips off still holds"
+    touch(fingers, "touchCancel")  # the system takes over, as for a call or a gesture
     page.wait_for_function("lingbot.stats.held.length === 0")
     wait_for_actions(page, [])
 
 
-def test_a_gamepad_walks_and_looks(page: Page) -> None:
+def test_a_gamepad_moves_and_looks(page: Page) -> None:
     page.evaluate(
         """() => {
             const buttons = Array.from({ length: 17 }, () => ({ pressed: false }));
@@ -185,7 +188,7 @@ def test_a_gamepad_walks_and_looks(page: Page) -> None:
     page.evaluate("pad.axes = [0.3, -0.9, 0.8, 0.1]")
     wait_for_actions(page, ["w", "l"])
     page.evaluate("window.dispatchEvent(new Event('blur'))")
-    wait_for_actions(page, ["w", "l"])  # the window has the focus still: the stick speaks
+    wait_for_actions(page, ["w", "l"])  # the window still has the focus, so the stick counts
     page.evaluate("pad.axes = [0, 0, 0, 0]; pad.buttons[13].pressed = true")
     wait_for_actions(page, ["s"])
     page.evaluate("document.hasFocus = () => false")
@@ -198,17 +201,17 @@ def test_a_gamepad_walks_and_looks(page: Page) -> None:
     assert page.evaluate("lingbot.state") == "start"
 
 
-def test_the_mouse_looks_once_the_picture_has_caught_it(page: Page) -> None:
+def test_the_mouse_looks_while_the_pointer_is_locked(page: Page) -> None:
     sent = listen_to_client(page)
     enter(page)
     page.mouse.move(500, 300)
     page.mouse.move(600, 300)
-    assert held(page) == [], "a mouse that was not caught"
+    assert held(page) == [], "the pointer is not locked"
     page.click("#world")
     page.wait_for_function("document.pointerLockElement !== null")
-    x, y = middle(page, "#world")  # where it was clicked
+    x, y = middle(page, "#world")  # the place of the click
     page.mouse.move(x - 200, y)
-    page.wait_for_function("lingbot.stats.held.length === 0")  # a movement fades
+    page.wait_for_function("lingbot.stats.held.length === 0")  # the movement decays
     page.mouse.move(x - 200, y - 100)
     page.wait_for_function("lingbot.stats.held.length === 0")
     events = [message for message in sent if message["type"] == "event"]
@@ -216,6 +219,25 @@ def test_the_mouse_looks_once_the_picture_has_caught_it(page: Page) -> None:
     assert states[-4:] == [["j"], [], ["i"], []]
     page.keyboard.press("Escape")
     page.wait_for_function("document.pointerLockElement === null")
-    assert page.evaluate("lingbot.state") == "playing", "the first Esc only frees the mouse"
+    assert page.evaluate("lingbot.state") == "playing", "the first Esc only unlocks the pointer"
     page.keyboard.press("Escape")
     assert page.evaluate("lingbot.state") == "start"
+
+
+def test_a_mouse_at_rest_releases_its_keys(page: Page) -> None:
+    looked = page.evaluate(
+        """async () => {
+            const { Movement } = await import("/static/input/mouse.js");
+            const movement = new Movement();
+            movement.add(0, 5, 0);
+            const little = movement.keys(0);
+            movement.add(10, 4000, -30);
+            const much = movement.keys(10);
+            let rested = 10;
+            while (movement.keys(rested).length > 0) rested += 1;
+            return { little, much, rested };
+        }"""
+    )
+    assert looked["little"] == []
+    assert looked["much"] == ["l", "i"]
+    assert 100 < looked["rested"] < 400

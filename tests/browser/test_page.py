@@ -1,39 +1,37 @@
 """The page in a real Chromium, on the real stack."""
 
 import io
-from pathlib import Path
 
 import pytest
 from PIL import Image
 from playwright.sync_api import Page, ViewportSize
 
-from tests.browser.stage import (
-    answer_init,
-    chunk,
-    enter,
-    grey,
-    listen_to_client,
-    png,
-    wait_for_actions,
-)
+from benchmarks.page import enter
+from tests.browser.driver import listen_to_client
+from tests.browser.fake_server import answer_init, chunk, grey
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("server")]
 
-SCREENSHOT = Path(__file__).parents[2] / "build" / "page.png"
 DESKTOP = ViewportSize(width=1280, height=800)
 TABLET = ViewportSize(width=900, height=700)
 PHONE = ViewportSize(width=390, height=844)
-SIDEWAYS = ViewportSize(width=844, height=390)
+PHONE_LANDSCAPE = ViewportSize(width=844, height=390)
 
 
-def wait_for_figures(page: Page) -> None:
-    """Until the HUD has all of them."""
+def png(width: int, height: int) -> bytes:
+    data = io.BytesIO()
+    Image.linear_gradient("L").convert("RGB").resize((width, height)).save(data, "PNG")
+    return data.getvalue()
+
+
+def wait_for_hud(page: Page) -> None:
+    """Wait until every cell of the HUD shows a value."""
     page.wait_for_function(
-        "[...document.querySelectorAll('[data-figure]')].every(cell => cell.innerText !== '–')"
+        "[...document.querySelectorAll('[data-stat]')].every(cell => cell.innerText !== '–')"
     )
 
 
-def test_a_world_opens_and_its_picture_moves(page: Page) -> None:
+def test_a_world_opens_and_its_frames_move(page: Page) -> None:
     enter(page)
     page.keyboard.down("w")
     page.evaluate("async () => { window.before = await lingbot.lastFrame(); }")
@@ -50,7 +48,7 @@ def test_a_world_opens_and_its_picture_moves(page: Page) -> None:
     assert stats["framesDropped"] == 0
 
 
-def test_the_figures_are_plausible(page: Page) -> None:
+def test_the_statistics_are_plausible(page: Page) -> None:
     enter(page)
     page.keyboard.press("d")
     page.wait_for_function("lingbot.stats.chunkIndex >= 6 && lingbot.stats.controlMs !== null")
@@ -60,10 +58,10 @@ def test_the_figures_are_plausible(page: Page) -> None:
     assert 20 < stats["controlMs"] < 10_000
     assert stats["bytesPerSecond"] > 1_000
     assert stats["codec"] == "jpeg"
-    wait_for_figures(page)
+    wait_for_hud(page)
 
 
-def test_an_upload_opens_a_world_and_a_file_that_is_no_picture_is_named(page: Page) -> None:
+def test_an_upload_opens_a_world_and_an_unreadable_file_is_named(page: Page) -> None:
     page.set_input_files("#upload", {"name": "a.png", "mimeType": "image/png", "buffer": b"no"})
     page.wait_for_selector("#start-notice:visible")
     assert "a.png" in page.inner_text("#start-notice")
@@ -75,21 +73,21 @@ def test_an_upload_opens_a_world_and_a_file_that_is_no_picture_is_named(page: Pa
     sent = listen_to_client(page)
     enter(page)
     assert sent[0]["prompt"] == "A world to walk in"
-    with Image.open(io.BytesIO(sent[0]["first_frame"])) as picture:
-        assert picture.size == (1280, 853)
+    with Image.open(io.BytesIO(sent[0]["first_frame"])) as image:
+        assert image.size == (1280, 853)
 
 
-def test_an_emptied_prompt_is_the_chosen_pictures_own(page: Page) -> None:
+def test_an_empty_prompt_falls_back_to_that_of_the_chosen_opening(page: Page) -> None:
     sent = listen_to_client(page)
     page.locator("#openings .card").nth(1).click()
-    theirs = page.input_value("#prompt")
+    default = page.input_value("#prompt")
     page.fill("#prompt", "")
-    assert page.get_attribute("#prompt", "placeholder") == theirs, "nobody can see it"
+    assert page.get_attribute("#prompt", "placeholder") == default, "the fallback is not visible"
     enter(page)
-    assert sent[0]["prompt"] == theirs == page.input_value("#live-prompt")
+    assert sent[0]["prompt"] == default == page.input_value("#live-prompt")
 
 
-def test_a_browser_that_is_too_old_is_told_so(page: Page) -> None:
+def test_a_browser_that_is_too_old_gets_a_notice(page: Page) -> None:
     page.add_init_script("delete HTMLCanvasElement.prototype.transferControlToOffscreen")
     page.reload()
     page.wait_for_selector("#start-notice:visible")
@@ -97,7 +95,7 @@ def test_a_browser_that_is_too_old_is_told_so(page: Page) -> None:
     assert page.is_disabled("#enter")
 
 
-def test_leaving_frees_the_world_for_the_next_walk(page: Page) -> None:
+def test_leaving_frees_the_world_for_the_next_session(page: Page) -> None:
     for _ in range(3):
         enter(page)
         page.keyboard.press("Escape")
@@ -117,10 +115,10 @@ def test_a_frame_of_any_size_keeps_its_shape(
     assert world is not None and view is not None
     assert world["width"] / world["height"] == pytest.approx(width / height, rel=0.01)
     spare = [view[side] - world[side] for side in ("width", "height")]
-    assert min(spare) == pytest.approx(0, abs=1), "neither as large as fits nor within"
+    assert min(spare) == pytest.approx(0, abs=1), "not the largest size that fits"
 
 
-@pytest.mark.parametrize("viewport", [DESKTOP, TABLET, PHONE, SIDEWAYS])
+@pytest.mark.parametrize("viewport", [DESKTOP, TABLET, PHONE, PHONE_LANDSCAPE])
 def test_nothing_is_cut_off(page: Page, viewport: ViewportSize) -> None:
     page.set_viewport_size(viewport)
     page.click("summary")
@@ -132,29 +130,15 @@ def test_nothing_is_cut_off(page: Page, viewport: ViewportSize) -> None:
     for part in (".bar button", ".bar dd", ".settings label", ".deck button"):
         for index, element in enumerate(page.locator(part).all()):
             if (box := element.bounding_box()) is None:
-                continue  # left out where there is no room
+                continue  # hidden in a small viewport
             right, bottom = box["x"] + box["width"], box["y"] + box["height"]
             assert box["x"] >= 0 and right <= viewport["width"], (part, index)
             assert box["y"] >= 0 and bottom <= viewport["height"], (part, index)
     for part in (".bar", ".view"):
         box = page.locator(part).bounding_box()
         assert box is not None
-        assert 2 * box["x"] + box["width"] <= viewport["width"] + 1, "wider than its margins"
+        assert 2 * box["x"] + box["width"] <= viewport["width"] + 1, "the margins differ"
     for key in "wasdijkl":
         box = page.locator(f"[data-key={key}]").bounding_box()
         assert box is not None
         assert min(box["width"], box["height"]) >= 44, "too small for a thumb"
-
-
-def test_a_picture_of_the_page_is_kept(page: Page) -> None:
-    enter(page)
-    page.keyboard.down("w")
-    wait_for_actions(page, ["w"])
-    walking_since = page.evaluate("lingbot.stats.chunkIndex")
-    # Past the first chunks, which come faster than they are shown: the figures are steady.
-    page.wait_for_function("since => lingbot.stats.chunkIndex >= since + 6", arg=walking_since)
-    wait_for_figures(page)
-    SCREENSHOT.parent.mkdir(exist_ok=True)
-    page.screenshot(path=SCREENSHOT)
-    with Image.open(SCREENSHOT) as image:
-        assert image.size == (DESKTOP["width"], DESKTOP["height"])

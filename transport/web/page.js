@@ -1,18 +1,18 @@
-/** The page: which screen is up, and what joins it to the walk. */
+/** The page: switches screens and connects session, player, input and ui. */
 
-import { Card, Toast } from "./ui/overlay.js";
-import { explain } from "./session/close_reason.js";
 import { Gamepad } from "./input/gamepad.js";
-import { Hud } from "./ui/hud.js";
-import { Keys, isTyping } from "./input/keys.js";
+import { isTyping, Keys } from "./input/keys.js";
 import { MouseLook } from "./input/mouse.js";
-import { cropCover } from "./ui/image.js";
+import { Player } from "./player/player.js";
 import { Recorder } from "./player/recorder.js";
-import { Reopening } from "./session/reconnect.js";
-import { Screen } from "./player/player.js";
+import { explain } from "./session/close_reason.js";
+import { Reconnect } from "./session/reconnect.js";
+import { Session } from "./session/session.js";
+import { Hud } from "./ui/hud.js";
+import { cropToCover } from "./ui/image.js";
+import { Card, Toast } from "./ui/overlay.js";
 import { Settings } from "./ui/settings.js";
 import { Start } from "./ui/start.js";
-import { Walk } from "./session/session.js";
 
 const RETRY_MS = 2000;
 const TOO_OLD =
@@ -22,39 +22,41 @@ const element = (id) => document.getElementById(id);
 const card = new Card();
 const toast = new Toast();
 const hud = new Hud(element("hud"));
-const keys = new Keys([...document.querySelectorAll("[data-key]")], (held) => walk?.hold(held));
+const keys = new Keys([...document.querySelectorAll("[data-key]")], (held) => session?.hold(held));
 const mouse = new MouseLook(element("world"), keys);
-const inputs = [keys, new Gamepad(keys), mouse]; // keys first: they take what the others hold
+const inputs = [keys, new Gamepad(keys), mouse]; // keys first: the others need it enabled
 const recorder = new Recorder(element("world"), showRecording);
-const settings = new Settings(change);
-const start = new Start({ onEnter: visit, onChoose: backdrop });
-const reopening = new Reopening({
-  onTick: (seconds, nth, most) =>
-    card.announce(`A new walk from the same picture in ${seconds} s (try ${nth} of ${most}).`),
-  onOpen: () => enter(),
+const settings = new Settings(changeOutput);
+const start = new Start({ onEnter: enter, onChoose: setBackdrop });
+const reconnect = new Reconnect({
+  onTick: (seconds, attempt, maxAttempts) =>
+    card.announceRetry(
+      `A new walk from the same picture in ${seconds} s (try ${attempt} of ${maxAttempts}).`,
+    ),
+  onAttempt: () => openSession(),
 });
-let screen = null; // null where this browser has none
+let player = null; // null if this browser cannot run one
 let world = null; // the answer of /v1/world
-let choice = null; // what the start screen gave, and what was changed since
-let walk = null;
-let playingSince = null; // ms
+let choice = null; // { init, imageUrl } from the start screen, with later changes of the output
+let session = null;
+let playingSinceMs = null;
 
-/** For tests and the curious: read only. */
+/** The state of the page, read only, for tests and the console. */
 window.lingbot = Object.freeze({
   get state() {
-    return walk?.state ?? "start";
+    return session?.state ?? "start";
   },
   get stats() {
-    return walk === null ? null : Object.freeze({ ...walk.stats, held: [...keys.held] });
+    return session === null ? null : Object.freeze({ ...session.stats, held: [...keys.held] });
   },
-  /** Resolves to the frame on the screen: { chunkIndex, frameIndex, width, height, data }. */
-  lastFrame: () => screen.read(),
+  /** Resolves to the displayed frame: { chunkIndex, frameIndex, width, height, data }. */
+  lastFrame: () => player.readFrame(),
 });
 
 function setUp() {
   try {
     const canvases = { world: element("world"), glow: element("glow") };
-    screen = new Screen({ ...canvases, onBroken: () => start.notify(TOO_OLD) });
+    player = new Player({ ...canvases, onUnsupported: () => start.notify(TOO_OLD) });
   } catch {
     start.notify(TOO_OLD);
     return;
@@ -77,42 +79,49 @@ async function load() {
   start.show(world);
 }
 
-function backdrop(url) {
+function setBackdrop(url) {
   document.body.style.setProperty("--backdrop", `url("${new URL(url, document.baseURI)}")`);
 }
 
-/** A person enters a world. */
-function visit(chosen) {
+/** Enters a world at the user's request. */
+function enter(chosen) {
   choice = chosen;
-  reopening.stop();
-  enter();
+  reconnect.stop();
+  openSession();
 }
 
-function enter() {
+function openSession() {
   const url = new URL("v1/realtime_video/generate", document.baseURI);
   url.protocol = url.protocol.replace("http", "ws");
-  const asked = { fps: world.fps, extensions: true, realtime_cut_over: true };
-  const listeners = { onState, onShow, onEnd, onCodec: (codec) => settings.follow(codec) };
-  playingSince = null;
-  walk = new Walk(
+  const fields = { fps: world.fps, extensions: true, realtime_cut_over: true };
+  playingSinceMs = null;
+  session = new Session(
     url,
-    { type: "init", ...asked, ...choice.init },
-    { screen, world, onNotice: (text) => toast.show(text), ...listeners },
+    { type: "init", ...fields, ...choice.init },
+    {
+      player,
+      world,
+      onState,
+      onFrameShown,
+      onEnd,
+      onCodec: (codec) => settings.setFormat(codec),
+      onNotice: (text) => toast.show(text),
+    },
   );
-  show("waiting");
+  showScreen("waiting");
   card.show({ title: "Opening the world", text: "A moment." });
-  hud.write(walk.stats);
+  hud.write(session.stats);
   settings.show(choice.init);
   element("live-prompt").value = choice.init.prompt ?? "";
-  showOpening(walk);
+  showOpening(session);
 }
 
-/** Where the walk will begin, until its first frame comes. */
-async function showOpening(mine) {
+/** Shows the opening image until the first frame. */
+async function showOpening(opened) {
   const size = choice.init.size.split("x").map(Number);
-  const cover = await cropCover(choice.picture, size).catch(() => null); // a walk does without
-  if (mine === walk && cover !== null) screen.cover(cover);
-  else cover?.close();
+  const image = await cropToCover(choice.imageUrl, size).catch(() => null); // it is optional
+  if (opened === session && image !== null) player.showImage(image);
+  else image?.close();
 }
 
 function onState(state, detail) {
@@ -124,44 +133,46 @@ function onState(state, detail) {
   } else if (state === "warming") {
     card.show({ title: "Warming up", text: "The model is getting ready. This happens once." });
   } else if (state === "playing") {
-    playingSince = performance.now();
+    playingSinceMs = performance.now();
     card.hide();
-    show("playing");
-    enable(true);
+    showScreen("playing");
+    enableInputs(true);
   }
 }
 
-function onShow() {
-  hud.update(performance.now(), walk.stats);
+function onFrameShown() {
+  hud.update(performance.now(), session.stats);
 }
 
 function onEnd(end) {
-  enable(false);
-  toast.hide(); // what it said is on the card
-  const { title, hint, said, isPassing } = explain(end);
-  show("ended");
-  card.show({ title, text: hint, said, over: true });
+  enableInputs(false);
+  toast.hide(); // the card repeats its text
+  const { title, hint, detail, isTransient } = explain(end);
+  showScreen("ended");
+  card.show({ title, text: hint, detail, ended: true });
   element("again").focus();
-  if (isPassing) reopening.start(playingSince === null ? 0 : performance.now() - playingSince);
+  if (isTransient) {
+    reconnect.start(playingSinceMs === null ? 0 : performance.now() - playingSinceMs);
+  }
 }
 
 function leave() {
-  enable(false);
-  reopening.stop();
-  walk.leave();
-  walk = null;
+  enableInputs(false);
+  reconnect.stop();
+  session.close();
+  session = null;
   toast.hide();
-  show("start");
+  showScreen("start");
   start.focus();
 }
 
-function enable(enabled) {
+function enableInputs(enabled) {
   for (const input of inputs) input.enabled = enabled;
   element("record").disabled = !enabled;
   if (!enabled) recorder.stop();
 }
 
-function show(name) {
+function showScreen(name) {
   document.body.dataset.screen = name;
   element("start").hidden = name !== "start";
   element("stage").hidden = name === "start";
@@ -173,35 +184,35 @@ function showRecording(seconds) {
   element("record-text").textContent = seconds === null ? "Record" : clock;
 }
 
-/** How frames travel from now on, and in the next walk too. */
-function change(fields) {
+/** Changes how frames are encoded, for this session and the next ones. */
+function changeOutput(fields) {
   Object.assign(choice.init, fields);
-  walk.changeOutput(fields);
+  session.changeOutput(fields);
 }
 
-/** A first Esc leaves what was entered last. */
-function escape(event) {
+/** Esc leaves the innermost state: a popover, the pointer lock, a text field, the session. */
+function onEscape(event) {
   if (document.querySelector(":popover-open") !== null) return; // the browser closes it
-  if (mouse.isCaught) mouse.release();
+  if (mouse.isLocked) mouse.release();
   else if (isTyping(event)) event.target.blur();
   else leave();
 }
 
 element("leave").addEventListener("click", leave);
 element("back").addEventListener("click", leave);
-element("again").addEventListener("click", () => visit(choice));
+element("again").addEventListener("click", () => enter(choice));
 element("record").addEventListener("click", () => recorder.toggle());
 element("change").addEventListener("submit", (event) => {
   event.preventDefault();
   const prompt = element("live-prompt").value.trim();
-  if (prompt !== "" && walk.state === "playing") walk.changePrompt(prompt);
-  element("live-prompt").blur(); // the keys walk again
+  if (prompt !== "" && session.state === "playing") session.changePrompt(prompt);
+  element("live-prompt").blur(); // gives the keys back to the walk
 });
 window.addEventListener("keydown", (event) => {
   if (document.body.dataset.screen === "start") return;
-  if (event.key === "Escape") escape(event);
+  if (event.key === "Escape") onEscape(event);
   const isPlain = !event.ctrlKey && !event.metaKey && !event.altKey && !event.repeat;
-  if (event.code === "KeyR" && isPlain && !isTyping(event) && walk.state === "playing") {
+  if (event.code === "KeyR" && isPlain && !isTyping(event) && session.state === "playing") {
     recorder.toggle();
   }
 });

@@ -1,25 +1,26 @@
-/** The keys a person holds, whatever holds them: keyboard, touch, gamepad, mouse. */
+/** The set of held keys, from all sources: keyboard, touch, gamepad and mouse. */
 
+// biome-ignore format: a table
 const KEY_OF_CODE = {
   KeyW: "w", KeyA: "a", KeyS: "s", KeyD: "d",
   KeyI: "i", KeyJ: "j", KeyK: "k", KeyL: "l",
   ArrowUp: "i", ArrowLeft: "j", ArrowDown: "k", ArrowRight: "l",
-}; // prettier-ignore
+};
 const ORDER = [..."wasdijkl"];
 
 export class Keys {
-  #sources = new Map(); // what holds keys ("KeyI", "pointer 3", "gamepad") to those keys
+  #sources = new Map(); // source ("KeyI", "pointer 3", "gamepad") to the keys it holds
   #enabled = false;
   #onChange;
   #buttons;
 
   held = []; // in the order of "wasdijkl"
 
-  /** onChange(held): on every change of the held set. Buttons carry their key in data-key. */
+  /** onChange(held): called when the set of held keys changes. Buttons carry a key in data-key. */
   constructor(buttons, onChange) {
     this.#onChange = onChange;
     this.#buttons = buttons;
-    buttons.forEach((button) => this.#listenTo(button));
+    for (const button of buttons) this.#listenTo(button);
     window.addEventListener("keydown", (event) => this.#keyDown(event));
     window.addEventListener("keyup", (event) => this.hold(event.code, []));
     window.addEventListener("blur", () => this.releaseAll());
@@ -33,7 +34,7 @@ export class Keys {
     if (!enabled) this.releaseAll();
   }
 
-  /** From now on `source` holds these keys and no others. */
+  /** Replaces the keys that `source` holds. */
   hold(source, keys) {
     if (this.#enabled && keys.length > 0) this.#sources.set(source, keys);
     else this.#sources.delete(source);
@@ -47,13 +48,13 @@ export class Keys {
 
   #keyDown(event) {
     if (event.ctrlKey || event.metaKey || event.altKey) {
-      this.releaseAll(); // a shortcut may take the focus, and with it the keyup
+      this.releaseAll(); // a shortcut may take the focus, and the keyup with it
       return;
     }
     const key = KEY_OF_CODE[event.code];
     if (!this.#enabled || key === undefined || isTyping(event)) return;
     event.preventDefault(); // arrows scroll
-    // A repeat too: the first keydown may have come before the world opened, or before a blur.
+    // Repeats count too: the first keydown may precede the opening of the world, or a blur.
     this.hold(event.code, [key]);
   }
 
@@ -68,7 +69,7 @@ export class Keys {
     button.addEventListener("lostpointercapture", release);
     button.addEventListener("pointerup", release);
     button.addEventListener("pointercancel", release);
-    button.addEventListener("contextmenu", (event) => event.preventDefault()); // a long touch
+    button.addEventListener("contextmenu", (event) => event.preventDefault()); // from a long touch
   }
 
   #update() {
@@ -83,7 +84,7 @@ export class Keys {
   }
 }
 
-/** Whether a key belongs to the field that has the focus; a slider takes none but the arrows. */
+/** True if the focused field takes this key. A slider takes only the arrows. */
 export function isTyping({ target, code }) {
   if (!(target instanceof Element)) return false;
   const field = target.closest("input, textarea, select");

@@ -1,23 +1,23 @@
-/** Looking with the mouse: its movement, while the picture has caught it, to keys. */
+/** Mouse look: maps mouse movement to keys while the pointer is locked to the world. */
 
-const FADE_MS = 120; // a movement that stops is over in about two of these
-const ENOUGH = 8; // px of movement, not yet faded, from which a key is held
-const MOST = 60; // px; however far the mouse went, it stops soon
+const DECAY_MS = 120; // time constant; the keys are released after about two of these
+const THRESHOLD_PX = 8; // of decayed movement, from which a key is held
+const MAX_PX = 60; // bounds the decayed movement, so that the keys are released soon
 
 export class MouseLook {
   #keys;
   #view;
   #movement = new Movement();
   #enabled = false;
-  #isFading = false;
+  #isDecaying = false;
 
-  /** view: the element that catches the mouse on a click. */
+  /** view: the element that locks the pointer on a click. */
   constructor(view, keys) {
     this.#keys = keys;
     this.#view = view;
-    view.addEventListener("click", (event) => this.#catch(event));
+    view.addEventListener("click", (event) => this.#lock(event));
     document.addEventListener("mousemove", (event) => this.#move(event));
-    document.addEventListener("pointerlockchange", () => this.#drop());
+    document.addEventListener("pointerlockchange", () => this.#reset());
   }
 
   set enabled(enabled) {
@@ -25,73 +25,73 @@ export class MouseLook {
     if (!enabled) this.release();
   }
 
-  get isCaught() {
+  get isLocked() {
     return document.pointerLockElement === this.#view;
   }
 
   release() {
-    if (this.isCaught) document.exitPointerLock();
+    if (this.isLocked) document.exitPointerLock();
   }
 
-  async #catch(event) {
-    if (!this.#enabled || this.isCaught || event.pointerType === "touch") return;
+  async #lock(event) {
+    if (!this.#enabled || this.isLocked || event.pointerType === "touch") return;
     try {
       await this.#view.requestPointerLock();
     } catch {
-      // Soon after Esc browsers refuse: the next click will do.
+      // Browsers refuse a lock shortly after Esc. A later click succeeds.
     }
   }
 
   #move({ movementX, movementY }) {
-    if (!this.isCaught) return;
+    if (!this.isLocked) return;
     this.#movement.add(performance.now(), movementX, movementY);
-    if (this.#isFading) return;
-    this.#isFading = true;
+    if (this.#isDecaying) return;
+    this.#isDecaying = true;
     this.#hold();
   }
 
-  /** Until it has faded; a mouse at rest tells nothing. */
+  /** Repeats until the movement has decayed, because a mouse at rest fires no events. */
   #hold() {
-    const keys = this.isCaught ? this.#movement.keys(performance.now()) : [];
+    const keys = this.isLocked ? this.#movement.keys(performance.now()) : [];
     this.#keys.hold("mouse", keys);
-    this.#isFading = keys.length > 0;
-    if (this.#isFading) requestAnimationFrame(() => this.#hold());
+    this.#isDecaying = keys.length > 0;
+    if (this.#isDecaying) requestAnimationFrame(() => this.#hold());
   }
 
-  #drop() {
-    if (!this.isCaught) this.#movement = new Movement();
+  #reset() {
+    if (!this.isLocked) this.#movement = new Movement();
   }
 }
 
-/** How far the mouse went of late. Pure; time is an argument. */
+/** Recent mouse movement, decaying exponentially. Pure; time is an argument. */
 export class Movement {
-  #at = 0; // ms
-  #across = 0; // px to the right
-  #down = 0;
+  #updatedMs = 0;
+  #rightPx = 0;
+  #downPx = 0;
 
-  add(now, across, down) {
-    this.#fade(now);
-    this.#across = clamp(this.#across + across);
-    this.#down = clamp(this.#down + down);
+  add(nowMs, rightPx, downPx) {
+    this.#decay(nowMs);
+    this.#rightPx = clamp(this.#rightPx + rightPx);
+    this.#downPx = clamp(this.#downPx + downPx);
   }
 
-  /** The keys that look where it goes. */
-  keys(now) {
-    this.#fade(now);
+  /** The keys that look in the direction of the movement. */
+  keys(nowMs) {
+    this.#decay(nowMs);
     const keys = [];
-    if (Math.abs(this.#across) >= ENOUGH) keys.push(this.#across < 0 ? "j" : "l");
-    if (Math.abs(this.#down) >= ENOUGH) keys.push(this.#down < 0 ? "i" : "k");
+    if (Math.abs(this.#rightPx) >= THRESHOLD_PX) keys.push(this.#rightPx < 0 ? "j" : "l");
+    if (Math.abs(this.#downPx) >= THRESHOLD_PX) keys.push(this.#downPx < 0 ? "i" : "k");
     return keys;
   }
 
-  #fade(now) {
-    const left = Math.exp(-(now - this.#at) / FADE_MS);
-    this.#across *= left;
-    this.#down *= left;
-    this.#at = now;
+  #decay(nowMs) {
+    const factor = Math.exp(-(nowMs - this.#updatedMs) / DECAY_MS);
+    this.#rightPx *= factor;
+    this.#downPx *= factor;
+    this.#updatedMs = nowMs;
   }
 }
 
-function clamp(distance) {
-  return Math.min(MOST, Math.max(-MOST, distance));
+function clamp(distancePx) {
+  return Math.min(MAX_PX, Math.max(-MAX_PX, distancePx));
 }

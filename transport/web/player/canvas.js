@@ -1,13 +1,13 @@
-/** What is painted on: the world's canvas, and the glow behind it. */
+/** The world's canvas, and the blurred glow behind it. */
 
-const GLOW_EVERY = 4; // frames
-const GLOW_ALPHA = 0.3; // of a new frame over the old ones
+const GLOW_PERIOD_FRAMES = 4;
+const GLOW_ALPHA = 0.3; // weight of a new frame over the older ones
 
-export class Surface {
+export class Canvas {
   #world;
   #glow;
   #numPainted = 0;
-  #last = null; // which frame is on the canvas: { chunkIndex, frameIndex }
+  #shown = null; // { chunkIndex, frameIndex } of the frame on the canvas
 
   constructor({ world, glow }) {
     this.#world = world.getContext("2d", { alpha: false });
@@ -15,38 +15,38 @@ export class Surface {
     this.#glow.globalAlpha = GLOW_ALPHA;
   }
 
-  /** Paints a frame in its own size; the page's CSS scales the canvas. */
-  paint({ picture, chunkIndex, frameIndex }) {
-    this.#fill(picture);
-    this.#last = { chunkIndex, frameIndex };
-    if (this.#numPainted++ % GLOW_EVERY === 0) {
+  /** Paints a frame in its own size. The page's CSS scales the canvas. */
+  paintFrame({ image, chunkIndex, frameIndex }) {
+    this.#fill(image);
+    this.#shown = { chunkIndex, frameIndex };
+    if (this.#numPainted++ % GLOW_PERIOD_FRAMES === 0) {
       const { width, height } = this.#glow.canvas;
       this.#glow.drawImage(this.#world.canvas, 0, 0, width, height);
     }
   }
 
-  /** Paints a picture that is no frame of a walk. */
-  cover(picture) {
-    this.#fill(picture);
-    this.#last = null;
+  /** Paints an image that is not a generated frame. */
+  paintImage(image) {
+    this.#fill(image);
+    this.#shown = null;
   }
 
   /** The frame on the canvas, { chunkIndex, frameIndex, width, height, data: RGBA }, or null. */
-  read() {
-    if (this.#last === null) return null;
+  readFrame() {
+    if (this.#shown === null) return null;
     const { width, height } = this.#world.canvas;
-    // A canvas that is read often moves to the CPU: read a copy, not the one on the screen.
+    // A canvas that is read often moves to the CPU, so read a copy of it.
     const copy = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
     copy.drawImage(this.#world.canvas, 0, 0);
-    return { ...this.#last, width, height, data: copy.getImageData(0, 0, width, height).data };
+    return { ...this.#shown, width, height, data: copy.getImageData(0, 0, width, height).data };
   }
 
-  #fill(picture) {
+  #fill(image) {
     const { canvas } = this.#world;
-    if (canvas.width !== picture.width || canvas.height !== picture.height) {
-      Object.assign(canvas, { width: picture.width, height: picture.height }); // clears it, too
+    if (canvas.width !== image.width || canvas.height !== image.height) {
+      Object.assign(canvas, { width: image.width, height: image.height }); // this clears it
     }
-    if (picture instanceof ImageData) this.#world.putImageData(picture, 0, 0);
-    else this.#world.drawImage(picture, 0, 0);
+    if (image instanceof ImageData) this.#world.putImageData(image, 0, 0);
+    else this.#world.drawImage(image, 0, 0);
   }
 }

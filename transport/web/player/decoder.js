@@ -1,14 +1,17 @@
-/** Payloads to pictures: one decoder for each way that frames travel. */
+/** Decodes frame batches: one decoder for each encoding of the wire. */
 
 import { H264Decoder } from "./h264.js";
+import { decodePictures } from "./picture.js";
 import { DeltaDecoder, decodeRaw } from "./pixels.js";
-import { decodeStills } from "./picture.js";
 
 export class Decoder {
   #deltas = new DeltaDecoder();
   #video = new H264Decoder();
 
-  /** The pictures of one batch, in order: ImageData or ImageBitmap. Batches come one by one. */
+  /**
+   * Returns one ImageData or ImageBitmap a frame, in order. Rejects if the batch cannot be decoded.
+   * The caller awaits each batch before the next.
+   */
   async decode(message) {
     switch (message.content_type) {
       case "application/x-raw-rgb":
@@ -18,7 +21,7 @@ export class Decoder {
       case "video/h264":
         return this.#video.decode(message);
       default:
-        return decodeStills(message);
+        return decodePictures(message);
     }
   }
 
@@ -27,7 +30,7 @@ export class Decoder {
   }
 }
 
-/** Gives a bitmap's memory back at once; ImageData is left to the collector. */
-export function release(picture) {
-  if (picture instanceof ImageBitmap) picture.close();
+/** Frees the memory of an ImageBitmap at once. ImageData is left to the garbage collector. */
+export function release(image) {
+  if (image instanceof ImageBitmap) image.close();
 }

@@ -1,133 +1,136 @@
-/** One walk's frames in the worker: decoded in order, queued, painted when their turn comes. */
+/** Decodes the frame batches of one session in order and paints each frame when it is due. */
 
 import { Decoder, release } from "./decoder.js";
-import { Playback } from "./jitter_buffer.js";
+import { JitterBuffer } from "./jitter_buffer.js";
 
-export class Projection {
-  #surface;
-  #tell;
-  #playback;
+export class FramePlayer {
+  #canvas;
+  #emit;
+  #buffer;
   #decoder = new Decoder();
-  #decoding = Promise.resolve(); // in the order the batches came, however long each takes
+  #decoding = Promise.resolve(); // a chain: batches decode in the order of their arrival
   #numReceived = 0;
-  #numInChunk = 0; // frames of the chunk that arrives, spoiled ones too
+  #numInChunk = 0; // frames of the arriving chunk, undecodable ones included
   #draining = false;
   #closed = false;
+  #paused = false;
 
-  paused = false;
-
-  /** tell({ report, figures, ... }): what the page is told. */
-  constructor({ fps, chunkFrames, surface, tell }) {
-    this.#surface = surface;
-    this.#tell = (report, details) => tell({ report, ...details, figures: this.#figures });
-    this.#playback = new Playback({
+  /**
+   * onReport({ report, stats, ... }): `report` is one of
+   * "decoded" with numFrames and header, "shown" with width, height and eventIds,
+   * "decode_failed" with recovery ("none", "key_frame" or "jpeg"), "finished".
+   */
+  constructor({ fps, chunkFrames, canvas, onReport }) {
+    this.#canvas = canvas;
+    this.#emit = (report, details) => onReport({ report, ...details, stats: this.#stats });
+    this.#buffer = new JitterBuffer({
       fps,
       chunkFrames,
-      onDrop: (frame) => release(frame.picture),
+      onDrop: (frame) => release(frame.image),
     });
   }
 
-  get hasShown() {
-    return this.#playback.numShown > 0;
+  get hasShownFrame() {
+    return this.#buffer.numShown > 0;
   }
 
-  pace({ fps, chunkFrames }) {
-    Object.assign(this.#playback, { fps, chunkFrames });
+  setPace({ fps, chunkFrames }) {
+    Object.assign(this.#buffer, { fps, chunkFrames });
   }
 
-  add(message) {
+  addBatch(message) {
     this.#decoding = this.#decoding
       .then(() => this.#queue(message))
-      .catch(() => this.#tell("spoiled", { remedy: "none" })); // the next batch has its chance
+      .catch(() => this.#emit("decode_failed", { recovery: "none" })); // keeps the chain alive
   }
 
-  /** A hidden page shows nothing: that time is not late. */
+  /** A hidden page shows no frames. Frames due in that time do not count as late. */
   pause(paused) {
-    this.paused = paused;
-    this.#playback.restart();
+    this.#paused = paused;
+    this.#buffer.restart();
   }
 
-  /** Tells "finished" once all that came is decoded and, with `drain`, shown. */
+  /** Emits "finished" once all batches are decoded and, with `drain`, shown. */
   finish(drain) {
     this.#decoding = this.#decoding.then(() => {
       if (this.#closed) return;
-      this.#playback.drain();
-      if (drain && this.#playback.length > 0) this.#draining = true;
-      else this.#tell("finished");
+      this.#buffer.drain();
+      if (drain && this.#buffer.length > 0) this.#draining = true;
+      else this.#emit("finished");
     });
   }
 
   close() {
     this.#closed = true;
     this.#decoder.close();
-    this.#playback.clear();
+    this.#buffer.clear();
   }
 
-  /** Once for each refresh of the screen. */
-  tick(now) {
-    const frame = this.paused ? null : this.#playback.take(now);
+  /** Runs once for each refresh of the display. */
+  tick(nowMs) {
+    const frame = this.#paused ? null : this.#buffer.take(nowMs);
     if (frame !== null) this.#show(frame);
-    if (this.#draining && this.#playback.length === 0) {
+    if (this.#draining && this.#buffer.length === 0) {
       this.#draining = false;
-      this.#tell("finished");
+      this.#emit("finished");
     }
   }
 
   async #queue(message) {
     if (this.#closed) return;
-    const pictures = await this.#decode(message);
+    const images = await this.#decode(message);
     if (this.#closed) {
-      pictures.forEach(release);
+      images.forEach(release);
       return;
     }
-    const opensChunk = message.frame_batch_index === 0;
-    if (opensChunk) this.#numInChunk = 0;
-    const eventIds = opensChunk ? (message.applied_controls?.event_ids ?? []) : [];
-    const frames = pictures.map((picture, index) => ({
-      picture,
+    const startsChunk = message.frame_batch_index === 0;
+    if (startsChunk) this.#numInChunk = 0;
+    const eventIds = startsChunk ? (message.applied_controls?.event_ids ?? []) : [];
+    const frames = images.map((image, index) => ({
+      image,
       chunkIndex: message.chunk_index,
       frameIndex: this.#numInChunk + index,
       eventIds: index === 0 ? eventIds : [],
     }));
     this.#numInChunk += message.num_frames;
     this.#numReceived += frames.length;
-    this.#playback.push(performance.now(), frames, {
-      opensChunk,
+    this.#buffer.push(performance.now(), frames, {
+      startsChunk,
       endsChunk: message.is_final_frame_batch,
-      cutsOver: message.cut_over,
+      flushesOlder: message.cut_over,
     });
-    this.#tell("decoded", { numFrames: frames.length, header: { ...message, payload: null } });
+    this.#emit("decoded", { numFrames: frames.length, header: { ...message, payload: null } });
   }
 
-  /** A batch that cannot be decoded has no pictures; the walk goes on. */
+  /** Returns no images for a batch that cannot be decoded; the session goes on. */
   async #decode(message) {
     try {
       return await this.#decoder.decode(message);
     } catch (error) {
-      if (!this.#closed) this.#tell("spoiled", { remedy: error.remedy ?? "none" });
+      if (!this.#closed) this.#emit("decode_failed", { recovery: error.recovery ?? "none" });
       return [];
     }
   }
 
   #show(frame) {
-    const { picture, eventIds } = frame;
-    const { width, height } = picture;
-    this.#surface.paint(frame);
-    release(picture);
-    this.#tell("shown", { width, height, eventIds });
+    const { image, eventIds } = frame;
+    const { width, height } = image;
+    this.#canvas.paintFrame(frame);
+    release(image);
+    this.#emit("shown", { width, height, eventIds });
   }
 
-  get #figures() {
-    const playback = this.#playback;
+  get #stats() {
+    const buffer = this.#buffer;
     return {
       framesReceived: this.#numReceived,
-      framesShown: playback.numShown,
-      framesLate: playback.numLate,
-      framesDropped: playback.numDropped,
-      framesCut: playback.numCut,
-      framesQueued: playback.length,
-      bufferMs: playback.leftMs,
-      targetMs: playback.targetMs,
+      framesShown: buffer.numShown,
+      framesLate: buffer.numLate,
+      framesDropped: buffer.numDropped,
+      framesCut: buffer.numFlushed,
+      framesQueued: buffer.length,
+      bufferMs: buffer.bufferedMs,
+      targetMs: buffer.targetMs,
     };
   }
 }

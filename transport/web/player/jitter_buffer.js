@@ -1,33 +1,33 @@
 /**
- * The playout clock: frames in, one frame out when it is due. Pure; time is an argument.
+ * A jitter buffer: stores frames and returns each one when it is due. Pure; time is an argument.
  *
- * What is left in the queue when the next chunk arrives is steered to a small margin: enough that
- * a late chunk leaves no gap, and no more, since a key acts behind all that is queued.
+ * The playout rate steers the level, as measured when a chunk arrives, to a target. The target is
+ * large enough for late chunks and no larger: every queued frame delays the effect of a key.
  */
 
-import { Margin } from "./jitter_target.js";
+import { JitterTarget } from "./jitter_target.js";
 
-const FASTEST = 1.1;
-const SLOWEST = 0.94;
-const CATCH_UP_MS = 1500; // of playing, in which what is too much or too little is made up for
-const FULL = 3; // chunks; beyond, the oldest are dropped (a hidden tab shows nothing)
+const MAX_RATE = 1.1;
+const MIN_RATE = 0.94;
+const CORRECTION_MS = 1500; // a deviation from the target is corrected in this much playout
+const MAX_CHUNKS = 3; // capacity; then the oldest frames are dropped, as in a hidden tab
 
-export class Playback {
-  #queue = []; // { picture, chunkIndex, ... }
-  #due = null; // ms; when the next frame's turn comes; null before the first frame
-  #waiting = true; // for enough to begin with: at first, and after running dry
+export class JitterBuffer {
+  #queue = []; // { image, chunkIndex, ... }
+  #deadlineMs = null; // when the next frame is due; null if at once
+  #buffering = true; // waiting for enough frames, at the start and after an underrun
   #rate = 1;
-  #margin = new Margin();
-  #numInChunk = 0; // frames of the chunk that arrives
+  #target = new JitterTarget();
+  #numInChunk = 0; // frames of the arriving chunk
   #onDrop;
 
   fps;
   chunkFrames;
-  leftMs = null; // what was left when the last chunk began to arrive
+  bufferedMs = null; // level when the last chunk began to arrive
   numShown = 0;
-  numLate = 0; // frame times that passed with nothing to show
+  numLate = 0; // frame times that passed without a frame to show
   numDropped = 0;
-  numCut = 0; // dropped because a newer chunk answers what a person did
+  numFlushed = 0; // dropped in favour of a chunk that answers newer controls
 
   /** onDrop(frame): called for each frame that will never be shown. */
   constructor({ fps, chunkFrames, onDrop }) {
@@ -41,70 +41,70 @@ export class Playback {
   }
 
   get targetMs() {
-    return this.#margin.targetMs;
+    return this.#target.ms;
   }
 
   /**
-   * One batch, decoded at `now` (ms); where it was spoiled, without frames.
-   * opensChunk, endsChunk: whether it is a chunk's first, its last. cutsOver: whether older chunks
-   * need not be shown any more.
+   * Adds one batch, decoded at `nowMs`. `frames` is empty if decoding failed.
+   * startsChunk, endsChunk: true for the first and for the last batch of a chunk.
+   * flushesOlder: true to drop queued frames of older chunks.
    */
-  push(now, frames, { opensChunk, endsChunk, cutsOver = false }) {
-    if (opensChunk) this.#chunkArrives(now, cutsOver);
-    if (cutsOver && frames.length > 0) this.#cutBefore(frames[0].chunkIndex);
+  push(nowMs, frames, { startsChunk, endsChunk, flushesOlder = false }) {
+    if (startsChunk) this.#startChunk(nowMs, flushesOlder);
+    if (flushesOlder && frames.length > 0) this.#flushBefore(frames[0].chunkIndex);
     this.#queue.push(...frames);
     this.#numInChunk += frames.length;
-    if (endsChunk || this.#mediaMs(this.length) >= this.targetMs) this.#waiting = false;
-    if (this.length > FULL * this.chunkFrames) {
+    if (endsChunk || this.#mediaMs(this.length) >= this.targetMs) this.#buffering = false;
+    if (this.length > MAX_CHUNKS * this.chunkFrames) {
       this.numDropped += this.#drop(this.length - this.chunkFrames);
     }
   }
 
-  /** The frame whose turn it is at `now` (ms), or null. */
-  take(now) {
-    const isDue = this.#due === null || now >= this.#due;
-    if (this.length === 0 && isDue) this.#waiting = true;
-    if (this.#waiting || !isDue || this.length === 0) return null;
-    const frameTime = this.#mediaMs(1) / this.#rate;
-    const lag = this.#due === null ? 0 : now - this.#due;
-    this.numLate += Math.floor(lag / frameTime);
-    // A screen that refreshes a little after the turn keeps the beat; a real gap starts a new one.
-    this.#due = (lag < frameTime ? now - lag : now) + frameTime;
+  /** The frame that is due at `nowMs`, or null. */
+  take(nowMs) {
+    const isDue = this.#deadlineMs === null || nowMs >= this.#deadlineMs;
+    if (this.length === 0 && isDue) this.#buffering = true;
+    if (this.#buffering || !isDue || this.length === 0) return null;
+    const frameMs = this.#mediaMs(1) / this.#rate;
+    const lagMs = this.#deadlineMs === null ? 0 : nowMs - this.#deadlineMs;
+    this.numLate += Math.floor(lagMs / frameMs);
+    // A lag below one frame comes from the display's refresh and keeps the beat. A gap starts anew.
+    this.#deadlineMs = (lagMs < frameMs ? nowMs - lagMs : nowMs) + frameMs;
     this.numShown += 1;
     return this.#queue.shift();
   }
 
-  /** Starts a new beat at the next frame: what was missed until then is not late. */
+  /** Starts a new beat at the next frame. Frame times missed until then do not count as late. */
   restart() {
-    this.#due = null;
+    this.#deadlineMs = null;
   }
 
-  /** Nothing more will come: what is left is enough to begin with. */
+  /** Stops buffering: no more frames will come. */
   drain() {
-    this.#waiting = false;
+    this.#buffering = false;
   }
 
   clear() {
     this.#drop(this.length);
   }
 
-  #chunkArrives(now, cutsOver) {
-    if (cutsOver) {
-      this.#margin.skip(now);
+  #startChunk(nowMs, flushesOlder) {
+    if (flushesOlder) {
+      this.#target.skip(nowMs);
       this.#rate = 1;
     } else {
-      this.#margin.arrive(now, this.#mediaMs(this.#numInChunk));
-      this.leftMs = this.#mediaMs(this.length);
-      const surplus = this.#waiting ? 0 : this.leftMs - this.targetMs;
-      this.#rate = Math.min(FASTEST, Math.max(SLOWEST, 1 + surplus / CATCH_UP_MS));
+      this.#target.arrive(nowMs, this.#mediaMs(this.#numInChunk));
+      this.bufferedMs = this.#mediaMs(this.length);
+      const surplusMs = this.#buffering ? 0 : this.bufferedMs - this.targetMs;
+      this.#rate = Math.min(MAX_RATE, Math.max(MIN_RATE, 1 + surplusMs / CORRECTION_MS));
     }
     this.#numInChunk = 0;
   }
 
-  #cutBefore(chunkIndex) {
+  #flushBefore(chunkIndex) {
     const at = this.#queue.findIndex((frame) => frame.chunkIndex >= chunkIndex);
-    this.numCut += this.#drop(at < 0 ? this.length : at);
-    this.#waiting = false; // the point is to show it at once
+    this.numFlushed += this.#drop(at < 0 ? this.length : at);
+    this.#buffering = false; // the new chunk is shown at once
   }
 
   #drop(num) {

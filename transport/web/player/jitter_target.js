@@ -1,27 +1,27 @@
-/** How much playout keeps in store: as much as chunks come late, within bounds. Pure. */
+/** The target level of the jitter buffer: as much as chunks come late, within bounds. Pure. */
 
-const LEAST_MS = 180;
-const MOST_MS = 360;
-const REMEMBERED = 0.9; // of the worst lateness, from chunk to chunk
+const MIN_MS = 180;
+const MAX_MS = 360;
+const DECAY = 0.9; // of the worst lateness, from chunk to chunk
 
-export class Margin {
-  #late = 0; // ms; the worst of late, fading
-  #last = null; // ms; when the last chunk began to arrive
+export class JitterTarget {
+  #lateMs = 0; // the worst recent lateness, decaying
+  #lastArrivalMs = null; // when the last chunk began to arrive
 
-  get targetMs() {
-    return Math.min(MOST_MS, Math.max(LEAST_MS, this.#late));
+  get ms() {
+    return Math.min(MAX_MS, Math.max(MIN_MS, this.#lateMs));
   }
 
-  /** A chunk begins to arrive at `now`; the one before it lasted `mediaMs`. */
-  arrive(now, mediaMs) {
-    if (this.#last !== null) {
-      this.#late = Math.max(now - this.#last - mediaMs, this.#late * REMEMBERED);
+  /** A chunk begins to arrive at `nowMs`. The chunk before it lasted `mediaMs`. */
+  arrive(nowMs, mediaMs) {
+    if (this.#lastArrivalMs !== null) {
+      this.#lateMs = Math.max(nowMs - this.#lastArrivalMs - mediaMs, this.#lateMs * DECAY);
     }
-    this.#last = now;
+    this.#lastArrivalMs = nowMs;
   }
 
-  /** A chunk that was sent out of turn, which says nothing of the network. */
-  skip(now) {
-    this.#last = now;
+  /** A chunk was sent out of turn. Its arrival time is no measure of the network. */
+  skip(nowMs) {
+    this.#lastArrivalMs = nowMs;
   }
 }

@@ -1,10 +1,10 @@
-/** Frames that travel as pictures: JPEG and WebP. */
+/** Decodes frames that are JPEG or WebP files. */
 
 /**
  * One batch to one ImageBitmap a frame, in order.
- * Rejects where one of them cannot be decoded; then none is kept.
+ * Rejects if any of them cannot be decoded, and closes the others.
  */
-export async function decodeStills({ payload, payload_lengths, content_type }) {
+export async function decodePictures({ payload, payload_lengths, content_type }) {
   let start = 0;
   const blobs = payload_lengths.map((length) => {
     start += length;
@@ -13,6 +13,6 @@ export async function decodeStills({ payload, payload_lengths, content_type }) {
   const settled = await Promise.allSettled(blobs.map((blob) => createImageBitmap(blob)));
   const failure = settled.find(({ status }) => status === "rejected");
   if (failure === undefined) return settled.map(({ value }) => value);
-  settled.forEach(({ value }) => value?.close());
+  for (const { value } of settled) value?.close();
   throw failure.reason;
 }

@@ -1,19 +1,19 @@
-/** The page's end of the projector: sends it batches, hears what it decoded and showed. */
+/** The page's proxy of the player worker: sends it frame batches and receives its reports. */
 
-export class Screen {
+export class Player {
   #worker;
   #canvas;
-  #walk = 0; // reports on earlier ones come late, and count no more
+  #sessionId = 0; // late reports of earlier sessions are ignored
   #onReport = () => {};
-  #reads = new Map(); // id to the resolve of who waits for a frame
-  #numReads = 0;
+  #pendingReads = new Map(); // id to the resolve function of its promise
+  #nextReadId = 0;
   #hasReported = false;
 
   /**
-   * Takes both canvases for good. Throws where this browser has no canvas for workers;
-   * onBroken(): where the worker cannot run.
+   * Transfers both canvases to the worker. Throws if this browser has no OffscreenCanvas.
+   * onUnsupported(): called if the worker cannot run.
    */
-  constructor({ world, glow, onBroken }) {
+  constructor({ world, glow, onUnsupported }) {
     this.#canvas = world;
     const canvases = {
       world: world.transferControlToOffscreen(),
@@ -21,7 +21,7 @@ export class Screen {
     };
     this.#worker = new Worker(new URL("player_worker.js", import.meta.url), { type: "module" });
     this.#worker.onerror = () => {
-      if (!this.#hasReported) onBroken(); // later it is a bug of ours, not a browser's age
+      if (!this.#hasReported) onUnsupported(); // a later error is a bug of ours, not an old browser
     };
     this.#worker.onmessage = ({ data }) => this.#receive(data);
     this.#send("attach", canvases, Object.values(canvases));
@@ -29,29 +29,29 @@ export class Screen {
     this.#pause();
   }
 
-  /** Makes ready for a walk. onReport({ report, figures, ... }): see Projection. */
+  /** Starts a session. onReport({ report, stats, ... }): see FramePlayer. */
   open({ fps, chunkFrames, onReport }) {
-    this.#walk += 1;
+    this.#sessionId += 1;
     this.#onReport = onReport;
-    this.#send("open", { walk: this.#walk, fps, chunkFrames });
+    this.#send("open", { sessionId: this.#sessionId, fps, chunkFrames });
   }
 
-  /** What is on the screen until the first frame: a bitmap, which is taken. */
-  cover(picture) {
-    this.#shape(picture);
-    this.#send("cover", { picture }, [picture]);
+  /** Shows an ImageBitmap until the first frame. Takes ownership of the bitmap. */
+  showImage(image) {
+    this.#setAspect(image);
+    this.#send("showImage", { image }, [image]);
   }
 
-  pace(rhythm) {
-    this.#send("pace", rhythm);
+  setPace({ fps, chunkFrames }) {
+    this.#send("setPace", { fps, chunkFrames });
   }
 
-  /** A frame_batch, whose payload is handed over, not copied. */
-  add(message) {
-    this.#send("batch", { message }, [message.payload.buffer]);
+  /** Queues a frame_batch message. Its payload is transferred, not copied. */
+  addBatch(message) {
+    this.#send("addBatch", { message }, [message.payload.buffer]);
   }
 
-  /** Reports "finished" when all that came is decoded and, with `drain`, shown. */
+  /** Asks for a "finished" report, sent when all batches are decoded and, with `drain`, shown. */
   finish({ drain }) {
     this.#send("finish", { drain });
   }
@@ -61,11 +61,11 @@ export class Screen {
     this.#send("close");
   }
 
-  /** The frame on the canvas, or null: see Surface. */
-  read() {
-    const id = this.#numReads++;
-    this.#send("read", { id });
-    return new Promise((resolve) => this.#reads.set(id, resolve));
+  /** Resolves to the frame on the canvas, or null: see Canvas. */
+  readFrame() {
+    const id = this.#nextReadId++;
+    this.#send("readFrame", { id });
+    return new Promise((resolve) => this.#pendingReads.set(id, resolve));
   }
 
   #pause() {
@@ -79,16 +79,16 @@ export class Screen {
   #receive(message) {
     this.#hasReported = true;
     if (message.report === "frame") {
-      this.#reads.get(message.id)(message.frame);
-      this.#reads.delete(message.id);
-    } else if (message.walk === this.#walk) {
-      if (message.report === "shown") this.#shape(message);
+      this.#pendingReads.get(message.id)(message.frame);
+      this.#pendingReads.delete(message.id);
+    } else if (message.sessionId === this.#sessionId) {
+      if (message.report === "shown") this.#setAspect(message);
       this.#onReport(message);
     }
   }
 
-  /** The canvas itself learns its new size only some time after the worker does. */
-  #shape({ width, height }) {
+  /** The canvas element learns its new size later than the worker, so CSS gets the aspect here. */
+  #setAspect({ width, height }) {
     this.#canvas.style.setProperty("--aspect", width / height);
   }
 }

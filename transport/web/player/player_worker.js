@@ -1,52 +1,52 @@
-/** The worker behind the picture: what costs milliseconds is done here, off the page's thread. */
+/** The worker that decodes and paints, so that neither blocks the page's thread. */
 
-import { Projection } from "./frame_player.js";
-import { Surface } from "./canvas.js";
+import { Canvas } from "./canvas.js";
+import { FramePlayer } from "./frame_player.js";
 
-let surface = null;
-let projection = null; // of the walk that is open
+let canvas = null;
+let framePlayer = null; // of the open session
 let paused = false;
 
 const COMMANDS = {
   attach(canvases) {
-    surface = new Surface(canvases);
+    canvas = new Canvas(canvases);
   },
-  open({ walk, fps, chunkFrames }) {
-    projection?.close();
-    const tell = (report) => postMessage({ walk, ...report });
-    projection = new Projection({ fps, chunkFrames, surface, tell });
-    projection.pause(paused);
+  open({ sessionId, fps, chunkFrames }) {
+    framePlayer?.close();
+    const onReport = (report) => postMessage({ sessionId, ...report });
+    framePlayer = new FramePlayer({ fps, chunkFrames, canvas, onReport });
+    framePlayer.pause(paused);
   },
-  cover({ picture }) {
-    if (projection !== null && !projection.hasShown) surface.cover(picture);
-    picture.close();
+  showImage({ image }) {
+    if (framePlayer !== null && !framePlayer.hasShownFrame) canvas.paintImage(image);
+    image.close();
   },
-  pace(rhythm) {
-    projection.pace(rhythm);
+  setPace({ fps, chunkFrames }) {
+    framePlayer.setPace({ fps, chunkFrames });
   },
-  batch({ message }) {
-    projection.add(message);
+  addBatch({ message }) {
+    framePlayer.addBatch(message);
   },
   pause(command) {
     paused = command.paused;
-    projection?.pause(paused);
+    framePlayer?.pause(paused);
   },
   finish({ drain }) {
-    projection.finish(drain);
+    framePlayer.finish(drain);
   },
   close() {
-    projection?.close();
-    projection = null;
+    framePlayer?.close();
+    framePlayer = null;
   },
-  read({ id }) {
-    postMessage({ report: "frame", id, frame: surface.read() });
+  readFrame({ id }) {
+    postMessage({ report: "frame", id, frame: canvas.readFrame() });
   },
 };
 
 function tick() {
-  projection?.tick(performance.now());
+  framePlayer?.tick(performance.now());
   requestAnimationFrame(tick);
 }
 
-onmessage = ({ data }) => COMMANDS[data.command](data);
+self.onmessage = ({ data }) => COMMANDS[data.command](data);
 requestAnimationFrame(tick);

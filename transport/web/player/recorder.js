@@ -1,17 +1,17 @@
-/** Recording: what is shown, to a file that the browser downloads. */
+/** Records the canvas to a file that the browser downloads. */
 
 const TYPES = ["video/webm;codecs=vp9", "video/webm;codecs=vp8", "video/webm", "video/mp4"];
-const BITS_PER_SECOND = 8_000_000; // the most that is spent; a small picture takes far less
+const MAX_BITS_PER_SECOND = 8_000_000; // a small canvas takes far less
 const PERIOD_MS = 1000;
 
 export class Recorder {
   #canvas;
   #onChange;
   #recorder = null;
-  #started = 0; // ms
+  #startedMs = 0;
   #timer = 0;
 
-  /** onChange(seconds): each second of a recording, and null when there is none. */
+  /** onChange(seconds): called each second of a recording, and with null when it ends. */
   constructor(canvas, onChange) {
     this.#canvas = canvas;
     this.#onChange = onChange;
@@ -26,11 +26,11 @@ export class Recorder {
     else this.stop();
   }
 
-  /** Ends the recording, if there is one, and offers its file. */
+  /** Ends the recording, if there is one, and downloads its file. */
   stop() {
     if (this.#recorder === null) return;
     this.#recorder.stop();
-    this.#recorder.stream.getTracks().forEach((track) => track.stop());
+    for (const track of this.#recorder.stream.getTracks()) track.stop();
     this.#recorder = null;
     clearInterval(this.#timer);
     this.#onChange(null);
@@ -39,30 +39,30 @@ export class Recorder {
   #start() {
     const recorder = new MediaRecorder(this.#canvas.captureStream(), {
       mimeType: TYPES.find((type) => MediaRecorder.isTypeSupported(type)),
-      videoBitsPerSecond: BITS_PER_SECOND,
+      videoBitsPerSecond: MAX_BITS_PER_SECOND,
     });
     const parts = [];
     recorder.ondataavailable = ({ data }) => parts.push(data);
-    recorder.onstop = () => save(new Blob(parts, { type: recorder.mimeType }));
+    recorder.onstop = () => download(new Blob(parts, { type: recorder.mimeType }));
     recorder.start(PERIOD_MS);
     this.#recorder = recorder;
-    this.#started = performance.now();
-    this.#timer = setInterval(() => this.#tell(), PERIOD_MS);
-    this.#tell();
+    this.#startedMs = performance.now();
+    this.#timer = setInterval(() => this.#emit(), PERIOD_MS);
+    this.#emit();
   }
 
-  #tell() {
-    this.#onChange(Math.round((performance.now() - this.#started) / 1000));
+  #emit() {
+    this.#onChange(Math.round((performance.now() - this.#startedMs) / 1000));
   }
 }
 
-function save(blob) {
+function download(blob) {
   const url = URL.createObjectURL(blob);
   const date = new Date().toISOString().slice(0, 19).replaceAll(":", "-");
-  const ending = blob.type.includes("mp4") ? "mp4" : "webm";
+  const extension = blob.type.includes("mp4") ? "mp4" : "webm";
   Object.assign(document.createElement("a"), {
     href: url,
-    download: `lingbot-${date}.${ending}`,
+    download: `lingbot-${date}.${extension}`,
   }).click();
-  setTimeout(() => URL.revokeObjectURL(url), 60_000); // the download has long begun
+  setTimeout(() => URL.revokeObjectURL(url), 60_000); // by then the download has begun
 }

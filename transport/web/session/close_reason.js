@@ -1,12 +1,12 @@
-/** Why a walk ended, in plain words. */
+/** The reason why a session ended, in plain words. */
 
-const WORDS = {
+const TEXTS = {
   done: ["The walk is over", "This world was opened for a limited number of chunks."],
   away: ["The server went away", "It may be restarting."],
   broken: ["The connection was lost", "The server stopped answering, or the network did."],
   unreachable: ["The server cannot be reached", "Is it still running?"],
   unknown: ["The walk ended", ""],
-  // From here on the names are codes of the wire's errors.
+  // The names below are error codes of the wire.
   refused: ["The server refused this world", ""],
   too_large: ["That was too large", "The server takes pictures of up to 8 MiB."],
   timeout: ["The server gave up waiting", "This page was silent for too long. Walk again?"],
@@ -17,8 +17,8 @@ const WORDS = {
   ],
   busy: ["Every world is taken", "Somebody has to leave first."],
 };
-const PASSING = ["away", "broken", "unreachable", "world_lost", "busy"]; // a new try may do better
-const CAUSES = {
+const TRANSIENT = ["away", "broken", "unreachable", "world_lost", "busy"]; // a retry may succeed
+const CAUSE_OF_CLOSE_CODE = {
   1000: "done",
   1001: "away",
   1006: "broken",
@@ -30,20 +30,24 @@ const CAUSES = {
 };
 
 /**
- * code, reason: of the close; code is null where the server refused `init`, whose close may be
- * late or, where another init is welcome, never come.
- * error: the last error message, or null. opened: whether there ever was a connection.
+ * code, reason: of the close. `code` is null if the server refused `init`: it may close later, or
+ * never while it waits for another init.
+ * error: the last error message, or null.
+ * opened: true if the socket ever opened.
+ *
+ * Returns { title, hint, detail, isTransient }. `detail` is the server's own text, or "" if it adds
+ * nothing.
  */
 export function explain({ code, reason, error, opened }) {
-  const why = opened ? cause(code, error) : "unreachable";
-  const [title, hint] = WORDS[why];
-  const said = error?.content || reason;
-  const isNews = code !== 1000 && said.toLowerCase() !== title.toLowerCase();
-  return { title, hint, said: isNews ? said : "", isPassing: PASSING.includes(why) };
+  const cause = opened ? causeOf(code, error) : "unreachable";
+  const [title, hint] = TEXTS[cause];
+  const text = error?.content || reason;
+  const addsDetail = code !== 1000 && text.toLowerCase() !== title.toLowerCase();
+  return { title, hint, detail: addsDetail ? text : "", isTransient: TRANSIENT.includes(cause) };
 }
 
-/** The error knows best, where its code is one that ends a walk. */
-function cause(code, error) {
-  if (error !== null && Object.hasOwn(WORDS, error.code)) return error.code;
-  return code === null ? "refused" : (CAUSES[code] ?? "unknown");
+/** An error code that ends a session is more precise than the close code. */
+function causeOf(code, error) {
+  if (error !== null && Object.hasOwn(TEXTS, error.code)) return error.code;
+  return code === null ? "refused" : (CAUSE_OF_CLOSE_CODE[code] ?? "unknown");
 }

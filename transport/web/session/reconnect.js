@@ -1,37 +1,40 @@
-/** Opening a world again, by itself, where the last one ended for a reason that passes. */
+/** Opens a new session after one that ended for a transient reason. */
 
 const DELAYS_S = [1, 2, 4, 8, 8, 8, 8, 8];
-const ENOUGH_MS = 10_000; // a walk of this length was a success: the tries count anew
+const RESET_AFTER_MS = 10_000; // a session that played this long resets the attempts
 
-export class Reopening {
+export class Reconnect {
   #onTick;
-  #onOpen;
-  #numTries = 0; // since the last walk that lasted
+  #onAttempt;
+  #numAttempts = 0;
   #timer = 0;
 
-  /** onTick(seconds, nth, most): how long until the nth try; 0 is now. onOpen(): the try. */
-  constructor({ onTick, onOpen }) {
+  /**
+   * onTick(seconds, attempt, maxAttempts): called every second until the attempt; 0 s is now.
+   * onAttempt(): opens the session.
+   */
+  constructor({ onTick, onAttempt }) {
     this.#onTick = onTick;
-    this.#onOpen = onOpen;
+    this.#onAttempt = onAttempt;
   }
 
-  /** After a walk of `playedMs` that ended for a passing reason. */
+  /** Schedules an attempt after a session that played for `playedMs`, if any are left. */
   start(playedMs) {
-    if (playedMs >= ENOUGH_MS) this.#numTries = 0;
-    if (this.#numTries === DELAYS_S.length) return;
-    this.#numTries += 1;
-    this.#wait(DELAYS_S[this.#numTries - 1]);
+    if (playedMs >= RESET_AFTER_MS) this.#numAttempts = 0;
+    if (this.#numAttempts === DELAYS_S.length) return;
+    this.#numAttempts += 1;
+    this.#wait(DELAYS_S[this.#numAttempts - 1]);
   }
 
-  /** A person decides: the tries count anew. */
+  /** Cancels the attempt under way and resets the attempts. */
   stop() {
     clearTimeout(this.#timer);
-    this.#numTries = 0;
+    this.#numAttempts = 0;
   }
 
   #wait(seconds) {
-    this.#onTick(seconds, this.#numTries, DELAYS_S.length);
-    if (seconds === 0) this.#onOpen();
+    this.#onTick(seconds, this.#numAttempts, DELAYS_S.length);
+    if (seconds === 0) this.#onAttempt();
     else this.#timer = setTimeout(() => this.#wait(seconds - 1), 1000);
   }
 }

@@ -1,51 +1,63 @@
-/** One walk through one world: its socket, what goes over it, and its figures. */
+/** One session with the server: its socket, its messages and its statistics. */
 
-import { ControlTime, Rate } from "./stats.js";
+import { ControlLatency, Rate } from "./stats.js";
 import { Wire } from "./wire.js";
 
-const SPOILED = {
+const DECODE_FAILED = {
   none: "A batch of frames could not be decoded.",
   key_frame: "A frame could not be decoded; the picture comes back in a moment.",
   jpeg: "This browser cannot decode that video; JPEG follows.",
 };
 
-export class Walk {
+export class Session {
   #wire;
-  #screen;
-  #tell;
+  #player;
+  #listeners;
   #state = "opening";
-  #error = null; // the last message of that type, where no frame came after it
-  #end = null; // the first reason for which the walk is over, while its last frames are shown
+  #error = null; // the last error message; the next frame batch clears it
+  #end = null; // the first reason to end, kept while the last frames are shown
   #nextEventId = 1;
-  #numBytes = 0; // since the last whole chunk
-  #chunkFramesSoFar = 0;
+  #numBytes = 0; // since the last complete chunk
+  #numChunkFrames = 0; // since the last complete chunk
   #rates = { frames: new Rate(), bytes: new Rate() };
-  #controlTime = new ControlTime();
-  #figures = {
-    chunkIndex: null, chunkMs: null, codec: null, applied: null, framesDroppedByServer: 0,
-    framesReceived: 0, framesShown: 0, framesLate: 0, framesDropped: 0, framesCut: 0,
-    framesQueued: 0, bufferMs: null, targetMs: null,
-  }; // prettier-ignore
-  #forget = () => this.#controlTime.clear(); // nobody looks: that time is not a control's
+  #controlLatency = new ControlLatency();
+  #stats = {
+    chunkIndex: null,
+    chunkMs: null,
+    codec: null,
+    applied: null,
+    framesDroppedByServer: 0,
+    framesReceived: 0,
+    framesShown: 0,
+    framesLate: 0,
+    framesDropped: 0,
+    framesCut: 0,
+    framesQueued: 0,
+    bufferMs: null,
+    targetMs: null,
+  };
+  // A hidden page shows no frames, so its time must not count as control latency.
+  #forgetControls = () => this.#controlLatency.clear();
 
   /**
-   * world: the answer of /v1/world. listeners: onState(state, detail), onShow(), onCodec(codec),
-   * onNotice(text), onEnd({ code, reason, error, opened }).
+   * world: the answer of /v1/world.
+   * listeners: onState(state, detail), onFrameShown(), onCodec(codec), onNotice(text),
+   * onEnd({ code, reason, error, opened }).
    * States: opening, queued, warming, playing, ended.
    */
-  constructor(url, init, { screen, world, ...listeners }) {
-    this.#screen = screen;
-    this.#tell = listeners;
-    screen.open({
+  constructor(url, init, { player, world, ...listeners }) {
+    this.#player = player;
+    this.#listeners = listeners;
+    player.open({
       fps: world.fps,
       chunkFrames: world.chunk_frames,
-      onReport: (report) => this.#follow(report),
+      onReport: (report) => this.#handleReport(report),
     });
     this.#wire = new Wire(url, init, {
-      onMessage: (message, numBytes) => this.#receive(message, numBytes),
-      onClose: (close) => this.#closed(close),
+      onMessage: (message, numBytes) => this.#handleMessage(message, numBytes),
+      onClose: (close) => this.#finish(close),
     });
-    document.addEventListener("visibilitychange", this.#forget);
+    document.addEventListener("visibilitychange", this.#forgetControls);
   }
 
   get state() {
@@ -54,38 +66,41 @@ export class Walk {
 
   /** A snapshot: ms, bytes per second, generated frames per second, and counts. */
   get stats() {
-    const now = performance.now();
+    const nowMs = performance.now();
     return {
-      ...this.#figures,
-      fps: this.#rates.frames.at(now),
-      bytesPerSecond: this.#rates.bytes.at(now),
-      controlMs: this.#controlTime.last,
+      ...this.#stats,
+      fps: this.#rates.frames.at(nowMs),
+      bytesPerSecond: this.#rates.bytes.at(nowMs),
+      controlMs: this.#controlLatency.lastMs,
     };
   }
 
   hold(keys) {
     const transition = { actions: keys, client_ts_ms: performance.now() | 0 };
-    const eventId = this.#control("camera_actions", { mode: "state", transitions: [transition] });
-    this.#controlTime.send(eventId, performance.now());
+    const eventId = this.#sendEvent("camera_actions", {
+      mode: "state",
+      transitions: [transition],
+    });
+    this.#controlLatency.send(eventId, performance.now());
   }
 
   changePrompt(prompt) {
-    this.#control("prompt", prompt);
+    this.#sendEvent("prompt", prompt);
   }
 
-  /** How the next chunks travel: fields of an init. */
+  /** Changes the encoding of the next chunks. `fields` are output fields of an init. */
   changeOutput(fields) {
-    this.#control("output", fields);
+    this.#sendEvent("output", fields);
   }
 
-  leave() {
-    document.removeEventListener("visibilitychange", this.#forget);
+  close() {
+    document.removeEventListener("visibilitychange", this.#forgetControls);
     this.#wire.close();
-    this.#screen.close();
+    this.#player.close();
     this.#state = "ended";
   }
 
-  #control(kind, payload) {
+  #sendEvent(kind, payload) {
     const eventId = this.#nextEventId++;
     this.#wire.send({ type: "event", kind, event_id: eventId, payload });
     return eventId;
@@ -93,98 +108,99 @@ export class Walk {
 
   // ---- from the server
 
-  #receive(message, numBytes) {
+  #handleMessage(message, numBytes) {
     this.#numBytes += numBytes;
     switch (message.type) {
       case "frame_batch":
         this.#error = null;
-        this.#screen.add(message);
+        this.#player.addBatch(message);
         break;
       case "chunk_stats":
-        this.#figures.chunkMs = message.scheduler_forward_ms;
+        this.#stats.chunkMs = message.scheduler_forward_ms;
         break;
       case "session":
-        this.#screen.pace({ fps: message.fps, chunkFrames: message.chunk_frames });
+        this.#player.setPace({ fps: message.fps, chunkFrames: message.chunk_frames });
         break;
       case "queued":
       case "warming":
-        this.#enter(message.type, message);
+        this.#setState(message.type, message);
         break;
       case "warning":
-        this.#tell.onNotice(message.content);
-        this.#tell.onCodec(this.#figures.codec); // it may not be the one that was asked for
+        this.#listeners.onNotice(message.content);
+        // The server may have replaced the requested codec.
+        this.#listeners.onCodec(this.#stats.codec);
         break;
       case "error":
-        this.#fail(message);
+        this.#handleError(message);
         break;
     }
   }
 
-  #fail(error) {
+  #handleError(error) {
     this.#error = error;
-    if (this.#state === "playing") this.#tell.onNotice(error.content);
-    // A refused init leaves the socket open for another one, which this page does not send.
-    else this.#closed({ code: null, reason: "", opened: true });
+    if (this.#state === "playing") this.#listeners.onNotice(error.content);
+    // After a refused init the server waits for another one. This page does not send it.
+    else this.#finish({ code: null, reason: "", opened: true });
   }
 
-  /** What was received before an orderly end is still shown. */
-  #closed(close) {
+  /** Ends the session. After a normal close (1000), frames already received are shown first. */
+  #finish(close) {
     if (this.#end !== null) return;
     this.#end = { ...close, error: this.#error };
-    this.#screen.finish({ drain: close.code === 1000 });
+    this.#player.finish({ drain: close.code === 1000 });
   }
 
-  // ---- from the screen
+  // ---- from the player
 
-  #follow({ report, figures, ...details }) {
-    Object.assign(this.#figures, figures);
+  #handleReport({ report, stats, ...details }) {
+    Object.assign(this.#stats, stats);
     switch (report) {
       case "decoded":
-        this.#count(details.header, details.numFrames);
-        if (details.numFrames > 0) this.#enter("playing");
+        this.#countBatch(details.header, details.numFrames);
+        if (details.numFrames > 0) this.#setState("playing");
         break;
       case "shown":
-        this.#controlTime.show(details.eventIds, performance.now());
-        this.#tell.onShow();
+        this.#controlLatency.show(details.eventIds, performance.now());
+        this.#listeners.onFrameShown();
         break;
-      case "spoiled":
-        this.#mend(details.remedy);
+      case "decode_failed":
+        this.#recover(details.recovery);
         break;
       case "finished":
-        this.leave();
-        this.#tell.onEnd(this.#end);
+        this.close();
+        this.#listeners.onEnd(this.#end);
         break;
     }
   }
 
-  #count(header, numFrames) {
+  #countBatch(header, numFrames) {
     const codec = header.encoding ?? header.format;
-    if (codec !== this.#figures.codec) this.#tell.onCodec(codec);
-    Object.assign(this.#figures, {
+    if (codec !== this.#stats.codec) this.#listeners.onCodec(codec);
+    Object.assign(this.#stats, {
       codec,
       chunkIndex: header.chunk_index,
       applied: header.applied_controls ?? null,
       framesDroppedByServer: header.dropped_frames ?? 0,
     });
-    this.#chunkFramesSoFar += numFrames;
+    this.#numChunkFrames += numFrames;
     if (!header.is_final_frame_batch) return;
-    const now = performance.now();
-    this.#rates.frames.add(now, this.#chunkFramesSoFar);
-    this.#rates.bytes.add(now, this.#numBytes);
-    this.#chunkFramesSoFar = 0;
+    const nowMs = performance.now();
+    this.#rates.frames.add(nowMs, this.#numChunkFrames);
+    this.#rates.bytes.add(nowMs, this.#numBytes);
+    this.#numChunkFrames = 0;
     this.#numBytes = 0;
     this.#wire.send({ type: "ack", chunk_index: header.chunk_index });
   }
 
-  #mend(remedy) {
-    this.#tell.onNotice(SPOILED[remedy]);
-    if (remedy === "key_frame") this.#control("key_frame", null);
-    if (remedy === "jpeg") this.changeOutput({ realtime_output_format: "jpeg" });
+  #recover(recovery) {
+    this.#listeners.onNotice(DECODE_FAILED[recovery]);
+    if (recovery === "key_frame") this.#sendEvent("key_frame", null);
+    if (recovery === "jpeg") this.changeOutput({ realtime_output_format: "jpeg" });
   }
 
-  #enter(state, detail) {
+  #setState(state, detail) {
     if (this.#state === "ended" || (state === "playing" && this.#state === state)) return;
     this.#state = state;
-    this.#tell.onState(state, detail);
+    this.#listeners.onState(state, detail);
   }
 }

@@ -1,53 +1,55 @@
-/** What the HUD measures: a rate over the last seconds, and control-to-frame time. */
+/** Measurements for the HUD: a rate over the last seconds, and control-to-frame latency. */
 
 const WINDOW_MS = 3000;
 
 /**
- * Amount per second over about the last three seconds. Amounts come in bursts (a chunk at a time),
- * so the window opens at a burst; while nothing comes for longer than usual, the rate falls.
+ * Amount per second over about the last three seconds. Amounts come in bursts, a chunk at a time,
+ * so the window starts at a burst. The rate falls once the next burst is overdue.
  */
 export class Rate {
-  #bursts = []; // { at, amount }, oldest first; the oldest only opens the window
+  #bursts = []; // { atMs, amount }, oldest first; the oldest only marks the start of the window
 
-  add(now, amount) {
-    this.#bursts.push({ at: now, amount });
-    while (this.#bursts.length > 2 && this.#bursts[1].at <= now - WINDOW_MS) this.#bursts.shift();
+  add(nowMs, amount) {
+    this.#bursts.push({ atMs: nowMs, amount });
+    while (this.#bursts.length > 2 && this.#bursts[1].atMs <= nowMs - WINDOW_MS) {
+      this.#bursts.shift();
+    }
   }
 
-  /** Per second at `now` (ms), or null before two bursts. */
-  at(now) {
+  /** Amount per second at `nowMs`, or null before two bursts. */
+  at(nowMs) {
     const [first, ...rest] = this.#bursts;
     if (rest.length === 0) return null;
-    const last = rest.at(-1).at;
-    const usual = (last - first.at) / rest.length;
-    const until = now - last > 1.5 * usual ? now : last;
+    const lastMs = rest.at(-1).atMs;
+    const intervalMs = (lastMs - first.atMs) / rest.length;
+    const endMs = nowMs - lastMs > 1.5 * intervalMs ? nowMs : lastMs;
     const sum = rest.reduce((total, burst) => total + burst.amount, 0);
-    return (1000 * sum) / Math.max(1, until - first.at);
+    return (1000 * sum) / Math.max(1, endMs - first.atMs);
   }
 }
 
-/** From a control's sending to the first displayed frame of the first chunk that it shaped. */
-export class ControlTime {
-  #sent = new Map(); // event id to ms
+/** Time from sending a control to the first displayed frame of the first chunk that applies it. */
+export class ControlLatency {
+  #sentMs = new Map(); // event id to the time it was sent
 
-  last = null; // ms; where one chunk took several controls, the one that waited longest
+  lastMs = null; // if one chunk applied several controls, the longest of their latencies
 
-  send(eventId, now) {
-    this.#sent.set(eventId, now);
+  send(eventId, nowMs) {
+    this.#sentMs.set(eventId, nowMs);
   }
 
-  show(eventIds, now) {
-    const waited = eventIds
-      .filter((id) => this.#sent.has(id))
-      .map((id) => now - this.#sent.get(id));
-    // Older ones will not come: superseded, refused, or their frames were dropped.
+  show(eventIds, nowMs) {
+    const latenciesMs = eventIds
+      .filter((id) => this.#sentMs.has(id))
+      .map((id) => nowMs - this.#sentMs.get(id));
+    // Older controls will not come: superseded, refused, or their frames were dropped.
     const newest = Math.max(...eventIds);
-    for (const id of this.#sent.keys()) if (id <= newest) this.#sent.delete(id);
-    if (waited.length > 0) this.last = Math.max(...waited);
+    for (const id of this.#sentMs.keys()) if (id <= newest) this.#sentMs.delete(id);
+    if (latenciesMs.length > 0) this.lastMs = Math.max(...latenciesMs);
   }
 
-  /** Forgets what is under way: nobody was looking when its frame was due. */
+  /** Forgets the controls that are under way. */
   clear() {
-    this.#sent.clear();
+    this.#sentMs.clear();
   }
 }

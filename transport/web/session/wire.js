@@ -1,15 +1,15 @@
-/** The conversation's wire: MessagePack maps over one WebSocket, a split batch joined again. */
+/** MessagePack maps over one WebSocket. A batch split into header and payload is joined here. */
 
 const { encode, decode } = globalThis.MessagePack;
 
 export class Wire {
   #socket;
-  #header = null; // a frame_batch_header whose bare payload is the next message
+  #header = null; // a frame_batch_header; the next message is its bare payload
 
   /**
    * Opens the socket and sends `init` first.
    * onMessage(message, numBytes): every server message; frame_batch_header arrives as frame_batch.
-   * onClose({ code, reason, opened }): once, whoever closed; not after close() on this side.
+   * onClose({ code, reason, opened }): called once; not called after close() on this side.
    */
   constructor(url, init, { onMessage, onClose }) {
     let opened = false;
@@ -23,6 +23,7 @@ export class Wire {
     this.#socket.onclose = ({ code, reason }) => onClose({ code, reason, opened });
   }
 
+  /** Sends a message; drops it if the socket is not open. */
   send(message) {
     if (this.#socket.readyState === WebSocket.OPEN) this.#socket.send(encode(message));
   }

@@ -1,4 +1,4 @@
-/** The ways that frames can travel, as far as this browser can show them. */
+/** The choice of the frames' format, as far as this browser can decode them. */
 
 const FORMATS = [
   ["jpeg", "JPEG: small"],
@@ -7,22 +7,22 @@ const FORMATS = [
   ["delta-zstd", "zstd: lossless"],
   ["raw", "raw: lossless, large"],
 ];
-const H264 = "avc1.42c01f"; // baseline; the stream says its own level
+const H264 = "avc1.42c01f"; // baseline; the stream itself states its level
 
-/** Whether a quality means anything to it. */
+/** True if the format has a quality setting. */
 export function isLossy(format) {
   return format !== "raw" && format !== "delta-zstd";
 }
 
-/** Fills a <select>; where there is no H.264, choosing it means JPEG, and it says so. */
+/** Fills a <select>. Without an H.264 decoder, the H.264 option is labelled so and selects JPEG. */
 export async function offerFormats(select) {
   select.replaceChildren(...FORMATS.map(([format, label]) => new Option(label, format)));
-  if (await playsH264()) return;
+  if (await canDecodeH264()) return;
   const option = select.querySelector("[value=h264]");
   Object.assign(option, { value: "jpeg", text: "H.264: not in this browser, JPEG" });
 }
 
-async function playsH264() {
+async function canDecodeH264() {
   if (!("VideoDecoder" in window)) return false;
   const { supported } = await VideoDecoder.isConfigSupported({
     codec: H264,

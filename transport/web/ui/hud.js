@@ -1,51 +1,51 @@
-/** The HUD: figures to short words. */
+/** The HUD: formats statistics as short texts. */
 
 const PERIOD_MS = 250;
 
 export class Hud {
   #cells;
-  #next = 0; // ms
+  #nextMs = 0;
 
   constructor(list) {
     this.#cells = Object.fromEntries(
-      [...list.querySelectorAll("[data-figure]")].map((cell) => [cell.dataset.figure, cell]),
+      [...list.querySelectorAll("[data-stat]")].map((cell) => [cell.dataset.stat, cell]),
     );
   }
 
-  /** Writes the figures, if the last time is long enough ago to be read. */
-  update(now, stats) {
-    if (now < this.#next) return;
-    this.#next = now + PERIOD_MS;
+  /** Writes the statistics, at most once every PERIOD_MS so that they stay readable. */
+  update(nowMs, stats) {
+    if (nowMs < this.#nextMs) return;
+    this.#nextMs = nowMs + PERIOD_MS;
     this.write(stats);
   }
 
   write(stats) {
-    for (const [figure, text] of Object.entries(words(stats))) {
-      const cell = this.#cells[figure];
+    for (const [stat, text] of Object.entries(format(stats))) {
+      const cell = this.#cells[stat];
       if (cell.textContent !== text) cell.textContent = text;
     }
   }
 }
 
-function words(stats) {
+function format(stats) {
   return {
     fps: stats.fps?.toFixed(1) ?? "–",
-    chunk: milliseconds(stats.chunkMs),
-    control: milliseconds(stats.controlMs),
+    chunk: formatMs(stats.chunkMs),
+    control: formatMs(stats.controlMs),
     codec: stats.codec ?? "–",
-    bytes: bytesPerSecond(stats.bytesPerSecond),
-    buffer: milliseconds(stats.bufferMs),
+    bytes: formatRate(stats.bytesPerSecond),
+    buffer: formatMs(stats.bufferMs),
     index: String(stats.chunkIndex ?? "–"),
     late: String(stats.framesLate),
     dropped: String(stats.framesDropped + stats.framesDroppedByServer),
   };
 }
 
-function milliseconds(value) {
+function formatMs(value) {
   return value === null ? "–" : `${Math.round(value)} ms`;
 }
 
-function bytesPerSecond(value) {
+function formatRate(value) {
   if (value === null) return "–";
   return value < 1e6 ? `${Math.round(value / 1e3)} kB/s` : `${(value / 1e6).toFixed(1)} MB/s`;
 }

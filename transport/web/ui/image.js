@@ -1,16 +1,17 @@
-/** Pictures that a walk begins with: a person's file to bytes, an opening to what is seen of it. */
+/** Images that a session can start from: uploads, and previews of openings. */
 
-const UPLOAD_SIDE = 1280; // px; a PNG of this size stays well under the 8 MiB of an init
+const MAX_UPLOAD_PX = 1280; // a PNG with this side stays well under the 8 MiB of an init
 
-/** An image as the server will crop it: a bitmap that covers width x height from the centre. */
-export async function cropCover(url, [width, height]) {
+/** Crops an image as the server does: an ImageBitmap of width x height, from the centre. */
+export async function cropToCover(url, [width, height]) {
   const image = new Image();
   image.src = url;
   await image.decode();
   const scale = Math.max(width / image.naturalWidth, height / image.naturalHeight);
-  const [across, down] = [width / scale, height / scale];
-  const [left, top] = [(image.naturalWidth - across) / 2, (image.naturalHeight - down) / 2];
-  return createImageBitmap(image, left, top, across, down, {
+  const [cropWidth, cropHeight] = [width / scale, height / scale];
+  const left = (image.naturalWidth - cropWidth) / 2;
+  const top = (image.naturalHeight - cropHeight) / 2;
+  return createImageBitmap(image, left, top, cropWidth, cropHeight, {
     resizeWidth: width,
     resizeHeight: height,
     resizeQuality: "high",
@@ -18,12 +19,12 @@ export async function cropCover(url, [width, height]) {
 }
 
 /**
- * A file to PNG bytes of at most UPLOAD_SIDE pixels a side, upright, without its metadata.
- * Rejects where the browser cannot read the file as a picture.
+ * Converts a file to a PNG of at most MAX_UPLOAD_PX a side, upright and without metadata.
+ * Returns { bytes, url }. Rejects if the browser cannot read the file as an image.
  */
 export async function readUpload(file) {
   const bitmap = await createImageBitmap(file);
-  const scale = Math.min(1, UPLOAD_SIDE / Math.max(bitmap.width, bitmap.height));
+  const scale = Math.min(1, MAX_UPLOAD_PX / Math.max(bitmap.width, bitmap.height));
   const canvas = document.createElement("canvas");
   canvas.width = Math.max(1, Math.round(bitmap.width * scale));
   canvas.height = Math.max(1, Math.round(bitmap.height * scale));

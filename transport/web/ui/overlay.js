@@ -1,21 +1,21 @@
-/** What is said over the picture: a card where there is no walk, a toast where there is one. */
+/** Messages over the world: a card when no session is playing, a toast when one is. */
 
 const TOAST_MS = 6000;
 
 export class Card {
-  /** What is awaited or, with `over`, why the walk ended. */
-  show({ title, text, said = "", over = false }) {
+  /** Shows a state of waiting or, with `ended`, the reason why the session ended. */
+  show({ title, text, detail = "", ended = false }) {
     element("card-title").textContent = title;
     element("card-text").textContent = text;
-    write("card-said", said);
-    write("card-next", "");
-    element("card-actions").hidden = !over;
+    write("card-detail", detail);
+    write("card-retry", "");
+    element("card-actions").hidden = !ended;
     element("card").hidden = false;
   }
 
-  /** What will happen by itself. */
-  announce(text) {
-    write("card-next", text);
+  /** Announces the next automatic attempt. */
+  announceRetry(text) {
+    write("card-retry", text);
   }
 
   hide() {

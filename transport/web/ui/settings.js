@@ -1,8 +1,8 @@
-/** The settings of a walk that is under way: how its frames travel. */
+/** The output settings of the open session: format, quality and width of its frames. */
 
 import { isLossy, offerFormats } from "./format.js";
 
-const SHARES = [1, 0.75, 0.5, 0.25]; // of the world's own width
+const WIDTH_SHARES = [1, 0.75, 0.5, 0.25]; // of the world's own width
 const DEFAULT_QUALITY = 90;
 
 export class Settings {
@@ -10,10 +10,10 @@ export class Settings {
   #quality = element("live-quality");
   #width = element("live-width");
 
-  /** onChange(fields): of an init, what the person changed. */
+  /** onChange(fields): called with the changed fields of an init. */
   constructor(onChange) {
     offerFormats(this.#format);
-    this.#quality.addEventListener("input", () => this.#label());
+    this.#quality.addEventListener("input", () => this.#update());
     this.#listen(this.#format, () => onChange({ realtime_output_format: this.#format.value }));
     this.#listen(this.#quality, () =>
       onChange({ output_compression: Number(this.#quality.value) }),
@@ -23,35 +23,35 @@ export class Settings {
     );
   }
 
-  /** What an init asks for. */
+  /** Shows the settings that an init requests. */
   show(init) {
     const worldWidth = Number(init.size.split("x")[0]);
     this.#width.replaceChildren(
-      ...SHARES.map((share) => Math.round((worldWidth * share) / 2) * 2).map((width) =>
+      ...WIDTH_SHARES.map((share) => Math.round((worldWidth * share) / 2) * 2).map((width) =>
         width === worldWidth ? new Option("as made", 0) : new Option(`${width} px`, width),
       ),
     );
     this.#format.value = init.realtime_output_format;
     this.#quality.value = init.output_compression ?? DEFAULT_QUALITY;
     this.#width.value = init.realtime_preview_max_width ?? 0;
-    this.#label();
+    this.#update();
   }
 
-  /** What really comes, which may not be what was asked for. */
-  follow(format) {
+  /** Shows the format that arrives, which may differ from the requested one. */
+  setFormat(format) {
     this.#format.value = format;
-    this.#label();
+    this.#update();
   }
 
-  #listen(control, change) {
+  #listen(control, onChange) {
     control.addEventListener("change", () => {
-      this.#label();
-      change();
-      if (control instanceof HTMLSelectElement) control.blur(); // W walks, and chooses no WebP
+      this.#update();
+      onChange();
+      if (control instanceof HTMLSelectElement) control.blur(); // else W would select WebP
     });
   }
 
-  #label() {
+  #update() {
     element("live-quality-text").textContent = this.#quality.value;
     const lossy = isLossy(this.#format.value);
     this.#quality.disabled = !lossy;

@@ -1,29 +1,28 @@
-/** The start screen: which picture, which words, which options. */
+/** The start screen: opening image, prompt and options. */
 
 import { offerFormats } from "./format.js";
 import { readUpload } from "./image.js";
 
-// What is sent with a person's picture where they say nothing. In the field, for them to see: a
-// prompt left out, or empty, makes the server use its first opening's, which is of another picture.
+// The default prompt of an upload. The field shows it, because the server replaces a missing or
+// empty prompt by that of its first opening, which describes another image.
 const UPLOAD_PROMPT = "A world to walk in";
-const ANY_SIZE = "832x480"; // a wish, where the world serves any size: it takes the nearest
+const ANY_SIZE = "832x480"; // requested if the world serves any size; the server takes the nearest
 
 export class Start {
   #form = element("setup");
   #prompt = element("prompt");
-  #openings = []; // { name, prompt, url, bytes? }: the server's, then the person's own
-  #promptIsTheirs = false;
+  #openings = []; // { name, prompt, url, bytes? }: those of the server, then the uploads
+  #promptIsEdited = false;
   #onChoose;
 
-  /** onEnter(choice): see #choice. onChoose(url): the picture now chosen, for the backdrop. */
+  /** onEnter(choice): see #choice. onChoose(url): called with the chosen image. */
   constructor({ onEnter, onChoose }) {
     this.#onChoose = onChoose;
     offerFormats(element("format"));
-    this.#prompt.addEventListener(
-      "input",
-      () => (this.#promptIsTheirs = this.#prompt.value !== ""),
-    );
-    element("openings").addEventListener("change", () => this.#chosen());
+    this.#prompt.addEventListener("input", () => {
+      this.#promptIsEdited = this.#prompt.value !== "";
+    });
+    element("openings").addEventListener("change", () => this.#update());
     element("upload").addEventListener("change", (event) => this.#upload(event.target.files[0]));
     this.#form.addEventListener("dragover", (event) => event.preventDefault());
     this.#form.addEventListener("drop", (event) => {
@@ -36,9 +35,9 @@ export class Start {
     });
   }
 
-  /** Fills the screen from /v1/world. */
+  /** Fills the screen from the answer of /v1/world. */
   show(world) {
-    world.openings.forEach((opening) => this.#addCard(opening));
+    for (const opening of world.openings) this.#addCard(opening);
     const sizes = world.sizes.map(([width, height]) => `${width}x${height}`);
     element("size").replaceChildren(
       ...(sizes.length > 0 ? sizes : [ANY_SIZE]).map((size) => new Option(size)),
@@ -62,14 +61,14 @@ export class Start {
   }
 
   async #enter(onEnter) {
-    element("enter").disabled = true; // a second click while the picture is fetched
+    element("enter").disabled = true; // against a second click during the download
     const choice = await this.#choice().catch(() => null);
     element("enter").disabled = false;
     this.notify(choice === null ? "The picture could not be fetched. Try again in a moment." : "");
     if (choice !== null) onEnter(choice);
   }
 
-  /** { init fields, picture: its URL }; first_frame is left out for the preset's own opening. */
+  /** { init: its fields, imageUrl }. The preset's own opening needs no first_frame. */
   async #choice() {
     const index = this.#chosenIndex;
     const opening = this.#openings[index];
@@ -82,7 +81,7 @@ export class Start {
     if (prompt !== "") init.prompt = prompt;
     if (opening.bytes !== undefined) init.first_frame = opening.bytes;
     else if (index > 0) init.first_frame = await download(opening.url);
-    return { init, picture: opening.url };
+    return { init, imageUrl: opening.url };
   }
 
   async #upload(file) {
@@ -107,7 +106,7 @@ export class Start {
       type: "radio",
       name: "opening",
       value: this.#openings.length,
-      className: "unseen",
+      className: "visually-hidden",
     });
     Object.assign(image, { src: opening.url, alt: "" });
     name.textContent = opening.name;
@@ -119,13 +118,13 @@ export class Start {
 
   #choose(index) {
     element("openings").children[index].querySelector("input").checked = true;
-    this.#chosen();
+    this.#update();
   }
 
-  #chosen() {
+  #update() {
     const opening = this.#openings[this.#chosenIndex];
-    if (!this.#promptIsTheirs) this.#prompt.value = opening.prompt;
-    this.#prompt.placeholder = opening.prompt; // what an emptied field means
+    if (!this.#promptIsEdited) this.#prompt.value = opening.prompt;
+    this.#prompt.placeholder = opening.prompt; // the prompt of an emptied field
     this.#onChoose(opening.url);
   }
 }

@@ -1,0 +1,70 @@
+"""Steps and observations that the tests of the page share."""
+
+import base64
+from typing import Any
+
+import numpy as np
+from msgspec import msgpack
+from playwright.sync_api import Page, WebSocket
+
+from transport.codecs.payload import Frames
+
+
+def choose_format(page: Page, name: str) -> None:
+    """Choose the frames' format on the start screen."""
+    page.click("summary")
+    page.select_option("#format", name)
+
+
+def wait_for_actions(page: Page, keys: list[str]) -> None:
+    """Wait for a chunk in which every latent frame follows exactly these keys."""
+    page.wait_for_function(
+        "keys => lingbot.stats.applied.actions.every(held => held.join() === keys.join())",
+        arg=keys,
+    )
+
+
+def listen_to_client(page: Page) -> list[dict[str, Any]]:
+    """The messages that the page sends on its sockets. The list grows as it sends them."""
+    messages: list[dict[str, Any]] = []
+
+    def note(data: str | bytes) -> None:
+        assert isinstance(data, bytes)
+        messages.append(msgpack.decode(data))
+
+    def listen(socket: WebSocket) -> None:
+        socket.on("framesent", note)
+
+    page.on("websocket", listen)
+    return messages
+
+
+def shown_frame(page: Page) -> tuple[tuple[int, int], Frames]:
+    """(chunk index, frame index in it) and the pixels [H, W, 3] of the frame on the canvas."""
+    frame = page.evaluate(
+        """async () => {
+            const { data, ...frame } = await lingbot.lastFrame();
+            const blob = new Blob([data]);
+            const url = await new Promise((resolve) => {
+                const reader = new FileReader();
+                reader.onload = () => resolve(reader.result);
+                reader.readAsDataURL(blob);
+            });
+            return { ...frame, data: url.split(",")[1] };
+        }"""
+    )
+    rgba = np.frombuffer(base64.b64decode(frame["data"]), np.uint8)
+    pixels = rgba.reshape(frame["height"], frame["width"], 4)[:, :, :3]
+    return (frame["chunkIndex"], frame["frameIndex"]), pixels
+
+
+def read_card(page: Page) -> dict[str, str]:
+    """The texts of the card after the end of a session, read before it can change."""
+    card: dict[str, str] = page.wait_for_function(
+        """() => lingbot.state === "ended" && Object.fromEntries(
+            ["title", "text", "detail", "retry"].map(
+                (part) => [part, document.getElementById(`card-${part}`).innerText],
+            ),
+        )"""
+    ).json_value()
+    return card

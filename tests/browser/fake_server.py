@@ -1,0 +1,152 @@
+"""Servers for the page's sockets: scripted ones, and a relay to the real one."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from msgspec import msgpack
+from playwright.sync_api import Page, WebSocketRoute
+
+from transport.codecs import open_encoder
+from transport.codecs.decoder import Decoder
+from transport.codecs.payload import Frames, build_message, split_chunk
+from transport.wire.messages import AppliedControls, Encoding, Format, HeaderExtras
+
+SOCKET = "**/v1/realtime_video/generate"
+FPS = 16
+
+SocketHandler = Callable[[WebSocketRoute], None]
+
+
+def answer_init(page: Page, *messages: dict[str, Any] | bytes) -> list[dict[str, Any]]:
+    """Answer each `init` with these messages and never close.
+
+    Returns the messages of the page. The list grows as they arrive.
+    """
+    received: list[dict[str, Any]] = []
+
+    def answer(socket: WebSocketRoute) -> None:
+        def reply(data: str | bytes) -> None:
+            assert isinstance(data, bytes)
+            received.append(msgpack.decode(data))
+            if received[-1]["type"] == "init":
+                for message in messages:
+                    socket.send(message if isinstance(message, bytes) else msgpack.encode(message))
+
+        socket.on_message(reply)
+
+    page.route_web_socket(SOCKET, answer)
+    return received
+
+
+def route_sockets(page: Page, *handlers: SocketHandler) -> list[WebSocketRoute]:
+    """Give each of the first sockets to its handler and later ones to the real server.
+
+    Returns the sockets. The list grows as the page opens them.
+    """
+    sockets: list[WebSocketRoute] = []
+
+    def take(socket: WebSocketRoute) -> None:
+        sockets.append(socket)
+        if len(sockets) <= len(handlers):
+            handlers[len(sockets) - 1](socket)
+        else:
+            socket.connect_to_server()
+
+    page.route_web_socket(SOCKET, take)
+    return sockets
+
+
+def close_with(code: int, reason: str = "") -> SocketHandler:
+    """A handler that closes the socket at its first message."""
+    return lambda socket: socket.on_message(lambda data: socket.close(code=code, reason=reason))
+
+
+def chunk(
+    frames: Frames,
+    *,
+    index: int,
+    name: Format = "raw",
+    quality: int = 90,
+    flushes_older: bool = False,
+) -> list[bytes]:
+    """The messages of one chunk, encoded by the server's own codec."""
+    encoder = open_encoder(Encoding(format=name, quality=quality), fps=FPS)
+    pieces = split_chunk(frames, encoder, position=index * len(frames))
+    encoded = [
+        build_message(
+            encoder.encode(piece),
+            request_id=f"fake-{index}",
+            chunk_index=index,
+            index=position,
+            num_batches=len(pieces),
+            extras=HeaderExtras(AppliedControls([], []), cut_over=flushes_older),
+        )
+        for position, piece in enumerate(pieces)
+    ]
+    return [bytes(part) for batch in encoded for part in batch.parts]
+
+
+def grey(num_frames: int, level: int, *, width: int = 112, height: int = 64) -> Frames:
+    return np.full((num_frames, height, width, 3), level, np.uint8)
+
+
+def batches(messages: Iterable[bytes]) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """(header, payload) of every batch in these messages."""
+    header: dict[str, Any] | None = None
+    for data in messages:
+        if header is not None:
+            yield header, data
+            header = None
+            continue
+        message = msgpack.decode(data)
+        if message["type"] == "frame_batch_header":
+            header = message
+        elif message["type"] == "frame_batch":
+            yield message, message["payload"]
+
+
+def decode(messages: list[bytes]) -> Frames:
+    """The frames of one chunk, [T, H, W, 3]."""
+    decoder = Decoder()
+    return np.concatenate([decoder.decode(*batch) for batch in batches(messages)])
+
+
+class Relay:
+    """Forwards messages between the page and the server, and keeps the frames of the server."""
+
+    def __init__(self, page: Page) -> None:
+        self.codecs: list[str] = []  # of each chunk
+        self.frames: dict[tuple[int, int], Frames] = {}  # by (chunk index, frame index in it)
+        self.sockets: list[WebSocketRoute] = []  # the page's side of each
+        page.route_web_socket(SOCKET, self._connect)
+
+    def _connect(self, socket: WebSocketRoute) -> None:
+        self.sockets.append(socket)
+        server = socket.connect_to_server()
+        decoder = Decoder()
+        header: dict[str, Any] | None = None
+
+        def forward(data: str | bytes) -> None:
+            nonlocal header
+            assert isinstance(data, bytes)
+            socket.send(data)
+            message = header or msgpack.decode(data)
+            if header is not None:
+                self._keep(decoder, message, data)
+                header = None
+            elif message["type"] == "frame_batch_header":
+                header = message
+            elif message["type"] == "frame_batch":
+                self._keep(decoder, message, message["payload"])
+
+        server.on_message(forward)
+
+    def _keep(self, decoder: Decoder, header: dict[str, Any], payload: bytes) -> None:
+        index = header["chunk_index"]
+        if header["frame_batch_index"] == 0:
+            self.codecs.append(header["encoding"])
+            self._num = 0
+        for frame in decoder.decode(header, payload):
+            self.frames[index, self._num] = frame
+            self._num += 1
