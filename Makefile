@@ -1,6 +1,7 @@
 # The README's commands. Both targets make the .venv and install what they need.
 PYTHON ?= python3
 BIN := .venv/bin
+BIOME := npx --yes @biomejs/biome@2.6.8
 # Cluster tests mostly wait: one process runs them beside two that compute.
 PYTEST := $(BIN)/pytest -n 3 --dist loadgroup --no-loadscope-reorder --durations=10
 
@@ -27,6 +28,9 @@ lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@# Biome checks the page's JavaScript and CSS. It comes from npm, which only CI requires.
+	@if [ "$$CI" = true ] || npm_config_fetch_retries=0 $(BIOME) --version >/dev/null 2>&1; \
+		then $(BIOME) ci transport/web; else echo "skipped Biome: no npm, or no registry"; fi
 
 # A stamp says that an extra is installed: an install that stopped half-way runs again.
 .venv/serve .venv/dev: pyproject.toml
