@@ -181,8 +181,11 @@ def test_a_warning_is_shown_and_the_session_goes_on(page: Page) -> None:
 
 
 def test_a_chunk_that_flushes_older_frames_is_shown_at_once(page: Page) -> None:
+    # At 4 frames/s, a busy machine has 2 s to decode the H.264 before chunk 1 is due.
+    slow = {"type": "session", "fps": 4, "chunk_frames": 12}
     answer_init(
         page,
+        slow,
         *chunk(grey(9, 50), index=0),
         *chunk(grey(12, 100), index=1),
         *chunk(grey(12, 200), index=2, name="h264", flushes_older=True),
