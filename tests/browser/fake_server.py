@@ -72,26 +72,26 @@ def chunk(
 ) -> list[bytes]:
     """The messages of one chunk, encoded by the server's own codec."""
     encoder = open_encoder(Encoding(format=name, quality=quality), fps=FPS)
-    pieces = split_chunk(frames, encoder, position=index * len(frames))
-    encoded = [
+    batches = split_chunk(frames, encoder, position=index * len(frames))
+    messages = [
         build_message(
-            encoder.encode(piece),
+            encoder.encode(batch),
             request_id=f"fake-{index}",
             chunk_index=index,
             index=position,
-            num_batches=len(pieces),
+            num_batches=len(batches),
             extras=HeaderExtras(AppliedControls([], []), cut_over=flushes_older),
         )
-        for position, piece in enumerate(pieces)
+        for position, batch in enumerate(batches)
     ]
-    return [bytes(part) for batch in encoded for part in batch.parts]
+    return [bytes(part) for message in messages for part in message.parts]
 
 
 def grey(num_frames: int, level: int, *, width: int = 112, height: int = 64) -> Frames:
     return np.full((num_frames, height, width, 3), level, np.uint8)
 
 
-def batches(messages: Iterable[bytes]) -> Iterator[tuple[dict[str, Any], bytes]]:
+def read_batches(messages: Iterable[bytes]) -> Iterator[tuple[dict[str, Any], bytes]]:
     """(header, payload) of every batch in these messages."""
     header: dict[str, Any] | None = None
     for data in messages:
@@ -109,7 +109,7 @@ def batches(messages: Iterable[bytes]) -> Iterator[tuple[dict[str, Any], bytes]]
 def decode(messages: list[bytes]) -> Frames:
     """The frames of one chunk, [T, H, W, 3]."""
     decoder = Decoder()
-    return np.concatenate([decoder.decode(*batch) for batch in batches(messages)])
+    return np.concatenate([decoder.decode(*batch) for batch in read_batches(messages)])
 
 
 class Relay:

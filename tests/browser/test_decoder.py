@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Page
 
-from tests.browser.fake_server import batches, chunk
+from tests.browser.fake_server import chunk, read_batches
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("server")]
 
@@ -43,7 +43,7 @@ def test_a_batch_with_a_corrupt_file_closes_the_others(page: Page) -> None:
 
 def test_deltas_are_summed_across_batches_but_not_across_a_gap(page: Page) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (12, 8, 16, 3), np.uint8)
-    first, second = batches(chunk(frames, index=3, name="delta-zstd"))
+    first, second = read_batches(chunk(frames, index=3, name="delta-zstd"))
     sent = [
         header | {"payload": base64.b64encode(payload).decode()}
         for header, payload in (first, second, first)
