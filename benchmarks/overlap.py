@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from benchmarks.machine import describe_machine
 from benchmarks.random_world import MIB, WALK, random_spec
-from lingbot.runtime.commands import Command, Open, Step, Stop
+from lingbot.runtime.commands import Command, OpenSession, StepSession, Stop
 from lingbot.runtime.engine import Engine
 from lingbot.runtime.presets import load_engine
 from lingbot.runtime.worker import Worker
@@ -77,20 +77,20 @@ def walk_in_turn(walk: Sequence[list[str]], options: argparse.Namespace) -> Walk
 def walk_ahead(walk: Sequence[list[str]], options: argparse.Namespace) -> Walked:
     """As the transport does it: a chunk is asked for as soon as the one before is denoised."""
     engine, denoise, decode = load_pocket(options)
-    lockstep = Worker(engine)
-    thread = threading.Thread(target=lockstep.run, daemon=True)
+    worker = Worker(engine)
+    thread = threading.Thread(target=worker.run, daemon=True)
     thread.start()
 
     def do(command: Command) -> Any:
-        return lockstep.submit(command, deadline=time.monotonic()).result()
+        return worker.submit(command, deadline=time.monotonic()).result()
 
-    do(Open("walk", random_spec(engine.config)))
+    do(OpenSession("walk", random_spec(engine.config)))
     began = time.perf_counter()
     decoding: list[Future[NDArray[np.uint8]]] = []
     for actions in walk:
         if len(decoding) > 1:
             decoding[-2].result()  # it hands a chunk over when the one before is sent
-        decoding.append(do(Step("walk", actions)))
+        decoding.append(do(StepSession("walk", actions)))
     frames = [pictures.result() for pictures in decoding]
     ended = time.perf_counter()
     do(Stop())

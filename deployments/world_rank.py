@@ -119,7 +119,7 @@ class WorldRank:
         """
         loop = asyncio.get_running_loop()
         threading.Thread(target=self._run_worker, args=[loop], name="engine", daemon=True).start()
-        if not self._worker.leads:
+        if not self._worker.is_leader:
             return
         began = time.monotonic()
         await asyncio.to_thread(self._worker.warm_up)
@@ -141,7 +141,7 @@ class WorldRank:
     ) -> Refusal | None:
         """Open the reserved session's world. Raises SessionEnded if it has ended meanwhile."""
         from lingbot.errors import LingbotError
-        from lingbot.runtime.commands import Close, Open
+        from lingbot.runtime.commands import CloseSession, OpenSession
         from lingbot.runtime.session import SessionSpec
 
         session_spec = SessionSpec(
@@ -153,11 +153,11 @@ class WorldRank:
             sink=spec.sink,
         )
         try:
-            await self._execute(Open(session_id, session_spec))
+            await self._execute(OpenSession(session_id, session_spec))
         except LingbotError as exc:
             return Refusal(str(exc), exc.field)
         if not self._sessions.mark_opened(session_id, time.monotonic()):
-            await self._execute(Close(session_id))
+            await self._execute(CloseSession(session_id))
             raise SessionEnded(session_id)
         logger.info("session %s opened, %d in all", session_id, len(self._sessions))
         return None
@@ -170,7 +170,7 @@ class WorldRank:
         Raises SessionEnded if the session has ended.
         """
         from lingbot.errors import SessionClosed
-        from lingbot.runtime.commands import Step
+        from lingbot.runtime.commands import StepSession
 
         record, futures = self._live(session_id)
         assert record.opened, "stepped before it was opened"
@@ -178,7 +178,8 @@ class WorldRank:
         frames: asyncio.Future[Frames]
         try:
             decoding = await self._execute(
-                Step(session_id, list(actions), prompt), time_to_underrun_s=time_to_underrun_s
+                StepSession(session_id, list(actions), prompt),
+                time_to_underrun_s=time_to_underrun_s,
             )
             frames = asyncio.wrap_future(decoding)
             ignore_unretrieved(frames)
@@ -258,13 +259,13 @@ class WorldRank:
         return record, self._futures[session_id]
 
     def _free(self, record: SessionRecord, reason: str) -> None:
-        from lingbot.runtime.commands import Close
+        from lingbot.runtime.commands import CloseSession
 
         futures = self._futures.pop(record.session_id)
         futures.ended.set()
         futures.frames.put_nowait(failed_future(SessionEnded(record.session_id)))
         if record.opened:
-            self._worker.submit(Close(record.session_id), deadline=-math.inf)
+            self._worker.submit(CloseSession(record.session_id), deadline=-math.inf)
             logger.info("session %s closed: %s", record.session_id, reason)
 
     async def _execute(self, command: "Command", *, time_to_underrun_s: float = 0.0) -> Any:

@@ -1,4 +1,4 @@
-"""The processes of a replica group: how they meet, and how a test or a command spawns them."""
+"""The processes of a replica group: how they connect, and how tests and commands spawn them."""
 
 import pickle
 import tempfile
@@ -17,37 +17,46 @@ from lingbot.parallel.ulysses import SequenceParallelGroup
 
 T = TypeVar("T")
 
-START_TIMEOUT_S = 300.0
-TIMEOUT_S = 20.0  # a collective that takes longer will never end: some rank hangs or is gone
+START_TIMEOUT_S = 300.0  # from the first rank's arrival to the last one's
+COLLECTIVE_TIMEOUT_S = 20.0  # a collective that takes longer never ends: a rank hangs or is gone
 
 
 def create_rendezvous(host: str) -> TCPStore:
-    """Where the ranks find each other: a store at a free port of ``host``, this machine."""
+    """Open the store through which the ranks connect, on a free port of `host`, this machine."""
     return TCPStore(host, 0, is_master=True, wait_for_workers=False)
 
 
 def connect_rendezvous(host: str, port: int) -> TCPStore:
-    """What another rank opened."""
+    """Connect to a store that another rank created."""
     return TCPStore(host, port, is_master=False)
 
 
-def join(store: Store, *, rank: int, num_ranks: int, device: torch.device) -> SequenceParallelGroup:
-    """Meet the other ranks at ``store``, over NCCL where the model is on a GPU, else gloo.
+def join(
+    store: Store,
+    *,
+    rank: int,
+    num_ranks: int,
+    device: torch.device,
+    start_timeout_s: float = START_TIMEOUT_S,
+    collective_timeout_s: float = COLLECTIVE_TIMEOUT_S,
+) -> SequenceParallelGroup:
+    """Connect to the other ranks through `store`: NCCL for a model on a GPU, gloo otherwise.
 
-    Once a process. Raises RuntimeError if they do not all come within START_TIMEOUT_S.
+    A process may join one group at a time. Raises RuntimeError if a rank is missing after
+    `start_timeout_s`.
     """
-    # They may come far apart; from then on they keep step.
+    # Ranks may start minutes apart; collectives have the shorter timeout.
     store.set(f"rank {rank}", "here")
-    store.wait([f"rank {i}" for i in range(num_ranks)], timedelta(seconds=START_TIMEOUT_S))
+    store.wait([f"rank {i}" for i in range(num_ranks)], timedelta(seconds=start_timeout_s))
     on_gpu = device.type == "cuda"
     if on_gpu and device.index is None:
-        device = torch.device("cuda", torch.cuda.current_device())  # NCCL wants the number
+        device = torch.device("cuda", torch.cuda.current_device())  # NCCL needs the index
     dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if on_gpu else "gloo",  # gloo for what is no tensor of the model
+        "cpu:gloo,cuda:nccl" if on_gpu else "gloo",  # gloo for the command channel
         store=store,
         rank=rank,
         world_size=num_ranks,
-        timeout=timedelta(seconds=TIMEOUT_S),
+        timeout=timedelta(seconds=collective_timeout_s),
         device_id=device if on_gpu else None,
     )
     group = dist.group.WORLD
@@ -55,26 +64,42 @@ def join(store: Store, *, rank: int, num_ranks: int, device: torch.device) -> Se
     return SequenceParallelGroup(group)
 
 
-def spawn_ranks(num_ranks: int, call: Callable[..., T], *args: object) -> T:
-    """``call(ranks, *args)`` in each of ``num_ranks`` new processes on this machine's CPUs.
+def spawn_ranks(
+    num_ranks: int,
+    call: Callable[..., T],
+    *args: object,
+    collective_timeout_s: float = COLLECTIVE_TIMEOUT_S,
+) -> T:
+    """Run `call(group, *args)` in `num_ranks` new processes on this machine's CPUs.
 
-    Returns what rank 0's returns; all of it must be picklable. Raises
-    torch.multiprocessing.ProcessRaisedException, with the traceback, if one of them raised.
+    Returns rank 0's result. Call, arguments and result must be picklable. Raises
+    torch.multiprocessing.ProcessRaisedException, with the traceback, if a rank raises.
     """
     with tempfile.TemporaryDirectory() as folder:
-        spawn(_run_rank, (num_ranks, Path(folder), call, args), nprocs=num_ranks)
+        parameters = (num_ranks, Path(folder), collective_timeout_s, call, args)
+        spawn(_run_rank, parameters, nprocs=num_ranks)
         result: T = pickle.loads((Path(folder) / "result").read_bytes())
         return result
 
 
 def _run_rank(
-    rank: int, num_ranks: int, folder: Path, call: Callable[..., Any], args: tuple[object, ...]
+    rank: int,
+    num_ranks: int,
+    folder: Path,
+    collective_timeout_s: float,
+    call: Callable[..., Any],
+    args: tuple[object, ...],
 ) -> None:
     torch.set_num_threads(1)  # the processes share this machine's cores
-    store = FileStore(str(folder / "meeting"), num_ranks)
-    group = join(store, rank=rank, num_ranks=num_ranks, device=torch.device("cpu"))
+    group = join(
+        FileStore(str(folder / "rendezvous"), num_ranks),
+        rank=rank,
+        num_ranks=num_ranks,
+        device=torch.device("cpu"),
+        collective_timeout_s=collective_timeout_s,
+    )
     result = call(group, *args)
     if rank == 0:
         (folder / "result").write_bytes(pickle.dumps(result))
-    dist.barrier()  # nobody hangs up on a rank that still talks
+    dist.barrier()  # no rank disconnects while another still communicates
     dist.destroy_process_group()

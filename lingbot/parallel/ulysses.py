@@ -1,15 +1,14 @@
 """Sequence parallelism: every rank works on its share of each latent frame's tokens.
 
-In attention it holds all tokens of its share of the heads instead: one all-to-all there for q, k
-and v, one back. The scheme is that of DeepSpeed-Ulysses (arXiv:2309.14509). The past is kept by
-latent frame, so a rank's KV window has all tokens of its heads.
+In attention a rank holds all tokens of its share of the heads instead. One all-to-all exchanges q,
+k and v, another one the result. The scheme is that of DeepSpeed-Ulysses (arXiv:2309.14509). A
+rank's KV window holds all tokens of its heads.
 
 Shape letters: B batch, F latent frames, T tokens of a latent frame, t those of this rank,
 H heads, h those of this rank, D head_dim, C any width.
 """
 
 from collections.abc import Sequence
-from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -18,23 +17,21 @@ from torch import Tensor
 from lingbot.config import ModelConfig
 from lingbot.errors import LingbotError
 
-T = TypeVar("T")
-
 
 class SequenceParallelGroup:
-    """The processes that run one copy of a model together, as one of them sees them.
+    """The processes that run one copy of a model together, as seen by one of them.
 
-    Without a group there is one, and nothing is ever sent.
+    Without a process group there is one rank, and nothing is copied or sent.
     """
 
     def __init__(self, process_group: dist.ProcessGroup | None = None) -> None:
-        """`process_group`: for tensors on the model's device, NCCL's or gloo's."""
+        """`process_group`, NCCL's or gloo's, is for tensors on the model's device."""
         self.process_group = process_group
         self.rank = dist.get_rank(process_group) if process_group else 0
         self.num_ranks = dist.get_world_size(process_group) if process_group else 1
 
     def check(self, config: ModelConfig, *, tokens: int) -> None:
-        """Raise LingbotError where a model cannot be split so."""
+        """Raise LingbotError for a model that cannot be split over the ranks."""
         if config.num_heads % self.num_ranks:
             raise LingbotError(
                 f"num_heads {config.num_heads} must be divisible by the {self.num_ranks} ranks"
@@ -45,7 +42,7 @@ class SequenceParallelGroup:
             )
 
     def split(self, num_tokens: int) -> list[int]:
-        """How many tokens of a latent frame each rank has; the first ranks have one more."""
+        """How many tokens of a latent frame each rank has; the first ranks may have one more."""
         share, rest = divmod(num_tokens, self.num_ranks)
         return [share + (rank < rest) for rank in range(self.num_ranks)]
 
@@ -55,7 +52,7 @@ class SequenceParallelGroup:
         return here
 
     def gather(self, x: Tensor, *, num_tokens: int) -> Tensor:
-        """Everybody's tokens on every rank: [B, F, t, C] -> [B, F, T, C]."""
+        """All ranks' tokens on every rank: [B, F, t, C] -> [B, F, T, C]."""
         if self.process_group is None:
             return x
         shapes = [(*x.shape[:2], count, *x.shape[3:]) for count in self.split(num_tokens)]
@@ -75,7 +72,7 @@ class SequenceParallelGroup:
         return torch.cat(self._exchange(pieces, shapes), dim=3).unbind(0)
 
     def to_tokens(self, x: Tensor) -> Tensor:
-        """The way back: [B, F, T, h, D] -> [B, F, t, H, D]."""
+        """The inverse of `to_heads`: [B, F, T, h, D] -> [B, F, t, H, D]."""
         if self.process_group is None:
             return x
         pieces = x.split(self.split(x.shape[2]), dim=2)
@@ -85,11 +82,11 @@ class SequenceParallelGroup:
     def _exchange(
         self, pieces: Sequence[Tensor], shapes: Sequence[tuple[int, ...]]
     ) -> list[Tensor]:
-        """Give piece i to rank i, and get one of shapes[i] from it."""
+        """Send piece i to rank i, and receive one of shapes[i] from it."""
         sent = torch.cat([piece.flatten() for piece in pieces])
         counts = [torch.Size(shape).numel() for shape in shapes]
         received = sent.new_empty(sum(counts))
-        # As bytes, because gloo does not know every type.
+        # As bytes, because gloo does not support every type.
         size = sent.element_size()
         dist.all_to_all_single(
             received.view(torch.uint8),

@@ -9,42 +9,53 @@ from numpy.typing import NDArray
 from lingbot.runtime.session import SessionSpec
 
 
-class Open(Struct, frozen=True, tag=True):
-    """Make a session's world."""
+class OpenSession(Struct, frozen=True, tag=True):
+    """Open a session."""
 
     session_id: str
     spec: SessionSpec
 
 
-class Step(Struct, frozen=True, tag=True):
-    """Make the next chunk. On rank 0 its result is a future of the frames, which are decoded
-    while the next command is obeyed.
+class StepSession(Struct, frozen=True, tag=True):
+    """Denoise the session's next chunk.
+
+    On rank 0 the result is a future of the frames, which decode while the next command executes.
     """
 
     session_id: str
-    actions: list[str]
-    prompt: str | None = None
+    actions: list[str]  # one per latent frame
+    prompt: str | None = None  # None: the prompt stays
 
 
-class Close(Struct, frozen=True, tag=True):
-    """Free a session. One that is not there is fine."""
+class CloseSession(Struct, frozen=True, tag=True):
+    """Free a session. A session that is not open is ignored."""
 
     session_id: str
 
 
 class Heartbeat(Struct, frozen=True, tag=True):
-    """Nothing to do, and still here."""
+    """No work; keeps an idle group's collectives from timing out."""
 
 
 class Stop(Struct, frozen=True, tag=True):
-    """End ``run`` on every rank."""
+    """End `run` on every rank."""
 
 
-Command = Open | Step | Close | Heartbeat | Stop
+Command = OpenSession | StepSession | CloseSession | Heartbeat | Stop
+
+
+def encode_command(command: Command) -> bytes:
+    """Raises UnicodeEncodeError for text with lone surrogates."""
+    return ENCODER.encode(command)
+
+
+def decode_command(message: bytes) -> Command:
+    command: Command = DECODER.decode(message)
+    return command
 
 
 def encode_array(array: NDArray[Any]) -> tuple[str, tuple[int, ...], bytes]:
-    """How a picture travels in a command: of any type, so that all ranks refuse the same ones."""
+    """An array of any type, so that every rank receives, and refuses, the same image."""
     return array.dtype.str, array.shape, array.tobytes()
 
 

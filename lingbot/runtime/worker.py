@@ -1,11 +1,10 @@
-"""The ranks of a group in step: rank 0 decides what is next, and every rank does it.
+"""One rank of a group: rank 0 decides which command is next, and every rank executes it.
 
-Each rank runs ``Worker.run`` in the thread that owns its engine. Rank 0 takes its commands from a
-queue and broadcasts each one before it obeys it; the others obey what they receive. So all engines
-are in the same state, and meet in the same collectives. Alone, a rank obeys its queue.
+Each rank runs `Worker.run` in the thread that owns its engine. Rank 0 schedules its commands and
+broadcasts each one before executing it; the other ranks execute what they receive. All engines are
+therefore in the same state and take part in the same collectives.
 """
 
-import itertools
 import math
 import threading
 import time
@@ -14,7 +13,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from queue import Empty, PriorityQueue
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,140 +20,181 @@ from numpy.typing import NDArray
 
 from lingbot.errors import LingbotError, SessionClosed
 from lingbot.parallel.command_channel import CommandChannel
-from lingbot.runtime.commands import DECODER, ENCODER, Close, Command, Heartbeat, Open, Step, Stop
+from lingbot.runtime.commands import (
+    CloseSession,
+    Command,
+    Heartbeat,
+    OpenSession,
+    StepSession,
+    Stop,
+    decode_command,
+    encode_command,
+)
 from lingbot.runtime.engine import Engine
+from lingbot.runtime.scheduler import Scheduler, Ticket
 from lingbot.runtime.session import Session, SessionSpec
 
-HEARTBEAT_S = 5.0  # an idle group says so this often, well within the collectives' timeout
+HEARTBEAT_S = 5.0  # well within the collectives' timeout
 
 T = TypeVar("T")
 Frames = NDArray[np.uint8]
 
 
-@dataclass(order=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Request:
-    """A command in rank 0's queue: the earliest deadline first, then who came first."""
+    """A command, and the future of its result."""
 
-    deadline: float
-    number: int
-    command: Command = field(compare=False)
-    message: bytes = field(compare=False)  # the command as the other ranks receive it
-    result: "Future[Any]" = field(compare=False)
+    command: Command
+    message: bytes  # the command as the other ranks receive it; empty without other ranks
+    result: "Future[Any]" = field(default_factory=Future)
 
 
 class Worker:
     """One rank's engine, sessions and commands."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        heartbeat_s: float = HEARTBEAT_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`heartbeat_s` is the period of an idle group's heartbeats.
+
+        It must be shorter than the timeout of the group's collectives.
+        """
         self.engine = engine
         self._group = engine.group
+        self._clock = clock
         self._sessions: dict[str, Session] = {}
-        self._queue: PriorityQueue[Request] = PriorityQueue()
-        self._numbers = itertools.count()
-        self._channel = CommandChannel()
+        several = self._group.num_ranks > 1
+        self._scheduler: Scheduler[Request] = Scheduler(
+            heartbeat=partial(self._request, Heartbeat()) if several else None,
+            heartbeat_s=heartbeat_s,
+        )
+        self._changed = threading.Condition()  # guards the scheduler
+        self._channel = CommandChannel() if several else None
         self._decoding = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode")
-        self._busy: dict[int, float] = {}  # since when, by thread
+        self._busy_since: dict[int, float] = {}  # by thread
 
     @property
-    def leads(self) -> bool:
+    def is_leader(self) -> bool:
         """Whether this is rank 0, which takes commands."""
         return self._group.rank == 0
 
     def submit(self, command: Command, *, deadline: float) -> "Future[Any]":
-        """Rank 0, any thread: obey this when it is the most urgent; `deadline` of time.monotonic.
+        """Queue a command on rank 0, from any thread; `deadline` is a time of `time.monotonic`.
 
-        A session's chunk is due when its client has nothing left to show. Every deadline passes in
-        the end, so everybody's turn comes. Raises what a command raises that cannot be encoded.
+        The earliest deadline is executed first. A step's deadline is the time at which its client
+        has nothing left to play. Cancelling the future of a queued command removes the command.
+        Raises UnicodeEncodeError for a command that cannot be sent to the other ranks.
         """
-        request = Request(deadline, next(self._numbers), command, self._encode(command), Future())
-        self._queue.put(request)
+        request = self._request(command)
+        with self._changed:
+            ticket = self._scheduler.add(request, deadline=deadline)
+            self._changed.notify()
+        request.result.add_done_callback(partial(self._forget_cancelled, ticket))
         return request.result
 
     def warm_up(self) -> None:
-        """Rank 0, while it runs: every shape once, from a first chunk until a window went round."""
-        config, name, now = self.engine.config, "warm-up", -math.inf
+        """On rank 0, while `run` is running: run every shape, until the window has wrapped."""
+        config, name, first = self.engine.config, "warm-up", -math.inf
         grey = np.full((config.height, config.width, 3), 128, np.uint8)
-        self.submit(
-            Open(name, SessionSpec(first_frame=grey, prompt="warm up")), deadline=now
-        ).result()
+        spec = SessionSpec(first_frame=grey, prompt="warm up")
+        self.submit(OpenSession(name, spec), deadline=first).result()
         for _ in range(-(-config.window // config.chunk) + 1):
-            self.submit(Step(name, [""] * config.chunk), deadline=now).result().result()
-        self.submit(Close(name), deadline=now).result()
+            step = StepSession(name, [""] * config.chunk)
+            self.submit(step, deadline=first).result().result()
+        self.submit(CloseSession(name), deadline=first).result()
 
     def run(self) -> None:
-        """Obey commands until Stop.
+        """Execute commands until Stop.
 
-        What an engine refuses is the asker's business. Any other error may have hit this rank
-        alone: with several ranks it is raised, because they are not in step any more.
+        A LingbotError goes to the caller. Any other exception may have happened on one rank only,
+        so with several ranks it ends `run`.
         """
-        obey = self._lead if self.leads else self._follow
-        while obey():
+        step = self._lead if self.is_leader else self._follow
+        while step():
             pass
 
     def busy_s(self) -> float:
-        """How long the longest call that is running has taken; 0 while the engine rests."""
-        now = time.monotonic()
-        return max((now - since for since in list(self._busy.values())), default=0.0)
+        """Seconds that the longest running call has taken; 0 while the engine is idle."""
+        now = self._clock()
+        return max((now - since for since in list(self._busy_since.values())), default=0.0)
 
     def _lead(self) -> bool:
         request = self._next()
-        if not request.result.set_running_or_notify_cancel():
-            return True  # nobody waits for it any more
-        if self._group.num_ranks > 1:
+        self._broadcast(request)
+        self._resolve(request)
+        return not isinstance(request.command, Stop)
+
+    def _follow(self) -> bool:
+        assert self._channel is not None
+        command = decode_command(self._channel.receive())
+        with suppress(LingbotError):  # rank 0 raises it to the caller
+            self._execute(command)
+        return not isinstance(command, Stop)
+
+    def _next(self) -> Request:
+        """Wait for the most urgent request, and mark its future as running."""
+        while True:
+            with self._changed:
+                now = self._clock()
+                request = self._scheduler.next(now)
+                if request is None:
+                    self._changed.wait(self._scheduler.wait_s(now))
+                    continue
+            if request.result.set_running_or_notify_cancel():
+                return request
+
+    def _broadcast(self, request: Request) -> None:
+        if self._channel is not None:
             self._channel.send(request.message)
+
+    def _resolve(self, request: Request) -> None:
         try:
-            request.result.set_result(self._obey(request.command))
+            request.result.set_result(self._execute(request.command))
         except LingbotError as exc:
             request.result.set_exception(exc)
         except BaseException as exc:
             if self._group.num_ranks > 1:
                 raise
             request.result.set_exception(exc)
-        return not isinstance(request.command, Stop)
 
-    def _follow(self) -> bool:
-        command: Command = DECODER.decode(self._channel.receive())
-        with suppress(LingbotError):  # rank 0 tells whoever asked
-            self._obey(command)
-        return not isinstance(command, Stop)
-
-    def _encode(self, command: Command) -> bytes:
-        return ENCODER.encode(command) if self._group.num_ranks > 1 else b""
-
-    def _next(self) -> Request:
-        if self._group.num_ranks == 1:
-            return self._queue.get()
-        try:
-            return self._queue.get(timeout=HEARTBEAT_S)
-        except Empty:
-            return Request(0.0, 0, Heartbeat(), self._encode(Heartbeat()), Future())
-
-    def _obey(self, command: Command) -> Any:
+    def _execute(self, command: Command) -> Any:
         match command:
-            case Open():
+            case OpenSession():
                 self._sessions[command.session_id] = self._timed(self.engine.open, command.spec)
-            case Step():
+            case StepSession():
                 return self._step(command)
-            case Close():
+            case CloseSession():
                 if session := self._sessions.pop(command.session_id, None):
                     self.engine.close(session)
         return None
 
-    def _step(self, command: Step) -> "Future[Frames] | None":
+    def _step(self, command: StepSession) -> "Future[Frames] | None":
         session = self._sessions.get(command.session_id)
         if session is None:
             raise SessionClosed(f"session {command.session_id} is not open")
         latents = self._timed(
             partial(self.engine.denoise, session, command.actions, prompt=command.prompt)
         )
-        if not self.leads:
+        if not self.is_leader:
             return None
         return self._decoding.submit(self._timed, self.engine.decode, session, latents)
 
     def _timed(self, call: Callable[..., T], *args: Any) -> T:
         thread = threading.get_ident()
-        self._busy[thread] = time.monotonic()
+        self._busy_since[thread] = self._clock()
         try:
             return call(*args)
         finally:
-            del self._busy[thread]
+            del self._busy_since[thread]
+
+    def _request(self, command: Command) -> Request:
+        return Request(command, encode_command(command) if self._channel is not None else b"")
+
+    def _forget_cancelled(self, ticket: Ticket, result: "Future[Any]") -> None:
+        if result.cancelled():
+            with self._changed:
+                self._scheduler.cancel(ticket)

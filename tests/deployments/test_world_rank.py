@@ -240,7 +240,7 @@ def test_a_rank_whose_loop_fails_reports_the_reason_and_exits():
             exit_process=statuses.append,
         )
         await rank.start(RankAssignment())
-        rank._worker = SimpleNamespace(run=fail, leads=False)
+        rank._worker = SimpleNamespace(run=fail, is_leader=False)
         await rank.start_loop()
         with pytest.raises(RuntimeError, match="ZeroDivisionError: oh"):
             await rank.wait_failed()

@@ -18,9 +18,9 @@ from lingbot.dit.weights import load_dit
 from lingbot.files import read_tensors
 from lingbot.parallel.process_group import join
 from lingbot.parallel.ulysses import SINGLE
-from lingbot.runtime.commands import Open
+from lingbot.runtime.commands import OpenSession
 from lingbot.verify import find_schedule, relative_error
-from tests.lingbot.runtime.test_worker import do, running, walk_ahead
+from tests.lingbot.running_worker import execute, running, walk_ahead
 from tests.lingbot.toy import WALK, make_engine, make_spec
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -60,9 +60,9 @@ def test_decoding_on_a_stream_of_its_own_changes_no_bit():
     twin._decode_stream = None
     session = twin.open(make_spec())
     expected = [twin.step(session, actions) for actions in WALK * 4]
-    with running(beside) as lockstep:
-        do(lockstep, Open("a", make_spec()))
-        shown = walk_ahead(lockstep, "a", WALK * 4)
+    with running(beside) as worker:
+        execute(worker, OpenSession("a", make_spec()))
+        shown = walk_ahead(worker, "a", WALK * 4)
     assert len(shown) == 20 and all(map(np.array_equal, shown, expected))
 
 

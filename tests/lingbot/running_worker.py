@@ -1,0 +1,34 @@
+"""A worker on a thread of its own, and calls that wait for its results."""
+
+import math
+import threading
+from contextlib import contextmanager
+
+from lingbot.runtime.commands import StepSession, Stop
+from lingbot.runtime.worker import Worker
+from tests.lingbot.toy import WALK
+
+SOON_S = 20  # longer than any call here takes
+
+
+@contextmanager
+def running(engine, **options):
+    """The worker of an engine, which executes commands until the end of the `with`."""
+    worker = Worker(engine, **options)
+    thread = threading.Thread(target=worker.run, daemon=True)
+    thread.start()
+    try:
+        yield worker
+    finally:
+        worker.submit(Stop(), deadline=math.inf).result(SOON_S)
+        thread.join(SOON_S)
+
+
+def execute(worker, command, *, deadline=0.0):
+    return worker.submit(command, deadline=deadline).result(SOON_S)
+
+
+def walk_ahead(worker, session_id, walk=WALK):
+    """The frames of a walk that submits each step as soon as the last one is denoised."""
+    decoding = [execute(worker, StepSession(session_id, actions)) for actions in walk]
+    return [frames.result(SOON_S) for frames in decoding]

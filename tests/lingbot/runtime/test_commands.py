@@ -1,0 +1,41 @@
+import numpy as np
+import pytest
+
+from lingbot.runtime.commands import (
+    CloseSession,
+    Heartbeat,
+    OpenSession,
+    StepSession,
+    Stop,
+    decode_command,
+    encode_command,
+)
+from tests.lingbot.toy import make_spec
+
+COMMANDS = [
+    StepSession("a", ["w", "", "ä"], "x" * 10_000),
+    StepSession("a", ["w", "", "ä"], ""),
+    StepSession("a", []),
+    CloseSession("b"),
+    Heartbeat(),
+    Stop(),
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: type(command).__name__)
+def test_a_command_arrives_as_it_was_sent(command):
+    assert decode_command(encode_command(command)) == command
+
+
+SMALL = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+IMAGES = [SMALL, make_spec().first_frame.transpose(1, 0, 2), np.ones((2, 1, 3), np.float32)]
+
+
+@pytest.mark.parametrize("image", IMAGES, ids=["small", "transposed", "float32"])
+def test_a_session_arrives_as_it_was_sent(image):
+    sent = OpenSession("a", make_spec(first_frame=image, prompt="an endless " * 1000, window=7))
+    arrived = decode_command(encode_command(sent))
+    assert arrived.spec.first_frame.dtype == image.dtype
+    assert np.array_equal(arrived.spec.first_frame, image)
+    for name in ("prompt", "seed", "num_steps", "window", "sink"):
+        assert getattr(arrived.spec, name) == getattr(sent.spec, name)

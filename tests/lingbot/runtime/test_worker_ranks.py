@@ -1,0 +1,207 @@
+"""Two ranks that execute the same commands, in real processes."""
+
+import json
+import math
+import threading
+import time
+from datetime import timedelta
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed import FileStore
+from torch.multiprocessing.spawn import spawn
+
+from lingbot.errors import LingbotError
+from lingbot.parallel.process_group import join, spawn_ranks
+from lingbot.runtime.commands import CloseSession, OpenSession, StepSession, Stop
+from lingbot.runtime.worker import Worker
+from tests.lingbot.running_worker import SOON_S, execute
+from tests.lingbot.toy import WALK, make_engine, make_spec
+
+LONG_PROMPT = "an endless prompt " * 1000
+
+
+def lead(worker, scenario):
+    """Run a scenario on rank 0 and return its result; the other ranks follow until its end."""
+    if not worker.is_leader:
+        return worker.run()
+    leader = threading.Thread(target=worker.run, daemon=True)
+    leader.start()
+    try:
+        return scenario(worker)
+    finally:
+        execute(worker, Stop(), deadline=math.inf)
+        leader.join(SOON_S)
+
+
+def state_of(session):
+    """What must not differ between ranks."""
+    text = [float(part.double().sum()) for kv in session.text for part in kv]
+    noise = session.noise.get_state().numpy().tobytes()
+    return session.next_chunk, session.window.num_frames, session.broken, text, noise
+
+
+def on_all_ranks(value):
+    values = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def refusal_of(worker, command):
+    """The error that a refused command raises."""
+    with pytest.raises(LingbotError) as refused:
+        execute(worker, command)
+    return type(refused.value).__name__, str(refused.value), refused.value.field
+
+
+def walk_together(worker):
+    """Refusals, then two sessions by turns, and a third that is closed on its way."""
+    refusals = [
+        refusal_of(worker, OpenSession("a", make_spec(num_steps=9))),
+        refusal_of(
+            worker, OpenSession("a", make_spec(first_frame=np.zeros((32, 48, 3), np.float32)))
+        ),
+        refusal_of(worker, StepSession("a", WALK[0])),
+    ]
+    worker.warm_up()
+    for name, seed in (("a", 7), ("b", 2), ("c", 3)):
+        execute(worker, OpenSession(name, make_spec(seed=seed)))
+    refusals += [
+        refusal_of(worker, StepSession("a", ["w"])),
+        refusal_of(worker, StepSession("a", ["w", "x", ""])),
+    ]
+    decoding = {"a": [], "b": []}
+    for index, actions in enumerate(WALK):
+        prompt = LONG_PROMPT if index == 3 else None
+        decoding["a"].append(execute(worker, StepSession("a", actions, prompt)))
+        decoding["b"].append(execute(worker, StepSession("b", actions[::-1])))
+        if index == 1:
+            execute(worker, StepSession("c", actions))
+            execute(worker, CloseSession("c"))
+            refusals.append(refusal_of(worker, StepSession("c", actions)))
+    frames = {name: [one.result(SOON_S) for one in chunks] for name, chunks in decoding.items()}
+    return frames, refusals
+
+
+def run_together(group):
+    worker = Worker(make_engine(group=group, camera_cache_bytes=2**14))
+    results = lead(worker, walk_together)
+    states = on_all_ranks({name: state_of(one) for name, one in worker._sessions.items()})
+    return results, states
+
+
+@pytest.fixture(scope="module")
+def two():
+    (frames, refusals), states = spawn_ranks(2, run_together)
+    return SimpleNamespace(frames=frames, refusals=refusals, states=states)
+
+
+def test_two_ranks_show_one_ranks_frames(two, engine):
+    a, b = engine.open(make_spec()), engine.open(make_spec(seed=2))
+    for index, actions in enumerate(WALK):
+        prompt = LONG_PROMPT if index == 3 else None
+        alone = {"a": engine.step(a, actions, prompt=prompt), "b": engine.step(b, actions[::-1])}
+        for name, frames in alone.items():
+            ours = two.frames[name][index].astype(int)
+            assert ours.shape == frames.shape and np.abs(ours - frames).max() <= 1
+
+
+def test_two_ranks_are_in_the_same_state_after_refusals_and_steps(two):
+    leader, follower = two.states
+    assert leader == follower
+    assert {name: state[:3] for name, state in leader.items()} == {
+        "a": (5, 15, False),
+        "b": (5, 15, False),
+    }
+
+
+def test_two_ranks_raise_refusals_to_the_caller(two):
+    closed = ("SessionClosed", "session {} is not open", None)
+    assert two.refusals == [
+        ("LingbotError", "num_inference_steps must be 1..8, not 9", "num_inference_steps"),
+        (
+            "LingbotError",
+            "first_frame must be uint8 (32, 48, 3), not float32 (32, 48, 3)",
+            "size",
+        ),
+        (closed[0], closed[1].format("a"), None),
+        ("LingbotError", "a step takes 3 actions, not 1", "actions"),
+        ("LingbotError", "action 'x' must be distinct keys of 'wasdijkl'", "actions"),
+        (closed[0], closed[1].format("c"), None),
+    ]
+
+
+# ---- two ranks with short times
+
+COLLECTIVE_TIMEOUT_S, HEARTBEAT_S = 3.0, 0.5
+
+
+def stay_idle(worker):
+    execute(worker, OpenSession("a", make_spec()))
+    time.sleep(1.5 * COLLECTIVE_TIMEOUT_S)
+    return execute(worker, StepSession("a", WALK[0])).result(SOON_S).shape
+
+
+def fail(*args, **kwargs):
+    raise ZeroDivisionError
+
+
+def run_until_failure(worker):
+    """The name of the exception that `run` raised on this rank, and after how many seconds."""
+    if worker.is_leader:
+        worker.submit(OpenSession("a", make_spec()), deadline=0)
+        worker.submit(StepSession("a", WALK[0]), deadline=1)
+    began = time.monotonic()
+    try:
+        worker.run()
+    except Exception as exc:
+        return type(exc).__name__, time.monotonic() - began
+
+
+def run_scenarios(rank, folder):
+    torch.set_num_threads(1)
+    report = {}
+    for scenario in ("idle", "follower fails", "leader fails"):
+        store = FileStore(str(folder / scenario), 2)
+        group = join(
+            store,
+            rank=rank,
+            num_ranks=2,
+            device=torch.device("cpu"),
+            collective_timeout_s=COLLECTIVE_TIMEOUT_S,
+        )
+        engine = make_engine(group=group)
+        if scenario == "follower fails" and rank == 1:
+            engine.denoise = fail  # rank 0 waits for it in an all-to-all
+        if scenario == "leader fails" and rank == 0:
+            engine.open = fail  # rank 1 waits for the next command
+        worker = Worker(engine, heartbeat_s=HEARTBEAT_S)
+        idle = scenario == "idle"
+        report[scenario] = lead(worker, stay_idle) if idle else run_until_failure(worker)
+        # Stay connected, so that the other rank fails by its timeout.
+        store.set(f"over {rank}", "")
+        store.wait([f"over {other}" for other in (0, 1)], timedelta(seconds=SOON_S))
+        dist.destroy_process_group()
+    (folder / f"{rank}.json").write_text(json.dumps(report))
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory):
+    """What happened in each scenario, by rank."""
+    folder = tmp_path_factory.mktemp("reports")
+    spawn(run_scenarios, (folder,), nprocs=2)
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
+
+
+def test_an_idle_group_lives_longer_than_its_timeout(reports):
+    assert reports[0]["idle"] == [9, 32, 48, 3]
+
+
+@pytest.mark.parametrize("scenario, failing", [("follower fails", 1), ("leader fails", 0)])
+def test_an_unexpected_error_on_one_rank_ends_run_on_both(reports, scenario, failing):
+    assert reports[failing][scenario][0] == "ZeroDivisionError"
+    name, seconds = reports[1 - failing][scenario]
+    assert name == "RuntimeError" and seconds < SOON_S / 2
