@@ -24,6 +24,15 @@ IMAGE = (PRESETS_FOLDER / "pocket/openings/pines.png").read_bytes()
 SCRIPT = ["w", "w", "wl", "l", "i", "s", "", "a", "a"]
 
 
+@pytest.fixture
+def one_thread():
+    """PyTorch on one thread. On busy cores, two threads wait for each other most of the time."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
+
+
 async def stream(server):
     script = [list(keys) for keys in SCRIPT]
     init = {"seed": 3, "max_chunks": 3, "condition_inputs": {"camera_actions": script}}
@@ -31,8 +40,8 @@ async def stream(server):
         return np.concatenate([chunk.frames async for chunk in client.chunks()])
 
 
-def test_two_ranks_generate_the_frames_of_one_engine(pair):
-    frames = asyncio.run(asyncio.wait_for(stream(pair), 60))
+def test_two_ranks_generate_the_frames_of_one_engine(pair, one_thread):
+    frames = asyncio.run(asyncio.wait_for(stream(pair), 120))
     engine = load_engine("pocket", dtype=torch.float32)
     pixels = np.asarray(Image.open(io.BytesIO(IMAGE)).convert("RGB"))
     session = engine.open(SessionSpec(first_frame=pixels, prompt="a walk", seed=3))
@@ -43,7 +52,7 @@ def test_two_ranks_generate_the_frames_of_one_engine(pair):
 
 
 def test_every_rank_reports_its_camera_cache(pair):
-    asyncio.run(asyncio.wait_for(stream(pair), 60))
+    asyncio.run(asyncio.wait_for(stream(pair), 120))
     deadline = time.monotonic() + 60
     while (ranks := ranks_with_hits(pair)) != {"0", "1"}:
         assert time.monotonic() < deadline, ranks
