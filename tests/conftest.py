@@ -4,7 +4,13 @@ Tests run in several processes (pytest-xdist). A group stays in one process, so 
 built once. A module is a group, unless a mark `xdist_group` names another one.
 """
 
+import os
+
 import pytest
+
+# Several processes share the cores: a second thread of torch would mostly spin. Set before torch
+# is imported, and inherited by the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Groups that wait most of the time start first, so that the others fill the cores meanwhile.
 FIRST = ("cluster", "browser")
