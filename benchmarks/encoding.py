@@ -7,7 +7,6 @@ import statistics
 import time
 from collections.abc import Callable
 from functools import partial
-from types import SimpleNamespace
 from typing import Any, Protocol, cast, get_args
 
 import anyio
@@ -16,15 +15,22 @@ from msgspec import msgpack
 from PIL import Image
 
 from benchmarks.table import Row
-from benchmarks.walking_world import HEIGHT, MEDIA_FPS, WIDTH, make_chunks
+from benchmarks.walking_world import (
+    HEIGHT,
+    MEDIA_FPS,
+    WIDTH,
+    describe_walking_world,
+    make_chunks,
+)
 from transport.codecs.decoder import Decoder, decode_picture
 from transport.codecs.payload import Frames
 from transport.connection.chunk_sender import ChunkSender
 from transport.connection.chunk_slot import GeneratedChunk
 from transport.connection.sender import MessageSender
 from transport.wire.controls import ChunkControls
+from transport.wire.limits import ClientLimits
 from transport.wire.messages import Encoding, Format
-from transport.wire.output_settings import OutputSettings
+from transport.wire.protocol import ServerProtocol
 
 FORMATS: tuple[Format, ...] = get_args(Format)
 PILLOW_WEBP = "pillow webp q90"
@@ -60,14 +66,14 @@ class SenderPath:
 
     def __init__(self, encoding: Encoding, limiter: anyio.CapacityLimiter) -> None:
         self._socket = MemorySocket()
-        request = SimpleNamespace(extensions=False, flushes_older=False, fps=MEDIA_FPS)
-        self._sender = ChunkSender(
-            MessageSender(cast(Any, self._socket), timeout_s=60),
-            OutputSettings(encoding),
-            cast(Any, request),
-            session_id="s",
-            limiter=limiter,
+        protocol = ServerProtocol(describe_walking_world(), limits=ClientLimits())
+        protocol.receive(msgpack.encode({"type": "init", "fps": MEDIA_FPS}))
+        protocol.output.encoding = encoding
+        protocol.send_session("s")
+        sender = MessageSender(
+            cast(Any, self._socket), timeout_s=60, on_progress=protocol.note_progress
         )
+        self._sender = ChunkSender(sender, protocol, session_id="s", limiter=limiter)
         self._decoder = Decoder()
         self._num_chunks = 0
 

@@ -94,22 +94,26 @@ class WalkingSession:
         """There is nothing to free."""
 
 
+def describe_walking_world() -> WorldInfo:
+    return WorldInfo(
+        preset="walking",
+        sizes=((WIDTH, HEIGHT),),
+        size_multiple=16,
+        max_pixels=WIDTH * HEIGHT,
+        fps=MEDIA_FPS,
+        chunk_latent_frames=3,
+        first_chunk_frames=FIRST_CHUNK_FRAMES,
+        chunk_frames=CHUNK_FRAMES,
+        max_window=21,
+        sink=6,
+        max_steps=4,
+        openings=(Opening(name="jungle", prompt="a jungle", image=PHOTOGRAPH.read_bytes()),),
+    )
+
+
 class WalkingWorld:
     def __init__(self, arrivals: str) -> None:
-        self.info = WorldInfo(
-            preset="walking",
-            sizes=((WIDTH, HEIGHT),),
-            size_multiple=16,
-            max_pixels=WIDTH * HEIGHT,
-            fps=MEDIA_FPS,
-            chunk_latent_frames=3,
-            first_chunk_frames=FIRST_CHUNK_FRAMES,
-            chunk_frames=CHUNK_FRAMES,
-            max_window=21,
-            sink=6,
-            max_steps=4,
-            openings=(Opening(name="jungle", prompt="a jungle", image=PHOTOGRAPH.read_bytes()),),
-        )
+        self.info = describe_walking_world()
         self._source = FrameSource.remote()  # type: ignore[attr-defined]
         self._arrivals_file = os.open(arrivals, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self._num_sessions = 0

@@ -73,6 +73,29 @@ def split_chunk(
     ]
 
 
+def build_header(
+    payload: Payload,
+    *,
+    request_id: str,
+    chunk_index: int,
+    index: int,
+    num_batches: int,
+    event_id: int | None = None,
+) -> FrameBatchHeader:
+    """The header of a payload, the `index`-th of its chunk."""
+    return FrameBatchHeader(
+        request_id=request_id,
+        chunk_index=chunk_index,
+        content_type=payload.content_type,
+        num_frames=payload.num_frames,
+        total_size=len(payload.data),
+        frame_batch_index=index,
+        num_frame_batches=num_batches,
+        is_final_frame_batch=index == num_batches - 1,
+        event_id=event_id,
+    )
+
+
 def build_message(
     payload: Payload,
     *,
@@ -84,15 +107,12 @@ def build_message(
     extras: HeaderExtras | None = None,
 ) -> BatchMessage:
     """The message of the `index`-th batch of a chunk. `payload.data` is not copied."""
-    header = FrameBatchHeader(
+    header = build_header(
+        payload,
         request_id=request_id,
         chunk_index=chunk_index,
-        content_type=payload.content_type,
-        num_frames=payload.num_frames,
-        total_size=len(payload.data),
-        frame_batch_index=index,
-        num_frame_batches=num_batches,
-        is_final_frame_batch=index == num_batches - 1,
+        index=index,
+        num_batches=num_batches,
         event_id=event_id,
     )
     parts = encode_batch(header, payload.layout, payload.data, extras=extras)

@@ -1,4 +1,4 @@
-"""A session's chunks on their way out: encoded in threads, in order, sent as they are encoded."""
+"""Encodes a session's chunks in worker threads, and sends each batch in order once it is ready."""
 
 import logging
 from dataclasses import dataclass, field
@@ -14,33 +14,25 @@ from transport.codecs.payload import (
     FrameBatch,
     Frames,
     Payload,
-    build_message,
+    build_header,
     split_chunk,
 )
 from transport.connection.chunk_slot import GeneratedChunk
 from transport.connection.sender import MessageSender
-from transport.wire.init import SessionRequest
-from transport.wire.messages import (
-    AppliedControls,
-    ChunkStats,
-    Encoding,
-    HeaderExtras,
-    WarningMessage,
-    milliseconds,
-)
-from transport.wire.output_settings import OutputSettings
+from transport.wire.messages import ChunkStats, Encoding, Format, WarningMessage, milliseconds
+from transport.wire.protocol import ServerProtocol
 from transport.worker_limits import run_in_worker
 
-FALLBACK_FORMAT = "jpeg"  # where another codec fails
+FALLBACK_FORMAT: Format = "jpeg"  # replaces a codec that fails
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class Figures:
-    """Where one chunk's time and bytes went."""
+@dataclass(slots=True, kw_only=True)
+class SendStats:
+    """The time and the bytes of one chunk."""
 
-    build_s: float = 0.0  # that sending waited for payloads
+    build_s: float = 0.0  # sending waited for payloads
     header_write_s: float = 0.0
     payload_write_s: float = 0.0
     num_bytes: int = 0
@@ -49,42 +41,44 @@ class Figures:
 
 
 class CodecFailed(Exception):
-    """A payload could not be made; its cause is the codec's own exception."""
+    """A payload could not be encoded; the cause is the codec's own exception."""
 
     def __init__(self, start: int) -> None:
         super().__init__(f"frame {start} of a chunk could not be encoded")
         self.start = start
 
 
-@dataclass(slots=True)
-class Slot:
-    """A payload in the making."""
+@dataclass(slots=True, kw_only=True)
+class PendingPayload:
+    """A batch that a worker encodes. When `done` is set, there is a payload or an error."""
 
-    piece: FrameBatch
+    batch: FrameBatch
     payload: Payload | None = None
     error: Exception | None = None
     done: anyio.Event = field(default_factory=anyio.Event)
 
 
 class ChunkSender:
-    """One session's. Frames are encoded as `output` says when their chunk's turn comes."""
+    """Sends the chunks of one session. A change of output takes effect with the next chunk."""
 
     def __init__(
         self,
-        outlet: MessageSender,
-        output: OutputSettings,
-        plan: SessionRequest,
+        sender: MessageSender,
+        protocol: ServerProtocol,
         *,
         session_id: str,
         limiter: CapacityLimiter,
     ) -> None:
-        """`limiter` in threads are shared by all sessions, and given in the order they were asked
-        for; a session never asks for more than there are, so that each gets its turn,
-        piece by piece.
+        """`limiter` is shared by all sessions and FIFO.
+
+        A session holds at most as many requests as there are slots, so sessions alternate per
+        batch.
         """
-        self._outlet = outlet
-        self._output = output
-        self._plan = plan
+        assert protocol.request is not None
+        self._sender = sender
+        self._protocol = protocol
+        self._request = protocol.request
+        self._output = protocol.output
         self._session_id = session_id
         self._limiter = limiter
         self._encoding: Encoding | None = None
@@ -93,114 +87,127 @@ class ChunkSender:
         self.num_chunks = self.num_frames = self.num_bytes = 0
 
     async def send(self, chunk: GeneratedChunk, *, dropped_frames: int = 0) -> float:
-        """The chunk's frames, then its stats. Returns the seconds that it waited for the frames.
+        """Sends the chunk's frames, then its stats. Returns the seconds that it waited for frames.
 
-        `dropped_frames`: of the session so far. Raises what a codec of last resort raises.
+        `dropped_frames` counts those of the session so far. Raises CodecFailed if the fallback
+        format fails, too.
         """
-        asked = anyio.current_time()
+        asked_s = anyio.current_time()
         frames = await chunk.frames
-        started = anyio.current_time()
-        figures = Figures()
-        self._follow_output()
-        if dropped_frames > self._dropped_frames:  # who joins or records may begin after the gap
+        started_s = anyio.current_time()
+        decoding_s = started_s - asked_s
+        stats = SendStats()
+        self._apply_output()
+        if dropped_frames > self._dropped_frames:  # a decoder may start after the gap
             self._encoder.restart()
             self._dropped_frames = dropped_frames
-        await self._send_frames(chunk, frames, figures, self._extras(chunk, dropped_frames))
+        await self._send_frames(chunk, frames, stats)
         self.num_chunks += 1
         self.num_frames += len(frames)
-        self.num_bytes += figures.num_bytes
-        stats = self._stats(chunk, frames, figures, decoding=started - asked, since=started)
-        await self._outlet.send(stats)
-        return started - asked
+        self.num_bytes += stats.num_bytes
+        message = self._describe(
+            chunk,
+            frames,
+            stats,
+            decoding_s=decoding_s,
+            sending_s=anyio.current_time() - started_s,
+        )
+        await self._sender.send(self._protocol.send_stats(message))
+        return decoding_s
 
-    async def _send_frames(
-        self, chunk: GeneratedChunk, frames: Frames, figures: Figures, extras: HeaderExtras | None
-    ) -> None:
+    async def _send_frames(self, chunk: GeneratedChunk, frames: Frames, stats: SendStats) -> None:
         start = 0
         while start < len(frames):
-            pieces = split_chunk(frames, self._encoder, start=start, position=chunk.position)
+            batches = split_chunk(frames, self._encoder, start=start, position=chunk.position)
             try:
-                await self._send_pieces(chunk, pieces, figures, extras)
+                await self._send_batches(chunk, batches, stats)
                 return
             except CodecFailed as failure:
                 start = await self._fall_back(failure)
 
-    async def _send_pieces(
-        self,
-        chunk: GeneratedChunk,
-        pieces: list[FrameBatch],
-        figures: Figures,
-        extras: HeaderExtras | None,
+    async def _send_batches(
+        self, chunk: GeneratedChunk, batches: list[FrameBatch], stats: SendStats
     ) -> None:
-        """Raises CodecFailed for the first piece that cannot be encoded; those before are sent."""
-        slots = [Slot(piece) for piece in pieces]
-        num_batches = figures.num_batches + len(pieces)
+        """Raises CodecFailed for the first batch that cannot be encoded, after those before it."""
+        pending = [PendingPayload(batch=batch) for batch in batches]
+        num_batches = stats.num_batches + len(batches)
         async with anyio.create_task_group() as tasks:
-            num_lanes = 1 if self._encoder.is_sequential else int(self._limiter.total_tokens)
-            for lane in range(num_lanes):
-                tasks.start_soon(self._encode, slots[lane::num_lanes])
-            for slot in slots:
-                asked = anyio.current_time()
-                await slot.done.wait()
-                figures.build_s += anyio.current_time() - asked
-                if slot.payload is None:
+            num_workers = 1 if self._encoder.is_sequential else int(self._limiter.total_tokens)
+            for worker in range(num_workers):
+                tasks.start_soon(self._encode, pending[worker::num_workers])
+            for one in pending:
+                asked_s = anyio.current_time()
+                await one.done.wait()
+                stats.build_s += anyio.current_time() - asked_s
+                if one.payload is None:
                     tasks.cancel_scope.cancel()
                     break
-                batch = build_message(
-                    slot.payload,
-                    request_id=self._request_id(chunk),
-                    chunk_index=chunk.index,
-                    index=figures.num_batches,
-                    num_batches=num_batches,
-                    event_id=chunk.event_id,
-                    extras=extras if figures.num_batches == 0 else continued(extras),
-                )
-                header_s, payload_s = await self._outlet.send_batch(batch)
-                figures.header_write_s += header_s
-                figures.payload_write_s += payload_s
-                figures.num_bytes += batch.num_bytes
-                figures.num_batches += 1
-                figures.content_type = batch.content_type
-        for slot in slots:
-            if slot.error is not None:
-                raise CodecFailed(slot.piece.start) from slot.error
+                await self._send_payload(chunk, one.payload, stats, num_batches=num_batches)
+        for one in pending:
+            if one.error is not None:
+                raise CodecFailed(one.batch.start) from one.error
 
-    async def _encode(self, slots: list[Slot]) -> None:
-        for slot in slots:
-            encode = partial(self._encoder.encode, slot.piece)
+    async def _send_payload(
+        self, chunk: GeneratedChunk, payload: Payload, stats: SendStats, *, num_batches: int
+    ) -> None:
+        header = build_header(
+            payload,
+            request_id=self._request_id(chunk),
+            chunk_index=chunk.index,
+            index=stats.num_batches,
+            num_batches=num_batches,
+            event_id=chunk.event_id,
+        )
+        unit = self._protocol.send_batch(
+            header,
+            payload.layout,
+            payload.data,
+            controls=chunk.controls,
+            dropped_frames=self._dropped_frames,
+        )
+        header_s, payload_s = await self._sender.send(unit)
+        stats.header_write_s += header_s
+        stats.payload_write_s += payload_s
+        stats.num_bytes += sum(len(part) for part in unit)
+        stats.num_batches += 1
+        stats.content_type = payload.content_type
+
+    async def _encode(self, pending: list[PendingPayload]) -> None:
+        for one in pending:
+            encode = partial(self._encoder.encode, one.batch)
             try:
-                slot.payload = (
-                    await run_in_worker(encode, limiter=self._limiter)
-                    if self._encoder.needs_worker
-                    else encode()
-                )
-            except Exception as exc:  # whatever a codec's library raises
-                slot.error = exc
+                if self._encoder.needs_worker:
+                    one.payload = await run_in_worker(encode, limiter=self._limiter)
+                else:
+                    one.payload = encode()
+            except Exception as exc:  # codec libraries raise many kinds
+                one.error = exc
                 return
             finally:
-                slot.done.set()
+                one.done.set()
 
-    def _follow_output(self) -> None:
-        """What the client asked for since the last chunk."""
-        output = self._output
-        if output.encoding != self._encoding:
-            self._open(output.encoding)
-        elif output.key_frame_wanted:
+    def _apply_output(self) -> None:
+        """Follows the client's changes since the last chunk."""
+        if self._output.encoding != self._encoding:
+            self._open_encoder(self._output.encoding)
+        elif self._output.key_frame_wanted:
             self._encoder.restart()
-        output.key_frame_wanted = False
+        self._output.key_frame_wanted = False
 
-    def _open(self, encoding: Encoding) -> None:
+    def _open_encoder(self, encoding: Encoding) -> None:
         self._encoding = encoding
-        self._encoder = open_encoder(encoding, fps=self._plan.fps, extensions=self._plan.extensions)
+        self._encoder = open_encoder(
+            encoding, fps=self._request.fps, extensions=self._request.extensions
+        )
 
     async def _fall_back(self, failure: CodecFailed) -> int:
-        """End the chunk with the codec of last resort; the frame at which it takes over."""
+        """Opens the fallback format for the rest of the chunk. Returns its first frame there."""
         assert self._encoding is not None
         name = self._encoding.format
         if name == FALLBACK_FORMAT:
             raise failure
         logger.error(
-            "session %s: %s failed, going on with %s",
+            "session %s: %s failed, continuing with %s",
             self._session_id,
             name,
             FALLBACK_FORMAT,
@@ -210,57 +217,41 @@ class ChunkSender:
         fallback = replace(self._encoding, format=FALLBACK_FORMAT, preview_max_width=preview)
         if self._output.encoding == self._encoding:  # else the client wants another one next
             self._output.encoding = fallback
-        self._open(fallback)
-        if self._plan.extensions:
-            text = f"{name} failed; the frames come as {FALLBACK_FORMAT} instead"
-            await self._outlet.send(WarningMessage(text, code="codec_failed"))
+        self._open_encoder(fallback)
+        text = f"{name} failed; the frames come as {FALLBACK_FORMAT} instead"
+        warning = WarningMessage(text, code="codec_failed")
+        await self._sender.send(self._protocol.send_warning(warning))
         return failure.start
-
-    def _extras(self, chunk: GeneratedChunk, dropped_frames: int) -> HeaderExtras | None:
-        if not self._plan.extensions:
-            return None
-        controls = chunk.controls
-        return HeaderExtras(
-            AppliedControls([list(action) for action in controls.actions], controls.event_ids),
-            cut_over=self._plan.flushes_older and controls.has_new_keys,
-            dropped_frames=dropped_frames,
-        )
 
     def _request_id(self, chunk: GeneratedChunk) -> str:
         return f"{self._session_id}-{chunk.index}"
 
-    def _stats(
+    def _describe(
         self,
         chunk: GeneratedChunk,
         frames: Frames,
-        figures: Figures,
+        stats: SendStats,
         *,
-        decoding: float,
-        since: float,
+        decoding_s: float,
+        sending_s: float,
     ) -> ChunkStats:
-        forward = chunk.denoising_s + decoding
-        sending = anyio.current_time() - since
+        forward_s = chunk.denoising_s + decoding_s
         return ChunkStats(
             session_id=self._session_id,
             request_id=self._request_id(chunk),
             chunk_index=chunk.index,
             event_id=chunk.event_id,
             request_prepare_ms=milliseconds(chunk.prepared_s),
-            scheduler_forward_ms=milliseconds(forward),
+            scheduler_forward_ms=milliseconds(forward_s),
             pace_wait_ms=milliseconds(chunk.waited_s),
-            header_write_ms=milliseconds(figures.header_write_s),
-            raw_payload_build_ms=milliseconds(figures.build_s),
-            raw_write_ms=milliseconds(figures.payload_write_s),
-            ws_write_ms=milliseconds(figures.header_write_s + figures.payload_write_s),
-            chunk_total_ms=milliseconds(chunk.prepared_s + forward + sending),
-            num_batches=figures.num_batches,
+            header_write_ms=milliseconds(stats.header_write_s),
+            raw_payload_build_ms=milliseconds(stats.build_s),
+            raw_write_ms=milliseconds(stats.payload_write_s),
+            ws_write_ms=milliseconds(stats.header_write_s + stats.payload_write_s),
+            chunk_total_ms=milliseconds(chunk.prepared_s + forward_s + sending_s),
+            num_batches=stats.num_batches,
             num_frames=len(frames),
             raw_bytes=frames.nbytes,
-            ws_payload_bytes=figures.num_bytes,
-            content_type=figures.content_type,
+            ws_payload_bytes=stats.num_bytes,
+            content_type=stats.content_type,
         )
-
-
-def continued(extras: HeaderExtras | None) -> HeaderExtras | None:
-    """Of a chunk's later batches: older frames went with the first."""
-    return replace(extras, cut_over=False) if extras else None

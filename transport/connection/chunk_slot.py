@@ -1,4 +1,7 @@
-"""One place between whoever makes chunks and whoever sends them, so that none grows stale."""
+"""A one-slot queue between generation and sending.
+
+In `latest` mode a new chunk replaces an unsent one.
+"""
 
 from collections.abc import Awaitable
 from dataclasses import dataclass, field, replace
@@ -11,29 +14,32 @@ from transport.wire.controls import ChunkControls
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class GeneratedChunk:
-    """Generated but for its frames."""
+    """A chunk that has been denoised. Its decoded frames are awaited."""
 
     index: int
     frames: Awaitable[Frames]
     num_frames: int
-    position: int  # of its first frame in the world
+    position: int  # of its first frame in the world, in frames
     controls: ChunkControls
-    event_id: int | None
-    waited_s: float  # for its turn
-    prepared_s: float
+    event_id: int | None  # the newest event that has taken effect
+    waited_s: float  # for the media clock or an ack
+    prepared_s: float  # from the end of the wait to the call of the world
     denoising_s: float
 
     def after(self, dropped: "GeneratedChunk") -> "GeneratedChunk":
-        """What the dropped one would have told of its controls goes with this one."""
-        mine, its = self.controls, dropped.controls
-        event_ids = list(dict.fromkeys([*its.event_ids, *mine.event_ids]))
-        has_new_keys = its.has_new_keys or mine.has_new_keys
-        return replace(self, controls=replace(mine, event_ids=event_ids, has_new_keys=has_new_keys))
+        """Carries over the dropped chunk's event ids and new-keys flag."""
+        newer, older = self.controls, dropped.controls
+        controls = replace(
+            newer,
+            event_ids=list(dict.fromkeys([*older.event_ids, *newer.event_ids])),
+            has_new_keys=older.has_new_keys or newer.has_new_keys,
+        )
+        return replace(self, controls=controls)
 
 
 @dataclass(slots=True, kw_only=True)
 class ChunkSlot:
-    """Of `latest` chunks a newer one takes the place of the one that lies there."""
+    """At most one unsent chunk. Generation puts it, and sending takes it."""
 
     latest: bool = False
     num_dropped_frames: int = 0
@@ -42,7 +48,7 @@ class ChunkSlot:
     _changed: anyio.Event = field(default_factory=anyio.Event)
 
     async def put(self, chunk: GeneratedChunk) -> None:
-        """Waits until the chunk is taken; not so if only the latest are wanted."""
+        """Waits until the chunk is taken. In `latest` mode it replaces the unsent one instead."""
         if self._chunk is not None:
             self.num_dropped_frames += self._chunk.num_frames
             chunk = chunk.after(self._chunk)
@@ -52,20 +58,20 @@ class ChunkSlot:
             await self._changed.wait()
 
     async def wait(self) -> bool:
-        """Until a chunk lies there; False if there will be no more."""
+        """Waits for a chunk. Returns False if there will be no more."""
         while self._chunk is None and not self._closed:
             await self._changed.wait()
         return self._chunk is not None
 
     def take(self) -> GeneratedChunk:
-        """The chunk that lies there."""
+        """Empties the slot, which must hold a chunk."""
         assert self._chunk is not None
         chunk, self._chunk = self._chunk, None
         self._notify()
         return chunk
 
     def close(self) -> None:
-        """There will be no more; the one that lies there can still be taken."""
+        """No more chunks will be put. An unsent one can still be taken."""
         self._closed = True
         self._notify()
 

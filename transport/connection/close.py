@@ -1,4 +1,4 @@
-"""How a socket ends: its code, its reason, and what of it the client is told."""
+"""How a connection ends: the close code, the reason, and the error that the client receives."""
 
 import logging
 from collections.abc import Iterator
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 import anyio
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from transport.wire.errors import TransportError, truncate_reason
-from transport.wire.messages import encode_message, error_message
+from transport.wire.errors import TransportError
+from transport.wire.protocol import Close, build_close
 
 logger = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT_S = 5.0
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True, frozen=True, kw_only=True)
 class CloseReason:
-    """Why a socket closes."""
+    """Why a connection ends."""
 
     code: int
     reason: str
@@ -26,37 +26,36 @@ class CloseReason:
 
 
 def close_reason_for(exc: Exception) -> CloseReason:
-    """What a failure of some tasks means. Of an unexpected one the client sees no detail."""
+    """The reason in an exception or a group of them. It hides the text of unexpected ones."""
     failures = list(_leaves(exc))
     for failure in failures:
         if isinstance(failure, WebSocketDisconnect):
-            return CloseReason(failure.code, "the client left", client_left=True)
+            return CloseReason(code=failure.code, reason="the client left", client_left=True)
     for failure in failures:
         if isinstance(failure, TransportError):
-            return CloseReason(failure.close_code or 1008, str(failure), failure)
+            return CloseReason(code=failure.close_code or 1008, reason=str(failure), error=failure)
     logger.error("a session failed", exc_info=exc)
-    return CloseReason(1011, "internal error", TransportError("internal error"))
+    error = TransportError("internal error")
+    return CloseReason(code=1011, reason=str(error), error=error)
 
 
-async def close(socket: WebSocket, ending: CloseReason, *, torn: bool = False) -> None:
-    """Says why and closes. `torn`: a header is out and its payload is not."""
-    if ending.client_left:
-        return
+async def close(socket: WebSocket, end: Close) -> None:
+    """Sends the last unit and closes, within CLOSE_TIMEOUT_S."""
     with anyio.move_on_after(CLOSE_TIMEOUT_S):  # a client that reads nothing blocks a send
         try:
-            # After half a batch the next binary frame would be taken for the payload.
-            if ending.error is not None and not torn:
-                await socket.send_bytes(encode_message(error_message(ending.error)))
-            await socket.close(ending.code, truncate_reason(ending.reason))
+            for part in end.unit:
+                await socket.send_bytes(part)  # type: ignore[arg-type]  # see MessageSender
+            await socket.close(end.code, end.reason)
         except (WebSocketDisconnect, RuntimeError):
             pass  # the client left meanwhile
 
 
 async def reject(socket: WebSocket, error: TransportError) -> None:
-    """Ends a socket before its conversation begins."""
-    logger.info("a socket was turned away: %s", error)
-    await socket.accept()  # a refused handshake could not say why
-    await close(socket, close_reason_for(error))
+    """Ends a socket before its first message. It is accepted, so that it can receive the error."""
+    logger.info("rejected a socket: %s", error)
+    await socket.accept()
+    reason = close_reason_for(error)
+    await close(socket, build_close(reason.code, reason.reason, error=reason.error))
 
 
 def _leaves(exc: Exception) -> Iterator[Exception]:

@@ -1,50 +1,56 @@
-"""The sending side of one socket: whole messages, and nothing between a header and its payload."""
+"""Writes units of messages to one socket, and nothing between the parts of a unit."""
+
+from collections.abc import Callable
 
 import anyio
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from transport.codecs.payload import BatchMessage
 from transport.wire.errors import Refused
-from transport.wire.messages import ServerMessage, encode_message
+from transport.wire.protocol import Unit
+
+OnProgress = Callable[[Unit, int], None]
 
 
 class MessageSender:
-    """May be used by several tasks at once."""
+    """Several tasks may send at once."""
 
-    def __init__(self, socket: WebSocket, *, timeout_s: float) -> None:
-        """A client that takes no message for `timeout_s` is refused: the others wait for it."""
+    def __init__(self, socket: WebSocket, *, timeout_s: float, on_progress: OnProgress) -> None:
+        """`timeout_s` bounds each write. `on_progress` receives a unit and its written parts.
+
+        It is called before the first part of a unit, and after each part.
+        """
         self._socket = socket
         self._timeout_s = timeout_s
-        self._sending = anyio.Lock(fast_acquire=True)
-        self.torn = False  # a header is out and its payload is not
+        self._on_progress = on_progress
+        self._lock = anyio.Lock(fast_acquire=True)
 
-    async def send(self, message: ServerMessage) -> None:
-        async with self._sending:
-            await self._write(encode_message(message))
+    async def send(self, unit: Unit) -> tuple[float, float]:
+        """Returns the seconds that all parts before the last took, and those of the last.
 
-    async def send_batch(self, batch: BatchMessage) -> tuple[float, float]:
-        """Returns the seconds that its header and its payload took."""
-        *header, last = batch.parts
-        async with self._sending:
-            started = anyio.current_time()
-            self.torn = bool(header)
-            for part in header:
+        Raises Refused for a client that reads too slowly, and WebSocketDisconnect.
+        """
+        if not unit:
+            return 0.0, 0.0
+        async with self._lock:
+            started_s = last_started_s = anyio.current_time()
+            self._on_progress(unit, 0)
+            for num_written, part in enumerate(unit, start=1):
+                last_started_s = anyio.current_time()
                 await self._write(part)
-            header_sent = anyio.current_time()
-            await self._write(last)
-            self.torn = False
-        return header_sent - started, anyio.current_time() - header_sent
+                self._on_progress(unit, num_written)
+            ended_s = anyio.current_time()
+        return last_started_s - started_s, ended_s - last_started_s
 
     async def _write(self, data: bytes | memoryview) -> None:
-        with anyio.move_on_after(self._timeout_s) as patience:
-            await self._hand_on(data)
-        if patience.cancelled_caught:
-            text = f"a message could not be sent in {self._timeout_s:g} s"
+        with anyio.move_on_after(self._timeout_s) as timeout_scope:
+            await self._send_bytes(data)
+        if timeout_scope.cancelled_caught:
+            text = f"a message could not be sent within {self._timeout_s:g} s"
             raise Refused(text, code="timeout", close_code=1008)
 
-    async def _hand_on(self, data: bytes | memoryview) -> None:
+    async def _send_bytes(self, data: bytes | memoryview) -> None:
         try:
-            # Starlette hands on whatever it is given, and servers take all that is like bytes.
+            # Starlette passes any object on, and servers take every bytes-like one.
             await self._socket.send_bytes(data)  # type: ignore[arg-type]
-        except RuntimeError as exc:  # what some servers raise once the client has left
+        except RuntimeError as exc:  # raised by some servers once the client has left
             raise WebSocketDisconnect(1006) from exc

@@ -1,10 +1,13 @@
-"""What an event asks for: every part of it read before any is applied."""
+"""Events: what a client changes while its world runs, parsed and checked.
+
+All parts of an event are read before any of them is applied.
+"""
 
 from functools import partial
 
 from msgspec import Raw, Struct
 
-from transport.wire.controls import parse_camera_actions
+from transport.wire.controls import MAX_SCRIPT_LATENT_FRAMES, MAX_TRANSITIONS, parse_keys
 from transport.wire.errors import BadMessage, quote
 from transport.wire.messages import (
     MAX_PROMPT_CHARS,
@@ -14,25 +17,48 @@ from transport.wire.messages import (
     OutputChange,
     decode_field,
 )
-from transport.wire.output_settings import change_output
+from transport.wire.output_settings import merge_encoding
 
 KINDS = ("camera_actions", "prompt", "output", "key_frame", "composite_input")
 
 
-class KeyFrame(Struct, frozen=True):
-    """Wanted: a next frame that can be decoded without those before it."""
+class SetPrompt(Struct, frozen=True):
+    """The prompt from the next chunk on."""
+
+    prompt: str
 
 
-# A prompt, a script, what the keyboard did, how frames travel from now on.
-Control = str | list[str] | HeldKeys | Encoding | KeyFrame
+class PlayScript(Struct, frozen=True):
+    """One action for each latent frame."""
+
+    actions: list[str]
 
 
-def read_event(event: Event, encoding: Encoding, *, extensions: bool) -> list[Control]:
-    """The controls in an event, all of them good. Raises BadMessage for the first that is not.
+class HoldKeys(Struct, frozen=True):
+    """The keys held after each transition, as actions. The last ones stay held."""
 
-    `encoding` is how frames travel now, `extensions` whether the client asked for them.
+    states: list[str]
+
+
+class ChangeOutput(Struct, frozen=True):
+    """The whole encoding from the next chunk on."""
+
+    encoding: Encoding
+
+
+class RequestKeyFrame(Struct, frozen=True):
+    """The next frame must be decodable without those before it."""
+
+
+ControlEvent = SetPrompt | PlayScript | HoldKeys | ChangeOutput | RequestKeyFrame
+
+
+def read_event(event: Event, encoding: Encoding, *, extensions: bool) -> list[ControlEvent]:
+    """The control events in a message, ready to be applied. Raises BadMessage for a bad part.
+
+    `encoding` is the present one, `extensions` whether the client asked for them.
     """
-    read = partial(_read_control, encoding=encoding, extensions=extensions)
+    read = partial(_read_part, encoding=encoding, extensions=extensions)
     if event.kind != "composite_input":
         return [read(event.kind, event.payload, field="payload", kind_field="kind")]
     parts = decode_field(event.payload, dict[str, Raw], field="payload")
@@ -52,17 +78,33 @@ def read_event(event: Event, encoding: Encoding, *, extensions: bool) -> list[Co
     ]
 
 
-def _refuse_repeats(kinds: list[str], *, field: str) -> None:
-    """Each repeat would have the same payload parsed once more. Raises BadMessage."""
-    seen: set[str] = set()
-    for position, kind in enumerate(kinds):
-        if kind in seen:
-            place = f"{field}[{position}]"
-            raise BadMessage(f"`{place}`: {quote(kind)} is listed twice", field=place)
-        seen.add(kind)
+def read_camera_actions(raw: Raw, *, field: str) -> PlayScript | HoldKeys:
+    """The payload of `camera_actions`.
+
+    Raises BadMessage with the path of the first wrong key, and one of code `queue_full` for too
+    many latent frames or transitions.
+    """
+    if not _is_map(raw):
+        script = decode_field(raw, list[list[str]], field=field)
+        _check_length(len(script), MAX_SCRIPT_LATENT_FRAMES, what="latent frames", field=field)
+        return PlayScript(
+            [parse_keys(keys, field=f"{field}[{position}]") for position, keys in enumerate(script)]
+        )
+    held = decode_field(raw, HeldKeys, field=field)
+    if held.mode != "state":
+        path = f"{field}.mode"
+        raise BadMessage(f"`{path}`: {quote(held.mode)}, expected 'state'", field=path)
+    path = f"{field}.transitions"
+    _check_length(len(held.transitions), MAX_TRANSITIONS, what="transitions", field=path)
+    return HoldKeys(
+        [
+            parse_keys(transition.actions, field=f"{path}[{position}].actions")
+            for position, transition in enumerate(held.transitions)
+        ]
+    )
 
 
-def _read_control(
+def _read_part(
     kind: str,
     payload: Raw,
     *,
@@ -70,24 +112,19 @@ def _read_control(
     kind_field: str,
     encoding: Encoding,
     extensions: bool,
-) -> Control:
+) -> ControlEvent:
     match kind:
         case "camera_actions":
-            return parse_camera_actions(payload, field=field)
+            return read_camera_actions(payload, field=field)
         case "prompt":
-            prompt = decode_field(payload, str, field=field)
-            if not 1 <= len(prompt) <= MAX_PROMPT_CHARS:
-                raise BadMessage(
-                    f"`{field}`: a prompt of {len(prompt)} characters, expected 1 to "
-                    f"{MAX_PROMPT_CHARS}",
-                    field=field,
-                )
-            return prompt
+            return _read_prompt(payload, field=field)
         case "output":
             change = decode_field(payload, OutputChange, field=field)
-            return change_output(change, encoding, extensions=extensions, field=field)
+            return ChangeOutput(
+                merge_encoding(encoding, change, extensions=extensions, field=field)
+            )
         case "key_frame":
-            return KeyFrame()
+            return RequestKeyFrame()
         case _:
             known = KINDS if kind_field == "kind" else KINDS[:-1]  # no composite in a composite
             raise BadMessage(
@@ -95,3 +132,36 @@ def _read_control(
                 code="unknown_kind",
                 field=kind_field,
             )
+
+
+def _read_prompt(payload: Raw, *, field: str) -> SetPrompt:
+    prompt = decode_field(payload, str, field=field)
+    if not 1 <= len(prompt) <= MAX_PROMPT_CHARS:
+        raise BadMessage(
+            f"`{field}`: a prompt of {len(prompt)} characters, expected 1 to {MAX_PROMPT_CHARS}",
+            field=field,
+        )
+    return SetPrompt(prompt)
+
+
+def _refuse_repeats(kinds: list[str], *, field: str) -> None:
+    """Raises BadMessage for a repeated kind, whose payload would be parsed once more."""
+    seen: set[str] = set()
+    for position, kind in enumerate(kinds):
+        if kind in seen:
+            path = f"{field}[{position}]"
+            raise BadMessage(f"`{path}`: {quote(kind)} is listed twice", field=path)
+        seen.add(kind)
+
+
+def _check_length(num: int, limit: int, *, what: str, field: str) -> None:
+    if num > limit:
+        raise BadMessage(
+            f"`{field}`: {num} {what} exceed the limit of {limit}", code="queue_full", field=field
+        )
+
+
+def _is_map(raw: Raw) -> bool:
+    """Whether the value is a map, by the first byte of its MessagePack."""
+    first = memoryview(raw)[:1].tobytes()
+    return first != b"" and (0x80 <= first[0] <= 0x8F or first[0] in (0xDE, 0xDF))

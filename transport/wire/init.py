@@ -1,12 +1,12 @@
-"""What an init means for the world that is served: checked, and completed with its defaults."""
+"""The `init` message: checked against the world that is served, and completed with defaults."""
 
 import re
 
 from msgspec import Raw, Struct
 
-from transport.wire.controls import parse_camera_actions
 from transport.wire.errors import BadMessage, quote
-from transport.wire.messages import Encoding, HeldKeys, Init, decode_field, is_absent
+from transport.wire.event import PlayScript, read_camera_actions
+from transport.wire.messages import Encoding, Init, decode_field, is_absent
 from transport.wire.output_settings import read_format, read_quality
 from transport.wire.world import WorldInfo, WorldSpec
 
@@ -17,22 +17,25 @@ _SIZE = re.compile(r"([1-9][0-9]{0,3})x([1-9][0-9]{0,3})")
 
 
 class SessionRequest(Struct, frozen=True, kw_only=True):
-    """An init that holds: what to open, and how to play it."""
+    """A valid init: the world to open, and how its chunks are generated and sent."""
 
     world: WorldSpec
-    first_frame: bytes | str | None  # an encoded image; None: the first opening's
+    first_frame: bytes | str | None  # an encoded image; None: that of the first opening
     encoding: Encoding
     fps: int
-    paced: bool
-    latest: bool  # drop what grew stale, rather than have the world wait for acks
-    flushes_older: bool  # the client shows a chunk that follows a new event before older frames
+    paced: bool  # by the media clock
+    latest: bool  # drop stale chunks, and generate without waiting for acks
+    flushes_older: bool  # the client shows a chunk with new keys before older frames
     max_chunks: int | None
     extensions: bool
-    script: list[str]
+    script: list[str]  # actions
 
 
 def read_init(init: Init, info: WorldInfo, *, max_script_bytes: int) -> SessionRequest:
-    """Checks an init against what is served. Raises BadMessage."""
+    """Checks an init against the served world. Raises BadMessage.
+
+    `max_script_bytes` bounds the script, which travels in a message that may be larger.
+    """
     window, sink = _read_window(init, info)
     width, height = read_size(init.size, info)
     extensions = bool(init.extensions)
@@ -48,14 +51,10 @@ def read_init(init: Init, info: WorldInfo, *, max_script_bytes: int) -> SessionR
             sink=sink,
         ),
         first_frame=_read_first_frame(init.first_frame, info),
-        encoding=Encoding(
-            format=read_format(init.realtime_output_format, extensions=extensions),
-            quality=read_quality(init.output_compression),
-            preview_max_width=init.realtime_preview_max_width or None,
-            chroma=init.realtime_chroma_subsampling or "420",
-        ),
+        encoding=_read_encoding(init, extensions=extensions),
         fps=init.fps or info.fps,
-        # Without acks the media clock alone bounds what piles up; the latest are made for it.
+        # Without acks only the media clock bounds the backlog. In `latest` mode frames that nobody
+        # will see are not generated ahead of time.
         paced=init.realtime_output_pacing is not False or not extensions or latest,
         latest=latest,
         flushes_older=extensions and bool(init.realtime_cut_over),
@@ -66,7 +65,7 @@ def read_init(init: Init, info: WorldInfo, *, max_script_bytes: int) -> SessionR
 
 
 def read_size(size: str | None, info: WorldInfo) -> tuple[int, int]:
-    """The served (width, height) nearest to a wish of "WxH". Raises BadMessage."""
+    """The served (width, height) nearest to the requested "WxH". Raises BadMessage."""
     if size is None:
         return info.sizes[0] if info.sizes else info.nearest_size(832, 480)
     match = _SIZE.fullmatch(size)
@@ -79,6 +78,7 @@ def read_size(size: str | None, info: WorldInfo) -> tuple[int, int]:
 
 
 def read_steps(num_steps: int | None, info: WorldInfo) -> int | None:
+    """The number of denoising steps, None for the preset's. Raises BadMessage for too many."""
     if num_steps is not None and num_steps > info.max_steps:
         field = "num_inference_steps"
         raise BadMessage(f"`{field}`: {num_steps}, expected 1 to {info.max_steps}", field=field)
@@ -86,7 +86,7 @@ def read_steps(num_steps: int | None, info: WorldInfo) -> int | None:
 
 
 def _read_window(init: Init, info: WorldInfo) -> tuple[int | None, int | None]:
-    """(window, sink) in latent frames, wishes both: the nearest that is served.
+    """The served (window, sink) nearest to the requested ones, in latent frames.
 
     The window counts the sink and the current chunk.
     """
@@ -97,22 +97,31 @@ def _read_window(init: Init, info: WorldInfo) -> tuple[int | None, int | None]:
             field = "realtime_causal_kv_cache_num_frames"
             raise BadMessage(f"`{field}`: {window}, expected at least {chunk}", field=field)
         window = min(window, info.max_window)
-        sink = info.sink if sink is None else sink  # the default one may not fit this window
+        sink = info.sink if sink is None else sink  # the default may not fit this window
     if sink is not None:
         sink = min(sink, (window or info.max_window) - chunk)
     return window, sink
+
+
+def _read_encoding(init: Init, *, extensions: bool) -> Encoding:
+    return Encoding(
+        format=read_format(init.realtime_output_format, extensions=extensions),
+        quality=read_quality(init.output_compression),
+        preview_max_width=init.realtime_preview_max_width or None,
+        chroma=init.realtime_chroma_subsampling or "420",
+    )
 
 
 def _read_first_frame(raw: Raw, info: WorldInfo) -> bytes | str | None:
     if is_absent(raw):
         if not info.openings:
             raise BadMessage(
-                "missing required field `first_frame`: this world has no picture of its own",
+                "missing required field `first_frame`: this world has no opening image",
                 code="missing_field",
                 field="first_frame",
             )
         return None
-    if memoryview(raw)[0] in (0xC4, 0xC5, 0xC6):  # MessagePack's bin
+    if memoryview(raw)[0] in (0xC4, 0xC5, 0xC6):  # `bin` of MessagePack
         return decode_field(raw, bytes, field="first_frame")
     return decode_field(raw, str, field="first_frame")
 
@@ -122,7 +131,7 @@ def _read_script(init: Init, *, max_bytes: int) -> list[str]:
     if is_absent(raw):
         return []
     field = "condition_inputs.camera_actions"
-    # An init may be large for its picture; its script may not be larger than one in an event.
+    # An init may be large because of its image. Its script may be as large as one in an event.
     num_bytes = memoryview(raw).nbytes
     if num_bytes > max_bytes:
         raise BadMessage(
@@ -130,14 +139,14 @@ def _read_script(init: Init, *, max_bytes: int) -> list[str]:
             code="too_large",
             field=field,
         )
-    script = parse_camera_actions(raw, field=field)
-    if isinstance(script, HeldKeys):
+    script = read_camera_actions(raw, field=field)
+    if not isinstance(script, PlayScript):
         raise BadMessage(f"`{field}`: expected a list of lists of keys", field=field)
-    return script
+    return script.actions
 
 
 def opening_prompt(info: WorldInfo) -> str:
-    """What a client that gives no prompt means. Raises BadMessage where there is no opening."""
+    """The default prompt: that of the first opening. Raises BadMessage if there is none."""
     if not info.openings:
         raise BadMessage("missing required field `prompt`", code="missing_field", field="prompt")
     return info.openings[0].prompt

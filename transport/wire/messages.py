@@ -1,12 +1,13 @@
-"""The wire format: one MessagePack map a message, tagged by `type`; frames from 64 KiB on go bare.
+"""The wire format: one MessagePack map for each message, tagged by `type`.
 
-Unknown fields are ignored, so either side may be upgraded first. The tags, the fields and their
-order are those of SGLang-Diffusion's realtime endpoint; the messages and fields marked as
-extensions go only to clients that asked for them in `init`.
+A payload of 64 KiB or more travels bare, in a binary frame of its own. Unknown fields are ignored,
+so either side may be upgraded first. The tags, the fields and their order are those of
+SGLang-Diffusion's realtime endpoint. Extensions are sent only to clients that asked for them in
+`init`.
 """
 
 import math
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from msgspec import DecodeError, Meta, Raw, Struct, ValidationError, msgpack, to_builtins
 
@@ -15,8 +16,7 @@ from transport.wire.errors import BadMessage, ErrorCode, TransportError, quote
 T = TypeVar("T")
 
 Format = Literal["raw", "jpeg", "webp", "h264", "delta-zstd"]
-Chroma = Literal["420", "444"]  # how JPEG samples colour: a quarter of the pixels, or all
-
+Chroma = Literal["420", "444"]  # JPEG samples colour at a quarter of the pixels, or at all
 DeliveryMode = Literal["all", "latest"]
 
 MAX_PROMPT_CHARS = 2000
@@ -39,17 +39,17 @@ class ConditionInputs(Struct, frozen=True):
 
 
 class Init(Struct, tag="init", frozen=True, kw_only=True):
-    """The first message. None is the same as absent everywhere: the world's own default."""
+    """The first message. Null and absent mean the world's own default."""
 
     prompt: Prompt | None = None
     first_frame: Raw = Raw()  # bytes of an encoded image, or str: base64 or a data URL
-    size: str | None = None  # "WxH", a wish
+    size: str | None = None  # "WxH"; the nearest served size is used
     seed: Seed | None = None
     fps: Fps | None = None
     max_chunks: Positive | None = None
     num_inference_steps: Positive | None = None
     realtime_output_format: str | None = None
-    output_compression: Quality | None = None  # quality; 0 is the default one
+    output_compression: Quality | None = None  # quality; 0: the default
     realtime_preview_max_width: MaxWidth | None = None  # 0: as generated
     realtime_output_pacing: bool | None = None
     realtime_causal_sink_size: Annotated[int, Meta(ge=0)] | None = None
@@ -57,15 +57,15 @@ class Init(Struct, tag="init", frozen=True, kw_only=True):
     condition_inputs: ConditionInputs | None = None
     extensions: bool | None = None
     realtime_chroma_subsampling: Chroma | None = None  # of JPEG
-    # With extensions: "all" chunks, for which the world waits where acks are missing, or the
-    # "latest", where it does not and chunks that grew stale are dropped whole.
+    # With extensions: "all" chunks, or the "latest". With "all", generation waits for missing acks.
+    # With "latest" it goes on, and stale chunks are dropped whole.
     realtime_delivery: DeliveryMode | None = None
-    # With extensions: the client shows a chunk that is marked `cut_over` before older frames.
+    # With extensions: the client shows a chunk marked `cut_over` before older frames.
     realtime_cut_over: bool | None = None
 
 
 class Event(Struct, tag="event", frozen=True):
-    """A control. What `payload` must be depends on `kind`."""
+    """A control. The type of `payload` depends on `kind`."""
 
     kind: str
     payload: Raw = Raw()
@@ -73,7 +73,7 @@ class Event(Struct, tag="event", frozen=True):
 
 
 class Ack(Struct, tag="ack", frozen=True):
-    """Extension: everything up to this chunk has arrived."""
+    """Extension: this chunk and all earlier ones have arrived."""
 
     chunk_index: Annotated[int, Meta(ge=0)]
 
@@ -86,14 +86,14 @@ class Transition(Struct, frozen=True):
 
 
 class HeldKeys(Struct, frozen=True):
-    """The payload of `camera_actions` that follows the keyboard; the other one is a script."""
+    """The payload of `camera_actions` that follows the keyboard. The alternative is a script."""
 
     mode: str
     transitions: Annotated[list[Transition], Meta(min_length=1)]
 
 
 class OutputChange(Struct, frozen=True, kw_only=True):
-    """The payload of `output`: how the next chunks travel. What is absent stays as it is."""
+    """The payload of `output`: how the next chunks travel. Absent fields keep their value."""
 
     realtime_output_format: str | None = None
     output_compression: Quality | None = None
@@ -110,17 +110,17 @@ ClientMessage = Init | Event | Ack
 class FrameBatchHeader(
     Struct, tag="frame_batch_header", frozen=True, kw_only=True, omit_defaults=True
 ):
-    """Some consecutive frames of a chunk. On the wire a layout follows in the same map."""
+    """Consecutive frames of a chunk. On the wire a layout follows in the same map."""
 
     request_id: str
     chunk_index: int
     content_type: str
     num_frames: int
-    total_size: int  # bytes of the payload
+    total_size: int  # of the payload, in bytes
     frame_batch_index: int
     num_frame_batches: int
     is_final_frame_batch: bool
-    event_id: int | None = None  # the newest event that this chunk follows
+    event_id: int | None = None  # the newest event that took effect
 
 
 class RawLayout(Struct, frozen=True, kw_only=True):
@@ -136,13 +136,13 @@ class RawLayout(Struct, frozen=True, kw_only=True):
 
 
 class EncodedLayout(Struct, frozen=True, kw_only=True):
-    """One picture a frame, back to back. `width` and `height` are those of the pictures."""
+    """One compressed image for each frame, back to back. `width` and `height` are the image's."""
 
     format: str
     width: int
     height: int
     channels: int
-    bytes_per_frame: int  # of the source's pixels
+    bytes_per_frame: int  # before encoding
     encoding: str
     source_width: int
     source_height: int
@@ -152,23 +152,23 @@ class EncodedLayout(Struct, frozen=True, kw_only=True):
 
 
 class VideoLayout(EncodedLayout, frozen=True, kw_only=True):
-    """One access unit of H.264 in Annex B, as WebCodecs takes it."""
+    """One access unit of H.264 in Annex B, as WebCodecs accepts it."""
 
     codec: str  # RFC 6381, such as "avc1.42c01f"
-    timestamp_us: int  # on the media clock, from the first frame that was sent
+    timestamp_us: int  # on the media clock, from the first frame of the world
     key_frame: bool
 
 
 class HeaderExtras(Struct, frozen=True, omit_defaults=True):
-    """Extension: what a header says besides."""
+    """Extension: more fields of a header."""
 
     applied_controls: "AppliedControls"
-    cut_over: bool = False  # with a chunk's first batch: older frames need not be shown any more
-    dropped_frames: int = 0  # of this session so far, because they had grown stale
+    cut_over: bool = False  # on a chunk's first batch: older frames need not be shown any more
+    dropped_frames: int = 0  # stale frames that this session has dropped so far
 
 
 class AppliedControls(Struct, frozen=True):
-    """Extension: the keys of each latent frame, and the events that took effect here first."""
+    """Extension: the keys of each latent frame, and the events that first took effect here."""
 
     actions: list[list[str]]
     event_ids: list[int]
@@ -201,7 +201,7 @@ class Error(Struct, tag="error", frozen=True, omit_defaults=True):
 
 
 class WarningMessage(Struct, tag="warning", frozen=True):
-    """Extension: something is not as asked, and the session goes on."""
+    """Extension: a request cannot be met, and the session continues."""
 
     content: str
     code: Literal["codec_failed"]
@@ -215,7 +215,7 @@ class SessionLimits(Struct, frozen=True, kw_only=True):
 
 
 class SessionOpened(Struct, tag="session", frozen=True, kw_only=True):
-    """Extension: what was opened."""
+    """Extension: the world is open."""
 
     session_id: str
     width: int
@@ -229,17 +229,17 @@ class SessionOpened(Struct, tag="session", frozen=True, kw_only=True):
 
 
 class Queued(Struct, tag="queued", frozen=True):
-    """Extension: others are first."""
+    """Extension: the client waits for a free world."""
 
     position: int
 
 
 class Warming(Struct, tag="warming", frozen=True):
-    """Extension: the world is not up yet."""
+    """Extension: the client waits for a world that is starting."""
 
 
 class ControlAck(Struct, tag="control_ack", frozen=True):
-    """Extension: the event was good and is queued."""
+    """Extension: the event is valid and queued."""
 
     event_id: int
 
@@ -258,10 +258,14 @@ Layout = RawLayout | EncodedLayout | VideoLayout
 
 _decoder: msgpack.Decoder[ClientMessage] = msgpack.Decoder(ClientMessage)
 _encoder = msgpack.Encoder()
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "realtime_delivery": get_args(DeliveryMode),
+    "realtime_chroma_subsampling": get_args(Chroma),
+}
 
 
 def decode_message(data: bytes) -> ClientMessage:
-    """Raises BadMessage: the text says what is wrong and what was expected."""
+    """Raises BadMessage with the reason and the expected type."""
     try:
         return _decoder.decode(data)
     except ValidationError as exc:
@@ -271,7 +275,10 @@ def decode_message(data: bytes) -> ClientMessage:
 
 
 def decode_field(raw: Raw, kind: type[T], *, field: str) -> T:
-    """A field whose type depends on another one. Raises BadMessage with the path below `field`."""
+    """Decodes a field whose type depends on another one.
+
+    Raises BadMessage with the path below `field`.
+    """
     if is_absent(raw):
         raise BadMessage(f"missing required field `{field}`", code="missing_field", field=field)
     try:
@@ -283,7 +290,7 @@ def decode_field(raw: Raw, kind: type[T], *, field: str) -> T:
 
 
 def is_absent(raw: Raw) -> bool:
-    """Whether an untyped field was left out or null."""
+    """Returns True for an untyped field that is missing or null."""
     view = memoryview(raw)
     return view.nbytes == 0 or (view.nbytes == 1 and view[0] == 0xC0)
 
@@ -299,9 +306,9 @@ def encode_batch(
     *,
     extras: HeaderExtras | None = None,
 ) -> list[bytes | memoryview]:
-    """One binary frame, or, from 64 KiB on, two: nothing may be sent between them.
+    """One binary frame, or two for a payload of 64 KiB or more.
 
-    A bare payload is the one that was given, not a copy.
+    Nothing may be sent between the two. A bare payload is not copied.
     """
     fields: dict[str, Any] = to_builtins(header) | to_builtins(layout)
     if extras is not None:
@@ -316,20 +323,20 @@ def error_message(error: TransportError) -> Error:
 
 
 def milliseconds(seconds: float) -> int:
-    """Rounded half up; the wire carries no floats."""
+    """Whole milliseconds, rounded half up: the wire carries no floats."""
     return max(0, math.floor(seconds * 1000 + 0.5))
 
 
 def explain(text: str, *, root: str | None = None) -> BadMessage:
-    """msgspec's words on a ValidationError, with the path as a client knows it."""
-    # The last such words are msgspec's own: a client's value may have them, too.
+    """The text of a ValidationError as a BadMessage, with the path as a client knows it."""
+    # A client's value may contain the marker, too. The last one is that of msgspec.
     text, at, path = text.rpartition(" - at `$")
     text, path = (text, path) if at else (path, "")
-    place = path.partition("`")[0]
-    field = f"{root}{place}" if root else place.removeprefix(".") or None
+    below = path.partition("`")[0]
+    field = f"{root}{below}" if root else below.removeprefix(".") or None
     if text.startswith("Invalid enum value '"):  # of a Literal
         unknown = quote(text.removeprefix("Invalid enum value '").removesuffix("'"))
-        return BadMessage(f"`{field}`: {unknown} is none of the choices", field=field)
+        return BadMessage(f"`{field}`: {unknown} is not one of {_choices_of(field)}", field=field)
     if text.startswith("Invalid value '"):  # of a tag
         unknown = quote(text.removeprefix("Invalid value '").removesuffix("'"))
         return BadMessage(
@@ -345,3 +352,9 @@ def explain(text: str, *, root: str | None = None) -> BadMessage:
     if field is None:
         return BadMessage(f"the message: {reason}", code="malformed")
     return BadMessage(f"`{field}`: {reason}", field=field)
+
+
+def _choices_of(field: str | None) -> str:
+    """The values of a field whose type is a Literal."""
+    choices = _CHOICES[(field or "").rpartition(".")[2]]
+    return ", ".join(repr(choice) for choice in choices)

@@ -1,4 +1,4 @@
-"""How a session's frames travel, as its client last asked."""
+"""How a session's frames travel: the format, its quality, and requested key frames."""
 
 from dataclasses import dataclass
 from typing import get_args
@@ -12,14 +12,14 @@ EXTENSION_FORMATS = ("delta-zstd",)  # not a part of the plain wire
 
 @dataclass(slots=True)
 class OutputSettings:
-    """What the next chunk is encoded as; changed by events, read by whoever sends."""
+    """The settings of the next chunk. Events change them, and the chunk sender reads them."""
 
     encoding: Encoding = Encoding()
     key_frame_wanted: bool = False
 
 
 def read_format(name: str | None, *, extensions: bool, field: str = FORMAT_FIELD) -> Format:
-    """Absent: raw. Raises BadMessage that names `field`."""
+    """The format of this name; absent means raw. Raises BadMessage that names `field`."""
     served: tuple[Format, ...] = get_args(Format)
     for candidate in served:
         if name in (None, candidate):
@@ -27,27 +27,29 @@ def read_format(name: str | None, *, extensions: bool, field: str = FORMAT_FIELD
                 raise BadMessage(f"`{field}`: {quote(name)} needs `extensions`", field=field)
             return candidate
     expected = ", ".join(repr(candidate) for candidate in served)
-    raise BadMessage(
-        f"`{field}`: {quote(name)} is unknown, expected one of {expected}", field=field
-    )
+    raise BadMessage(f"`{field}`: {quote(name)} is not one of {expected}", field=field)
 
 
 def read_quality(quality: int | None) -> int:
-    """Absent or 0: the default one."""
+    """The quality; absent or 0 means the default."""
     return quality or DEFAULT_QUALITY
 
 
-def change_output(change: OutputChange, old: Encoding, *, extensions: bool, field: str) -> Encoding:
-    """The old one, but for what the change names. Raises BadMessage, with the path below `field`,
-    for a format that is not served.
+def merge_encoding(
+    encoding: Encoding, change: OutputChange, *, extensions: bool, field: str
+) -> Encoding:
+    """The encoding with the fields of `change`; absent ones keep their value.
+
+    Raises BadMessage with the path below `field` for a format that is not served.
     """
     name, quality = change.realtime_output_format, change.output_compression
-    place = f"{field}.{FORMAT_FIELD}"
-    served = old.format if name is None else read_format(name, extensions=extensions, field=place)
+    path = f"{field}.{FORMAT_FIELD}"
+    kept = encoding.format
+    format = kept if name is None else read_format(name, extensions=extensions, field=path)
     max_width, chroma = change.realtime_preview_max_width, change.realtime_chroma_subsampling
     return Encoding(
-        format=served,
-        quality=old.quality if quality is None else read_quality(quality),
-        preview_max_width=old.preview_max_width if max_width is None else max_width or None,
-        chroma=chroma or old.chroma,
+        format=format,
+        quality=encoding.quality if quality is None else read_quality(quality),
+        preview_max_width=encoding.preview_max_width if max_width is None else max_width or None,
+        chroma=chroma or encoding.chroma,
     )

@@ -1,9 +1,10 @@
-"""When the next chunk may be generated: just in time, so that its controls are fresh.
+"""When to generate the next chunk: just in time, so that its controls are fresh.
 
-Pure: time is an argument, in seconds of any steady clock. A client that does not acknowledge is
-always paced by the media clock, because nothing else bounds what piles up on the way to it. One
-that does has at most two chunks in flight, and may ask not to be paced on top; where an ack is
-missing the world waits, or, for who wants the latest, goes on without sending.
+A client that sends no acks is always paced by the media clock, which alone bounds its backlog. A
+client that acknowledges may have two chunks in flight, and may turn pacing off. Without an ack,
+generation stops; in `latest` mode it continues, and unsent chunks are dropped.
+
+Pure: time is an argument, in seconds of any steady clock.
 """
 
 import math
@@ -15,45 +16,47 @@ MAX_UNACKNOWLEDGED_CHUNKS = 2
 SLACK_S = 0.1  # for encoding, sending and the client's own queue
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Pacer:
-    """The media clock of one session: where its playout stands if it shows each chunk on time."""
+    """The media clock and the unacknowledged chunks of one session."""
 
     fps: int
     paced: bool = True
-    acknowledged: bool = False  # whether the client sends acks at all
-    latest: bool = False  # whether the world goes on where an ack is missing
+    acknowledged: bool = False  # the client sends acks
+    latest: bool = False  # generation does not wait for acks
     _num_generated: int = 0
     _num_acked: int = 0
-    _in_flight: list[int] = field(default_factory=list)  # chunks that were sent and not acked
-    _ends: float = -math.inf  # when the client will have shown all that was generated
-    _lead: float = 0.0
-    _media: float = 0.0  # of the last chunk
+    _in_flight: list[int] = field(default_factory=list)  # indices of sent chunks without an ack
+    _playout_ends_s: float = -math.inf  # when the client has shown all generated frames
+    _lead_s: float = 0.0  # from the start of the next chunk to the end of the playout
+    _media_s: float = 0.0  # duration of the last chunk
 
     def generated(
         self,
-        now: float,
+        now_s: float,
         *,
         num_frames: int,
-        took: float,
-        decoding: float = 0.0,
-        cut_over: bool = False,
+        took_s: float,
+        decoding_s: float = 0.0,
+        flushes_older: bool = False,
     ) -> None:
-        """A chunk is there but for its pictures: it took `took` seconds, they will `decoding`.
+        """A chunk has been denoised in `took_s`. Decoding will take about `decoding_s` more.
 
-        The next chunk may be made while they are: the world keeps up if the longer of the two
-        is shorter than a chunk. With `cut_over` the client shows this one before older ones.
+        The next chunk may be denoised meanwhile: the world keeps up if the longer of the two is
+        shorter than a chunk. With `flushes_older` the client shows this chunk before older ones.
         """
-        self._media = media = num_frames / self.fps
-        decoding = min(decoding, media)  # one that took longer was an accident
-        # Late, or the first one: the picture stood still, so the clock starts again from here.
-        shown = now + decoding if cut_over else max(self._ends, now + decoding)
-        self._ends = shown + media
-        self._lead = min(media + decoding, 2 * (took + decoding) + SLACK_S)
+        self._media_s = media_s = num_frames / self.fps
+        decoding_s = min(decoding_s, media_s)  # a longer one was an outlier
+        starts_s = now_s + decoding_s
+        if not flushes_older:
+            # After a late chunk playout had stopped, so the clock starts again here.
+            starts_s = max(self._playout_ends_s, starts_s)
+        self._playout_ends_s = starts_s + media_s
+        self._lead_s = min(media_s + decoding_s, 2 * (took_s + decoding_s) + SLACK_S)
         self._num_generated += 1
 
     def acknowledge(self, chunk_index: int) -> None:
-        """Everything up to this chunk has arrived. Raises BadMessage for one not generated yet."""
+        """Notes the arrival of all chunks up to this one. Raises BadMessage for a future chunk."""
         if chunk_index >= self._num_generated:
             raise BadMessage(
                 f"chunk {chunk_index} has not been sent, only {self._num_generated} have",
@@ -63,28 +66,28 @@ class Pacer:
         self._in_flight = [index for index in self._in_flight if index > chunk_index]
 
     def sent(self, chunk_index: int) -> None:
-        """A chunk is on its way."""
+        """Notes that a chunk is in flight, unless its ack has already arrived."""
         if self.acknowledged and chunk_index >= self._num_acked:
             self._in_flight.append(chunk_index)
 
     @property
     def may_send(self) -> bool:
-        """Whether another chunk may be on its way, or an ack must come first."""
+        """Whether another chunk may be in flight before the next ack."""
         return len(self._in_flight) < MAX_UNACKNOWLEDGED_CHUNKS
 
-    def time_to_underrun_s(self, now: float) -> float:
-        """In how long the client will have nothing left to show; 0 where that is so already.
+    def time_to_underrun_s(self, now_s: float) -> float:
+        """Seconds until the client has no frames left to show, at least 0.
 
-        A chunk at most: who has more in store than that may wait so long, but not for ever.
+        Capped at one chunk, so that a client with a full buffer is not starved.
         """
-        return min(max(0.0, self._ends - now), self._media)
+        return min(max(0.0, self._playout_ends_s - now_s), self._media_s)
 
-    def wait_s(self, now: float) -> float:
-        """How long the next chunk must wait; infinite where an ack must come first."""
-        unacknowledged = self._num_generated - self._num_acked
-        waits = self.acknowledged and not self.latest
-        if waits and unacknowledged >= MAX_UNACKNOWLEDGED_CHUNKS:
+    def wait_s(self, now_s: float) -> float:
+        """Seconds until the next chunk may be generated; infinite until an ack arrives."""
+        num_unacknowledged = self._num_generated - self._num_acked
+        waits_for_acks = self.acknowledged and not self.latest
+        if waits_for_acks and num_unacknowledged >= MAX_UNACKNOWLEDGED_CHUNKS:
             return math.inf
         if not self.paced:
             return 0.0
-        return max(0.0, self._ends - self._lead - now)
+        return max(0.0, self._playout_ends_s - self._lead_s - now_s)

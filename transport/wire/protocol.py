@@ -1,62 +1,111 @@
-"""The order of a conversation, without I/O: bytes in, effects out.
+"""The order of messages on one connection, without I/O: bytes in, effects and bytes out.
 
-    init -> plan -> (event | ack)* -> close
+    init -> session -> (event | ack)* -> close
 
-A message that cannot be used is answered and changes nothing; only what is raised ends the socket.
+An invalid message is answered and changes nothing. Only a raised error ends the connection.
 """
 
+import math
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from transport.wire.controls import Controls, canonical
-from transport.wire.errors import BadMessage, OutOfOrder, Refused, TooLarge, TransportError
-from transport.wire.event import KeyFrame, read_event
+from msgspec import Struct
+from msgspec.structs import replace
+
+from transport.wire.controls import MAX_SCRIPT_LATENT_FRAMES, ChunkControls, Controls
+from transport.wire.errors import (
+    BadMessage,
+    OutOfOrder,
+    Refused,
+    TooLarge,
+    TransportError,
+    truncate_reason,
+)
+from transport.wire.event import (
+    ChangeOutput,
+    ControlEvent,
+    HoldKeys,
+    PlayScript,
+    RequestKeyFrame,
+    SetPrompt,
+    read_event,
+)
 from transport.wire.init import SessionRequest, read_init
 from transport.wire.limits import ClientLimits
 from transport.wire.messages import (
+    MAX_PROMPT_CHARS,
     Ack,
+    AppliedControls,
+    ChunkStats,
     ClientMessage,
     ControlAck,
-    Encoding,
     Error,
     Event,
-    HeldKeys,
+    FrameBatchHeader,
+    HeaderExtras,
     Init,
+    Layout,
+    Queued,
+    SessionLimits,
+    SessionOpened,
+    Warming,
+    WarningMessage,
     decode_message,
+    encode_batch,
+    encode_message,
     error_message,
 )
 from transport.wire.output_settings import OutputSettings
-from transport.wire.pacing import Pacer
+from transport.wire.pacing import MAX_UNACKNOWLEDGED_CHUNKS, Pacer
 
 if TYPE_CHECKING:
     from transport.wire.world import WorldInfo
 
+# Binary frames that are sent in this order, with no other frame between them. Empty: send nothing.
+Unit = list[bytes | memoryview]
+
 
 class State(Enum):
-    IDLE = auto()  # waiting for an init that holds
+    IDLE = auto()  # waiting for a valid init
     RUNNING = auto()
+
+
+class Close(Struct, frozen=True):
+    """The end of a connection: a last unit, then a close frame."""
+
+    unit: Unit
+    code: int
+    reason: str
 
 
 Effect = SessionRequest | Ack | ControlAck | Error | None
 
 
 class ServerProtocol:
-    """One client's side of the wire. Mutates its controls, output and pacer, and nothing else."""
+    """The server's side of one connection.
+
+    Received messages change its controls, output settings and media clock. Methods `send_*` return
+    the unit to write, or an empty one if this client must not receive the message.
+    """
 
     def __init__(self, info: "WorldInfo", *, limits: ClientLimits) -> None:
         self.state = State.IDLE
         self.controls = Controls()
         self.output = OutputSettings()
-        self.pacer = Pacer(info.fps)
+        self.request: SessionRequest | None = None  # that was accepted, without its image
         self._info = info
         self._limits = limits
-        self._extensions = False
+        self._pacer = Pacer(fps=info.fps)
+        self._session_id: str | None = None
         self._num_errors = 0
+        self._payload_pending = False  # a header was started, and its payload is not written
+
+    # ---- from the client
 
     def receive(self, data: bytes | str) -> Effect:
-        """What to do about one message: open a plan, send a reply, note an ack, or nothing.
+        """Handles one message. Returns a session to open, a reply to send, an ack, or None.
 
-        Raises TooLarge, and Refused for a client that never gets it right.
+        Raises TooLarge, and Refused after too many invalid messages.
         """
         try:
             if isinstance(data, str):
@@ -64,14 +113,15 @@ class ServerProtocol:
                     "a text frame, expected MessagePack in a binary frame", code="text_frame"
                 )
             if len(data) > self._limits.max_init_bytes:
-                raise self._too_large(len(data), self._limits.max_init_bytes)
+                raise _too_large(len(data), self._limits.max_init_bytes)
             return self._handle(decode_message(data), num_bytes=len(data))
         except (BadMessage, OutOfOrder) as error:
             return self._answer(error)
 
     def reject(self, error: TransportError) -> Error:
-        """The plan came to nothing: another init may follow."""
+        """Returns the reply to an init that failed later. Another init may follow."""
         self.state = State.IDLE
+        self.request = None
         self.controls = Controls()
         return self._answer(error)
 
@@ -79,8 +129,7 @@ class ServerProtocol:
         self._num_errors += 1
         if self._num_errors > self._limits.max_errors:
             raise Refused(
-                f"more than {self._limits.max_errors} messages that cannot be used, the last one: "
-                f"{error}",
+                f"more than {self._limits.max_errors} invalid messages, the last one: {error}",
                 code="too_many_errors",
                 close_code=1008,
             )
@@ -88,14 +137,14 @@ class ServerProtocol:
 
     def _handle(self, message: ClientMessage, *, num_bytes: int) -> Effect:
         if not isinstance(message, Init) and num_bytes > self._limits.max_event_bytes:
-            raise self._too_large(num_bytes, self._limits.max_event_bytes)
+            raise _too_large(num_bytes, self._limits.max_event_bytes)
         match self.state, message:
             case State.IDLE, Init():
-                return self._start(message)
+                return self._accept(message)
             case State.RUNNING, Event():
-                return self._apply(message)
+                return self._apply_event(message)
             case State.RUNNING, Ack() if self._extensions:
-                self.pacer.acknowledge(message.chunk_index)
+                self._pacer.acknowledge(message.chunk_index)
                 return message
             case State.RUNNING, Ack():
                 raise OutOfOrder("an ack without `extensions` in init")
@@ -104,37 +153,169 @@ class ServerProtocol:
             case _:
                 raise OutOfOrder(f"{type(message).__name__.lower()} before init")
 
-    def _start(self, init: Init) -> SessionRequest:
-        plan = read_init(init, self._info, max_script_bytes=self._limits.max_event_bytes)
+    def _accept(self, init: Init) -> SessionRequest:
+        request = read_init(init, self._info, max_script_bytes=self._limits.max_event_bytes)
         self.state = State.RUNNING
-        self.output = OutputSettings(plan.encoding)
-        self.pacer = Pacer(
-            plan.fps, paced=plan.paced, acknowledged=plan.extensions, latest=plan.latest
+        self.request = replace(request, first_frame=None)
+        self.output = OutputSettings(request.encoding)
+        self._pacer = Pacer(
+            fps=request.fps,
+            paced=request.paced,
+            acknowledged=request.extensions,
+            latest=request.latest,
         )
-        self._extensions = plan.extensions
-        if plan.script:
-            self.controls.play_script(plan.script)
-        return plan
+        if request.script:
+            self.controls.play_script(request.script)
+        return request
 
-    def _apply(self, event: Event) -> ControlAck | None:
-        # All of it is read before any of it is applied.
-        parsed = read_event(event, self.output.encoding, extensions=self._extensions)
-        for control in parsed:
-            match control:
-                case Encoding():
-                    self.output.encoding = control
-                case KeyFrame():
-                    self.output.key_frame_wanted = True
-                case str():
-                    self.controls.set_prompt(control, event_id=event.event_id)
-                case HeldKeys():
-                    states = [canonical(change.actions) for change in control.transitions]
-                    self.controls.hold(states, event_id=event.event_id)
-                case _:
-                    self.controls.play_script(control, event_id=event.event_id)
+    def _apply_event(self, event: Event) -> ControlAck | None:
+        # All parts are read before any is applied.
+        parts = read_event(event, self.output.encoding, extensions=self._extensions)
+        for part in parts:
+            self._apply(part, event_id=event.event_id)
         if self._extensions and event.event_id is not None:
             return ControlAck(event.event_id)
         return None
 
-    def _too_large(self, num_bytes: int, limit: int) -> TooLarge:
-        return TooLarge(f"a message of {num_bytes} bytes, expected at most {limit}")
+    def _apply(self, event: ControlEvent, *, event_id: int | None) -> None:
+        match event:
+            case SetPrompt(prompt):
+                self.controls.set_prompt(prompt, event_id=event_id)
+            case PlayScript(actions):
+                self.controls.play_script(actions, event_id=event_id)
+            case HoldKeys(states):
+                self.controls.hold(states, event_id=event_id)
+            case ChangeOutput(encoding):
+                self.output.encoding = encoding
+            case RequestKeyFrame():
+                self.output.key_frame_wanted = True
+
+    # ---- to the client
+
+    def send_reply(self, reply: Error | ControlAck) -> Unit:
+        return [encode_message(reply)]
+
+    def send_news(self, news: Queued | Warming) -> Unit:
+        """News of the queue, for a client with extensions."""
+        return [encode_message(news)] if self._extensions else []
+
+    def send_warning(self, warning: WarningMessage) -> Unit:
+        """A warning, for a client with extensions."""
+        return [encode_message(warning)] if self._extensions else []
+
+    def send_session(self, session_id: str) -> Unit:
+        """Opens the session, which a client with extensions learns before any chunk."""
+        request, info = self.request, self._info
+        assert request is not None
+        self._session_id = session_id
+        if not request.extensions:
+            return []
+        message = SessionOpened(
+            session_id=session_id,
+            width=request.world.width,
+            height=request.world.height,
+            fps=request.fps,
+            chunk_latent_frames=info.chunk_latent_frames,
+            first_chunk_frames=info.first_chunk_frames,
+            chunk_frames=info.chunk_frames,
+            encoding=request.encoding.format,
+            limits=SessionLimits(
+                max_event_bytes=self._limits.max_event_bytes,
+                max_script_latent_frames=MAX_SCRIPT_LATENT_FRAMES,
+                max_prompt_chars=MAX_PROMPT_CHARS,
+                max_unacknowledged_chunks=MAX_UNACKNOWLEDGED_CHUNKS,
+            ),
+        )
+        return [encode_message(message)]
+
+    def send_batch(
+        self,
+        header: FrameBatchHeader,
+        layout: Layout,
+        payload: bytes | memoryview,
+        *,
+        controls: ChunkControls,
+        dropped_frames: int = 0,
+    ) -> Unit:
+        """A batch as one unit. With its first batch a chunk counts as sent.
+
+        `controls` are those of the chunk; `dropped_frames` counts the session's so far.
+        """
+        assert self._session_id is not None, "a chunk before `send_session`"
+        is_first = header.frame_batch_index == 0
+        if is_first:
+            self._pacer.sent(header.chunk_index)
+        extras = None
+        if self._extensions:
+            extras = HeaderExtras(
+                AppliedControls([list(action) for action in controls.actions], controls.event_ids),
+                cut_over=is_first and self._flushes_older(controls),
+                dropped_frames=dropped_frames,
+            )
+        return encode_batch(header, layout, payload, extras=extras)
+
+    def send_stats(self, stats: ChunkStats) -> Unit:
+        return [encode_message(stats)]
+
+    def note_progress(self, unit: Unit, num_written: int) -> None:
+        """Must be called before a unit is written, with 0, and after each of its parts."""
+        self._payload_pending = len(unit) > 1 and num_written < len(unit)
+
+    def send_close(self, code: int, reason: str, *, error: TransportError | None = None) -> Close:
+        """The end of the connection; see `build_close`."""
+        # A client would read an error in the place of a payload as that payload.
+        return build_close(code, reason, error=None if self._payload_pending else error)
+
+    # ---- the media clock
+
+    def take_controls(self) -> ChunkControls:
+        """The controls of the next chunk."""
+        return self.controls.take_chunk(self._info.chunk_latent_frames)
+
+    def chunk_generated(
+        self,
+        now_s: float,
+        controls: ChunkControls,
+        *,
+        num_frames: int,
+        took_s: float,
+        decoding_s: float = 0.0,
+    ) -> None:
+        """Advances the media clock by a chunk; see `Pacer.generated`."""
+        self._pacer.generated(
+            now_s,
+            num_frames=num_frames,
+            took_s=took_s,
+            decoding_s=decoding_s,
+            flushes_older=self._flushes_older(controls),
+        )
+
+    def wait_to_generate_s(self, now_s: float) -> float:
+        """Seconds until the next chunk may be generated; infinite until an ack arrives."""
+        return self._pacer.wait_s(now_s)
+
+    def wait_to_send_s(self, now_s: float) -> float:
+        """Seconds until the next chunk may be sent: 0, or infinite until an ack arrives."""
+        return 0.0 if self._pacer.may_send else math.inf
+
+    def time_to_underrun_s(self, now_s: float) -> float:
+        """Seconds until the client has no frames left to show; see `Pacer.time_to_underrun_s`."""
+        return self._pacer.time_to_underrun_s(now_s)
+
+    @property
+    def _extensions(self) -> bool:
+        return self.request is not None and self.request.extensions
+
+    def _flushes_older(self, controls: ChunkControls) -> bool:
+        assert self.request is not None
+        return self.request.flushes_older and controls.has_new_keys
+
+
+def build_close(code: int, reason: str, *, error: TransportError | None = None) -> Close:
+    """The error, if there is one, and a close frame with a reason that fits into it."""
+    unit: Unit = [encode_message(error_message(error))] if error is not None else []
+    return Close(unit, code, truncate_reason(reason))
+
+
+def _too_large(num_bytes: int, limit: int) -> TooLarge:
+    return TooLarge(f"a message of {num_bytes} bytes, expected at most {limit}")

@@ -1,6 +1,5 @@
 import logging
 import threading
-from types import SimpleNamespace
 
 import anyio
 import numpy as np
@@ -11,9 +10,8 @@ from msgspec.structs import replace
 from transport.codecs import open_encoder
 from transport.codecs.decoder import Decoder
 from transport.codecs.picture import PictureEncoder
-from transport.connection.chunk_sender import ChunkSender, CodecFailed
+from transport.connection.chunk_sender import CodecFailed
 from transport.connection.chunk_slot import GeneratedChunk
-from transport.connection.sender import MessageSender
 from transport.wire.controls import ChunkControls
 from transport.wire.messages import Encoding
 from transport.wire.output_settings import OutputSettings
@@ -29,7 +27,7 @@ class PendingFrames:
 
 
 class Wire:
-    """A socket that keeps what is sent, and lets a test look at each message as it goes."""
+    """A socket that keeps all data. `on_send` is called before each frame."""
 
     def __init__(self, on_send=lambda data: None):
         self.sent, self._on_send = [], on_send
@@ -63,26 +61,36 @@ def chunk(frames, index=0, *, position=0, has_new_keys=False):
     )
 
 
-def run(*chunks, output, wire=None, extensions=True, cut_over=False, between=lambda index: None):
-    """What a client sees of these chunks; `between` runs before each."""
-    wire = wire or Wire()
-    plan = SimpleNamespace(extensions=extensions, flushes_older=cut_over, fps=16)
+@pytest.fixture
+def send(start, make_chunk_sender):
+    """Sends chunks, and returns the messages that a client receives and the chunk sender.
 
-    async def scenario():
-        delivery = ChunkSender(
-            MessageSender(wire, timeout_s=60),
-            output,
-            plan,
-            session_id="s",
-            limiter=anyio.CapacityLimiter(2),
-        )
-        for index, one in enumerate(chunks):
-            between(index)
-            await delivery.send(one)
-        return delivery
+    `between` is called before each chunk.
+    """
 
-    delivery = anyio.run(scenario)
-    return wire.messages(), delivery
+    def run(
+        *chunks,
+        output,
+        wire=None,
+        extensions=True,
+        flushes_older=False,
+        between=lambda index: None,
+    ):
+        wire = wire or Wire()
+        protocol = start(extensions=extensions, realtime_cut_over=flushes_older)
+        protocol.output = output
+
+        async def scenario():
+            chunk_sender = make_chunk_sender(wire, protocol)
+            for index, one in enumerate(chunks):
+                between(index)
+                await chunk_sender.send(one)
+            return chunk_sender
+
+        chunk_sender = anyio.run(scenario)
+        return wire.messages(), chunk_sender
+
+    return run
 
 
 def pixels(messages):
@@ -92,10 +100,10 @@ def pixels(messages):
 
 
 @pytest.mark.parametrize("name", ["raw", "jpeg", "webp", "h264", "delta-zstd"])
-def test_frames_arrive_in_order_in_every_codec(scenery, psnr, name):
+def test_frames_arrive_in_order_in_every_codec(send, scenery, psnr, name):
     frames = scenery(33)
     chunks = [chunk(frames[:9], 0), chunk(frames[9:21], 1, position=9), chunk(frames[21:], 2)]
-    messages, delivery = run(*chunks, output=OutputSettings(Encoding(format=name)))
+    messages, chunk_sender = send(*chunks, output=OutputSettings(Encoding(format=name)))
     back = pixels(messages)
     if name in ("raw", "delta-zstd"):
         assert np.array_equal(back, frames)
@@ -103,12 +111,12 @@ def test_frames_arrive_in_order_in_every_codec(scenery, psnr, name):
         assert psnr(back, frames) > 33
     stats = [message for message in messages if message["type"] == "chunk_stats"]
     assert [one["num_frames"] for one in stats] == [9, 12, 12]
-    assert (delivery.num_chunks, delivery.num_frames) == (3, 33)
-    assert delivery.num_bytes == sum(one["ws_payload_bytes"] for one in stats)
+    assert (chunk_sender.num_chunks, chunk_sender.num_frames) == (3, 33)
+    assert chunk_sender.num_bytes == sum(one["ws_payload_bytes"] for one in stats)
 
 
-def test_the_first_frames_leave_before_the_last_are_encoded(scenery, monkeypatch):
-    """The second batch cannot be encoded before the first one was sent."""
+def test_the_first_frames_leave_before_the_last_are_encoded(send, scenery, monkeypatch):
+    """The second batch cannot be encoded before the first is sent."""
     first_left = threading.Event()
     encode = PictureEncoder.encode
 
@@ -119,12 +127,14 @@ def test_the_first_frames_leave_before_the_last_are_encoded(scenery, monkeypatch
 
     monkeypatch.setattr(PictureEncoder, "encode", encode_late)
     wire = Wire(lambda data: first_left.set())
-    messages, _ = run(chunk(scenery(12)), output=OutputSettings(Encoding(format="jpeg")), wire=wire)
+    messages, _ = send(
+        chunk(scenery(12)), output=OutputSettings(Encoding(format="jpeg")), wire=wire
+    )
     assert [message.get("num_frames") for message in messages] == [6, 6, 12]
 
 
-def test_batches_are_encoded_side_by_side_and_sent_in_order(scenery, monkeypatch):
-    """The first batch is done only after the second."""
+def test_batches_are_encoded_side_by_side_and_sent_in_order(send, scenery, monkeypatch):
+    """The encoding of the first batch ends after that of the second."""
     second_done = threading.Event()
     encode = PictureEncoder.encode
 
@@ -137,12 +147,12 @@ def test_batches_are_encoded_side_by_side_and_sent_in_order(scenery, monkeypatch
         return payload
 
     monkeypatch.setattr(PictureEncoder, "encode", encode_early)
-    messages, _ = run(chunk(scenery(12)), output=OutputSettings(Encoding(format="jpeg")))
+    messages, _ = send(chunk(scenery(12)), output=OutputSettings(Encoding(format="jpeg")))
     assert [message.get("frame_batch_index") for message in messages[:2]] == [0, 1]
 
 
-def test_sessions_take_turns_at_the_places(scenery, monkeypatch):
-    """One place: a short chunk does not wait until all of a long one is encoded."""
+def test_sessions_take_turns_at_the_workers(start, make_chunk_sender, scenery, monkeypatch):
+    """With one worker, a short chunk does not wait until all of a long one is encoded."""
     order, begun = [], threading.Event()
     encode = PictureEncoder.encode
 
@@ -152,19 +162,12 @@ def test_sessions_take_turns_at_the_places(scenery, monkeypatch):
         return encode(self, piece)
 
     monkeypatch.setattr(PictureEncoder, "encode", encode_noted)
-    plan = SimpleNamespace(extensions=False, flushes_older=False, fps=16)
 
     async def scenario():
         limiter = anyio.CapacityLimiter(1)
         long, short = (
-            ChunkSender(
-                MessageSender(Wire(), timeout_s=60),
-                OutputSettings(Encoding(format="jpeg")),
-                plan,
-                session_id=name,
-                limiter=limiter,
-            )
-            for name in ("long", "short")
+            make_chunk_sender(Wire(), start(realtime_output_format="jpeg"), limiter=limiter)
+            for _ in range(2)
         )
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(long.send, chunk(scenery(60)))
@@ -173,10 +176,10 @@ def test_sessions_take_turns_at_the_places(scenery, monkeypatch):
             tasks.start_soon(short.send, chunk(scenery(6)))
 
     anyio.run(scenario)
-    assert order.index(6) < 4, "the others had to wait for all ten"
+    assert order.index(6) < 4, "the short chunk had to wait for all ten"
 
 
-def test_a_change_of_output_takes_effect_with_the_next_chunk(scenery):
+def test_a_change_of_output_takes_effect_with_the_next_chunk(send, scenery):
     output = OutputSettings(Encoding(format="raw"))
     changes = {
         1: Encoding(format="jpeg", preview_max_width=56),
@@ -188,7 +191,7 @@ def test_a_change_of_output_takes_effect_with_the_next_chunk(scenery):
         output.encoding = changes.get(index, output.encoding)
 
     frames = scenery(12)
-    messages, _ = run(*(chunk(frames, i) for i in range(4)), output=output, between=change)
+    messages, _ = send(*(chunk(frames, i) for i in range(4)), output=output, between=change)
     seen = {}
     for message in messages:
         if "payload" in message:
@@ -196,19 +199,19 @@ def test_a_change_of_output_takes_effect_with_the_next_chunk(scenery):
     assert seen == {0: ("raw", 112), 1: ("jpeg", 56), 2: ("h264", 112), 3: ("raw", 112)}
 
 
-def test_a_key_frame_comes_with_the_next_chunk_after_it_was_wanted(scenery):
+def test_a_requested_key_frame_comes_with_the_next_chunk(send, scenery):
     output = OutputSettings(Encoding(format="h264"))
 
     def want(index):
         output.key_frame_wanted = index == 2
 
-    messages, _ = run(*(chunk(scenery(3), i) for i in range(4)), output=output, between=want)
+    messages, _ = send(*(chunk(scenery(3), i) for i in range(4)), output=output, between=want)
     keys = [message["key_frame"] for message in messages if "payload" in message]
     assert keys == [True, False, False] + [False] * 3 + [True, False, False] + [False] * 3
 
 
 @pytest.mark.parametrize("name", ["jpeg", "webp", "h264", "delta-zstd"])
-def test_no_codec_encodes_on_the_event_loop(scenery, monkeypatch, name):
+def test_no_codec_encodes_on_the_event_loop(send, scenery, monkeypatch, name):
     threads = set()
 
     def open_watched(encoding, **options):
@@ -223,20 +226,16 @@ def test_no_codec_encodes_on_the_event_loop(scenery, monkeypatch, name):
         return encoder
 
     monkeypatch.setattr("transport.connection.chunk_sender.open_encoder", open_watched)
-    run(chunk(scenery(12)), output=OutputSettings(Encoding(format=name)))
+    send(chunk(scenery(12)), output=OutputSettings(Encoding(format=name)))
     assert threads and threading.get_ident() not in threads
 
 
-def test_after_dropped_frames_comes_a_key_frame(scenery):
+def test_a_key_frame_follows_dropped_frames(start, make_chunk_sender, scenery):
     async def scenario():
-        wire, plan = Wire(), SimpleNamespace(extensions=True, flushes_older=False, fps=16)
-        limiter = anyio.CapacityLimiter(1)
-        output = OutputSettings(Encoding(format="h264"))
-        delivery = ChunkSender(
-            MessageSender(wire, timeout_s=60), output, plan, session_id="s", limiter=limiter
-        )
+        wire, protocol = Wire(), start(extensions=True, realtime_output_format="h264")
+        chunk_sender = make_chunk_sender(wire, protocol)
         for index, dropped in enumerate((0, 0, 24, 24)):
-            await delivery.send(chunk(scenery(2), index), dropped_frames=dropped)
+            await chunk_sender.send(chunk(scenery(2), index), dropped_frames=dropped)
         return [message for message in wire.messages() if "payload" in message]
 
     batches = anyio.run(scenario)
@@ -276,11 +275,11 @@ def break_h264(monkeypatch):
     monkeypatch.setattr("transport.connection.chunk_sender.open_encoder", open_flaky)
 
 
-def test_a_codec_that_fails_gives_way_to_jpeg_and_no_frame_is_lost(
-    scenery, psnr, break_h264, caplog
+def test_jpeg_replaces_a_codec_that_fails_and_no_frame_is_lost(
+    send, scenery, psnr, break_h264, caplog
 ):
     frames, output = scenery(24), OutputSettings(Encoding(format="h264", quality=80))
-    messages, _ = run(chunk(frames[:12]), chunk(frames[12:], 1), output=output)
+    messages, _ = send(chunk(frames[:12]), chunk(frames[12:], 1), output=output)
     assert [message["type"] for message in messages].count("warning") == 1
     warning = next(message for message in messages if message["type"] == "warning")
     assert (warning["code"], "h264 failed" in warning["content"]) == ("codec_failed", True)
@@ -297,48 +296,50 @@ def test_a_codec_that_fails_gives_way_to_jpeg_and_no_frame_is_lost(
     assert "rounding" in caplog.text
 
 
-def test_a_plain_client_gets_jpeg_without_a_word(scenery, break_h264):
+def test_a_plain_client_gets_jpeg_without_a_warning(send, scenery, break_h264):
     output = OutputSettings(Encoding(format="h264"))
-    messages, _ = run(chunk(scenery(12)), output=output, extensions=False)
+    messages, _ = send(chunk(scenery(12)), output=output, extensions=False)
     assert {message["type"] for message in messages} == {"frame_batch", "chunk_stats"}
 
 
-def test_what_a_client_asked_for_meanwhile_is_not_overruled(scenery, break_h264):
+def test_a_fallback_does_not_overrule_a_newer_request(send, scenery, break_h264):
     output = OutputSettings(Encoding(format="h264"))
 
     def ask(data):
         output.encoding = Encoding(format="webp")
 
-    messages, _ = run(chunk(scenery(12)), chunk(scenery(6), 1), output=output, wire=Wire(ask))
+    messages, _ = send(chunk(scenery(12)), chunk(scenery(6), 1), output=output, wire=Wire(ask))
     encodings = [message["encoding"] for message in messages if "payload" in message]
-    assert encodings == ["h264", "h264", "jpeg", "jpeg", "webp"], "it begins with the next chunk"
+    assert encodings == ["h264", "h264", "jpeg", "jpeg", "webp"], (
+        "the new format begins with the next chunk"
+    )
 
 
-def test_where_jpeg_fails_too_the_session_fails(scenery, monkeypatch):
+def test_a_session_fails_if_jpeg_fails_too(send, scenery, monkeypatch):
     def fail(self, piece):
         raise ArithmeticError
 
     monkeypatch.setattr(PictureEncoder, "encode", fail)
     with pytest.raises(CodecFailed) as caught:
-        run(chunk(scenery(12)), output=OutputSettings(Encoding(format="jpeg")))
+        send(chunk(scenery(12)), output=OutputSettings(Encoding(format="jpeg")))
     assert isinstance(caught.value.__cause__, ArithmeticError)
 
 
-def test_a_chunk_that_was_steered_cuts_over_for_who_can(scenery):
+def test_a_chunk_with_new_keys_is_cut_over_for_a_client_that_flushes(send, scenery):
     marks = {}
-    for cut_over in (False, True):
+    for flushes_older in (False, True):
         chunks = [chunk(scenery(12), i, has_new_keys=i == 1) for i in range(3)]
-        messages, _ = run(
-            *chunks, output=OutputSettings(Encoding(format="jpeg")), cut_over=cut_over
+        messages, _ = send(
+            *chunks, output=OutputSettings(Encoding(format="jpeg")), flushes_older=flushes_older
         )
         headers = [message for message in messages if "payload" in message]
-        marks[cut_over] = [header.get("cut_over", False) for header in headers]
-    # With the first of its two batches: who empties its queue then keeps the chunk's own frames.
+        marks[flushes_older] = [header.get("cut_over", False) for header in headers]
+    # Only on the first of its two batches: a client that flushes keeps the chunk's own frames.
     assert marks == {False: [False] * 6, True: [False] * 2 + [True, False] + [False] * 2}
 
 
-def test_the_plain_wire_has_no_extras(scenery):
-    messages, _ = run(
+def test_the_plain_wire_has_no_extras(send, scenery):
+    messages, _ = send(
         chunk(scenery(3), has_new_keys=True), output=OutputSettings(), extensions=False
     )
     assert not {"applied_controls", "cut_over", "dropped_frames"} & set(messages[0])

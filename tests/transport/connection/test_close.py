@@ -15,8 +15,8 @@ def test_a_client_that_stops_acknowledging_is_let_go(world, serve):
     with serve(world, ack_timeout_s=0.1) as server, server.dial() as peer:
         peer.init(**FAST)
         error = peer.read_until("error")[-1]
-        assert (error["code"], error["content"]) == ("timeout", "no ack came in 0.1 s")
-        assert peer.close_of() == (1008, "no ack came in 0.1 s")
+        assert (error["code"], error["content"]) == ("timeout", "no ack within 0.1 s")
+        assert peer.close_of() == (1008, "no ack within 0.1 s")
     assert world.live == set()
 
 
@@ -32,7 +32,7 @@ def test_repeating_an_old_ack_renews_no_patience(world, serve):
 
         repeater = threading.Thread(target=repeat)
         repeater.start()
-        assert peer.close_of() == (1008, "no ack came in 0.4 s")
+        assert peer.close_of() == (1008, "no ack within 0.4 s")
         repeating.set()
         repeater.join()
         assert time.monotonic() - began < 5
@@ -85,7 +85,7 @@ def test_a_world_that_failed_is_told_in_its_own_words(peer, world):
 def test_who_sends_no_init_is_let_go(world, serve):
     with serve(world, init_timeout_s=0.05) as server, server.dial() as peer:
         assert peer.read()["code"] == "timeout"
-        assert peer.close_of() == (1008, "no init that can be used in 0.05 s")
+        assert peer.close_of() == (1008, "no valid init within 0.05 s")
 
 
 def test_bad_pictures_win_no_time(world, serve):

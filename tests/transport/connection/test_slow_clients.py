@@ -86,7 +86,7 @@ def test_one_that_reads_nothing_is_told_to_go(big, listen, dial_raw):
         client.socket.settimeout(10)
         while client.read() is not None:
             pass
-        assert client.closed_with.reason == "a message could not be sent in 1 s"
+        assert client.closed_with.reason == "a message could not be sent within 1 s"
 
 
 def test_without_acks_one_that_reads_nothing_holds_up_itself(big, listen, dial_raw):

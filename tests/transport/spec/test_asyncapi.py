@@ -192,7 +192,10 @@ def test_what_needs_extensions_is_marked():
 
 
 def test_the_comments_of_fields_are_their_descriptions():
-    assert SCHEMAS["Init"]["properties"]["size"]["description"] == '"WxH", a wish'
+    assert (
+        SCHEMAS["Init"]["properties"]["size"]["description"]
+        == '"WxH"; the nearest served size is used'
+    )
     assert SCHEMAS["CompositeInput"]["description"]
     assert "in flight" in DOCUMENT["info"]["description"]  # how acks work
 

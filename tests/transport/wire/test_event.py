@@ -1,0 +1,180 @@
+"""Events, alone and through the protocol."""
+
+import pytest
+from msgspec import Raw, msgpack
+
+from transport.wire.errors import BadMessage
+from transport.wire.event import HoldKeys, PlayScript, read_camera_actions
+from transport.wire.protocol import State
+
+
+def event(kind, payload, **fields):
+    return msgpack.encode({"type": "event", "kind": kind, "payload": payload} | fields)
+
+
+def parse(payload):
+    return read_camera_actions(Raw(msgpack.encode(payload)), field="payload")
+
+
+def test_a_thousand_repeats_of_a_payload_are_not_parsed(start):
+    protocol = start()
+    history = {"mode": "state", "transitions": [{"actions": ["w"]}] * 500}
+    payload = {"input_types": ["camera_actions"] * 1000, "camera_actions": history}
+    error = protocol.receive(event("composite_input", payload))
+    assert error.content == "`payload.input_types[1]`: 'camera_actions' is listed twice"
+    assert protocol.controls.take_chunk(3).actions == ["", "", ""]
+
+
+def test_held_keys_on_literal_bytes(start):
+    protocol = start()
+    protocol.receive(
+        b"\x84\xa4type\xa5event\xa4kind\xaecamera_actions\xa8event_id\x05\xa7payload"
+        b"\x82\xa4mode\xa5state\xabtransitions\x91"
+        b"\x82\xa7actions\x92\xa1l\xa1w\xacclient_ts_ms\xcd\x01\x00"
+    )
+    assert protocol.controls.take_chunk(3).actions == ["wl", "wl", "wl"]
+
+
+def test_a_composite_applies_everything_that_it_lists(start):
+    protocol = start()
+    payload = {
+        "input_types": ["camera_actions", "prompt"],
+        "camera_actions": {"mode": "state", "transitions": [{"actions": ["w"]}]},
+        "prompt": "rain",
+        "not_listed": 5,
+    }
+    assert protocol.receive(event("composite_input", payload, event_id=3)) is None
+    taken = protocol.controls.take_chunk(3)
+    assert (taken.actions, taken.prompt, taken.event_ids) == (["w"] * 3, "rain", [3])
+
+
+@pytest.mark.parametrize(
+    "payload, code, field",
+    [
+        ({"input_types": ["prompt", "fly"]}, "unknown_kind", "payload.input_types[1]"),
+        ({"input_types": ["prompt", "composite_input"]}, "unknown_kind", "payload.input_types[1]"),
+        ({"input_types": ["prompt", "camera_actions"]}, "missing_field", "payload.camera_actions"),
+        (
+            {"input_types": ["prompt", "camera_actions"], "camera_actions": [["q"]]},
+            "invalid_field",
+            "payload.camera_actions[0][0]",
+        ),
+        # before anything is parsed, so the error does not name the bad part
+        (
+            {
+                "input_types": ["camera_actions", "prompt", "camera_actions"],
+                "camera_actions": [["q"]],
+            },
+            "invalid_field",
+            "payload.input_types[2]",
+        ),
+        ({"input_types": []}, "invalid_field", "payload.input_types"),
+        ({"input_types": "prompt"}, "invalid_field", "payload.input_types"),
+        ({}, "missing_field", "payload.input_types"),
+    ],
+)
+def test_a_composite_with_one_bad_part_applies_nothing(start, payload, code, field):
+    protocol = start()
+    error = protocol.receive(event("composite_input", {"prompt": "rain"} | payload))
+    assert (error.code, error.field) == (code, field)
+    assert protocol.controls.take_chunk(3).prompt is None
+
+
+@pytest.mark.parametrize(
+    "kind, payload, code, field",
+    [
+        ("fly", None, "unknown_kind", "kind"),
+        ("prompt", "", "invalid_field", "payload"),
+        ("prompt", "x" * 2001, "invalid_field", "payload"),
+        ("prompt", 5, "invalid_field", "payload"),
+        ("prompt", None, "missing_field", "payload"),
+        ("camera_actions", [["q"]], "invalid_field", "payload[0][0]"),
+        ("camera_actions", [["w"]] * 513, "queue_full", "payload"),
+        (
+            "camera_actions",
+            {"mode": "state", "transitions": [{"actions": []}] * 6400},
+            "queue_full",
+            "payload.transitions",
+        ),
+        ("composite_input", [], "invalid_field", "payload"),
+    ],
+)
+def test_an_invalid_event_is_answered_and_changes_nothing(start, kind, payload, code, field):
+    protocol = start()
+    error = protocol.receive(event(kind, payload, event_id=1))
+    assert (error.code, error.field) == (code, field)
+    taken = protocol.controls.take_chunk(3)
+    assert (taken.actions, taken.event_ids, taken.prompt) == (["", "", ""], [], None)
+    assert protocol.state is State.RUNNING
+
+
+def test_an_unknown_kind_is_answered_with_the_known_ones(start):
+    error = start().receive(event("fly", None))
+    assert "'fly', expected one of camera_actions, prompt, output," in error.content
+
+
+def test_a_script_is_read_as_actions_in_the_canonical_order():
+    assert parse([["l", "w"], [], ["w", "w"]]) == PlayScript(["wl", "", "w"])
+
+
+def test_held_keys_are_canonical_after_each_transition():
+    transitions = [{"actions": ["l", "w"]}, {"actions": []}, {"actions": ["s", "s"]}]
+    assert parse({"mode": "state", "transitions": transitions}) == HoldKeys(["wl", "", "s"])
+
+
+def test_held_keys_are_read_as_states():
+    payload = {"mode": "state", "transitions": [{"actions": ["w"], "client_ts_ms": 12}]}
+    assert parse(payload) == HoldKeys(["w"])
+
+
+@pytest.mark.parametrize(
+    "payload, field, reason",
+    [
+        (
+            [["w"], ["w"], ["w"], ["q"]],
+            "payload[3][0]",
+            "'q' is not a key, expected keys of 'wasdijkl'",
+        ),
+        ([["W"]], "payload[0][0]", "'W' is not a key"),
+        ([["wa"]], "payload[0][0]", "'wa' is not a key"),
+        ([[""]], "payload[0][0]", "'' is not a key"),
+        ([["w"], "w"], "payload[1]", "expected `array`, got `str`"),
+        ([["w", 5]], "payload[0][1]", "expected `str`, got `int`"),
+        ("w", "payload", "expected `array`, got `str`"),
+        (None, "payload", "missing required field `payload`"),
+        ({"mode": "state"}, "payload.transitions", "missing required field"),
+        ({"mode": "state", "transitions": []}, "payload.transitions", "length >= 1"),
+        ({"mode": "fly", "transitions": [{"actions": []}]}, "payload.mode", "expected 'state'"),
+        (
+            {"mode": "state", "transitions": [{"actions": []}, {"actions": ["w", "q"]}]},
+            "payload.transitions[1].actions[1]",
+            "'q' is not a key",
+        ),
+        (
+            {"mode": "state", "transitions": [{"actions": ["w"], "client_ts_ms": "now"}]},
+            "payload.transitions[0].client_ts_ms",
+            "got `str`",
+        ),
+    ],
+)
+def test_a_wrong_payload_is_named_by_its_path(payload, field, reason):
+    with pytest.raises(BadMessage) as caught:
+        parse(payload)
+    assert caught.value.field == field
+    assert reason in str(caught.value)
+
+
+def test_a_script_over_the_limit_names_both_numbers():
+    assert len(parse([["w"]] * 512).actions) == 512
+    with pytest.raises(BadMessage, match="513 latent frames .* 512") as caught:
+        parse([["w"]] * 513)
+    assert (caught.value.code, caught.value.field) == ("queue_full", "payload")
+
+
+def test_a_history_over_the_limit_names_both_numbers():
+    history = {"mode": "state", "transitions": [{"actions": ["w"]}] * 512}
+    assert len(parse(history).states) == 512
+    history["transitions"].append({"actions": []})
+    with pytest.raises(BadMessage, match="513 transitions .* 512") as caught:
+        parse(history)
+    assert (caught.value.code, caught.value.field) == ("queue_full", "payload.transitions")

@@ -1,0 +1,177 @@
+"""Inits as literal bytes, through the protocol."""
+
+import pytest
+from msgspec import msgpack
+
+from transport.wire.init import SessionRequest
+from transport.wire.messages import Encoding, Error
+
+
+def init(**fields):
+    return msgpack.encode({"type": "init"} | fields)
+
+
+def test_an_init_on_literal_bytes(connect):
+    request = connect().receive(b"\x82\xa4type\xa4init\xa4seed\x07")
+    assert request.world.seed == 7
+
+
+def test_an_empty_init_takes_every_default(connect):
+    request = connect().receive(init())
+    assert (request.world.prompt, request.first_frame) == ("a grey hill", None)
+    assert request.world.seed == 42
+    assert (request.world.width, request.world.height, request.fps) == (112, 64, 16)
+    assert (request.world.num_steps, request.max_chunks) == (None, None)
+    assert (request.world.window, request.world.sink) == (None, None)
+    assert request.encoding == Encoding(format="raw", quality=90, preview_max_width=None)
+    assert (request.paced, request.extensions, request.script) == (True, False, [])
+
+
+def test_a_full_init(connect):
+    request = connect().receive(
+        init(
+            prompt="snow",
+            first_frame=b"JPEG",
+            size="832x480",
+            seed=0,
+            fps=24,
+            max_chunks=5,
+            num_inference_steps=2,
+            realtime_output_format="jpeg",
+            output_compression=70,
+            realtime_preview_max_width=64,
+            realtime_output_pacing=False,
+            realtime_causal_sink_size=6,
+            realtime_causal_kv_cache_num_frames=9,
+            condition_inputs={"camera_actions": [["l", "w"], []]},
+            extensions=True,
+        )
+    )
+    assert (request.world.prompt, request.first_frame) == ("snow", b"JPEG")
+    assert (request.world.seed, request.fps) == (0, 24)
+    assert (request.world.width, request.world.height) == (112, 64)
+    assert (request.world.num_steps, request.max_chunks) == (2, 5)
+    assert (request.world.window, request.world.sink) == (9, 6)
+    assert request.encoding == Encoding(format="jpeg", quality=70, preview_max_width=64)
+    assert (request.paced, request.extensions, request.script) == (False, True, ["wl", ""])
+
+
+def test_an_empty_prompt_and_zeros_mean_the_default(connect):
+    request = connect().receive(init(prompt="", output_compression=0, realtime_preview_max_width=0))
+    assert (request.world.prompt, request.encoding) == ("a grey hill", Encoding())
+
+
+def test_a_first_frame_may_be_text(connect):
+    assert connect().receive(init(first_frame="aGk=")).first_frame == "aGk="
+
+
+def test_a_size_that_is_not_served_becomes_the_nearest(connect, info):
+    request = connect(info=info(sizes=())).receive(init(size="830x475"))
+    assert (request.world.width, request.world.height) == (832, 480)
+
+
+@pytest.mark.parametrize(
+    "window, sink, served",
+    [
+        (None, None, (None, None)),
+        (21, 6, (21, 6)),
+        (99, 9, (21, 9)),
+        (99, 99, (21, 18)),
+        (9, 7, (9, 6)),
+        (3, 1, (3, 0)),
+        (None, 19, (None, 18)),
+        (21, None, (21, 6)),
+        (7, None, (7, 4)),  # the default sink does not fit
+        (9, 0, (9, 0)),
+    ],
+)
+def test_a_window_and_its_sink_become_the_nearest_served(connect, window, sink, served):
+    fields = {"realtime_causal_kv_cache_num_frames": window, "realtime_causal_sink_size": sink}
+    request = connect().receive(init(**fields))
+    assert (request.world.window, request.world.sink) == served
+
+
+def test_only_a_client_that_acknowledges_may_run_unpaced(connect):
+    assert connect().receive(init(realtime_output_pacing=False)).paced
+    assert connect().receive(init(extensions=True)).paced
+    assert not connect().receive(init(realtime_output_pacing=False, extensions=True)).paced
+
+
+@pytest.mark.parametrize(
+    "fields, field, reason",
+    [
+        ({"size": "abc"}, "size", "'abc', expected 'WIDTHxHEIGHT', each 1 to 8192"),
+        ({"size": "0x64"}, "size", "'0x64'"),
+        ({"size": "112x-64"}, "size", "'112x-64'"),
+        ({"size": "9000x64"}, "size", "'9000x64'"),
+        ({"size": "99999999999x1"}, "size", "'99999999999x1'"),
+        ({"size": " 112x64"}, "size", "' 112x64'"),
+        ({"size": "112x64\n"}, "size", "expected"),
+        ({"size": "１12x64"}, "size", "expected"),
+        ({"size": "x" * 60_000}, "size", "…"),
+        (
+            {"realtime_output_format": "gif"},
+            "realtime_output_format",
+            "'gif' is not one of 'raw', 'jpeg'",
+        ),
+        ({"realtime_output_format": "gif"}, "realtime_output_format", "'webp', 'h264'"),
+        ({"realtime_output_format": "delta-zstd"}, "realtime_output_format", "needs `extensions`"),
+        ({"num_inference_steps": 5}, "num_inference_steps", "5, expected 1 to 4"),
+        (
+            {"realtime_causal_kv_cache_num_frames": 2},
+            "realtime_causal_kv_cache_num_frames",
+            "2, expected at least 3",
+        ),
+        ({"first_frame": 5}, "first_frame", "expected `str`, got `int`"),
+        ({"first_frame": [b"x"]}, "first_frame", "got `array`"),
+        (
+            {"condition_inputs": {"camera_actions": [["w"], ["q"]]}},
+            "condition_inputs.camera_actions[1][0]",
+            "'q' is not a key",
+        ),
+        (
+            {"condition_inputs": {"camera_actions": {"mode": "state"}}},
+            "condition_inputs.camera_actions.transitions",
+            "missing",
+        ),
+        ({"seed": -1}, "seed", ">= 0"),
+    ],
+)
+def test_an_invalid_init_is_answered_and_another_may_follow(connect, fields, field, reason):
+    protocol = connect()
+    error = protocol.receive(init(**fields))
+    assert isinstance(error, Error)
+    assert error.field == field
+    assert reason in error.content
+    assert len(error.content) < 300
+    assert isinstance(protocol.receive(init()), SessionRequest)
+
+
+def test_a_world_without_openings_needs_a_first_frame_and_a_prompt(connect, info):
+    bare = info(openings=())
+    error = connect(info=bare).receive(init(first_frame=b"x"))
+    assert (error.code, error.field) == ("missing_field", "prompt")
+    error = connect(info=bare).receive(init(prompt="x"))
+    assert (error.code, error.field) == ("missing_field", "first_frame")
+    assert isinstance(
+        connect(info=bare).receive(init(prompt="x", first_frame=b"x")), SessionRequest
+    )
+
+
+def test_a_script_in_init_may_not_be_larger_than_one_in_an_event(connect):
+    script = [[] for _ in range(70_000)]
+    error = connect().receive(init(condition_inputs={"camera_actions": script}))
+    assert (error.code, error.field) == ("too_large", "condition_inputs.camera_actions")
+
+
+def test_latest_and_flushing_are_for_clients_with_extensions(connect):
+    wish = {
+        "realtime_delivery": "latest",
+        "realtime_cut_over": True,
+        "realtime_output_pacing": False,
+    }
+    plain = connect().receive(init(**wish))
+    extended = connect().receive(init(extensions=True, **wish))
+    assert (plain.latest, plain.flushes_older, plain.paced) == (False, False, True)
+    assert (extended.latest, extended.flushes_older) == (True, True)
+    assert extended.paced, "frames that nobody will see are not generated ahead of time"
