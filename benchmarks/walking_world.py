@@ -135,7 +135,7 @@ class LoopMonitor:
         self._task: asyncio.Task[None] | None = None
 
     async def respond(self, request: Request) -> Response:
-        figures = self._lag.figures()
+        figures = self._lag.stats()
         if self._task is not None:
             self._task.cancel()
         self._lag = EventLoopLag(every_s=LAG_EVERY_S)

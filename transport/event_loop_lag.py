@@ -1,4 +1,4 @@
-"""How late the event loop is: what is felt by every socket that shares it."""
+"""The lag of the event loop, which delays every socket that shares it."""
 
 import math
 import time
@@ -9,11 +9,11 @@ import anyio
 from msgspec import Struct
 
 EVERY_S = 0.02
-KEPT = 3000  # samples: at this pace the last minute
+MAX_SAMPLES = 3000  # the last minute, at EVERY_S
 
 
 class EventLoopLagStats(Struct, frozen=True):
-    """Milliseconds by which a timer of the loop came late, over the samples that are kept."""
+    """Milliseconds by which a timer was late, over the latest samples."""
 
     p50: float
     p99: float
@@ -22,26 +22,28 @@ class EventLoopLagStats(Struct, frozen=True):
 
 @dataclass(slots=True)
 class EventLoopLag:
-    """A timer that notes how late it comes."""
+    """A timer that records how late it fires."""
 
     every_s: float = EVERY_S
-    _samples: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
+    _samples_s: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_SAMPLES))
 
     async def run(self) -> None:
+        """Records until it is cancelled."""
         while True:
-            deadline = (
-                time.monotonic() + self.every_s
-            )  # a loop's own clock may stand still for a while
+            # Not the loop's own clock, which may stand still for a while.
+            deadline = time.monotonic() + self.every_s
             await anyio.sleep(self.every_s)
-            self._samples.append(max(0.0, time.monotonic() - deadline))
+            self._samples_s.append(max(0.0, time.monotonic() - deadline))
 
-    def figures(self) -> EventLoopLagStats | None:
-        """None before the first sample."""
-        samples = sorted(self._samples)
-        if not samples:
+    def stats(self) -> EventLoopLagStats | None:
+        """Returns None before the first sample."""
+        samples_s = sorted(self._samples_s)
+        if not samples_s:
             return None
 
-        def at(share: float) -> float:
-            return round(1000 * samples[math.ceil(share * len(samples)) - 1], 3)
+        def percentile_ms(share: float) -> float:
+            return round(1000 * samples_s[math.ceil(share * len(samples_s)) - 1], 3)
 
-        return EventLoopLagStats(p50=at(0.5), p99=at(0.99), max=at(1.0))
+        return EventLoopLagStats(
+            p50=percentile_ms(0.5), p99=percentile_ms(0.99), max=percentile_ms(1.0)
+        )

@@ -1,4 +1,4 @@
-"""Worker threads, counted by kind of work, so that no kind queues behind another."""
+"""Limits on worker threads, one for each kind of work, so that no kind waits for another."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
-NICENESS = 10  # of a worker: the event loop goes first where both want the same core
+NICENESS = 10  # of a worker: the event loop goes first if both want the same core
 
 T = TypeVar("T")
 
@@ -17,33 +17,32 @@ _local = threading.local()
 
 
 class CapacityLimits:
-    """What may run at once. Every socket and every clip of the process shares it."""
+    """The workers of one process. All of its sockets and clips share them."""
 
     def __init__(self) -> None:
-        self.encode = CapacityLimiter(num_cpus())  # of chunks that somebody waits for
-        # Anybody may upload a picture, again and again, before there is a world to wait for.
+        self.encode = CapacityLimiter(num_cpus())  # chunks of live sessions
+        # Anyone may upload images, again and again, before a world is open.
         self.decode_image = CapacityLimiter(1)
-        # Not the pictures' place: a clip holds a world while it encodes, and strangers' uploads
-        # would keep that world from everybody. Nor the payloads': of a clip nobody sees a frame
-        # before its end, so it yields to those who watch.
+        # Clips have their own limiter: they hold a world while encoding, so uploads must not delay
+        # them, and they must not delay live sessions.
         self.clip = CapacityLimiter(1)
 
 
 def num_cpus() -> int:
-    """That this process may use."""
+    """The number of CPUs that this process may use."""
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 async def run_in_worker(call: Callable[[], T], *, limiter: CapacityLimiter) -> T:
-    """``call()`` in a worker thread, once there is a place."""
-    return await to_thread.run_sync(partial(_stand_back, call), limiter=limiter)
+    """Returns the result of `call()`, which runs in a worker thread once the limiter allows it."""
+    return await to_thread.run_sync(partial(_lower_priority, call), limiter=limiter)
 
 
-def _stand_back(call: Callable[[], T]) -> T:
-    # Linux knows the priority of a thread; elsewhere its number may be another process's.
-    if sys.platform == "linux" and not getattr(_local, "stands_back", False):
+def _lower_priority(call: Callable[[], T]) -> T:
+    # On Linux a thread has a priority of its own. Elsewhere its id may be that of another process.
+    if sys.platform == "linux" and not getattr(_local, "has_low_priority", False):
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
-        _local.stands_back = True
+        _local.has_low_priority = True
     return call()

@@ -25,7 +25,7 @@ def health_route(world: World, lag: EventLoopLag) -> Route:
 
     async def health(request: Request) -> Response:
         ready = await world.ready()
-        body = Health(status="ready" if ready else "warming", loop_lag_ms=lag.figures())
+        body = Health(status="ready" if ready else "warming", loop_lag_ms=lag.stats())
         return Response(
             msgspec.json.encode(body),
             status_code=200 if ready else 503,

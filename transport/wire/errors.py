@@ -1,4 +1,4 @@
-"""What can go wrong in a conversation: a code, a reason, and how the socket ends, if it does."""
+"""Errors of a connection: a code, a reason, and the close code of an error that ends it."""
 
 from typing import Literal
 
@@ -21,14 +21,14 @@ ErrorCode = Literal[
 ]
 
 MAX_QUOTED_CHARS = 48
-MAX_REASON_BYTES = 123  # all the room that a close frame has
+MAX_REASON_BYTES = 123  # in a close frame
 
 
 class TransportError(Exception):
-    """Base of the room. Its text is written for the client and never quotes much of what it sent.
+    """Base of the room. The text is for the client, and quotes little of what it sent.
 
-    `close_code` None means that the client is answered and the conversation goes on. One
-    positional argument only, so that an error survives pickling between processes.
+    Without a `close_code` the error is answered and the connection continues. An error has one
+    positional argument only, so that it survives pickling between processes.
     """
 
     code: ErrorCode = "internal"
@@ -51,33 +51,33 @@ class TransportError(Exception):
 
 
 class BadMessage(TransportError):
-    """A message that cannot be used; `field` says where, `code` why."""
+    """An invalid message. `field` is the path of the invalid field, `code` the reason."""
 
     code = "invalid_field"
 
 
 class OutOfOrder(TransportError):
-    """A good message at the wrong moment."""
+    """A valid message in the wrong state."""
 
     code = "out_of_order"
 
 
 class TooLarge(TransportError):
-    """A message over the limit."""
+    """A message over the size limit."""
 
     code = "too_large"
     close_code = 1009
 
 
 class Busy(TransportError):
-    """Every place is taken. The client may come back later."""
+    """All worlds or sockets are taken. The client may try again later."""
 
     code = "busy"
     close_code = 1013
 
 
 class Refused(TransportError):
-    """The world will not play this. Answered; with `close_code` 1008 it also ends the socket."""
+    """The world refuses a request. With close code 1008 the connection ends, too."""
 
     code = "refused"
 
@@ -90,7 +90,7 @@ class WorldLost(TransportError):
 
 
 class WorldFailed(TransportError):
-    """The world's own code raised something unexpected. The client sees no more than this text."""
+    """The world raised an unexpected exception, whose text the client does not receive."""
 
     code = "internal"
     close_code = 1011
@@ -100,11 +100,11 @@ class WorldFailed(TransportError):
 
 
 def quote(value: object) -> str:
-    """What a client sent, cut to a length that is safe to send back."""
+    """A value from a client, cut to a length that is safe to send back."""
     text = value if isinstance(value, str) else str(value)
     return repr(text if len(text) <= MAX_QUOTED_CHARS else text[: MAX_QUOTED_CHARS - 1] + "…")
 
 
 def truncate_reason(text: str) -> str:
-    """The reason of a close frame; a longer one raises inside the server."""
+    """The reason of a close frame. A longer one would raise inside the server."""
     return text.encode()[:MAX_REASON_BYTES].decode(errors="ignore")

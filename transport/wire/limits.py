@@ -1,4 +1,4 @@
-"""What one client may cost. A part of the service's configuration, so a wrong key is an error."""
+"""Limits on one client. They are configuration keys, so an unknown key is an error."""
 
 from typing import Annotated
 
@@ -9,12 +9,12 @@ Seconds = Annotated[float, Meta(gt=0)]
 
 
 class ClientLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    # Of one replica. Below Serve's max_ongoing_requests, where a handshake hangs unanswered.
+    # On one replica. It must be below Serve's max_ongoing_requests, at which handshakes hang.
     max_sockets: Annotated[int, Meta(ge=1)] = 150
     max_init_bytes: NumBytes = 8 * 1024 * 1024
     max_event_bytes: NumBytes = 64 * 1024
-    max_errors: Annotated[int, Meta(ge=0)] = 100  # messages of one socket that cannot be used
+    max_errors: Annotated[int, Meta(ge=0)] = 100  # invalid messages on one socket
     init_timeout_s: Seconds = 30.0  # for all inits of a socket together
-    ack_timeout_s: Seconds = 60.0  # to acknowledge a chunk, or to take a message of any kind
-    max_clip_bytes: NumBytes = 10 * 1024 * 1024  # a request's body
+    ack_timeout_s: Seconds = 60.0  # to acknowledge a chunk, and to accept any message
+    max_clip_bytes: NumBytes = 10 * 1024 * 1024  # of a request's body
     max_clip_latent_frames: Annotated[int, Meta(ge=1)] = 240

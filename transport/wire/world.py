@@ -1,4 +1,4 @@
-"""The seam between the rooms: what a conversation needs from a world. `deployments` supplies it."""
+"""The interface of a world. `transport` declares it, and `deployments` implements it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from transport.wire.messages import Queued, Warming
 
-if TYPE_CHECKING:  # the pure files import this one, and stay light
+if TYPE_CHECKING:  # numpy is not needed at run time, and this folder does not import it
     import numpy as np
     from numpy.typing import NDArray
 
@@ -18,7 +18,7 @@ OnWait = Callable[[Queued | Warming], Awaitable[None]]
 
 
 class Opening(Struct, frozen=True, kw_only=True):
-    """A picture to start from, shipped with the model."""
+    """A first frame and its prompt, shipped with the model."""
 
     name: str
     prompt: str
@@ -26,20 +26,20 @@ class Opening(Struct, frozen=True, kw_only=True):
 
 
 class WorldInfo(Struct, frozen=True, kw_only=True):
-    """What is served. Known before the world is warm."""
+    """The served preset. It is known before the world is warm."""
 
     preset: str
     sizes: tuple[tuple[int, int], ...]  # (width, height); empty: any multiple up to max_pixels
     size_multiple: int
     max_pixels: int
-    fps: int  # the media rate
+    fps: int  # of the media
     chunk_latent_frames: int
     first_chunk_frames: int
     chunk_frames: int
-    max_window: int  # latent frames of the largest KV window, which is the default one
-    sink: int  # latent frames of the default sink
+    max_window: int  # of the KV window, in latent frames; also the default
+    sink: int  # the default sink, in latent frames
     max_steps: int
-    openings: tuple[Opening, ...]  # the first one is used where `init` has no first_frame
+    openings: tuple[Opening, ...]  # the first is used if `init` has no first_frame
 
     def nearest_size(self, width: int, height: int) -> tuple[int, int]:
         """The served (width, height) closest in area and in aspect."""
@@ -57,7 +57,7 @@ class WorldInfo(Struct, frozen=True, kw_only=True):
         across = max(1, round(width * scale / self.size_multiple))
         down = max(1, round(height * scale / self.size_multiple))
         max_tiles = self.max_pixels // self.size_multiple**2
-        if across * down > max_tiles:  # rounding went up, or a sliver was widened to one tile
+        if across * down > max_tiles:  # rounded up, or a sliver was widened to one tile
             across, down = (
                 (max_tiles // down, down) if across > down else (across, max_tiles // across)
             )
@@ -71,9 +71,9 @@ class WorldSpec(Struct, frozen=True, kw_only=True):
     seed: int
     width: int
     height: int
-    num_steps: int | None = None  # denoising steps
-    window: int | None = None  # latent frames of the KV window
-    sink: int | None = None  # latent frames of the sink
+    num_steps: int | None = None  # of denoising
+    window: int | None = None  # of the KV window, in latent frames
+    sink: int | None = None  # in latent frames
 
 
 class WorldSession(Protocol):
@@ -85,28 +85,28 @@ class WorldSession(Protocol):
     async def step(
         self, actions: Sequence[str], *, prompt: str | None, time_to_underrun_s: float
     ) -> Awaitable[NDArray[np.uint8]]:
-        """Returns once the next chunk is made but for its pictures, which may then be awaited.
+        """Returns when the next chunk has been denoised. Await the result for its decoded frames.
 
-        Until they are there, the chunk after it can already be asked for. The pictures are uint8
-        [T, H, W, 3], contiguous; left alone they are no error.
+        The frames are uint8 [T, H, W, 3], contiguous. Not awaiting them is allowed, and the chunk
+        after it may be requested before they are decoded.
         `actions`: the keys held in each of the chunk's latent frames, in the order "wasdijkl".
         `prompt`: the new prompt from this chunk on, or None for no change.
-        `time_to_underrun_s`: seconds until the client has nothing left to show. Of several
-        sessions the one with the earliest deadline goes first.
+        `time_to_underrun_s`: seconds until the client has no frames left to show. The session with
+        the earliest deadline goes first.
         """
         ...
 
     async def lost(self) -> str:
-        """Returns a reason when the world has been lost; else waits for ever."""
+        """Returns the reason when the world is lost. Until then it waits."""
         ...
 
     def close(self) -> None:
-        """Frees the world. Not async, so that nothing interrupts it; may be called twice."""
+        """Frees the world. Not async, so that nothing interrupts it. It may be called twice."""
         ...
 
 
 class World(Protocol):
-    """Where worlds are opened."""
+    """Opens sessions of the served preset."""
 
     @property
     def info(self) -> WorldInfo: ...
@@ -114,9 +114,10 @@ class World(Protocol):
     async def open(
         self, spec: WorldSpec, image: NDArray[np.uint8], *, on_wait: OnWait
     ) -> WorldSession:
-        """`image` is the first frame, [height, width, 3]; `on_wait` receives news of the queue.
+        """Opens a world, once there is room for it.
 
-        Raises Busy, Refused or WorldLost. Cancelled while it waits, it leaves nothing behind.
+        `image` is the first frame, uint8 [height, width, 3]. `on_wait` receives news of the queue.
+        Raises Busy, Refused or WorldLost. A cancelled call leaves nothing behind.
         """
         ...
 
