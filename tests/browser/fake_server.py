@@ -9,8 +9,8 @@ from playwright.sync_api import Page, WebSocketRoute
 
 from transport.codecs import open_encoder
 from transport.codecs.decoder import Decoder
-from transport.codecs.payload import Frames, build_message, split_chunk
-from transport.wire.messages import AppliedControls, Encoding, Format, HeaderExtras
+from transport.codecs.payload import Frames, build_header, split_chunk
+from transport.wire.messages import AppliedControls, Encoding, Format, HeaderExtras, encode_batch
 
 SOCKET = "**/v1/realtime_video/generate"
 FPS = 16
@@ -73,18 +73,19 @@ def chunk(
     """The messages of one chunk, encoded by the server's own codec."""
     encoder = open_encoder(Encoding(format=name, quality=quality), fps=FPS)
     batches = split_chunk(frames, encoder, position=index * len(frames))
-    messages = [
-        build_message(
-            encoder.encode(batch),
+    extras = HeaderExtras(AppliedControls([], []), cut_over=flushes_older)
+    parts: list[bytes | memoryview] = []
+    for batch_index, batch in enumerate(batches):
+        payload = encoder.encode(batch)
+        header = build_header(
+            payload,
             request_id=f"fake-{index}",
             chunk_index=index,
-            index=position,
+            index=batch_index,
             num_batches=len(batches),
-            extras=HeaderExtras(AppliedControls([], []), cut_over=flushes_older),
         )
-        for position, batch in enumerate(batches)
-    ]
-    return [bytes(part) for message in messages for part in message.parts]
+        parts += encode_batch(header, payload.layout, payload.data, extras=extras)
+    return [bytes(part) for part in parts]
 
 
 def grey(num_frames: int, level: int, *, width: int = 112, height: int = 64) -> Frames:

@@ -1,4 +1,4 @@
-"""Frame batches, their payloads, and the messages that carry them; the interface of a codec."""
+"""Frame batches, their payloads and headers; the interface of a codec."""
 
 from typing import Protocol
 
@@ -6,7 +6,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from transport.wire.messages import FrameBatchHeader, HeaderExtras, Layout, encode_batch
+from transport.wire.messages import FrameBatchHeader, Layout
 
 Frame = NDArray[np.uint8]  # [H, W, 3]
 Frames = NDArray[np.uint8]  # [T, H, W, 3]
@@ -53,15 +53,6 @@ class Encoder(Protocol):
         ...
 
 
-class BatchMessage(Struct, frozen=True, kw_only=True):
-    """A frame batch on the wire: one binary frame, or a header and a bare payload."""
-
-    parts: list[bytes | memoryview]
-    num_frames: int
-    content_type: str
-    num_bytes: int
-
-
 def split_chunk(
     chunk: Frames, encoder: Encoder, *, start: int = 0, position: int = 0
 ) -> list[FrameBatch]:
@@ -93,34 +84,6 @@ def build_header(
         num_frame_batches=num_batches,
         is_final_frame_batch=index == num_batches - 1,
         event_id=event_id,
-    )
-
-
-def build_message(
-    payload: Payload,
-    *,
-    request_id: str,
-    chunk_index: int,
-    index: int,
-    num_batches: int,
-    event_id: int | None = None,
-    extras: HeaderExtras | None = None,
-) -> BatchMessage:
-    """The message of the `index`-th batch of a chunk. `payload.data` is not copied."""
-    header = build_header(
-        payload,
-        request_id=request_id,
-        chunk_index=chunk_index,
-        index=index,
-        num_batches=num_batches,
-        event_id=event_id,
-    )
-    parts = encode_batch(header, payload.layout, payload.data, extras=extras)
-    return BatchMessage(
-        parts=parts,
-        num_frames=payload.num_frames,
-        content_type=payload.content_type,
-        num_bytes=sum(len(part) for part in parts),
     )
 
 

@@ -3,23 +3,22 @@ import pytest
 from msgspec import msgpack
 
 from transport.codecs import open_encoder
-from transport.codecs.payload import build_message, preview_size, split_chunk
-from transport.wire.messages import Encoding
+from transport.codecs.payload import build_header, preview_size, split_chunk
+from transport.wire.messages import Encoding, encode_batch
 
 
 def messages_of(frames, name):
+    """The parts of each message."""
     encoder = open_encoder(Encoding(format=name), fps=16)
     batches = split_chunk(frames, encoder, position=9)
-    return [
-        build_message(
-            encoder.encode(batch),
-            request_id="s-4",
-            chunk_index=4,
-            index=index,
-            num_batches=len(batches),
+    messages = []
+    for index, batch in enumerate(batches):
+        payload = encoder.encode(batch)
+        header = build_header(
+            payload, request_id="s-4", chunk_index=4, index=index, num_batches=len(batches)
         )
-        for index, batch in enumerate(batches)
-    ]
+        messages.append(encode_batch(header, payload.layout, payload.data))
+    return messages
 
 
 @pytest.mark.parametrize("num, sizes", [(9, [9]), (12, [12]), (16, [16]), (33, [16, 16, 1])])
@@ -41,7 +40,7 @@ def test_frames_are_split_in_order(num, sizes):
     ],
 )
 def test_a_chunk_is_as_many_messages_as_the_wire_defines(scenery, name, sizes):
-    headers = [msgpack.decode(message.parts[0]) for message in messages_of(scenery(), name)]
+    headers = [msgpack.decode(parts[0]) for parts in messages_of(scenery(), name)]
     num = len(sizes)
     assert [header["num_frames"] for header in headers] == sizes
     assert [header["frame_batch_index"] for header in headers] == list(range(num))
@@ -52,23 +51,21 @@ def test_a_chunk_is_as_many_messages_as_the_wire_defines(scenery, name, sizes):
 
 def test_a_raw_chunk_is_one_header_and_the_array_itself(scenery):
     frames = scenery()
-    (message,) = messages_of(frames, "raw")
-    header = msgpack.decode(message.parts[0])
+    ((first, pixels),) = messages_of(frames, "raw")
+    header = msgpack.decode(first)
     assert header["type"] == "frame_batch_header"
     assert (header["request_id"], header["chunk_index"], header["num_frames"]) == ("s-4", 4, 12)
     assert (header["total_size"], header["content_type"]) == (258_048, "application/x-raw-rgb")
     assert header["is_final_frame_batch"] is True
-    assert np.shares_memory(np.frombuffer(message.parts[1], np.uint8), frames)
-    assert message.num_bytes == len(message.parts[0]) + 258_048
+    assert np.shares_memory(np.frombuffer(pixels, np.uint8), frames)
+    assert len(pixels) == 258_048
 
 
 def test_small_payloads_travel_inside_their_header(scenery):
-    for message in messages_of(scenery(), "jpeg"):
-        (data,) = message.parts
+    for (data,) in messages_of(scenery(), "jpeg"):
         fields = msgpack.decode(data)
         assert fields["type"] == "frame_batch"
         assert len(fields["payload"]) == sum(fields["payload_lengths"]) == fields["total_size"]
-        assert message.num_bytes == len(data)
 
 
 @pytest.mark.parametrize(

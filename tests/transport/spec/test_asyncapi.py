@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 from transport.app import build_app
 from transport.codecs import open_encoder
-from transport.codecs.payload import build_message, split_chunk
+from transport.codecs.payload import build_header, split_chunk
 from transport.paths import SOCKET_PATH
 from transport.spec.asyncapi import build_asyncapi
 from transport.wire import messages
@@ -37,6 +37,7 @@ from transport.wire.messages import (
     SessionOpened,
     Warming,
     WarningMessage,
+    encode_batch,
     encode_message,
 )
 from transport.wire.output_settings import EXTENSION_FORMATS
@@ -79,19 +80,19 @@ def batches(encoding, *, size=(64, 32), extras=None):
     """All parts of one chunk, as a client reads them."""
     chunk = np.random.default_rng(0).integers(0, 255, (9, *reversed(size), 3), np.uint8)
     encoder = open_encoder(encoding, fps=16)
-    parts = split_chunk(chunk, encoder)
-    return [
-        build_message(
-            encoder.encode(part),
+    split, parts = split_chunk(chunk, encoder), []
+    for index, batch in enumerate(split):
+        payload = encoder.encode(batch)
+        header = build_header(
+            payload,
             request_id="s-0",
             chunk_index=0,
             index=index,
-            num_batches=len(parts),
+            num_batches=len(split),
             event_id=3,
-            extras=extras,
-        ).parts
-        for index, part in enumerate(parts)
-    ]
+        )
+        parts.append(encode_batch(header, payload.layout, payload.data, extras=extras))
+    return parts
 
 
 # ---- the document
