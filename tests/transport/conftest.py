@@ -1,4 +1,4 @@
-"""A world of ten lines, and a client that reads the wire."""
+"""A fake world, a fake socket, and a client that reads the wire."""
 
 import io
 import socket
@@ -25,7 +25,7 @@ from transport.wire.limits import ClientLimits
 from transport.wire.world import Opening, WorldInfo
 from transport.worker_limits import CapacityLimits
 
-# Examples are timed by the clock of a machine that does other work, too.
+# The machine does other work, too, so an example has no deadline.
 hypothesis.settings.register_profile(
     "shared", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
@@ -39,7 +39,7 @@ def png(width=20, height=10, color=(10, 20, 30)):
 
 
 class FakeWorld:
-    """Shades of grey, and a record of what was asked. Without `running` a step does not end."""
+    """Generates shades of grey and records each call. A step ends only while `running` is set."""
 
     def __init__(self, size=(32, 16)):
         openings = (Opening(name="grey hill", prompt="a grey hill", image=png()),)
@@ -60,7 +60,7 @@ class FakeWorld:
         self.live, self.specs, self.images, self.steps = set(), [], [], []
         self.on_open = self.on_step = None  # errors to raise
         self.paint = lambda shape, index: np.full(shape, index, np.uint8)
-        self.news = []  # what a client that waits is told
+        self.news = []  # sent to a client that waits
         self.lost_because = None
         self.running, self.stepping = threading.Event(), threading.Event()
         self.decoding = threading.Event()
@@ -81,7 +81,7 @@ class FakeWorld:
 
 
 class PendingFrames:
-    """Of a chunk; they are there once `decoding` is set."""
+    """The frames of a chunk, decoded once `decoding` is set."""
 
     def __init__(self, frames, decoding):
         self.frames, self.decoding = frames, decoding
@@ -122,18 +122,18 @@ class FakeSession:
 
 
 class FakeSocket:
-    """Both ends in one process; a send of `stuck_on` bytes or more waits for `release`."""
+    """Both ends of a socket. A send of `stuck_on` bytes or more waits for `release`."""
 
     def __init__(self, stuck_on=1 << 30):
         self.sent, self.closed_with = [], None
         self.stuck, self.release, self._stuck_on = anyio.Event(), anyio.Event(), stuck_on
-        self.inbox, self._outbox = anyio.create_memory_object_stream(100)
+        self.inbox, self._received = anyio.create_memory_object_stream(100)
 
     async def accept(self):
         pass
 
     async def receive(self):
-        return {"type": "websocket.receive", "bytes": await self._outbox.receive()}
+        return {"type": "websocket.receive", "bytes": await self._received.receive()}
 
     async def send_bytes(self, data):
         self.sent.append(data)
@@ -145,13 +145,13 @@ class FakeSocket:
         self.closed_with = (code, reason)
 
     async def serve(self, world):
-        with self.inbox, self._outbox:
+        with self.inbox, self._received:
             capacity = CapacityLimits()
             await Connection(self, world, limits=ClientLimits(), capacity=capacity).run()
 
 
 class Peer:
-    """A client that speaks the wire and checks that a header is followed by its payload."""
+    """A client that checks that each header is followed by its payload."""
 
     def __init__(self, socket):
         self.socket = socket
@@ -174,14 +174,14 @@ class Peer:
         return message
 
     def read_until(self, kind):
-        """Messages up to and with the first of this type."""
+        """The messages up to the first of this type, which is the last of them."""
         messages = [self.read()]
         while messages[-1]["type"] != kind:
             messages.append(self.read())
         return messages
 
     def close_of(self):
-        """(code, reason) once the server has closed; frames on the way are skipped."""
+        """Reads until the server closes. Returns (code, reason)."""
         with pytest.raises(WebSocketDisconnect) as closed:
             while True:
                 self.socket.receive_bytes()
@@ -195,7 +195,7 @@ def dial_slowly(port, **init):
 
 
 def make_scenery(num_frames=12, height=64, width=112):
-    """Smooth ramps that move: easy for a codec, as the picture of a world is."""
+    """Smooth ramps that move. They are easy for a codec, like the frames of a world."""
     down, across = np.mgrid[0:height, 0:width]
     frames = [
         np.stack([across * 2, down * 3, (across + down + 4 * t) % 200], axis=-1)
@@ -211,7 +211,7 @@ def scenery():
 
 @pytest.fixture
 def psnr():
-    """Decibels, of two arrays of pixels."""
+    """Measures the PSNR of two arrays of pixels, in dB."""
 
     def measure(one, other):
         error = np.mean((one.astype(float) - other.astype(float)) ** 2)
@@ -242,7 +242,7 @@ def world():
 
 @pytest.fixture
 def serve():
-    """Serves a world; `.http` is a client, `.dial()` opens a socket."""
+    """Serves a world in this process. `.http` is a client, and `.dial()` opens a socket."""
 
     @contextmanager
     def serving(world, **limits):
@@ -260,7 +260,7 @@ def serve():
 
 @pytest.fixture
 def listen():
-    """Serves a world on a free port of loopback, for clients with a real socket."""
+    """Serves a world on a free loopback port, for clients with a real socket."""
 
     @contextmanager
     def listening(world, **limits):

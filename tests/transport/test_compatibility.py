@@ -1,4 +1,4 @@
-"""What SGLang-Diffusion's realtime clients rely on, byte for byte: the wire without extensions."""
+"""The wire without extensions, byte for byte, as SGLang-Diffusion's realtime clients read it."""
 
 import pytest
 from msgspec import msgpack
@@ -19,7 +19,7 @@ PLAIN_INIT = {
 
 
 def frames_of(peer, **changes):
-    """The binary frames of a whole session of one chunk, as they are."""
+    """The binary frames of a whole session of one chunk."""
     peer.socket.send_bytes(msgpack.encode(PLAIN_INIT | {"max_chunks": 1} | changes))
     received = []
     while not received or b"chunk_stats" not in bytes(received[-1][:30]):
@@ -68,7 +68,7 @@ def test_a_large_chunk_is_a_header_and_a_bare_payload(make_world, serve):
 
 
 @pytest.mark.parametrize("size, num_frames", [((832, 480), [9]), ((112, 64), [9])])
-def test_raw_batches_are_of_sixteen_however_large(make_world, serve, size, num_frames):
+def test_a_raw_batch_holds_up_to_sixteen_frames_of_any_size(make_world, serve, size, num_frames):
     with serve(make_world(size=size)) as server, server.dial() as peer:
         frames = frames_of(peer)
     headers = [msgpack.decode(one) for one in frames if bytes(one[:3]) == b"\xde\x00\x10"]
@@ -76,9 +76,9 @@ def test_raw_batches_are_of_sixteen_however_large(make_world, serve, size, num_f
 
 
 @pytest.mark.parametrize("encoding", ["jpeg", "webp"])
-def test_encoded_batches_are_of_six_and_say_both_sizes(peer, encoding):
-    wish = {"realtime_output_format": encoding, "realtime_preview_max_width": 16}
-    *batches, _ = map(msgpack.decode, frames_of(peer, **wish))
+def test_encoded_batches_are_of_six_and_name_both_sizes(peer, encoding):
+    fields = {"realtime_output_format": encoding, "realtime_preview_max_width": 16}
+    *batches, _ = map(msgpack.decode, frames_of(peer, **fields))
     assert [batch["num_frames"] for batch in batches] == [6, 3]
     assert list(batches[0])[9:] == [
         "format",
@@ -136,14 +136,14 @@ def test_stats_on_literal_bytes_and_no_float_anywhere(peer):
     assert fields["ws_payload_bytes"] == len(batch)
 
 
-def test_an_error_has_the_content_that_such_a_client_prints(peer):
+def test_an_error_begins_with_the_content_that_a_client_prints(peer):
     peer.socket.send_bytes(msgpack.encode(PLAIN_INIT | {"size": "no"}))
     assert bytes(peer.socket.receive_bytes()).startswith(
         b"\x84" + text("type") + text("error") + text("content")
     )
 
 
-def test_a_script_and_a_state_event_of_such_a_client_are_taken(peer, world):
+def test_scripts_and_held_keys_of_plain_clients_are_followed(peer, world):
     peer.socket.send_bytes(msgpack.encode(PLAIN_INIT | {"max_chunks": 8}))
     peer.event("camera_actions", [["w"], ["w", "l"]])
     transitions = [{"actions": ["a"], "client_ts_ms": 12.5}]

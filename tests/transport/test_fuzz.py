@@ -1,4 +1,4 @@
-"""Hostile bytes: whatever comes in, only our own errors come out, and every answer encodes."""
+"""Hostile bytes raise only the errors of this room, and every reply can be encoded."""
 
 import random
 from typing import get_args
@@ -28,12 +28,12 @@ from transport.wire.messages import (
 )
 from transport.wire.protocol import ServerProtocol, State
 
-NUM_STRINGS = 200_000  # for the decoder, and as many for conversations
-NUM_SHARES = 8  # tests that they are dealt to
+NUM_STRINGS = 200_000  # for the decoder, and as many for protocols
+NUM_SHARES = 8  # tests that share them
 LONGEST_ANSWER = 700
 LIMITS = ClientLimits(max_init_bytes=4096, max_event_bytes=2048, max_errors=40)
 
-# ---- messages made from their Structs
+# ---- messages from their Structs
 
 texts = st.text(max_size=20)
 integers = st.integers(-(2**63), 2**64 - 1)
@@ -59,7 +59,7 @@ SIMPLE = {
 
 
 def values_of(kind):
-    """What a client may write for a field of this type."""
+    """Valid values for a field of this type, as a client writes them."""
     match kind:
         case kinds.ListType():
             return st.lists(values_of(kind.item_type), min_size=kind.min_length or 0, max_size=4)
@@ -71,7 +71,7 @@ def values_of(kind):
 
 
 def maps_of(struct):
-    """A Struct as a client writes it, with any choice of its optional fields."""
+    """A Struct as a client writes it, with any subset of its optional fields."""
     tag = {} if struct.tag is None else {struct.tag_field: st.just(struct.tag)}
     values = {one.encode_name: (one.required, values_of(one.type)) for one in struct.fields}
     return st.fixed_dictionaries(
@@ -81,7 +81,7 @@ def maps_of(struct):
 
 
 def read(struct, fields):
-    """Through the door that this Struct comes in by; payloads are below a field."""
+    """Decodes a message by its tag, and a payload by its field."""
     data = msgpack.encode(fields)
     if struct.__struct_config__.tag is not None:
         return decode_message(data)
@@ -89,7 +89,7 @@ def read(struct, fields):
 
 
 def as_written(message):
-    """The fields of a decoded Struct, those that are untyped decoded as well."""
+    """The fields of a decoded Struct, with untyped ones decoded, too."""
     if isinstance(message, msgspec.Raw):
         return msgpack.decode(message)
     if isinstance(message, list):
@@ -101,7 +101,7 @@ def as_written(message):
 
 
 def agree(read, written):
-    """Whether all that was written was read; the rest are defaults."""
+    """Returns True if all written values were read. Other fields hold their defaults."""
     if isinstance(written, dict) and isinstance(read, dict):
         return all(agree(read[name], written[name]) for name in written if name != "type")
     if isinstance(written, list) and isinstance(read, list):
@@ -110,7 +110,7 @@ def agree(read, written):
 
 
 @pytest.mark.parametrize("struct", CLIENT_STRUCTS, ids=lambda struct: struct.__name__)
-def test_a_message_made_from_its_struct_is_read_back(struct):
+def test_a_message_from_its_struct_is_read_back(struct):
     @settings(derandomize=True, max_examples=150)
     @given(maps_of(kinds.type_info(struct)))
     def run(fields):
@@ -125,7 +125,7 @@ ODD_VALUES = [None, True, -1, 0, 61, 2**64 - 1, 1.5, "x", "x" * 2001, b"x", [], 
 
 
 def wrong_values():
-    """(Struct, field, value) for every field and every odd value that is not of its type."""
+    """(Struct, field, value) for every field and each odd value of another type."""
     for struct in CLIENT_STRUCTS:
         for field in fields_of(struct):
             for value in ODD_VALUES if field.type is not msgspec.Raw else []:
@@ -184,7 +184,7 @@ CORPUS = [
     ),
     msgpack.encode({"type": "ack", "chunk_index": 0}),
 ]
-LENGTHS = [  # a header of MessagePack that promises more than there is
+LENGTHS = [  # MessagePack headers of lengths beyond the data
     *(bytes([tag]) + b"\xff" * 4 for tag in (0xC6, 0xDB, 0xDD, 0xDF)),
     *(bytes([tag]) + b"\x7f\xff" for tag in (0xC5, 0xDA, 0xDC, 0xDE)),
     *(bytes([tag]) + b"\xff" for tag in (0xC4, 0xD9, 0xC7)),
@@ -221,7 +221,7 @@ def nest(rng, data):
 
 
 def replace_value(rng, data):
-    """Well formed, and wrong somewhere: reaches the checks behind the decoder."""
+    """A well-formed message with one wrong value, for the checks behind the decoder."""
     fields = node = msgpack.decode(data)
     while True:
         items = [*node] if isinstance(node, dict) else [*range(len(node))]
@@ -237,7 +237,7 @@ MUTATIONS = [flip_bits, truncate, splice, corrupt_length, nest, replace_value]
 
 
 def hostile(rng, num):
-    """Half noise, half good messages that were tampered with, some of them twice."""
+    """One half is noise, the other half valid messages with one or two mutations."""
     for turn in range(num):
         if turn % 2:
             yield rng.randbytes(rng.randrange(48))
@@ -248,22 +248,22 @@ def hostile(rng, num):
         yield data
 
 
-def converse(world, rng):
-    """A fresh conversation; two of three have a world open already."""
-    conversation = ServerProtocol(world.info, limits=LIMITS)
+def open_protocol(world, rng):
+    """A new protocol. Two of three have accepted an init."""
+    protocol = ServerProtocol(world.info, limits=LIMITS)
     if chance := rng.randrange(3):
         init = {"type": "init", "extensions": chance == 2}
-        assert isinstance(conversation.receive(msgpack.encode(init)), SessionRequest)
-    return conversation
+        assert isinstance(protocol.receive(msgpack.encode(init)), SessionRequest)
+    return protocol
 
 
-def check(effect, conversation):
+def check(effect, protocol):
     if isinstance(effect, Error | ControlAck):
         data = encode_message(effect)
         assert msgpack.decode(data)["type"] in ("error", "control_ack")
         assert len(data) <= LONGEST_ANSWER
-    if conversation.state is State.RUNNING:
-        for action in conversation.controls.take_chunk(3).actions:
+    if protocol.state is State.RUNNING:
+        for action in protocol.controls.take_chunk(3).actions:
             assert set(action) <= set(KEYS)
 
 
@@ -278,27 +278,27 @@ def test_hostile_bytes_are_decoded_or_refused(seed):
         except BadMessage as error:
             assert error.code in ("malformed", "unknown_type", "missing_field", "invalid_field")
             assert len(str(error).encode()) <= LONGEST_ANSWER
-    assert num_good > 100  # the mutations are not all nonsense
+    assert num_good > 100  # some mutations are valid
 
 
 @pytest.mark.parametrize("seed", range(NUM_SHARES))
-def test_hostile_bytes_are_answered_or_end_the_conversation(seed, world):
+def test_hostile_bytes_are_answered_or_end_the_connection(seed, world):
     rng = random.Random(seed)
-    conversation, num_effects, num_endings = converse(world, rng), {}, 0
+    protocol, num_effects, num_endings = open_protocol(world, rng), {}, 0
     for turn, data in enumerate(hostile(rng, NUM_STRINGS // NUM_SHARES)):
         try:
-            effect = conversation.receive(data)
+            effect = protocol.receive(data)
         except TransportError as error:
             assert error.close_code is not None
             assert len(truncate_reason(str(error)).encode()) <= 123
             num_endings += 1
         else:
-            check(effect, conversation)
+            check(effect, protocol)
             name = type(effect).__name__
             num_effects[name] = num_effects.get(name, 0) + 1
             if turn % 64:
                 continue
-        conversation = converse(world, rng)
+        protocol = open_protocol(world, rng)
     assert num_effects.keys() >= {"Error", "ControlAck", "SessionRequest", "NoneType"}
     assert num_endings > 100
 
@@ -310,35 +310,35 @@ def test_text_is_answered(text, world):
     encode_message(answer)
 
 
-# ---- what was found
+# ---- regressions
 
 
-def test_a_choice_that_is_none_is_not_quoted_at_length():
+def test_an_unknown_choice_is_not_quoted_at_length():
     with pytest.raises(BadMessage) as caught:
         decode_message(msgpack.encode({"type": "init", "realtime_delivery": "x" * 60_000}))
     assert caught.value.field == "realtime_delivery"
     assert len(str(caught.value)) < LONGEST_ANSWER
 
 
-def test_a_value_does_not_pass_for_a_path():
+def test_a_value_is_not_read_as_a_path():
     value = "x - at `$.seed`"
     with pytest.raises(BadMessage) as caught:
         decode_message(msgpack.encode({"type": "init", "realtime_chroma_subsampling": value}))
     assert caught.value.field == "realtime_chroma_subsampling"
 
 
-def test_any_number_of_chunks_plays_or_is_refused(server):
+def test_any_number_of_chunks_is_generated_or_refused(server):
     for max_chunks in (2**63 - 1, 2**63, 2**64 - 1):
         with server.dial() as peer:
             peer.init(max_chunks=max_chunks)
             assert peer.read().get("code") in (None, "invalid_field")
 
 
-def test_no_init_that_is_understood_fails_inside(server):
+def test_no_valid_init_is_an_internal_error(server):
     @settings(derandomize=True, max_examples=60)
     @given(maps_of(kinds.type_info(Init)))
     def run(fields):
-        fields.pop("first_frame", None)  # pictures have tests of their own
+        fields.pop("first_frame", None)  # images have tests of their own
         with server.dial() as peer:
             peer.send(**fields)
             assert peer.read().get("code") != "internal"

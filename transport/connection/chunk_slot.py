@@ -19,7 +19,7 @@ class GeneratedChunk:
     index: int
     frames: Awaitable[Frames]
     num_frames: int
-    position: int  # of its first frame in the world, in frames
+    position: int  # frames of the world before this chunk
     controls: ChunkControls
     event_id: int | None  # the newest event that has taken effect
     waited_s: float  # for the media clock or an ack

@@ -1,4 +1,4 @@
-"""Events: what a client changes while its world runs, parsed and checked.
+"""Events, parsed and checked: the changes that a client makes while its world runs.
 
 All parts of an event are read before any of them is applied.
 """
@@ -56,7 +56,7 @@ ControlEvent = SetPrompt | PlayScript | HoldKeys | ChangeOutput | RequestKeyFram
 def read_event(event: Event, encoding: Encoding, *, extensions: bool) -> list[ControlEvent]:
     """The control events in a message, ready to be applied. Raises BadMessage for a bad part.
 
-    `encoding` is the present one, `extensions` whether the client asked for them.
+    `encoding` is the present one. `extensions` is true if the client asked for them.
     """
     read = partial(_read_part, encoding=encoding, extensions=extensions)
     if event.kind != "composite_input":
@@ -162,6 +162,6 @@ def _check_length(num: int, limit: int, *, what: str, field: str) -> None:
 
 
 def _is_map(raw: Raw) -> bool:
-    """Whether the value is a map, by the first byte of its MessagePack."""
+    """Returns True for a map, which the first byte of MessagePack shows."""
     first = memoryview(raw)[:1].tobytes()
     return first != b"" and (0x80 <= first[0] <= 0x8F or first[0] in (0xDE, 0xDF))

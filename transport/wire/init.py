@@ -20,7 +20,7 @@ class SessionRequest(Struct, frozen=True, kw_only=True):
     """A valid init: the world to open, and how its chunks are generated and sent."""
 
     world: WorldSpec
-    first_frame: bytes | str | None  # an encoded image; None: that of the first opening
+    first_frame: bytes | str | None  # an encoded image; None: the first opening's
     encoding: Encoding
     fps: int
     paced: bool  # by the media clock
@@ -146,7 +146,7 @@ def _read_script(init: Init, *, max_bytes: int) -> list[str]:
 
 
 def opening_prompt(info: WorldInfo) -> str:
-    """The default prompt: that of the first opening. Raises BadMessage if there is none."""
+    """The default prompt, from the first opening. Raises BadMessage if there is none."""
     if not info.openings:
         raise BadMessage("missing required field `prompt`", code="missing_field", field="prompt")
     return info.openings[0].prompt

@@ -16,5 +16,5 @@ class ClientLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     max_errors: Annotated[int, Meta(ge=0)] = 100  # invalid messages on one socket
     init_timeout_s: Seconds = 30.0  # for all inits of a socket together
     ack_timeout_s: Seconds = 60.0  # to acknowledge a chunk, and to accept any message
-    max_clip_bytes: NumBytes = 10 * 1024 * 1024  # of a request's body
+    max_clip_bytes: NumBytes = 10 * 1024 * 1024  # the body of a request
     max_clip_latent_frames: Annotated[int, Meta(ge=1)] = 240

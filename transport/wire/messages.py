@@ -116,7 +116,7 @@ class FrameBatchHeader(
     chunk_index: int
     content_type: str
     num_frames: int
-    total_size: int  # of the payload, in bytes
+    total_size: int  # payload bytes
     frame_batch_index: int
     num_frame_batches: int
     is_final_frame_batch: bool

@@ -72,7 +72,7 @@ class Pacer:
 
     @property
     def may_send(self) -> bool:
-        """Whether another chunk may be in flight before the next ack."""
+        """True if another chunk may be in flight before the next ack."""
         return len(self._in_flight) < MAX_UNACKNOWLEDGED_CHUNKS
 
     def time_to_underrun_s(self, now_s: float) -> float:

@@ -92,7 +92,7 @@ class ServerProtocol:
         self.state = State.IDLE
         self.controls = Controls()
         self.output = OutputSettings()
-        self.request: SessionRequest | None = None  # that was accepted, without its image
+        self.request: SessionRequest | None = None  # the accepted one, without its image
         self._info = info
         self._limits = limits
         self._pacer = Pacer(fps=info.fps)

@@ -36,8 +36,8 @@ class WorldInfo(Struct, frozen=True, kw_only=True):
     chunk_latent_frames: int
     first_chunk_frames: int
     chunk_frames: int
-    max_window: int  # of the KV window, in latent frames; also the default
-    sink: int  # the default sink, in latent frames
+    max_window: int  # latent frames of the KV window; also the default
+    sink: int  # latent frames of the default sink
     max_steps: int
     openings: tuple[Opening, ...]  # the first is used if `init` has no first_frame
 
@@ -71,9 +71,9 @@ class WorldSpec(Struct, frozen=True, kw_only=True):
     seed: int
     width: int
     height: int
-    num_steps: int | None = None  # of denoising
-    window: int | None = None  # of the KV window, in latent frames
-    sink: int | None = None  # in latent frames
+    num_steps: int | None = None  # denoising steps
+    window: int | None = None  # latent frames of the KV window
+    sink: int | None = None  # latent frames of the sink
 
 
 class WorldSession(Protocol):
@@ -122,5 +122,5 @@ class World(Protocol):
         ...
 
     async def ready(self) -> bool:
-        """Whether a world can be opened without waiting for a warm-up."""
+        """Returns True if a world can be opened without waiting for a warm-up."""
         ...

@@ -21,59 +21,59 @@ def chunk(index, num_frames=12, *, event_ids=(), has_new_keys=False):
     )
 
 
-def test_who_makes_chunks_waits_for_who_sends_them():
+def test_generation_waits_until_a_chunk_is_taken():
     async def scenario():
-        outbox, put = ChunkSlot(), []
+        slot, put = ChunkSlot(), []
 
-        async def make():
+        async def generate():
             for index in range(3):
-                await outbox.put(chunk(index))
+                await slot.put(chunk(index))
                 put.append(index)
-            outbox.close()
+            slot.close()
 
         taken = []
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(make)
-            while await outbox.wait():
+            tasks.start_soon(generate)
+            while await slot.wait():
                 await anyio.wait_all_tasks_blocked()
-                assert put == taken, "a chunk was made for nobody"
-                taken.append(outbox.take().index)
-        return taken, put, outbox.num_dropped_frames
+                assert put == taken, "a chunk was put before the last was taken"
+                taken.append(slot.take().index)
+        return taken, put, slot.num_dropped_frames
 
     assert anyio.run(scenario) == ([0, 1, 2], [0, 1, 2], 0)
 
 
-def test_of_the_latest_a_newer_chunk_replaces_an_older_one():
+def test_in_latest_mode_a_newer_chunk_replaces_an_older_one():
     async def scenario():
-        outbox = ChunkSlot(latest=True)
+        slot = ChunkSlot(latest=True)
         for index, num_frames in ((0, 9), (1, 12), (2, 12)):
-            await outbox.put(chunk(index, num_frames))
-        outbox.close()
-        assert await outbox.wait()
-        return outbox.take().index, outbox.num_dropped_frames, await outbox.wait()
+            await slot.put(chunk(index, num_frames))
+        slot.close()
+        assert await slot.wait()
+        return slot.take().index, slot.num_dropped_frames, await slot.wait()
 
     assert anyio.run(scenario) == (2, 21, False)
 
 
-def test_the_last_chunk_can_be_taken_after_the_end():
+def test_the_last_chunk_can_be_taken_after_the_close():
     async def scenario():
-        outbox = ChunkSlot(latest=True)
-        await outbox.put(chunk(0))
-        outbox.close()
-        assert await outbox.wait() and await outbox.wait()
-        outbox.take()
-        return await outbox.wait()
+        slot = ChunkSlot(latest=True)
+        await slot.put(chunk(0))
+        slot.close()
+        assert await slot.wait() and await slot.wait()
+        slot.take()
+        return await slot.wait()
 
     assert anyio.run(scenario) is False
 
 
-def test_a_dropped_chunk_leaves_its_events_to_the_one_after_it():
+def test_a_dropped_chunk_passes_its_events_to_the_next():
     async def scenario():
-        outbox = ChunkSlot(latest=True)
-        await outbox.put(chunk(0, event_ids=[4, 5], has_new_keys=True))
-        await outbox.put(chunk(1, event_ids=[5, 6]))
-        await outbox.put(chunk(2))
-        return outbox.take()
+        slot = ChunkSlot(latest=True)
+        await slot.put(chunk(0, event_ids=[4, 5], has_new_keys=True))
+        await slot.put(chunk(1, event_ids=[5, 6]))
+        await slot.put(chunk(2))
+        return slot.take()
 
     controls = anyio.run(scenario).controls
     assert (controls.event_ids, controls.has_new_keys) == ([4, 5, 6], True)

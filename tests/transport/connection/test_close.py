@@ -11,7 +11,7 @@ from transport.wire.errors import Busy, Refused, WorldFailed, WorldLost
 FAST = {"extensions": True, "realtime_output_pacing": False}
 
 
-def test_a_client_that_stops_acknowledging_is_let_go(world, serve):
+def test_a_client_that_stops_acknowledging_is_closed(world, serve):
     with serve(world, ack_timeout_s=0.1) as server, server.dial() as peer:
         peer.init(**FAST)
         error = peer.read_until("error")[-1]
@@ -20,7 +20,7 @@ def test_a_client_that_stops_acknowledging_is_let_go(world, serve):
     assert world.live == set()
 
 
-def test_repeating_an_old_ack_renews_no_patience(world, serve):
+def test_repeating_an_old_ack_extends_no_timeout(world, serve):
     with serve(world, ack_timeout_s=0.4) as server, server.dial() as peer:
         peer.init(**FAST)
         began = time.monotonic()
@@ -39,17 +39,17 @@ def test_repeating_an_old_ack_renews_no_patience(world, serve):
     assert world.live == set()
 
 
-def test_a_full_house_is_told_to_come_later(peer, world):
-    world.on_open = Busy("every place is taken")
+def test_a_client_without_a_free_world_is_closed_as_busy(peer, world):
+    world.on_open = Busy("every world is taken")
     peer.init()
-    assert peer.read() == {"type": "error", "content": "every place is taken", "code": "busy"}
-    assert peer.close_of() == (1013, "every place is taken")
+    assert peer.read() == {"type": "error", "content": "every world is taken", "code": "busy"}
+    assert peer.close_of() == (1013, "every world is taken")
 
 
 def test_a_lost_world_ends_its_socket_at_once(peer, world):
     peer.init()
     peer.read_until("chunk_stats")
-    world.running.clear()  # whatever step comes now does not come back
+    world.running.clear()  # the next step does not return
     world.lost_because = "a rank died"
     error = peer.read_until("error")[-1]
     assert (error["code"], error["content"]) == ("world_lost", "a rank died")
@@ -57,14 +57,14 @@ def test_a_lost_world_ends_its_socket_at_once(peer, world):
     assert world.live == set()
 
 
-def test_a_step_may_say_that_the_world_is_lost(peer, world):
+def test_a_step_may_raise_that_the_world_is_lost(peer, world):
     world.on_step = WorldLost("restarting")
     peer.init()
     assert peer.read()["code"] == "world_lost"
     assert peer.close_of() == (1012, "restarting")
 
 
-def test_an_unexpected_failure_is_logged_and_not_told(peer, world, caplog):
+def test_an_unexpected_failure_is_logged_and_not_sent(peer, world, caplog):
     world.on_step = ZeroDivisionError("secret")
     peer.init()
     error = peer.read()
@@ -74,7 +74,7 @@ def test_an_unexpected_failure_is_logged_and_not_told(peer, world, caplog):
     assert "secret" in caplog.text
 
 
-def test_a_world_that_failed_is_told_in_its_own_words(peer, world):
+def test_the_text_of_a_failed_world_is_sent(peer, world):
     world.on_step = WorldFailed()
     peer.init()
     error = peer.read()
@@ -82,23 +82,23 @@ def test_a_world_that_failed_is_told_in_its_own_words(peer, world):
     assert peer.close_of() == (1011, "the world failed")
 
 
-def test_who_sends_no_init_is_let_go(world, serve):
+def test_a_client_without_an_init_is_closed(world, serve):
     with serve(world, init_timeout_s=0.05) as server, server.dial() as peer:
         assert peer.read()["code"] == "timeout"
         assert peer.close_of() == (1008, "no valid init within 0.05 s")
 
 
-def test_bad_pictures_win_no_time(world, serve):
-    with serve(world, init_timeout_s=0.3) as server, server.dial() as peer:
+def test_invalid_images_extend_no_timeout(world, serve):
+    with serve(world, init_timeout_s=1.0) as server, server.dial() as peer:
         codes = []
         while "timeout" not in codes:
-            peer.init(first_frame=b"no picture")
+            peer.init(first_frame=b"not an image")
             codes.append(peer.read()["code"])
             time.sleep(0.02)
     assert set(codes[:-1]) == {"invalid_field"}
 
 
-def test_the_wait_for_a_world_is_not_the_time_for_an_init(world, serve):
+def test_the_wait_for_a_world_does_not_count_against_the_init(world, serve):
     open_world = world.open
 
     async def refuse_slowly(spec, image, *, on_wait):
@@ -128,7 +128,7 @@ def test_a_message_over_the_limit_ends_the_socket(peer, world, kind):
     assert world.live == set()
 
 
-def test_a_client_that_never_gets_it_right_is_refused(peer):
+def test_a_client_that_sends_too_many_invalid_messages_is_refused(peer):
     for _ in range(101):
         peer.send(type="fly" * 1000)
     assert [peer.read()["code"] for _ in range(101)] == ["unknown_type"] * 100 + ["too_many_errors"]
@@ -137,7 +137,7 @@ def test_a_client_that_never_gets_it_right_is_refused(peer):
     assert len(reason.encode()) <= 123
 
 
-def test_leaving_before_init_costs_nothing(server, world):
+def test_leaving_before_init_opens_nothing(server, world):
     with server.dial():
         pass
     assert world.specs == []
@@ -152,7 +152,7 @@ def test_leaving_in_the_middle_of_a_step_frees_the_session(server, world):
     assert world.live == set()
 
 
-def test_leaving_while_waiting_for_a_place_opens_nothing(world, serve):
+def test_leaving_the_queue_opens_nothing(world, serve):
     entered = threading.Event()
 
     async def open_never(spec, image, *, on_wait):
@@ -173,9 +173,7 @@ def test_leaving_between_chunks_frees_the_session(server, world):
     assert world.live == set()
 
 
-def test_nothing_is_sent_after_a_header_but_its_payload_even_when_the_world_is_lost(
-    make_socket, make_world
-):
+def test_a_lost_world_sends_nothing_between_a_header_and_its_payload(make_socket, make_world):
     world = make_world(size=(112, 64))
 
     async def scenario():

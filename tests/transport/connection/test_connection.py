@@ -12,7 +12,7 @@ from transport.wire.messages import Queued, Warming
 FAST = {"extensions": True, "realtime_output_pacing": False}
 
 
-def test_a_client_of_the_plain_wire_sees_the_plain_wire(peer, world):
+def test_a_plain_client_receives_the_plain_wire(peer, world):
     peer.init(max_chunks=2)
     first, stats, second, more_stats = (peer.read() for _ in range(4))
     assert [first["type"], stats["type"]] == ["frame_batch", "chunk_stats"]
@@ -85,7 +85,7 @@ def test_controls_and_prompts_reach_the_step_that_follows(peer, world):
     assert [prompt for _, prompt in world.steps if prompt] == ["rain"]
 
 
-def test_extensions_tell_what_was_opened_and_what_was_applied(world, serve):
+def test_extensions_name_the_session_and_the_applied_controls(world, serve):
     world.news = [Queued(2), Warming()]
     with serve(world) as server, server.dial() as peer:
         peer.init(max_chunks=3, condition_inputs={"camera_actions": [["w"]] * 4}, **FAST)
@@ -108,7 +108,7 @@ def test_extensions_tell_what_was_opened_and_what_was_applied(world, serve):
         assert batch["event_id"] == 11
 
 
-def test_the_plain_wire_hears_nothing_while_it_waits(world, serve):
+def test_a_plain_client_receives_nothing_while_it_waits(world, serve):
     world.news = [Queued(2), Warming()]
     with serve(world) as server, server.dial() as peer:
         peer.init(max_chunks=1)
@@ -128,7 +128,7 @@ def test_two_chunks_without_an_ack_stop_the_world(peer, world):
     assert peer.read_until("chunk_stats")[-1]["chunk_index"] == 2
 
 
-def test_the_next_chunk_is_asked_for_while_the_pictures_of_the_last_are_made(peer, world):
+def test_the_next_chunk_is_requested_while_the_last_is_decoded(peer, world):
     world.decoding.clear()
     peer.init(**FAST)
     while len(world.steps) < 2:
@@ -141,7 +141,7 @@ def test_the_next_chunk_is_asked_for_while_the_pictures_of_the_last_are_made(pee
 def test_an_invalid_init_is_answered_and_another_may_follow(peer, world, make_png):
     peer.init(size="0x0")
     assert peer.read()["field"] == "size"
-    peer.init(first_frame=b"no picture")
+    peer.init(first_frame=b"not an image")
     assert peer.read()["field"] == "first_frame"
     peer.init(first_frame="/etc/passwd")
     assert "reads no files" in peer.read()["content"]
@@ -151,7 +151,7 @@ def test_an_invalid_init_is_answered_and_another_may_follow(peer, world, make_pn
     assert peer.read()["type"] == "frame_batch"
 
 
-def test_what_the_world_refuses_is_answered_and_another_init_may_follow(peer, world):
+def test_a_refusal_of_the_world_is_answered_and_another_init_may_follow(peer, world):
     world.on_open = Refused("no such window", field="realtime_causal_kv_cache_num_frames")
     peer.init()
     error = peer.read()
@@ -172,7 +172,7 @@ def test_a_text_frame_and_bad_bytes_are_answered(peer):
     assert peer.read()["type"] == "frame_batch"
 
 
-def test_a_bad_event_is_answered_and_the_session_goes_on(peer):
+def test_an_invalid_event_is_answered_and_the_session_continues(peer):
     peer.init(max_chunks=3)
     peer.event("camera_actions", [["q"]])
     error = peer.read_until("error")[-1]
@@ -199,7 +199,7 @@ def test_a_thousand_events_never_come_between_a_header_and_its_payload(make_worl
             peer.event("camera_actions", [["w"]], event_id=event_id)
         acked, chunks = [], 0
         while len(acked) < 1000 or chunks < 3:
-            message = peer.read()  # which checks what follows a header
+            message = peer.read()  # checks the payload after a header
             if message["type"] == "control_ack":
                 acked.append(message["event_id"])
             if message["type"] == "frame_batch_header":
@@ -208,20 +208,20 @@ def test_a_thousand_events_never_come_between_a_header_and_its_payload(make_worl
         assert acked == list(range(1000))
 
 
-def test_an_upload_does_not_hold_up_those_who_play(make_world, serve, monkeypatch):
+def test_an_upload_does_not_delay_a_live_session(make_world, serve, monkeypatch):
     uploading, release, released = (threading.Event() for _ in range(3))
 
-    def decode_for_ever(*args, **options):
+    def decode_slowly(*args, **options):
         uploading.set()
         release.wait(5)
         released.set()
-        raise BadMessage("no picture")
+        raise BadMessage("not an image")
 
     monkeypatch.setattr("os.cpu_count", lambda: 1)
     with serve(make_world()) as server, server.dial() as player, server.dial() as stranger:
         player.init(**FAST)
         player.read_until("chunk_stats")
-        monkeypatch.setattr("transport.connection.connection.decode_image", decode_for_ever)
+        monkeypatch.setattr("transport.connection.connection.decode_image", decode_slowly)
         stranger.init()
         assert uploading.wait(5)
         for index in range(3):
@@ -231,10 +231,10 @@ def test_an_upload_does_not_hold_up_those_who_play(make_world, serve, monkeypatc
         release.set()
 
 
-def test_a_picture_is_dropped_once_the_world_is_open(make_socket, make_world, make_png):
-    def kept_pictures():
-        plans = [one for one in gc.get_objects() if type(one) is SessionRequest]
-        return [plan for plan in plans if plan.world.prompt == "kept?" and plan.first_frame]
+def test_an_image_is_dropped_once_the_world_is_open(make_socket, make_world, make_png):
+    def kept_images():
+        requests = [one for one in gc.get_objects() if type(one) is SessionRequest]
+        return [one for one in requests if one.world.prompt == "kept?" and one.first_frame]
 
     async def scenario():
         socket = make_socket(stuck_on=9 * 16 * 32 * 3)
@@ -244,13 +244,13 @@ def test_a_picture_is_dropped_once_the_world_is_open(make_socket, make_world, ma
             await socket.inbox.send(msgpack.encode(init))
             del init
             await socket.stuck.wait()
-            assert kept_pictures() == []
+            assert kept_images() == []
             socket.release.set()
 
     anyio.run(scenario)
 
 
-def test_the_send_of_a_chunk_overlaps_the_generation_of_the_next(make_socket, make_world):
+def test_sending_a_chunk_overlaps_the_generation_of_the_next(make_socket, make_world):
     world = make_world(size=(112, 64))
 
     async def scenario():
@@ -281,5 +281,5 @@ def test_a_plain_client_is_paced_by_the_media_clock(make_socket, make_world):
             await socket.inbox.send(msgpack.encode(init))
         return anyio.current_time() - started
 
-    # the fourth chunk starts 0.1 s before the first three have been shown: (9 + 12 + 12) / 60 s
+    # The fourth chunk starts 0.1 s before the first three have been shown: (9 + 12 + 12) / 60 s.
     assert anyio.run(scenario) > 0.4

@@ -1,4 +1,4 @@
-"""Clients that read too little, too late or nothing, on real sockets: what they cost the server."""
+"""The cost of clients that read too little, too late or nothing, on real sockets."""
 
 import gc
 import signal
@@ -13,13 +13,13 @@ import pytest
 
 SIZE = (832, 480)
 CHUNK_BYTES = 12 * 832 * 480 * 3
-# Two on their way, one that waits for them, one that is made. At its end a thread holds one more.
+# Two in flight, one in the slot, and one in generation. A thread holds one more when it ends.
 MAX_CHUNKS = 5
 
 
 @pytest.fixture
 def big(make_world):
-    """A world whose chunks are 14.4 MB, and the bytes of those that somebody holds."""
+    """A world with chunks of 14.4 MB, which counts the bytes that are still referenced."""
     world = make_world(size=SIZE)
     world.alive = world.most_alive = 0
     open_world = world.open
@@ -39,7 +39,7 @@ def big(make_world):
 
         async def step_counted(actions, **options):
             pending = await step(actions, **options)
-            # A view would outlive the count: the frames are those of a copy that is held whole.
+            # The count ends with the array, which a view would outlive, so the frames are a copy.
             pending.frames = born(np.array(pending.frames))
             return pending
 
@@ -65,7 +65,7 @@ def stays(condition, seconds=1.0):
 
 
 def watch(dial_raw, port, seen, stop):
-    """A good client, whose chunks must not be held up by others."""
+    """A fast client, whose chunks must not be delayed by others."""
     with dial_raw(port, extensions=True, max_chunks=10_000) as client:
         for message in client.chunks():
             seen.append((message["chunk_index"], time.monotonic()))
@@ -73,14 +73,14 @@ def watch(dial_raw, port, seen, stop):
                 return
 
 
-def test_one_that_reads_nothing_stops_its_world_after_two_chunks(big, listen, dial_raw):
+def test_a_client_that_reads_nothing_stops_its_world_after_two_chunks(big, listen, dial_raw):
     with listen(big) as port, dial_raw(port, extensions=True):
         wait_until(lambda: len(big.steps) == 2)
         stays(lambda: len(big.steps) == 2)
         assert big.most_alive <= MAX_CHUNKS * CHUNK_BYTES
 
 
-def test_one_that_reads_nothing_is_told_to_go(big, listen, dial_raw):
+def test_a_client_that_reads_nothing_is_closed(big, listen, dial_raw):
     with listen(big, ack_timeout_s=1.0) as port, dial_raw(port, extensions=True) as client:
         wait_until(lambda: big.steps and not big.live, timeout_s=10)
         client.socket.settimeout(10)
@@ -89,8 +89,8 @@ def test_one_that_reads_nothing_is_told_to_go(big, listen, dial_raw):
         assert client.closed_with.reason == "a message could not be sent within 1 s"
 
 
-def test_without_acks_one_that_reads_nothing_holds_up_itself(big, listen, dial_raw):
-    """By TCP alone: no proxy stands between."""
+def test_a_client_without_acks_that_reads_nothing_delays_itself(big, listen, dial_raw):
+    """Only TCP limits it, as there is no proxy in between."""
     with listen(big) as port, dial_raw(port):
         wait_until(lambda: len(big.steps) >= 2)
         most = len(big.steps) + 2
@@ -99,10 +99,10 @@ def test_without_acks_one_that_reads_nothing_holds_up_itself(big, listen, dial_r
 
 
 @pytest.mark.parametrize("encoding", ["raw", "jpeg"])
-def test_one_at_a_megabit_gets_every_chunk_late_and_costs_two(
+def test_a_client_at_a_megabit_gets_every_chunk_and_costs_two(
     make_world, listen, encoding, dial_raw
 ):
-    """Of smaller pictures, so that some arrive: a chunk of 258 kB takes two seconds."""
+    """The frames are small, so that some arrive: a chunk of 258 kB takes two seconds."""
     world = make_world(size=(112, 64))
     with listen(world) as port:
         init = {"extensions": True, "realtime_output_format": encoding, "max_chunks": 4}
@@ -113,7 +113,7 @@ def test_one_at_a_megabit_gets_every_chunk_late_and_costs_two(
     assert expected == 3
 
 
-def test_one_at_a_megabit_that_wants_the_latest_skips_whole_chunks(make_world, listen, dial_raw):
+def test_a_client_at_a_megabit_in_latest_mode_skips_whole_chunks(make_world, listen, dial_raw):
     world = make_world(size=(112, 64))
     with listen(world) as port:
         init = {"extensions": True, "realtime_delivery": "latest"}
@@ -124,15 +124,15 @@ def test_one_at_a_megabit_that_wants_the_latest_skips_whole_chunks(make_world, l
                 if len(seen) == 5:
                     break
     indices = [index for index, _ in seen]
-    assert indices == sorted(set(indices)) and indices[-1] > 4, "nothing was skipped"
-    # Two are on their way when the first is late; from then on what is missing was dropped.
+    assert indices == sorted(set(indices)) and indices[-1] > 4, "no chunk was skipped"
+    # Two are in flight when the first is late. All chunks missing after that were dropped.
     missing = [index for index in range(indices[-1]) if index not in indices]
     assert seen[-1][1] == sum(12 if index else 9 for index in missing)
 
 
-def test_the_latest_are_bounded_for_one_that_reads_nothing(big, listen, dial_raw):
+def test_latest_mode_is_bounded_for_a_client_that_reads_nothing(big, listen, dial_raw):
     with listen(big) as port, dial_raw(port, extensions=True, realtime_delivery="latest"):
-        wait_until(lambda: len(big.steps) >= 8)  # the world goes on, at the pace of the media
+        wait_until(lambda: len(big.steps) >= 8)  # generation continues at the media rate
         assert big.most_alive <= MAX_CHUNKS * CHUNK_BYTES
 
 
@@ -147,7 +147,7 @@ asyncio.run(walk())
 """
 
 
-def test_a_frozen_process_costs_two_chunks_and_nobody_else_notices(big, listen, dial_raw):
+def test_a_frozen_process_costs_two_chunks_and_delays_no_other_client(big, listen, dial_raw):
     with listen(big) as port:
         url = f"ws://127.0.0.1:{port}/v1/realtime_video/generate"
         command = [sys.executable, "-c", FROZEN, url]
@@ -156,7 +156,7 @@ def test_a_frozen_process_costs_two_chunks_and_nobody_else_notices(big, listen, 
             while int(process.stdout.readline()) < 1:
                 pass
             process.send_signal(signal.SIGSTOP)
-            time.sleep(0.5)  # what it had acknowledged
+            time.sleep(0.5)  # for the acks on their way
             before = len(big.steps)
             seen, stop = [], threading.Event()
             watcher = threading.Thread(target=watch, args=[dial_raw, port, seen, stop])
@@ -164,7 +164,7 @@ def test_a_frozen_process_costs_two_chunks_and_nobody_else_notices(big, listen, 
             wait_until(lambda: len(seen) >= 5)
             stop.set()
             watcher.join()
-            # All further steps but two are the good client's, which has at most three under way.
+            # All further steps but two are the fast client's, with at most three not yet seen.
             assert len(big.steps) - before <= len(seen) + 3 + 2
             assert big.most_alive <= 2 * MAX_CHUNKS * CHUNK_BYTES
         finally:

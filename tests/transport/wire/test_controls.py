@@ -14,12 +14,12 @@ from transport.wire.errors import BadMessage
 states = st.lists(st.sets(st.sampled_from(KEYS)).map(canonical), min_size=1, max_size=30)
 
 
-def test_nothing_held_is_an_action_too():
+def test_no_key_is_an_action_too():
     taken = Controls().take_chunk(3)
     assert (taken.actions, taken.event_ids, taken.prompt) == (["", "", ""], [], None)
 
 
-def test_a_script_is_played_frame_by_frame_and_then_nothing():
+def test_a_script_is_played_frame_by_frame_and_then_no_key_is_held():
     controls = Controls()
     controls.play_script(["w", "w", "l", "", "w"], event_id=7)
     assert controls.take_chunk(3).actions == ["w", "w", "l"]
@@ -33,7 +33,7 @@ def test_a_script_takes_effect_once():
     assert [controls.take_chunk(3).event_ids for _ in range(3)] == [[7], [], []]
 
 
-def test_an_empty_script_lets_go_of_every_key():
+def test_an_empty_script_releases_every_key():
     controls = Controls()
     controls.hold(["w"])
     controls.play_script([], event_id=2)
@@ -41,7 +41,7 @@ def test_an_empty_script_lets_go_of_every_key():
     assert (taken.actions, taken.event_ids) == (["", "", ""], [2])
 
 
-def test_a_new_script_replaces_what_was_left_of_the_old_one():
+def test_a_new_script_replaces_the_rest_of_the_old_one():
     controls = Controls()
     controls.play_script(["w"] * 9)
     controls.take_chunk(3)
@@ -95,7 +95,7 @@ def test_a_prompt_is_taken_once_and_the_newest_wins():
     assert controls.take_chunk(3).prompt is None
 
 
-def test_events_are_told_in_the_order_of_their_arrival():
+def test_event_ids_are_in_the_order_of_their_arrival():
     controls = Controls()
     controls.hold(["w"], event_id=1)
     controls.set_prompt("rain", event_id=2)
@@ -106,7 +106,7 @@ def test_events_are_told_in_the_order_of_their_arrival():
     assert controls.take_chunk(3).event_ids == [4, 5]
 
 
-def test_an_event_that_never_takes_effect_is_not_told():
+def test_an_event_that_never_takes_effect_has_no_id():
     controls = Controls()
     controls.hold(["w"], event_id=1)
     controls.play_script(["w"], event_id=2)
@@ -188,12 +188,12 @@ def test_a_wrong_segment_of_actions_is_named(text, segment):
     assert caught.value.field.startswith("actions[")
 
 
-def test_a_chunk_knows_whether_keys_came_in_for_it():
+def test_a_chunk_has_new_keys_if_an_event_brought_some():
     controls = Controls()
     controls.set_prompt("snow", event_id=1)
     assert not controls.take_chunk(3).has_new_keys
     controls.hold(["w"])
     assert controls.take_chunk(3).has_new_keys
-    assert not controls.take_chunk(3).has_new_keys, "they are still held"
+    assert not controls.take_chunk(3).has_new_keys, "held keys are not new"
     controls.play_script(["w"] * 6)
     assert [controls.take_chunk(3).has_new_keys for _ in range(2)] == [True, False]

@@ -25,7 +25,7 @@ from transport.wire.errors import (
         (Busy, "busy", 1013),
     ],
 )
-def test_each_error_knows_its_code_and_how_the_socket_ends(kind, code, close_code):
+def test_each_error_has_its_code_and_close_code(kind, code, close_code):
     error = kind("why")
     assert (error.code, error.close_code, error.field, str(error)) == (
         code,
@@ -35,7 +35,7 @@ def test_each_error_knows_its_code_and_how_the_socket_ends(kind, code, close_cod
     )
 
 
-def test_an_error_survives_the_way_between_processes():
+def test_an_error_survives_pickling():
     error = Refused("no such thing", code="timeout", field="size", close_code=1008)
     copy = pickle.loads(pickle.dumps(error))
     assert type(copy) is Refused
@@ -47,7 +47,7 @@ def test_an_error_survives_the_way_between_processes():
     )
 
 
-def test_a_failed_world_has_one_text_for_everybody():
+def test_a_failed_world_has_one_text_for_all_clients():
     assert str(pickle.loads(pickle.dumps(WorldFailed()))) == "the world failed"
 
 
@@ -56,6 +56,6 @@ def test_a_close_reason_fits_its_frame_and_stays_text():
     assert len(truncate_reason("é" * 200).encode()) == 122  # 123 would cut a character in two
 
 
-def test_little_of_what_a_client_sent_is_quoted():
+def test_long_values_are_not_quoted_whole():
     assert quote("x") == "'x'"
     assert len(quote("x" * 10_000)) < 60

@@ -35,7 +35,7 @@ def test_held_keys_on_literal_bytes(start):
     assert protocol.controls.take_chunk(3).actions == ["wl", "wl", "wl"]
 
 
-def test_a_composite_applies_everything_that_it_lists(start):
+def test_a_composite_applies_all_kinds_that_it_lists(start):
     protocol = start()
     payload = {
         "input_types": ["camera_actions", "prompt"],
@@ -59,7 +59,7 @@ def test_a_composite_applies_everything_that_it_lists(start):
             "invalid_field",
             "payload.camera_actions[0][0]",
         ),
-        # before anything is parsed, so the error does not name the bad part
+        # refused before any part is parsed, so the error does not name the bad part
         (
             {
                 "input_types": ["camera_actions", "prompt", "camera_actions"],

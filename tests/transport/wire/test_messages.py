@@ -89,7 +89,7 @@ def test_unknown_fields_are_ignored():
         (b"\x81\xa4type\xa3ack", "missing_field", "chunk_index", "missing required field"),
     ],
 )
-def test_bad_bytes_say_what_is_wrong(data, code, field, reason):
+def test_invalid_bytes_are_answered_with_the_reason(data, code, field, reason):
     with pytest.raises(BadMessage) as caught:
         decode_message(data)
     assert (caught.value.code, caught.value.field) == (code, field)
@@ -223,7 +223,7 @@ def test_a_payload_goes_bare_from_64_kib_on(num_bytes, num_parts):
         assert parts[1] is payload  # not a copy
 
 
-def test_applied_controls_are_there_only_when_asked_for():
+def test_applied_controls_travel_with_the_extras():
     applied = AppliedControls([["w"], [], ["w", "l"]], [4, 5])
     (data,) = encode_batch(header(), RAW, bytes(48), extras=HeaderExtras(applied))
     fields = msgpack.decode(data)
@@ -231,7 +231,7 @@ def test_applied_controls_are_there_only_when_asked_for():
     assert not {"cut_over", "dropped_frames"} & set(fields)
 
 
-def test_a_cut_and_dropped_frames_are_told_where_there_are_some():
+def test_cut_over_and_dropped_frames_travel_if_set():
     extras = HeaderExtras(AppliedControls([], []), cut_over=True, dropped_frames=24)
     (data,) = encode_batch(header(), RAW, bytes(48), extras=extras)
     fields = msgpack.decode(data)
@@ -245,7 +245,7 @@ def test_stats_keep_their_order_and_a_null_event_id():
     assert msgpack.decode(encode_message(stats))["event_id"] is None
 
 
-def test_an_error_has_a_field_only_where_there_is_one():
+def test_an_error_may_have_a_field():
     assert encode_message(Error("why", "busy")) == (
         b"\x83\xa4type\xa5error\xa7content\xa3why\xa4code\xa4busy"
     )

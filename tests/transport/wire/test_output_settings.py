@@ -10,19 +10,19 @@ def event(kind, payload, **fields):
     return msgpack.encode({"type": "event", "kind": kind, "payload": payload} | fields)
 
 
-def ask(protocol, **fields):
+def change_output(protocol, **fields):
     return protocol.receive(event("output", fields, event_id=5))
 
 
 def test_an_output_event_changes_what_it_names_and_no_more(start):
     protocol = start(extensions=True, realtime_output_format="jpeg", output_compression=70)
-    assert ask(protocol, realtime_output_format="h264") == ControlAck(5)
+    assert change_output(protocol, realtime_output_format="h264") == ControlAck(5)
     assert protocol.output.encoding == Encoding(format="h264", quality=70)
-    ask(protocol, output_compression=40, realtime_preview_max_width=320)
+    change_output(protocol, output_compression=40, realtime_preview_max_width=320)
     assert protocol.output.encoding == Encoding(format="h264", quality=40, preview_max_width=320)
-    ask(protocol, output_compression=0, realtime_preview_max_width=0)
+    change_output(protocol, output_compression=0, realtime_preview_max_width=0)
     assert protocol.output.encoding == Encoding(format="h264", quality=90)
-    ask(protocol, realtime_output_format="jpeg", realtime_chroma_subsampling="444")
+    change_output(protocol, realtime_output_format="jpeg", realtime_chroma_subsampling="444")
     assert protocol.output.encoding == Encoding(format="jpeg", quality=90, chroma="444")
 
 
@@ -35,23 +35,23 @@ def test_an_output_event_changes_what_it_names_and_no_more(start):
         ({"realtime_chroma_subsampling": "422"}, "payload.realtime_chroma_subsampling"),
     ],
 )
-def test_an_output_event_that_cannot_be_followed_changes_nothing(start, fields, field):
+def test_an_invalid_output_event_changes_nothing(start, fields, field):
     protocol = start(extensions=True)
-    answer = ask(protocol, **fields)
+    answer = change_output(protocol, **fields)
     assert (answer.code, answer.field) == ("invalid_field", field)
     assert protocol.output.encoding == Encoding()
 
 
 def test_the_lossless_codec_is_for_clients_with_extensions(start):
     plain, extended = start(), start(extensions=True)
-    answer = ask(plain, realtime_output_format="delta-zstd")
+    answer = change_output(plain, realtime_output_format="delta-zstd")
     assert answer.field == "payload.realtime_output_format"
     assert "needs `extensions`" in answer.content
-    assert ask(extended, realtime_output_format="delta-zstd") == ControlAck(5)
+    assert change_output(extended, realtime_output_format="delta-zstd") == ControlAck(5)
 
 
 @pytest.mark.parametrize("payload", [{}, {"payload": None}, {"payload": {"any": 1}}])
-def test_a_key_frame_may_be_asked_for(start, payload):
+def test_a_key_frame_may_be_requested(start, payload):
     protocol = start(extensions=True)
     message = {"type": "event", "kind": "key_frame", "event_id": 6} | payload
     assert protocol.receive(msgpack.encode(message)) == ControlAck(6)

@@ -6,20 +6,20 @@ from transport.wire.errors import BadMessage
 from transport.wire.pacing import Pacer
 
 
-def test_the_first_chunk_waits_for_nothing():
+def test_the_first_chunk_does_not_wait():
     assert Pacer(fps=16).wait_s(100.0) == 0.0
 
 
 def test_the_next_chunk_starts_just_in_time():
     pacer = Pacer(fps=16)
     pacer.generated(100.0, num_frames=12, took_s=0.1)
-    # 0.75 s of pictures, and 2 * 0.1 + 0.1 s before their end the next chunk must start
+    # The chunk lasts 0.75 s, and the next one must start 2 * 0.1 + 0.1 s before its end.
     assert pacer.wait_s(100.0) == pytest.approx(0.45)
     assert pacer.wait_s(100.4) == pytest.approx(0.05)
     assert pacer.wait_s(101.0) == 0.0
 
 
-def test_a_chunk_is_due_when_there_is_nothing_left_to_show():
+def test_an_underrun_comes_when_all_frames_have_been_shown():
     pacer = Pacer(fps=16)
     assert pacer.time_to_underrun_s(100.0) == 0.0
     pacer.generated(100.0, num_frames=12, took_s=0.1)
@@ -27,34 +27,36 @@ def test_a_chunk_is_due_when_there_is_nothing_left_to_show():
     assert pacer.time_to_underrun_s(102.0) == 0.0
 
 
-def test_nothing_is_due_later_than_in_a_chunk():
+def test_no_underrun_is_more_than_a_chunk_away():
     pacer = Pacer(fps=16, paced=False, acknowledged=True)
     for _ in range(20):
         pacer.generated(100.0, num_frames=12, took_s=0.1)
     assert pacer.time_to_underrun_s(100.0) == pytest.approx(0.75)
 
 
-@pytest.mark.parametrize("denoise, decode", [(0.5, 0.4), (0.7, 0.7), (0.1, 0.7), (0.7, 0.1)])
-def test_a_world_that_overlaps_keeps_up_if_the_longer_half_does(denoise, decode):
-    """A chunk lasts 0.75 s; its pictures come after those of the chunk before."""
-    pacer, now, pictures = Pacer(fps=16), 0.0, 0.0
+@pytest.mark.parametrize(
+    "denoising_s, decoding_s", [(0.5, 0.4), (0.7, 0.7), (0.1, 0.7), (0.7, 0.1)]
+)
+def test_a_world_that_overlaps_keeps_up_if_the_longer_half_does(denoising_s, decoding_s):
+    """A chunk lasts 0.75 s. Its frames are decoded after those of the chunk before."""
+    pacer, now, decoded = Pacer(fps=16), 0.0, 0.0
     arrivals = []
     for _ in range(40):
-        now += pacer.wait_s(now) + denoise
-        pacer.generated(now, num_frames=12, took_s=denoise, decoding_s=decode)
-        pictures = max(pictures, now) + decode
-        arrivals.append(pictures)
+        now += pacer.wait_s(now) + denoising_s
+        pacer.generated(now, num_frames=12, took_s=denoising_s, decoding_s=decoding_s)
+        decoded = max(decoded, now) + decoding_s
+        arrivals.append(decoded)
     periods = [later - earlier for earlier, later in zip(arrivals[9:], arrivals[10:], strict=False)]
     assert max(periods) == pytest.approx(0.75)
 
 
-def test_an_accident_in_decoding_is_not_planned_for():
+def test_an_outlier_in_decoding_is_capped():
     pacer = Pacer(fps=16)
     pacer.generated(100.0, num_frames=12, took_s=0.1, decoding_s=5.0)
     assert pacer.wait_s(100.0) <= 0.75
 
 
-def test_a_slow_world_starts_at_once():
+def test_a_slow_world_does_not_wait():
     pacer = Pacer(fps=16)
     pacer.generated(100.0, num_frames=12, took_s=0.6)
     assert pacer.wait_s(100.0) == 0.0
@@ -79,14 +81,14 @@ def test_steady_chunks_keep_the_media_rate():
     assert periods == pytest.approx([0.75] * 18)
 
 
-def test_after_a_stall_there_is_no_burst_to_catch_up():
+def test_no_burst_follows_a_stall():
     pacer = Pacer(fps=16)
     pacer.generated(0.0, num_frames=12, took_s=0.1)
     pacer.generated(10.0, num_frames=12, took_s=0.1)  # 9.25 s late
     assert pacer.wait_s(10.0) == pytest.approx(0.45)
 
 
-def test_unpaced_runs_as_fast_as_acks_come():
+def test_an_unpaced_world_is_as_fast_as_its_acks():
     pacer = Pacer(fps=16, paced=False, acknowledged=True)
     pacer.generated(0.0, num_frames=9, took_s=0.1)
     assert pacer.wait_s(0.0) == 0.0
@@ -96,7 +98,7 @@ def test_unpaced_runs_as_fast_as_acks_come():
     assert pacer.wait_s(0.1) == 0.0
 
 
-def test_paced_and_acknowledged_both_count():
+def test_pacing_and_acks_apply_together():
     pacer = Pacer(fps=16, acknowledged=True)
     pacer.generated(0.0, num_frames=12, took_s=0.1)
     assert 0.0 < pacer.wait_s(0.0) < math.inf
@@ -104,7 +106,7 @@ def test_paced_and_acknowledged_both_count():
     assert pacer.wait_s(9.0) == math.inf
 
 
-def test_an_ack_covers_what_came_before_it_and_may_be_repeated():
+def test_an_ack_covers_earlier_chunks_and_may_be_repeated():
     pacer = Pacer(fps=16, paced=False, acknowledged=True)
     for _ in range(2):
         pacer.generated(0.0, num_frames=12, took_s=0.1)
@@ -121,7 +123,7 @@ def test_a_chunk_that_was_not_sent_cannot_be_acknowledged():
     assert caught.value.field == "chunk_index"
 
 
-def test_who_wants_the_latest_makes_no_world_wait():
+def test_in_latest_mode_generation_does_not_wait_for_acks():
     pacer = Pacer(fps=16, acknowledged=True, latest=True)
     for _ in range(5):
         pacer.generated(100.0, num_frames=12, took_s=0.1)
@@ -129,11 +131,11 @@ def test_who_wants_the_latest_makes_no_world_wait():
 
 
 @pytest.mark.parametrize("latest", [False, True])
-def test_two_chunks_are_on_their_way_and_no_more(latest):
+def test_at_most_two_chunks_are_in_flight(latest):
     pacer = Pacer(fps=16, acknowledged=True, latest=latest)
     for index in range(4):
         pacer.generated(100.0, num_frames=12, took_s=0.1)
-        if index != 1:  # that one was dropped
+        if index != 1:  # chunk 1 was dropped
             assert pacer.may_send is (index < 3)
             pacer.sent(index)
     assert not pacer.may_send
@@ -145,7 +147,7 @@ def test_two_chunks_are_on_their_way_and_no_more(latest):
     assert pacer.may_send
 
 
-def test_an_ack_that_outruns_the_sending_counts():
+def test_an_ack_before_the_end_of_the_sending_counts():
     pacer = Pacer(fps=16, acknowledged=True)
     pacer.generated(100.0, num_frames=12, took_s=0.1)
     pacer.acknowledge(0)
@@ -162,12 +164,12 @@ def test_without_acks_every_chunk_may_be_sent():
     assert pacer.may_send
 
 
-def test_a_chunk_that_cuts_over_starts_the_media_clock_again():
-    """What was left of older chunks is not shown: the next one is due so much earlier."""
+def test_a_chunk_that_flushes_older_frames_restarts_the_media_clock():
+    """The rest of older chunks is not shown, so the next chunk starts that much earlier."""
     ends = {}
-    for cut_over in (False, True):
+    for flushes_older in (False, True):
         pacer = Pacer(fps=16)
         pacer.generated(100.0, num_frames=12, took_s=0.1)
-        pacer.generated(100.5, num_frames=12, took_s=0.1, flushes_older=cut_over)
-        ends[cut_over] = 100.5 + pacer.wait_s(100.5)
+        pacer.generated(100.5, num_frames=12, took_s=0.1, flushes_older=flushes_older)
+        ends[flushes_older] = 100.5 + pacer.wait_s(100.5)
     assert ends[False] - ends[True] == pytest.approx(0.25)

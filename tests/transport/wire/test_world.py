@@ -21,7 +21,7 @@ def info(sizes=(), *, multiple=16, max_pixels=832 * 480):
 
 
 @pytest.mark.parametrize(
-    "wish, served",
+    "requested, served",
     [
         ((112, 64), (112, 64)),
         ((1920, 1080), (224, 128)),
@@ -29,21 +29,23 @@ def info(sizes=(), *, multiple=16, max_pixels=832 * 480):
         ((1, 1), (64, 64)),
     ],
 )
-def test_the_nearest_listed_size_is_close_in_area_and_aspect(wish, served):
+def test_the_nearest_listed_size_is_close_in_area_and_aspect(requested, served):
     sizes = ((112, 64), (224, 128), (64, 112), (64, 64))
-    assert info(sizes).nearest_size(*wish) == served
+    assert info(sizes).nearest_size(*requested) == served
 
 
 @pytest.mark.parametrize(
-    "wish, served",
+    "requested, served",
     [((832, 480), (832, 480)), ((830, 475), (832, 480)), ((1, 1), (16, 16)), ((20, 40), (16, 32))],
 )
-def test_without_a_list_a_size_is_rounded_to_the_multiple(wish, served):
-    assert info().nearest_size(*wish) == served
+def test_without_a_list_a_size_is_rounded_to_the_multiple(requested, served):
+    assert info().nearest_size(*requested) == served
 
 
-@pytest.mark.parametrize("wish", [(8192, 8192), (8192, 1), (1, 8192), (1920, 1080), (841, 481)])
-def test_no_size_is_over_the_pixel_limit(wish):
-    width, height = info().nearest_size(*wish)
+@pytest.mark.parametrize(
+    "requested", [(8192, 8192), (8192, 1), (1, 8192), (1920, 1080), (841, 481)]
+)
+def test_no_size_is_over_the_pixel_limit(requested):
+    width, height = info().nearest_size(*requested)
     assert 0 < width * height <= 832 * 480
     assert width % 16 == height % 16 == 0

@@ -1,4 +1,4 @@
-"""Nothing that takes long runs on the event loop, whatever the codec and however many clients."""
+"""The event loop stays responsive with every codec and many clients."""
 
 import json
 import threading
@@ -8,18 +8,16 @@ import numpy as np
 import pytest
 
 NUM_CLIENTS = 8
-# A chunk of WebP takes 150 to 200 ms, and there are eight. The clients and other tests take their
-# share of this process and machine: benchmarks/transport.py has the true figures.
-BOUND_MS = 250
+# Each of eight clients gets a chunk of WebP, which takes 150 to 200 ms to encode. The clients and
+# other tests use this process and machine, too: benchmarks/transport.py measures without them.
+MAX_LAG_MS = 250
 
 
 @pytest.mark.parametrize("encoding", ["raw", "jpeg", "webp", "h264", "delta-zstd"])
-def test_the_loop_is_never_late_for_long_while_chunks_are_encoded(
-    make_world, listen, dial_raw, encoding
-):
+def test_the_loop_has_little_lag_while_chunks_are_encoded(make_world, listen, dial_raw, encoding):
     world = make_world(size=(832, 480))
     texture = np.random.default_rng(0).integers(0, 64, (12, 480, 832, 3), np.uint8)
-    world.paint = lambda shape, index: texture[: shape[0]]  # as costly as a picture
+    world.paint = lambda shape, index: texture[: shape[0]]  # as costly as a frame of a world
     with listen(world) as port:
         enough = threading.Semaphore(0)
 
@@ -33,10 +31,10 @@ def test_the_loop_is_never_late_for_long_while_chunks_are_encoded(
         clients = [threading.Thread(target=walk) for _ in range(NUM_CLIENTS)]
         for client in clients:
             client.start()
-        for _ in range(NUM_CLIENTS * 2):  # all of them are in the middle of it
+        for _ in range(NUM_CLIENTS * 2):  # all clients are streaming
             assert enough.acquire(timeout=60)
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10) as answer:
             lag = json.load(answer)["loop_lag_ms"]
         for client in clients:
             client.join()
-    assert lag["p99"] < BOUND_MS
+    assert lag["p99"] < MAX_LAG_MS
