@@ -129,7 +129,7 @@ class Connection:
             remaining_s -= anyio.current_time() - started_s
             try:
                 return request, await self._world.open(
-                    request.world, image, on_wait=self._send_news
+                    request.world, image, on_wait=self._send_queue_status
                 )
             except TransportError as error:
                 if error.close_code is not None:
@@ -154,8 +154,8 @@ class Connection:
     async def _reject(self, error: TransportError) -> None:
         await self._sender.send(self._protocol.send_reply(self._protocol.reject(error)))
 
-    async def _send_news(self, news: Queued | Warming) -> None:
-        await self._sender.send(self._protocol.send_news(news))
+    async def _send_queue_status(self, status: Queued | Warming) -> None:
+        await self._sender.send(self._protocol.send_queue_status(status))
 
     async def _decode_image(self, request: SessionRequest) -> Frame:
         source = request.first_frame
@@ -181,7 +181,7 @@ class Connection:
             self._sender, self._protocol, session_id=session.id, limiter=self._capacity.encode
         )
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_watch, session)
+            tasks.start_soon(_watch_session, session)
             tasks.start_soon(self._generate, session, slot, request.max_chunks)
             await self._send_chunks(self._chunk_sender, slot)
             tasks.cancel_scope.cancel()
@@ -255,5 +255,5 @@ class Connection:
         return anyio.current_time() - started_s
 
 
-async def _watch(session: WorldSession) -> None:
+async def _watch_session(session: WorldSession) -> None:
     raise WorldLost(await session.lost())

@@ -195,9 +195,9 @@ class ServerProtocol:
     def send_reply(self, reply: Error | ControlAck) -> Unit:
         return [encode_message(reply)]
 
-    def send_news(self, news: Queued | Warming) -> Unit:
-        """News of the queue, for a client with extensions."""
-        return [encode_message(news)] if self._extensions else []
+    def send_queue_status(self, status: Queued | Warming) -> Unit:
+        """The queue status, for a client with extensions."""
+        return [encode_message(status)] if self._extensions else []
 
     def send_warning(self, warning: WarningMessage) -> Unit:
         """A warning, for a client with extensions."""

@@ -116,7 +116,7 @@ class World(Protocol):
     ) -> WorldSession:
         """Opens a world, once there is room for it.
 
-        `image` is the first frame, uint8 [height, width, 3]. `on_wait` receives news of the queue.
+        `image` is the first frame, uint8 [height, width, 3]. `on_wait` receives the queue status.
         Raises Busy, Refused or WorldLost. A cancelled call leaves nothing behind.
         """
         ...

@@ -159,11 +159,11 @@ def test_replies_on_literal_bytes(connect):
     ]
 
 
-def test_news_is_for_clients_with_extensions(start):
+def test_the_queue_status_is_for_clients_with_extensions(start):
     plain, extended = start(), start(extensions=True)
-    assert extended.send_news(Queued(2)) == [b"\x82\xa4type\xa6queued\xa8position\x02"]
-    assert extended.send_news(Warming()) == [b"\x81\xa4type\xa7warming"]
-    assert plain.send_news(Queued(2)) == plain.send_news(Warming()) == []
+    assert extended.send_queue_status(Queued(2)) == [b"\x82\xa4type\xa6queued\xa8position\x02"]
+    assert extended.send_queue_status(Warming()) == [b"\x81\xa4type\xa7warming"]
+    assert plain.send_queue_status(Queued(2)) == plain.send_queue_status(Warming()) == []
 
 
 def test_a_warning_is_for_clients_with_extensions(start):
