@@ -25,7 +25,7 @@ from benchmarks.websocket_client import WebSocketClient
 from deployments.proxy import HOOK
 
 ROOT = Path(__file__).parents[1]
-UNCROWDED_FPS = 60  # of a single client: a chunk has 200 ms to itself
+UNCROWDED_FPS = 60  # for a single client, whose chunk has 200 ms to itself
 WARM_UP_CHUNKS = 3
 WARM_UP_S = 2.0  # handshakes and first chunks of a crowd
 NUM_CLIENTS = 8

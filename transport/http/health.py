@@ -1,4 +1,4 @@
-"""`GET /health`: whether a world can be opened without a warm-up, and how late the loop runs."""
+"""`GET /health`: readiness of the world, and latency of the event loop."""
 
 from typing import Literal
 

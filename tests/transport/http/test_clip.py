@@ -21,43 +21,43 @@ def num_frames(response):
         return sum(1 for _ in file.decode(video=0))
 
 
-def refusal(response):
+def error_of(response):
     error = response.json()["error"]
     assert set(error) == {"code", "content", "field"}
     return response.status_code, error["code"], error["field"]
 
 
 @pytest.mark.parametrize("num, frames", [(1, 1), (3, 9), (4, 13), (7, 25)])
-def test_n_latent_frames_are_one_and_four_each_frames(server, num, frames):
+def test_the_first_latent_frame_is_one_frame_and_each_later_one_is_four(server, num, frames):
     response = server.http.post("/v1/clips", data={"actions": f"w-{num}"})
     assert num_frames(response) == frames
 
 
-def test_actions_are_filled_up_to_whole_chunks(server, world):
+def test_actions_are_padded_to_whole_chunks(server, world):
     server.http.post("/v1/clips", data={"actions": "w-2,l-2"})
     assert world.steps == [(["w", "w", "l"], None), (["l", "", ""], None)]
     assert world.live == set()
 
 
-def test_a_form_a_file_and_json_say_the_same(server, world, make_png):
-    picture = make_png(color=(1, 2, 3))
-    text = base64.b64encode(picture).decode()
+def test_a_file_a_form_and_json_are_equivalent(server, world, make_png):
+    image = make_png(color=(1, 2, 3))
+    text = base64.b64encode(image).decode()
     fields = {"actions": "w-3", "prompt": "snow", "seed": "7", "size": "32x16", "format": "mp4"}
     bodies = [
-        {"data": fields, "files": {"image": ("a.png", picture, "image/png")}},
+        {"data": fields, "files": {"image": ("a.png", image, "image/png")}},
         {"data": fields | {"image": text}},
         {"json": fields | {"seed": 7, "image": "data:image/png;base64," + text}},
     ]
     for body in bodies:
         assert num_frames(server.http.post("/v1/clips", **body)) == 9
     assert len(world.specs) == 3
-    for spec, image in zip(world.specs, world.images, strict=True):
+    for spec, first_frame in zip(world.specs, world.images, strict=True):
         assert (spec.prompt, spec.seed, spec.width, spec.height) == ("snow", 7, 32, 16)
-        assert (image == [1, 2, 3]).all()
+        assert (first_frame == [1, 2, 3]).all()
 
 
-def test_half_a_character_is_refused(server, world):
-    """A form may say that it is written in UTF-7, which can make one."""
+def test_half_a_surrogate_pair_is_refused(server, world):
+    """UTF-7, which a form may declare as its charset, can encode one."""
     parts = {"actions": "w-3", "prompt": "a +2AA- b"}
     body = "".join(
         f'--x\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{text}\r\n'
@@ -68,7 +68,7 @@ def test_half_a_character_is_refused(server, world):
         content=body + "--x--\r\n",
         headers={"content-type": "multipart/form-data; boundary=x; charset=utf-7"},
     )
-    assert refusal(response) == (400, "invalid_field", "prompt")
+    assert error_of(response) == (400, "invalid_field", "prompt")
     assert world.specs == []
 
 
@@ -104,16 +104,16 @@ def test_everything_but_actions_has_a_default(server, world):
         ({"content": b""}, "malformed", None),
     ],
 )
-def test_a_bad_request_is_told_what_is_wrong(server, world, body, code, field):
+def test_an_error_names_the_code_and_the_field(server, world, body, code, field):
     response = server.http.post("/v1/clips", **body)
-    assert refusal(response) == (400, code or "malformed", field)
+    assert error_of(response) == (400, code or "malformed", field)
     assert world.specs == []
 
 
 def test_a_body_over_the_limit_is_refused(world, serve):
     with serve(world, max_clip_bytes=2048) as server:
         response = server.http.post("/v1/clips", data={"actions": "w-1", "prompt": "x" * 2048})
-    assert refusal(response) == (413, "too_large", None)
+    assert error_of(response) == (413, "too_large", None)
 
 
 @pytest.mark.parametrize(
@@ -127,16 +127,16 @@ def test_a_body_over_the_limit_is_refused(world, serve):
     ],
 )
 @pytest.mark.parametrize("when", ["on_open", "on_step"])
-def test_what_goes_wrong_in_the_world_has_a_status(server, world, when, error, status, code):
+def test_an_error_of_the_world_has_a_status(server, world, when, error, status, code):
     setattr(world, when, error)
     response = server.http.post("/v1/clips", data={"actions": "w-1"})
-    assert refusal(response)[:2] == (status, code)
+    assert error_of(response)[:2] == (status, code)
     assert "secret" not in response.text
     assert world.live == set()
 
 
-def film(world, *, actions, num_steps, capacity=None, on_send=lambda message: None):
-    """What is sent to a client that leaves after so many steps; `on_send` sees it as it goes."""
+def stream_clip(world, *, actions, num_steps, capacity=None, on_send=lambda message: None):
+    """The messages to a client that leaves after `num_steps`. `on_send` is called with each."""
     body = msgspec.json.encode({"actions": actions})
     messages = [{"type": "http.request", "body": body, "more_body": False}]
     headers = [(b"content-type", b"application/json")]
@@ -166,45 +166,45 @@ def film(world, *, actions, num_steps, capacity=None, on_send=lambda message: No
     return sent
 
 
-def test_a_client_that_left_costs_no_more_chunks(world):
-    """It may leave while the next chunk is made: that one is asked for, and no other."""
-    sent = film(world, actions="w-240", num_steps=2)
+def test_after_a_disconnect_no_more_chunks_are_generated(world):
+    """The next chunk may be on its way already; no other one follows."""
+    sent = stream_clip(world, actions="w-240", num_steps=2)
     assert sent[-1]["more_body"] is True
     assert len(world.steps) in (2, 3)
     assert world.live == set()
 
 
-def test_a_client_that_left_while_a_step_hangs_frees_the_world(world):
+def test_a_disconnect_during_a_step_frees_the_world(world):
     world.running.clear()
-    assert film(world, actions="w-6", num_steps=1) == []
+    assert stream_clip(world, actions="w-6", num_steps=1) == []
     assert world.live == set()
 
 
-def test_the_film_leaves_while_it_is_made(world):
-    made = []  # so many chunks were asked for at each piece
+def test_a_clip_is_streamed_while_it_is_generated(world):
+    num_chunks = []  # requested so far, at each piece of the clip
 
     def note(message):
         if message["type"] == "http.response.body" and message["body"]:
-            made.append(len(world.steps))
+            num_chunks.append(len(world.steps))
 
-    sent = film(world, actions="w-15", num_steps=99, on_send=note)
-    assert made == [1, 3, 5], "fragments of half a second, and the rest"
+    sent = stream_clip(world, actions="w-15", num_steps=99, on_send=note)
+    assert num_chunks == [1, 3, 5], "fragments of half a second, and the rest"
     assert sent[0]["status"] == 200
     data = b"".join(message.get("body", b"") for message in sent)
     with av.open(io.BytesIO(data)) as file:
         assert sum(1 for _ in file.decode(video=0)) == 57
 
 
-def test_a_film_that_breaks_off_does_not_end_as_if_it_were_whole(world):
+def test_a_clip_that_fails_midway_raises_and_frees_the_world(world):
     def break_off(message):
         world.on_step = WorldLost("restarting")
 
     with pytest.raises(ExceptionGroup):
-        film(world, actions="w-15", num_steps=99, on_send=break_off)
+        stream_clip(world, actions="w-15", num_steps=99, on_send=break_off)
     assert world.live == set()
 
 
-def test_a_clip_that_has_a_world_waits_for_no_upload_and_for_no_payload(world):
+def test_encoding_a_clip_waits_for_no_upload_and_for_no_payload(world):
     capacity = CapacityLimits()
     open_world = world.open
 
@@ -215,13 +215,13 @@ def test_a_clip_that_has_a_world_waits_for_no_upload_and_for_no_payload(world):
         return await open_world(spec, image, on_wait=on_wait)
 
     world.open = open_in_a_crowd
-    sent = film(world, actions="w-6", num_steps=99, capacity=capacity)
+    sent = stream_clip(world, actions="w-6", num_steps=99, capacity=capacity)
     assert sent[0]["status"] == 200
     assert not sent[-1].get("more_body")
 
 
-def test_a_client_that_takes_nothing_frees_the_world(world):
-    """Where a server has back pressure, a send waits for the client."""
+def test_a_client_that_reads_nothing_frees_the_world(world):
+    """The server has back pressure here: a send waits for the client."""
 
     async def scenario():
         body = msgspec.json.encode({"actions": "w-30"})

@@ -1,4 +1,4 @@
-"""Requests made from the OpenAPI document, and their answers held against it."""
+"""Requests generated from the OpenAPI document, whose answers must conform to it."""
 
 import gc
 from collections import Counter
@@ -30,7 +30,7 @@ CONFORMANCE = CHECKS.get_by_names(
 
 @pytest.fixture
 def operation_of(world):
-    """By path and method, an operation of the document that is sent to the app itself."""
+    """Returns the operation of a path and a method, which calls the app in this process."""
     schema = schemathesis.openapi.from_dict(build_openapi())
     schema.app = build_app(world)
     schema.config.update(base_url="http://testserver")
@@ -38,7 +38,7 @@ def operation_of(world):
 
 
 def ask(operation, *, mode=GenerationMode.POSITIVE, num=40):
-    """How often each status was answered, all of them as documented."""
+    """The number of answers by status. Every answer conforms to the document."""
     statuses = Counter()
 
     @settings(derandomize=True, max_examples=num)
@@ -55,7 +55,7 @@ def ask(operation, *, mode=GenerationMode.POSITIVE, num=40):
 def test_answers_are_as_documented(path, method, operation_of):
     statuses = ask(operation_of(path, method), num=150 if method == "post" else 30)
     assert max(statuses) < 500
-    if "{" not in path:  # a name that is made up names no opening
+    if "{" not in path:  # no opening has a generated name
         assert statuses[200]
 
 
@@ -83,7 +83,7 @@ def test_a_clip_that_is_not_as_documented_is_refused_as_documented(operation_of)
     ],
 )
 @pytest.mark.parametrize("moment", ["on_open", "on_step"])
-def test_a_world_that_plays_no_clip_says_so_as_documented(
+def test_an_error_of_the_world_is_reported_as_documented(
     moment, error, status, world, operation_of
 ):
     setattr(world, moment, error)
@@ -93,7 +93,7 @@ def test_a_world_that_plays_no_clip_says_so_as_documented(
     assert not world.live
 
 
-def test_a_cold_world_says_so_as_documented(world, operation_of):
+def test_a_cold_world_is_reported_as_documented(world, operation_of):
     world.running.clear()
     assert ask(operation_of("/health", "get")).keys() == {503}
 
@@ -112,7 +112,7 @@ GOOD_BODIES = {
 }
 
 
-# Starlette leaves the file of a part that was cut off to the garbage collector.
+# Starlette leaves the file of a truncated part to the garbage collector.
 @pytest.mark.filterwarnings("ignore:.*SpooledTemporaryFile:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("kind", GOOD_BODIES)
 def test_hostile_bodies_are_refused_as_documented(kind, server, operation_of):
@@ -131,13 +131,13 @@ def test_hostile_bodies_are_refused_as_documented(kind, server, operation_of):
 
 
 def test_a_form_that_is_refused_leaves_no_file_open(server):
-    kind = "multipart/form-data; boundary=cut; charset=utf-7"  # which makes half a character
-    picture, text = b'name="image"; filename="a.png"', b'name="actions"'
-    parts = [(picture, b"\x89PNG"), (text, b"+2AA-")]
+    kind = "multipart/form-data; boundary=cut; charset=utf-7"  # yields half a surrogate pair
+    image, text = b'name="image"; filename="a.png"', b'name="actions"'
+    parts = [(image, b"\x89PNG"), (text, b"+2AA-")]
     body = b"".join(
         b"--cut\r\ncontent-disposition: form-data; %b\r\n\r\n%b\r\n" % part for part in parts
     )
     content = body + b"--cut--\r\n"
     answer = server.http.post("/v1/clips", content=content, headers={"content-type": kind})
     assert answer.status_code == 400
-    gc.collect()  # whose complaint is an error here
+    gc.collect()  # an unclosed file raises a warning, which is an error in tests

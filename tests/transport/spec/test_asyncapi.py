@@ -1,4 +1,4 @@
-"""The document against the code that it is made of: what is sent and understood validates."""
+"""The AsyncAPI document against the code: every message that is sent or accepted validates."""
 
 from typing import get_args
 
@@ -50,7 +50,7 @@ EXTRAS = HeaderExtras(AppliedControls([["w"], [], []], [4]), cut_over=True, drop
 
 
 def of_type(validator, kind, instance, schema):
-    """JSON Schema's own, and bytes: strings whose format is binary, and nothing else is."""
+    """JSON Schema's types, where bytes are the strings of binary format, and only these."""
     is_binary = kind == "string" and schema.get("format") == "binary"
     good = isinstance(instance, bytes) if is_binary else validator.is_type(instance, kind)
     if not good:
@@ -61,7 +61,7 @@ Validator = extend(Draft7Validator, {"type": of_type})
 
 
 def errors_of(fields):
-    """Of a message, by the schema that its tag names."""
+    """The errors of a message by the schema of its tag."""
     schema = {"components": DOCUMENT["components"]} | MESSAGES[fields["type"]]["payload"]
     return [error.message for error in Validator(schema).iter_errors(fields)]
 
@@ -98,14 +98,14 @@ def batches(encoding, *, size=(64, 32), extras=None):
 # ---- the document
 
 
-def test_every_reference_leads_somewhere():
+def test_every_reference_resolves():
     for ref in refs(DOCUMENT):
         place = DOCUMENT
         for name in ref.removeprefix("#/").split("/"):
             place = place[name]
 
 
-def test_every_schema_is_one():
+def test_every_schema_is_valid():
     for schema in SCHEMAS.values():
         Draft7Validator.check_schema(schema)
 
@@ -120,7 +120,7 @@ def test_the_rules_of_asyncapi_3_hold():
     for action, operation in DOCUMENT["operations"].items():
         assert operation["action"] == action
         assert operation["channel"] == {"$ref": "#/channels/realtime"}
-        for message in operation["messages"]:  # of the channel, not of the components
+        for message in operation["messages"]:  # the channel's messages, not the components'
             assert message["$ref"].startswith("#/channels/realtime/messages/")
     for name in [*SCHEMAS, *MESSAGES]:
         assert name.replace("_", "").replace("-", "").isalnum()
@@ -154,8 +154,8 @@ def test_every_message_has_its_operation(action, union, more):
 
 
 def structs():
-    made = [*get_args(ClientMessage | ServerMessage), *get_args(Layout), HeaderExtras]
-    return [*made, messages.FrameBatchHeader, messages.HeldKeys, messages.OutputChange]
+    listed = [*get_args(ClientMessage | ServerMessage), *get_args(Layout), HeaderExtras]
+    return [*listed, messages.FrameBatchHeader, messages.HeldKeys, messages.OutputChange]
 
 
 @pytest.mark.parametrize("struct", structs(), ids=lambda struct: struct.__name__)
@@ -182,7 +182,7 @@ def test_every_code_and_every_format_has_a_meaning():
             assert f"| `{code}` |" in DOCUMENT["info"]["description"]
 
 
-def test_what_needs_extensions_is_marked():
+def test_extensions_are_marked():
     marked = {name for name, about in MESSAGES.items() if about.get("x-extension")}
     assert marked == {"ack", "session", "queued", "warming", "control_ack", "warning"}
     fields = SCHEMAS["Init"]["properties"]
@@ -192,7 +192,7 @@ def test_what_needs_extensions_is_marked():
     assert {name for name, about in formats if about["x-extension"]} == {*EXTENSION_FORMATS}
 
 
-def test_the_comments_of_fields_are_their_descriptions():
+def test_comments_of_fields_are_their_descriptions():
     assert (
         SCHEMAS["Init"]["properties"]["size"]["description"]
         == '"WxH"; the nearest served size is used'
@@ -201,19 +201,19 @@ def test_the_comments_of_fields_are_their_descriptions():
     assert "in flight" in DOCUMENT["info"]["description"]  # how acks work
 
 
-# ---- against what is sent
+# ---- against messages of the server
 
 
 @pytest.mark.parametrize("extras", [None, EXTRAS])
 @pytest.mark.parametrize("name", get_args(Format))
-def test_the_header_of_every_codec_is_as_described(name, extras):
+def test_the_header_of_every_codec_validates(name, extras):
     for encoding in (Encoding(format=name), Encoding(format=name, preview_max_width=32)):
         for size in ((64, 32), (256, 128)):
             for header, *_ in batches(encoding, size=size, extras=extras):
                 assert errors_of(msgpack.decode(header)) == []
 
 
-def test_a_header_and_a_whole_batch_are_told_apart():
+def test_a_header_and_a_whole_batch_have_different_types():
     ((small,),) = batches(Encoding(format="raw"))[:1]
     header, payload = batches(Encoding(format="raw"), size=(256, 128))[0]
     assert msgpack.decode(small)["type"] == "frame_batch"
@@ -230,14 +230,14 @@ def test_a_header_and_a_whole_batch_are_told_apart():
         {"payload": None},
         {"width": "64"},
         {"encoding": "av1"},
-        {"encoding": "jpeg"},  # whose layout it has not
+        {"encoding": "jpeg"},  # has another layout
         {"num_frames": 1.5},
         {"applied_controls": {"actions": [["w"]]}},
         {"applied_controls": {"actions": [[1]], "event_ids": []}},
         {"type": "frame_batch_header", "chunk_index": None},
     ],
 )
-def test_a_header_with_a_wrong_field_is_not_as_described(changes):
+def test_a_header_with_a_wrong_field_does_not_validate(changes):
     fields = msgpack.decode(batches(Encoding(format="raw"))[0][0])
     assert errors_of(fields) == []
     assert errors_of(fields | changes) != []
@@ -276,14 +276,14 @@ SENT = [
 
 
 @pytest.mark.parametrize("message", SENT, ids=lambda message: type(message).__name__)
-def test_what_the_server_sends_is_as_described_and_with_a_wrong_type_is_not(message):
+def test_a_server_message_validates_and_with_a_wrong_type_does_not(message):
     fields = msgpack.decode(encode_message(message))
     assert errors_of(fields) == []
     for name in fields.keys() - {"type"}:
         assert errors_of(fields | {name: [b"wrong"]}) != []
 
 
-# ---- against what is understood
+# ---- against messages of a client
 
 SCRIPT = [["w"], [], ["w", "l"]]
 HELD = {"mode": "state", "transitions": [{"actions": ["w"], "client_ts_ms": 1.5}]}
@@ -353,28 +353,28 @@ WRONG_EVENTS = [
 ]
 
 
-def understands(world, *sent):
-    """Whether none of these is answered by an error."""
+def accepts(world, *sent):
+    """True if the server answers none of these messages with an error."""
     conversation = ServerProtocol(world.info, limits=ClientLimits())
     answers = [conversation.receive(msgpack.encode(fields)) for fields in sent]
     return not any(isinstance(answer, Error) for answer in answers)
 
 
 @pytest.mark.parametrize("fields", INITS)
-def test_an_init_that_is_understood_is_as_described(fields, world):
+def test_an_accepted_init_validates(fields, world):
     fields = {"type": "init"} | fields
-    assert understands(world, fields)
+    assert accepts(world, fields)
     assert errors_of(fields) == []
 
 
 @pytest.mark.parametrize("kind, payload", EVENTS)
-def test_an_event_that_is_understood_is_as_described(kind, payload, world):
+def test_an_accepted_event_validates(kind, payload, world):
     event = {"type": "event", "kind": kind, "payload": payload, "event_id": 3}
-    assert understands(world, {"type": "init", "extensions": True}, event)
+    assert accepts(world, {"type": "init", "extensions": True}, event)
     assert errors_of(event) == []
 
 
-def test_an_ack_is_as_described(world):
+def test_an_ack_validates(world):
     ack = {"type": "ack", "chunk_index": 0}
     assert errors_of(ack) == []
     assert errors_of(ack | {"chunk_index": -1}) != []
@@ -382,20 +382,20 @@ def test_an_ack_is_as_described(world):
 
 
 @pytest.mark.parametrize("name, value", WRONG_INITS)
-def test_an_init_that_is_refused_is_not_as_described(name, value, world):
+def test_a_refused_init_does_not_validate(name, value, world):
     fields = {"type": "init", "extensions": True, name: value}
-    assert not understands(world, fields)
+    assert not accepts(world, fields)
     assert errors_of(fields) != []
 
 
 @pytest.mark.parametrize("kind, payload", WRONG_EVENTS)
-def test_an_event_that_is_refused_is_not_as_described(kind, payload, world):
+def test_a_refused_event_does_not_validate(kind, payload, world):
     event = {"type": "event", "kind": kind, "payload": payload}
-    assert not understands(world, {"type": "init", "extensions": True}, event)
+    assert not accepts(world, {"type": "init", "extensions": True}, event)
     assert errors_of(event) != []
 
 
 @pytest.mark.parametrize("size", ["1x1", "8192x8192", "832x480"])
-def test_a_size_that_is_read_is_as_described(size, world):
+def test_an_accepted_size_validates(size, world):
     read_size(size, world.info)
     assert errors_of({"type": "init", "size": size}) == []

@@ -1,4 +1,4 @@
-"""The document of the HTTP endpoints against the Structs and the routes that it describes."""
+"""The OpenAPI document against the Structs and the routes that it describes."""
 
 import pytest
 from jsonschema import Draft202012Validator
@@ -18,12 +18,12 @@ SCHEMAS = DOCUMENT["components"]["schemas"]
 
 
 def errors_of(name, body):
-    """Of a body, by the schema of this name."""
+    """The errors of a body by the schema of this name."""
     schema = {"components": DOCUMENT["components"], "$ref": f"#/components/schemas/{name}"}
     return [error.message for error in Draft202012Validator(schema).iter_errors(body)]
 
 
-def test_every_schema_is_one():
+def test_every_schema_is_valid():
     for schema in SCHEMAS.values():
         Draft202012Validator.check_schema(schema)
 
@@ -54,27 +54,27 @@ def test_a_form_may_carry_a_file():
     assert choices[1:] == SCHEMAS["ClipRequest"]["properties"]["image"]["anyOf"]
 
 
-def test_what_is_served_is_as_described(world):
+def test_a_description_of_a_world_validates(world):
     body = json.decode(json.encode(describe_world(world.info)))
     assert errors_of("WorldDescription", body) == []
     assert errors_of("WorldDescription", body | {"fps": "16"}) != []
 
 
 @pytest.mark.parametrize("text", ["w-6", "w-6,wl-4,none-2", "wasdijkl-240"])
-def test_actions_that_are_read_are_as_described(text):
+def test_accepted_actions_validate(text):
     assert parse_actions(text)
     assert errors_of("ClipRequest", {"actions": text}) == []
 
 
 @pytest.mark.parametrize("text", ["", "w", "q-1", "w-0", "w6", "w-6,", "none", "-3", "w--3"])
-def test_actions_that_are_refused_are_not_as_described(text):
+def test_refused_actions_do_not_validate(text):
     with pytest.raises(BadMessage):
         parse_actions(text)
     assert errors_of("ClipRequest", {"actions": text}) != []
 
 
 @pytest.mark.parametrize("fields", [{"seed": -1}, {"size": "big"}, {"format": "gif"}, {}])
-def test_a_refusal_is_as_described_and_its_request_is_not(fields, world):
+def test_a_refusal_validates_and_its_request_does_not(fields, world):
     request = {"actions": "w-3"} | fields if fields else {}
     with TestClient(build_app(world)) as http:
         answer = http.post("/v1/clips", json=request)
@@ -83,7 +83,7 @@ def test_a_refusal_is_as_described_and_its_request_is_not(fields, world):
     assert errors_of("ClipRequest", request) != []
 
 
-def test_health_is_as_described(world):
+def test_health_validates(world):
     with TestClient(build_app(world)) as http:
         assert errors_of("Health", http.get("/health").json()) == []
         world.running.clear()

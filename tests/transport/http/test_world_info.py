@@ -1,0 +1,18 @@
+def test_the_world_is_described(server):
+    about = server.http.get("/v1/world").json()
+    assert (about["preset"], about["sizes"], about["fps"]) == ("fake", [[32, 16]], 60)
+    assert (about["chunk_latent_frames"], about["first_chunk_frames"]) == (3, 9)
+    assert (about["keys"], about["formats"]) == (
+        "wasdijkl",
+        ["raw", "jpeg", "webp", "h264", "delta-zstd"],
+    )
+    assert about["openings"] == [
+        {"name": "grey hill", "prompt": "a grey hill", "url": "/v1/openings/grey%20hill"}
+    ]
+
+
+def test_an_opening_is_an_image_at_the_url_of_its_description(server, world):
+    url = server.http.get("/v1/world").json()["openings"][0]["url"]
+    response = server.http.get(url)
+    assert response.headers["content-type"] == "image/png"
+    assert response.content == world.info.openings[0].image
