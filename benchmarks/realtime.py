@@ -70,7 +70,7 @@ def object_store_mib() -> int:
     return int(found[1])
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Walk:
     """One client's observations; each list but the last has an element for each chunk."""
 

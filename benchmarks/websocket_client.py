@@ -19,7 +19,7 @@ from transport.paths import SOCKET_PATH
 
 READ_BYTES = 65_536  # the most in one read at a limited rate
 
-Message = dict[str, Any]
+Header = dict[str, Any]  # of a frame batch
 
 
 class WebSocketClient:
@@ -57,11 +57,11 @@ class WebSocketClient:
         self._protocol.send_binary(msgpack.encode(fields))
         self._flush()
 
-    def acknowledge(self, header: Message) -> None:
+    def acknowledge(self, header: Header) -> None:
         """Acknowledges the chunk of this header."""
         self.send(type="ack", chunk_index=header["chunk_index"])
 
-    def chunks(self, *, bytes_per_s: float | None = None) -> Iterator[Message]:
+    def chunks(self, *, bytes_per_s: float | None = None) -> Iterator[Header]:
         """The header of each chunk's last batch, after acknowledging the chunk."""
         for header, _ in self.batches(bytes_per_s=bytes_per_s):
             if header["is_final_frame_batch"]:
@@ -70,10 +70,10 @@ class WebSocketClient:
 
     def batches(
         self, *, bytes_per_s: float | None = None
-    ) -> Iterator[tuple[Message, bytes | memoryview]]:
+    ) -> Iterator[tuple[Header, bytes | memoryview]]:
         """Each frame batch until the server closes: its header and its payload."""
         while (data := self.read(bytes_per_s=bytes_per_s)) is not None:
-            header: Message = msgpack.decode(data)
+            header: Header = msgpack.decode(data)
             payload = header.pop("payload", None)
             if header["type"] == "frame_batch_header":
                 payload = self.read(bytes_per_s=bytes_per_s)

@@ -189,7 +189,7 @@ class Peer:
 
 
 def dial_slowly(port, **init):
-    """A client with a small receive window; without acks, only TCP slows the server down."""
+    """A client with a small receive window, and without pacing where it has extensions."""
     fields = {"realtime_output_pacing": False} | init
     return WebSocketClient(port, receive_buffer_bytes=65_536, **fields)
 
