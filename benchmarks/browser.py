@@ -9,6 +9,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from benchmarks.chromium import MISSING, STEP_MS, VIEWPORT, find_chromium, launch
 from benchmarks.page import enter
+from benchmarks.percentiles import percentiles
 
 Taps = Iterable[tuple[float, str]]  # seconds to wait, then the keys to hold
 Stats = dict[str, Any]  # the page's `lingbot.stats`, and `at`: ms of its clock
@@ -95,10 +96,8 @@ def summarize(watched: list[Stats], *, fps: int, left_out: int) -> dict[str, flo
     latency = np.array([stats["chunkMs"] for stats in kept[1:]]) / 1000 / media
     return {
         "chunks": len(period),
-        "period_over_media_p50": round(float(np.percentile(period, 50)), 3),
-        "period_over_media_p95": round(float(np.percentile(period, 95)), 3),
-        "latency_over_media_p50": round(float(np.percentile(latency, 50)), 3),
-        "latency_over_media_p95": round(float(np.percentile(latency, 95)), 3),
+        **percentiles("period_over_media", period, digits=3),
+        **percentiles("latency_over_media", latency, digits=3),
         "shown_frames_per_s": round(float(rise("framesShown").sum() / seconds.sum()), 1),
         "late_chunks": int(np.count_nonzero(rise("framesLate"))),
         "late_frames": int(rise("framesLate").sum()),
