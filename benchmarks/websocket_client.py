@@ -19,7 +19,7 @@ from transport.paths import SOCKET_PATH
 
 READ_BYTES = 65_536  # the most in one read at a limited rate
 
-Header = dict[str, Any]  # of a frame batch
+Header = dict[str, Any]  # fields of one message about a frame batch
 
 
 class WebSocketClient:
