@@ -18,13 +18,17 @@ def test_training_is_told_the_timesteps_of_play(bank, monkeypatch):
     monkeypatch.setattr(batch_module, "camera_maps", lambda *_: None)
     monkeypatch.setattr(batch_module, "prompt_maps", lambda *_: None)
 
-    def forward(x, *, timestep, **_):
-        told["timestep"] = timestep
-        return x
+    class Model:
+        def prepare_chunk(self, **_):
+            pass
+
+        def __call__(self, x, timestep, _chunk):
+            told["timestep"] = timestep
+            return x
 
     for step in build_steps(SCHEDULE_POCKET):
         sigma = torch.full(batch.truth.shape[:2], step.sigma)
-        predict_flow(forward, batch, batch.x0, sigma)
+        predict_flow(Model(), batch, batch.x0, sigma)
         assert set(told["timestep"].unique().tolist()) == {0, step.timestep}
 
 
