@@ -12,7 +12,6 @@ from lingbot.dit.model import WorldModel
 from lingbot.parallel.ulysses import SINGLE, SequenceParallelGroup
 from lingbot.runtime.engine import Engine
 from lingbot.runtime.session import SessionSpec
-from lingbot.text.pocket import PocketTextEncoder
 from lingbot.vae.codec import LatentCodec
 from lingbot.vae.tiny import TinyVAE
 
@@ -90,14 +89,12 @@ def make_engine(
     channels, device = (8, 8, 8, 8), torch.device(options.device)
     vae = TinyVAE(encoder_channels=channels, decoder_channels=channels).to(device).eval()
     mean, std = torch.zeros(16, 1, 1, 1, device=device), torch.ones(16, 1, 1, 1, device=device)
-    config = model.config
     return Engine(
         WorldConfig(
             name="random", width=options.width, height=options.height, schedule=SCHEDULE_V2
         ),
         model=model,
-        codec=LatentCodec(vae, mean, std),
-        text_encoder=PocketTextEncoder(text_dim=config.text_dim, text_len=config.text_len),
+        vae=LatentCodec(vae, mean, std),
         camera_cache_bytes=budget_bytes,
         group=group,
     )
@@ -107,4 +104,4 @@ def random_spec(config: WorldConfig) -> SessionSpec:
     """A world that starts from noise."""
     shape = (config.height, config.width, 3)
     picture: NDArray[np.uint8] = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    return SessionSpec(first_frame=picture, prompt="a world")
+    return SessionSpec(first_frame=picture)

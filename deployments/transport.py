@@ -12,7 +12,7 @@ from deployments.config import ServiceConfig
 from deployments.lease import LeasedWorld
 from deployments.observability.logs import configure_logging
 from deployments.serve_middleware import add_serve_middleware
-from lingbot.config import PATCH, PRESETS, PRESETS_FOLDER, SPATIAL_STRIDE
+from lingbot.config import PATCH, PRESETS, SPATIAL_STRIDE
 from transport.app import build_app
 from transport.wire.world import Opening, WorldInfo
 
@@ -31,7 +31,7 @@ class Transport:
 
 def world_info(preset: str) -> WorldInfo:
     """The properties of a preset's worlds, from its config alone, without its weights."""
-    config = PRESETS[preset]
+    openings, config = PRESETS[preset].openings, PRESETS[preset].world
     return WorldInfo(
         preset=config.name,
         sizes=((config.width, config.height),),
@@ -44,7 +44,7 @@ def world_info(preset: str) -> WorldInfo:
         max_window=config.window,
         sink=config.sink,
         max_steps=config.max_steps,
-        openings=load_openings(PRESETS_FOLDER / preset),
+        openings=() if openings is None else load_openings(openings),
     )
 
 
@@ -56,10 +56,10 @@ class OpeningFile(Struct, frozen=True):
     prompt: str
 
 
-def load_openings(folder: Path) -> tuple[Opening, ...]:
-    """The openings that `folder`/openings.json lists."""
-    entries = msgspec.json.decode((folder / "openings.json").read_bytes(), type=list[OpeningFile])
+def load_openings(path: Path) -> tuple[Opening, ...]:
+    """The openings that an openings.json lists."""
+    entries = msgspec.json.decode(path.read_bytes(), type=list[OpeningFile])
     return tuple(
-        Opening(name=entry.name, prompt=entry.prompt, image=(folder / entry.file).read_bytes())
+        Opening(name=entry.name, prompt=entry.prompt, image=(path.parent / entry.file).read_bytes())
         for entry in entries
     )

@@ -22,10 +22,12 @@ from deployments.sessions.registry import SessionRecord, SessionRegistry
 from transport.wire.world import WorldSpec
 
 if TYPE_CHECKING:  # imported late: WorldGroup imports this class and stays without torch
+    from lingbot.errors import LingbotError
     from lingbot.parallel.ulysses import SequenceParallelGroup
     from lingbot.runtime.commands import Command
     from lingbot.runtime.engine import Engine
     from lingbot.runtime.worker import Worker
+    from lingbot.text.protocol import TextEncoder
 
 Frames = NDArray[np.uint8]
 
@@ -37,6 +39,21 @@ class Refusal(Struct, frozen=True):
 
     text: str
     field: str | None
+
+
+# The wire's names of lingbot's fields, where they differ.
+WIRE_FIELDS = {
+    "first_frame": "size",
+    "num_steps": "num_inference_steps",
+    "window": "realtime_causal_kv_cache_num_frames",
+    "sink": "realtime_causal_sink_size",
+}
+
+
+def refusal_of(error: "LingbotError") -> Refusal:
+    """The refusal for an error of the engine, with the wire's name of the field."""
+    field = None if error.field is None else WIRE_FIELDS.get(error.field, error.field)
+    return Refusal(str(error), field)
 
 
 class RankAssignment(Struct, frozen=True, kw_only=True):
@@ -92,6 +109,7 @@ class WorldRank:
         self._store: Any = None  # the rendezvous, on rank 0 of several
         self._failure: asyncio.Future[None]
         self._worker: Worker
+        self._text_encoder: TextEncoder | None = None  # on rank 0
 
     def open_rendezvous(self, host: str) -> int:
         """Open the store at which the ranks meet. Returns its port."""
@@ -146,7 +164,7 @@ class WorldRank:
 
         session_spec = SessionSpec(
             first_frame=image,
-            prompt=spec.prompt,
+            context=await self._encode(spec.prompt),
             seed=spec.seed,
             num_steps=spec.num_steps,
             window=spec.window,
@@ -155,7 +173,7 @@ class WorldRank:
         try:
             await self._execute(OpenSession(session_id, session_spec))
         except LingbotError as exc:
-            return Refusal(str(exc), exc.field)
+            return refusal_of(exc)
         if not self._sessions.mark_opened(session_id, time.monotonic()):
             await self._execute(CloseSession(session_id))
             raise SessionEnded(session_id)
@@ -177,8 +195,9 @@ class WorldRank:
         self.touch(session_id)
         frames: asyncio.Future[Frames]
         try:
+            context = None if prompt is None else await self._encode(prompt)
             decoding = await self._execute(
-                StepSession(session_id, list(actions), prompt),
+                StepSession(session_id, list(actions), context),
                 time_to_underrun_s=time_to_underrun_s,
             )
             frames = asyncio.wrap_future(decoding)
@@ -229,6 +248,7 @@ class WorldRank:
 
         from lingbot.parallel.process_group import connect_rendezvous, join
         from lingbot.parallel.ulysses import SINGLE
+        from lingbot.runtime.presets import load_text_encoder
         from lingbot.runtime.worker import Worker
 
         group = SINGLE
@@ -239,6 +259,8 @@ class WorldRank:
                 num_ranks=assignment.num_ranks,
                 device=torch.device(self._config.device),
             )
+        if assignment.rank == 0:
+            self._text_encoder = load_text_encoder(self._config.preset)
         return Worker(self._load(group))
 
     def _run_worker(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -267,6 +289,11 @@ class WorldRank:
         if record.opened:
             self._worker.submit(CloseSession(record.session_id), deadline=-math.inf)
             logger.info("session %s closed: %s", record.session_id, reason)
+
+    async def _encode(self, prompt: str) -> "NDArray[np.float32]":
+        """A prompt's context. The encoder runs off the event loop, and on rank 0 only."""
+        assert self._text_encoder is not None
+        return await asyncio.to_thread(self._text_encoder.encode, prompt)
 
     async def _execute(self, command: "Command", *, time_to_underrun_s: float = 0.0) -> Any:
         """Execute a command on all ranks, earliest deadline first. Returns rank 0's result."""

@@ -1,4 +1,4 @@
-"""Everything about a world that the code needs to know, and the presets that name one."""
+"""The shapes and schedules of worlds, and the presets that name them. Imports no torch."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,14 +9,14 @@ Positive = Annotated[int, Meta(ge=1)]
 NonNegative = Annotated[int, Meta(ge=0)]
 
 LATENT_CHANNELS = 16
-SPATIAL_STRIDE = 8  # pixels a latent pixel stands for, each way
-TEMPORAL_STRIDE = 4  # frames a latent frame stands for; the first stands for one
-PATCH = 2  # latent pixels a token stands for, each way
+SPATIAL_STRIDE = 8  # pixels per latent pixel, in each direction
+TEMPORAL_STRIDE = 4  # frames per latent frame; the first latent frame has one
+PATCH = 2  # latent pixels per token, in each direction
 NUM_TRAIN_TIMESTEPS = 1000
 
 
 class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The shape of a DiT. A checkpoint's config and its weights give all of it."""
+    """The shape of a DiT, as a checkpoint's config and weights give it."""
 
     dim: Positive
     ffn_dim: Positive
@@ -32,7 +32,7 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         if self.dim % self.num_heads:
             raise ValueError(f"dim {self.dim} must be divisible by num_heads {self.num_heads}")
         if self.head_dim % 2:
-            raise ValueError(f"head_dim {self.head_dim} must be even: rotary turns pairs")
+            raise ValueError(f"head_dim {self.head_dim} must be even: RoPE rotates pairs")
 
     @property
     def head_dim(self) -> int:
@@ -40,14 +40,14 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     @property
     def control_channels(self) -> int:
-        """Channels a pixel of the control map has: origin and direction, or direction and WASD."""
+        """Channels per pixel of the control map: origin and direction, or direction and WASD."""
         return 6 if self.control == "cam" else 7
 
 
 class ScheduleConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which of the 1000 training noise levels a few-step model visits."""
+    """The training noise levels, of 1000, that a few-step model visits."""
 
-    indices: tuple[NonNegative, ...]
+    indices: tuple[NonNegative, ...]  # rising, within 0..999
     shift: Annotated[float, Meta(gt=0)]
 
     def __post_init__(self) -> None:
@@ -61,18 +61,18 @@ SCHEDULE_V2 = ScheduleConfig(indices=(0, 250, 500, 750), shift=5.0)
 
 
 class WorldConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A world as it is served: its geometry, its memory and its noise schedule."""
+    """A world as it is served: its geometry, its window and its noise schedule."""
 
     name: str
-    width: Positive
-    height: Positive
+    width: Positive  # pixels
+    height: Positive  # pixels
     schedule: ScheduleConfig
     fps: Positive = 16
     chunk: Positive = 3  # latent frames generated together
-    window: Positive = 12  # latent frames remembered, sink and current chunk included
-    sink: NonNegative = 3  # first latent frames, never forgotten
-    max_steps: Positive = 8  # the most denoising steps a session may ask for
-    # RoPE distance between rows and between columns of tokens; above 1 at less than a model's size.
+    window: Positive = 12  # latent frames in the KV window, sink and current chunk included
+    sink: NonNegative = 3  # latent frames at the world's beginning that stay in the window
+    max_steps: Positive = 8  # the most denoising steps that a session may request
+    # RoPE distance between token rows and between columns; above 1 below the model's own size.
     rope_scale: tuple[float, float] = (1.0, 1.0)
 
     def __post_init__(self) -> None:
@@ -83,7 +83,7 @@ class WorldConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     @property
     def latent_size(self) -> tuple[int, int]:
-        """Rows and columns of a latent frame."""
+        """Latent rows and columns of a latent frame."""
         return self.height // SPATIAL_STRIDE, self.width // SPATIAL_STRIDE
 
     @property
@@ -107,10 +107,36 @@ def check_window(window: int, *, sink: int, chunk: int) -> None:
         raise ValueError(f"window {window} must hold the sink ({sink}) and one chunk ({chunk})")
 
 
-# A small picture is known at higher noise levels than a large one: its last step is at a lower one.
-SCHEDULE_POCKET = ScheduleConfig(indices=(0, 300, 600, 850, 940), shift=3.0)
+class Preset(Struct, frozen=True, kw_only=True):
+    """A world that can be served, and the files that it is loaded from.
 
+    File names are relative to the weights' folder, which is `folder` or the operator's.
+    """
+
+    world: WorldConfig
+    dit_file: str = "diffusion_pytorch_model.safetensors"  # its config.json lies beside it
+    vae_file: str
+    text_encoder: Literal["hashed_words"]
+    text_dim: Positive  # width of the text encoder's contexts
+    text_len: Positive  # their most rows
+    folder: Path | None = None  # weights in this package; None: the operator names a folder
+    openings: Path | None = None  # an openings.json; None: the world has no openings
+
+
+PRESETS_FOLDER = Path(__file__).parent / "presets"  # one folder per preset
+
+# At a given noise level a small frame shows more than a large one: the last level is lower here.
+SCHEDULE_POCKET = ScheduleConfig(indices=(0, 300, 600, 850, 940), shift=3.0)
 POCKET = WorldConfig(name="pocket", width=208, height=128, schedule=SCHEDULE_POCKET)
 
-PRESETS = {POCKET.name: POCKET}
-PRESETS_FOLDER = Path(__file__).parent / "presets"  # weights and openings, a folder a preset
+PRESETS = {
+    POCKET.name: Preset(
+        world=POCKET,
+        vae_file="tiny_vae.safetensors",
+        text_encoder="hashed_words",
+        text_dim=64,
+        text_len=16,
+        folder=PRESETS_FOLDER / "pocket",
+        openings=PRESETS_FOLDER / "pocket" / "openings.json",
+    )
+}

@@ -1,10 +1,11 @@
-"""What a caller of this room can get wrong."""
+"""The errors that a caller of this room can cause."""
 
 
 class LingbotError(ValueError):
-    """A value the model cannot take. The text is safe to show to a user.
+    """A value that the model cannot take. The text is safe to show to a user.
 
-    ``field`` names the argument that is wrong, where one is.
+    `field` names the wrong argument, if one is wrong: a field of `SessionSpec`, `actions`,
+    `prompt`, `preset` or `weights`.
     """
 
     def __init__(self, text: str, *, field: str | None = None) -> None:
@@ -13,8 +14,8 @@ class LingbotError(ValueError):
 
 
 class WeightsError(LingbotError):
-    """A checkpoint folder that cannot be read as what it claims to be."""
+    """A checkpoint folder that cannot be read."""
 
 
 class SessionClosed(LingbotError):
-    """A step of a session that is not there, or not there any more."""
+    """A step of a session that is not open."""

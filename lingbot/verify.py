@@ -23,7 +23,7 @@ from lingbot.dit.sampler import prepare_next_chunk, sample_chunk
 from lingbot.dit.schedule import build_steps
 from lingbot.dit.weights import DIT_FILE, load_dit, read_config
 from lingbot.errors import LingbotError, WeightsError
-from lingbot.files import read_tensors
+from lingbot.files import read_json, read_tensors
 from lingbot.parallel.process_group import spawn_ranks
 from lingbot.parallel.ulysses import SINGLE, SequenceParallelGroup
 
@@ -139,7 +139,7 @@ def slot_error(ours: Tensor, reference: Tensor) -> float:
 def verify_camera(folder: Path, group: SequenceParallelGroup) -> Errors:
     """Redo the poses and maps of a pose file and of an action string."""
     recorded = read_tensors(folder / "camera.safetensors")
-    meta = msgspec.json.decode((folder / "camera.json").read_bytes(), type=CameraMeta)
+    meta = read_json(folder / "camera.json", CameraMeta)
 
     walked = actions_to_poses(["".join(keys) for keys in meta.keys])
     yield "action_c2w", relative_error(torch.from_numpy(walked), recorded["action_c2w"])
@@ -193,7 +193,7 @@ def verify(folder: Path, group: SequenceParallelGroup = SINGLE) -> Errors:
         raise
     except KeyError as exc:
         raise WeightsError(f"{folder}: no tensor {exc}") from exc
-    except (ValueError, IndexError, RuntimeError, OSError, msgspec.DecodeError) as exc:
+    except (ValueError, IndexError, RuntimeError, OSError) as exc:
         raise WeightsError(f"{folder}: {exc}") from exc
 
 

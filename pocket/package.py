@@ -11,14 +11,14 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from lingbot.config import PRESETS_FOLDER
+from lingbot.config import PRESETS, PRESETS_FOLDER
 from lingbot.dit.model import WorldModel
 from lingbot.dit.weights import load_dit, save_dit
-from lingbot.runtime.presets import VAE_FILE
 from pocket.training.dit import MODEL, STAGES
 from pocket.training.run import load_checkpoint, save_checkpoint, save_tensors
 
 SHIPPED = PRESETS_FOLDER / "pocket"
+VAE_FILE = PRESETS["pocket"].vae_file
 
 
 def package(run: Path, target: Path, *, share: float = 1.0) -> None:

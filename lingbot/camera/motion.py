@@ -77,15 +77,15 @@ class Trajectory:
     started: bool = False
 
     def extend(self, actions: Sequence[str]) -> Poses:
-        """Relative poses [F, 4, 4] of the next latent frames.
+        """Relative poses [F, 4, 4] of the next latent frames, one per action.
 
-        The first latent frame of a world is the picture it starts from: its pose is the identity,
-        whatever is held.
+        Actions must be valid: `check_action` is the caller's. The first latent frame of a world
+        shows its image, so that its pose is the identity for any action.
         """
         poses = []
         for action in actions:
             if self.started:
-                pose, self.pitch = relative_pose(self.pitch, check_action(action))
+                pose, self.pitch = relative_pose(self.pitch, action)
             else:
                 pose, self.started = np.eye(4), True
             poses.append(pose)

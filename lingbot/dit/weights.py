@@ -12,7 +12,7 @@ from torch import Tensor
 from lingbot.config import ModelConfig
 from lingbot.dit.model import WorldModel
 from lingbot.errors import WeightsError
-from lingbot.files import read_tensors
+from lingbot.files import read_json, read_tensors
 
 CONFIG_FILE = "config.json"
 DIT_FILE = "diffusion_pytorch_model.safetensors"
@@ -45,12 +45,8 @@ class OfficialConfig(msgspec.Struct, frozen=True):
 
 
 def read_config(folder: Path) -> OfficialConfig:
-    """Raise WeightsError with the file and the field that is wrong."""
-    path = folder / CONFIG_FILE
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=OfficialConfig)
-    except (OSError, msgspec.DecodeError) as exc:
-        raise WeightsError(f"{path}: {exc}") from exc
+    """Raises WeightsError with the file and the wrong field."""
+    return read_json(folder / CONFIG_FILE, OfficialConfig)
 
 
 def to_internal(name: str) -> str:
@@ -65,18 +61,23 @@ def to_checkpoint(name: str) -> str:
     return name
 
 
-def load_dit(folder: Path, *, device: torch.device, dtype: torch.dtype) -> WorldModel:
+def load_dit(
+    folder: Path, *, device: torch.device, dtype: torch.dtype, file: str = DIT_FILE
+) -> WorldModel:
     """The DiT of a checkpoint folder in the official layout.
 
-    Raises WeightsError for a missing file, a missing or unknown tensor, or a wrong shape.
+    `file` is relative to the folder, and its config.json lies beside it. Raises WeightsError for a
+    missing file, a missing or unknown tensor, or a wrong shape.
     """
-    official = read_config(folder)
-    tensors = {to_internal(name): t for name, t in read_tensors(folder / DIT_FILE).items()}
-    model = build_dit(official, tensors, source=folder)
+    path = folder / file
+    official = read_config(path.parent)
+    tensors = {to_internal(name): t for name, t in read_tensors(path).items()}
+    model = build_dit(official, tensors, source=path)
     return model.to(device=device, dtype=dtype).eval().requires_grad_(False)
 
 
 def build_dit(official: OfficialConfig, tensors: dict[str, Tensor], *, source: Path) -> WorldModel:
+    """The model of a config and its tensors; errors name the file `source`."""
     try:
         text_dim = tensors["text_embedding.0.weight"].shape[1]
         config = msgspec.convert(
@@ -90,13 +91,13 @@ def build_dit(official: OfficialConfig, tensors: dict[str, Tensor], *, source: P
     except KeyError as exc:
         raise WeightsError(f"{source}: no tensor {exc}") from exc
     except msgspec.ValidationError as exc:
-        raise WeightsError(f"{source / CONFIG_FILE}: {exc}") from exc
+        raise WeightsError(f"{source.with_name(CONFIG_FILE)}: {exc}") from exc
     with torch.device("meta"):
         model = WorldModel(config)
     try:
         model.load_state_dict(tensors, strict=True, assign=True)
     except RuntimeError as exc:
-        raise WeightsError(f"{source / DIT_FILE}: {exc}") from exc
+        raise WeightsError(f"{source}: {exc}") from exc
     return model
 
 

@@ -24,7 +24,7 @@ class StepSession(Struct, frozen=True, tag=True):
 
     session_id: str
     actions: list[str]  # one per latent frame
-    prompt: str | None = None  # None: the prompt stays
+    context: NDArray[np.float32] | None = None  # [L, text_dim]; None: the prompt stays
 
 
 class CloseSession(Struct, frozen=True, tag=True):
@@ -45,7 +45,7 @@ Command = OpenSession | StepSession | CloseSession | Heartbeat | Stop
 
 
 def encode_command(command: Command) -> bytes:
-    """Raises UnicodeEncodeError for text with lone surrogates."""
+    """Raises UnicodeEncodeError for a session id or a key that holds a lone surrogate."""
     return ENCODER.encode(command)
 
 
@@ -55,7 +55,7 @@ def decode_command(message: bytes) -> Command:
 
 
 def encode_array(array: NDArray[Any]) -> tuple[str, tuple[int, ...], bytes]:
-    """An array of any type, so that every rank receives, and refuses, the same image."""
+    """An array of any type, so that every rank receives, and refuses, the same arrays."""
     return array.dtype.str, array.shape, array.tobytes()
 
 

@@ -1,4 +1,4 @@
-"""Weights, and the step that turns three actions into twelve frames."""
+"""The engine: the weights, and the step from a chunk's actions to its frames."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -19,30 +19,27 @@ from lingbot.dit.schedule import build_steps
 from lingbot.errors import LingbotError
 from lingbot.parallel.ulysses import SINGLE, SequenceParallelGroup
 from lingbot.runtime.session import Session, SessionSpec
-from lingbot.text.pocket import PocketTextEncoder
-from lingbot.vae.codec import LatentCodec
-from lingbot.vae.tiny import DecoderState
+from lingbot.vae.protocol import VAE
 
 BROKEN = "an earlier step of this session failed: open another"
 
 
 class Engine:
-    """Holds weights and nothing about any user. One call at a time, but for ``decode``."""
+    """Holds weights and no user's state. It takes one call at a time; `decode` may overlap."""
 
     def __init__(
         self,
         config: WorldConfig,
         *,
         model: WorldModel,
-        codec: LatentCodec,
-        text_encoder: PocketTextEncoder,
+        vae: VAE,
         camera_cache_bytes: int = 0,
         group: SequenceParallelGroup = SINGLE,
     ) -> None:
-        """One of ``ranks``, which all make the same calls in the same order.
+        """One rank's engine. All ranks of `group` make the same calls in the same order.
 
-        ``camera_cache_bytes`` is the most that the camera maps of earlier poses may take; 0: none
-        are kept. Raises LingbotError where the model cannot be split over the ranks.
+        Stored camera maps take at most `camera_cache_bytes`; 0 stores none. Raises LingbotError
+        for a model that cannot be split over the ranks.
         """
         rows, columns = config.grid
         group.check(model.config, tokens=rows * columns)
@@ -50,30 +47,29 @@ class Engine:
         self.camera_cache = CameraCache(model, budget_bytes=camera_cache_bytes, group=group)
         self.config = config
         self.model = model
-        self.codec = codec
-        self.text_encoder = text_encoder
+        self.vae = vae
         weight = next(model.parameters())
         self.device, self.dtype = weight.device, weight.dtype
         self._decode_stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
 
     @torch.inference_mode()
     def open(self, spec: SessionSpec) -> Session:
-        """A world that has not moved yet.
+        """A session before its first chunk.
 
-        Raises LingbotError, with the field, for a picture of another size than the config's, for
-        too many steps, or for a window that is larger than the config's or holds no chunk.
+        Raises LingbotError, with the field, for an image of another size than the config's, a
+        number of steps out of range, a window that is larger than the config's or too small for
+        sink and chunk, and a context of the wrong shape or type.
         """
         config = self.config
-        expected = (config.height, config.width, 3)
-        if spec.first_frame.shape != expected or spec.first_frame.dtype != np.uint8:
-            got = f"{spec.first_frame.dtype} {spec.first_frame.shape}"
-            raise LingbotError(f"first_frame must be uint8 {expected}, not {got}", field="size")
+        self._check_image(spec.first_frame)
         if spec.num_steps is not None and not 1 <= spec.num_steps <= config.max_steps:
             raise LingbotError(
-                f"num_inference_steps must be 1..{config.max_steps}, not {spec.num_steps}",
-                field="num_inference_steps",
+                f"num_steps must be 1..{config.max_steps}, not {spec.num_steps}",
+                field="num_steps",
             )
-        window, sink = self._memory_of(spec)
+        window, sink = self._window_and_sink(spec)
+        if spec.context is not None:
+            self._check_context(spec.context)
         rows, columns = config.grid
         return Session(
             window=KVWindow.empty(
@@ -86,27 +82,37 @@ class Engine:
                 dtype=self.dtype,
                 num_ranks=self.group.num_ranks,
             ),
-            text=self._embed_prompt(spec.prompt),
-            condition=self.codec.encode_image(spec.first_frame, chunk=config.chunk),
+            text=self._embed_context(spec.context),
+            condition=self.vae.encode_image(spec.first_frame, chunk=config.chunk),
             steps=build_steps(config.schedule, num_steps=spec.num_steps),
             noise=torch.Generator().manual_seed(spec.seed),
+            decoder=self.vae.new_decoder_state(),
         )
 
     def step(
-        self, session: Session, actions: Sequence[str], *, prompt: str | None = None
+        self,
+        session: Session,
+        actions: Sequence[str],
+        *,
+        context: NDArray[np.float32] | None = None,
     ) -> NDArray[np.uint8]:
-        """The session's next chunk: ``denoise``, then ``decode``."""
-        return self.decode(session, self.denoise(session, actions, prompt=prompt))
+        """The frames of the session's next chunk: `denoise`, then `decode`."""
+        return self.decode(session, self.denoise(session, actions, context=context))
 
     @torch.inference_mode()
     def denoise(
-        self, session: Session, actions: Sequence[str], *, prompt: str | None = None
+        self,
+        session: Session,
+        actions: Sequence[str],
+        *,
+        context: NDArray[np.float32] | None = None,
     ) -> Tensor:
         """The clean latents of the session's next chunk, [1, 16, F, h, w].
 
-        ``actions`` holds the keys of each latent frame; ``prompt`` replaces the prompt from here
-        on. Raises LingbotError for actions that are no keys or not ``chunk`` of them, and leaves
-        the session as it was; any other error leaves the session unusable.
+        `actions` are the keys held during each latent frame. `context` [L, text_dim] replaces the
+        prompt from this chunk on. Raises LingbotError for a wrong number of actions, for an action
+        that is not made of keys, and for a context of the wrong shape or type; the session stays
+        as it was. Any other error leaves the session unusable.
         """
         config = self.config
         if session.broken:
@@ -117,12 +123,14 @@ class Engine:
             )
         for action in actions:
             check_action(action)
+        if context is not None:
+            self._check_context(context)
         try:
-            if prompt is not None:
-                session.text = self._embed_prompt(prompt)
+            if context is not None:
+                session.text = self._embed_context(context)
             latents = self._denoise(session, actions)
-            if self.device.type == "cuda":
-                torch.cuda.current_stream(self.device).synchronize()  # done is done
+            if self.device.type == "cuda":  # so that the latents are there when this returns
+                torch.cuda.current_stream(self.device).synchronize()
         except BaseException:
             session.broken = True
             raise
@@ -131,50 +139,87 @@ class Engine:
 
     @torch.inference_mode()
     def decode(self, session: Session, latents: Tensor) -> NDArray[np.uint8]:
-        """A chunk's frames: uint8 [T, H, W, 3], 9 in the first and 12 in each later.
+        """A chunk's frames, uint8 [T, H, W, 3]: 9 in the first chunk and 12 in each later one.
 
-        In the order of the chunks. It touches nothing that ``denoise`` does, so that another thread
-        may decode a chunk while the next is denoised; on a GPU it has a stream of its own.
+        Chunks must be decoded in their order. Another thread may decode a chunk while the next one
+        is denoised: the two share no state, and on a GPU decoding has its own stream.
         """
         if session.decoder_broken:
             raise LingbotError(BROKEN)
         try:
             with torch.cuda.stream(self._decode_stream):
-                return self.codec.decode(latents, session.decoder)
+                return self.vae.decode(latents, session.decoder)
         except BaseException:
             session.decoder_broken = True
             raise
 
     def close(self, session: Session) -> None:
-        """Free the window, the prompt's K/V and the decoder's state now, whoever holds them.
+        """Free the window, the prompt's K/V and the decoder's state at once.
 
-        A chunk that is being decoded is finished first, with a state that it keeps that long.
+        The session cannot be used afterwards, even by a caller that still holds it. A decode in
+        progress finishes with the state it started with.
         """
         session.broken = session.decoder_broken = True
         session.window = session.window.emptied()
         session.text = ()
-        session.decoder = DecoderState()
+        session.decoder = self.vae.new_decoder_state()
 
-    def _memory_of(self, spec: SessionSpec) -> tuple[int, int]:
-        """Window and sink of a session, checked against the config's."""
+    @contextmanager
+    def chunk_inputs(self, session: Session, actions: Sequence[str]) -> Iterator[ChunkInputs]:
+        """The model's inputs for the session's next chunk, valid inside the `with`.
+
+        Moves the session's trajectory on by `actions`, which must be valid.
+        """
+        with self._maps(session, actions) as maps:
+            yield prepare_next_chunk(
+                self.model,
+                session.window,
+                condition=session.condition.of_chunk(session.next_chunk),
+                maps=maps,
+                text=session.text,
+                group=self.group,
+                rope_scale=self.config.rope_scale,
+            )
+
+    def _check_image(self, image: NDArray[np.uint8]) -> None:
+        expected = (self.config.height, self.config.width, 3)
+        if image.shape != expected or image.dtype != np.uint8:
+            raise LingbotError(
+                f"first_frame must be uint8 {expected}, not {image.dtype} {image.shape}",
+                field="first_frame",
+            )
+
+    def _check_context(self, context: NDArray[np.float32]) -> None:
+        text_dim, text_len = self.model.config.text_dim, self.model.config.text_len
+        fits = context.ndim == 2 and context.shape[1] == text_dim and len(context) <= text_len
+        if not fits or context.dtype != np.float32:
+            raise LingbotError(
+                f"the prompt's context must be float32 (at most {text_len}, {text_dim}), "
+                f"not {context.dtype} {context.shape}",
+                field="prompt",
+            )
+
+    def _window_and_sink(self, spec: SessionSpec) -> tuple[int, int]:
+        """Window and sink of a session in latent frames, checked against the config's."""
         config = self.config
         window = config.window if spec.window is None else spec.window
         sink = config.sink if spec.sink is None else spec.sink
         if window > config.window:
             raise LingbotError(
-                f"realtime_causal_kv_cache_num_frames must be at most {config.window}, "
-                f"not {window}",
-                field="realtime_causal_kv_cache_num_frames",
+                f"window must be at most {config.window}, not {window}", field="window"
             )
         try:
             check_window(window, sink=sink, chunk=config.chunk)
         except ValueError as exc:
-            raise LingbotError(str(exc), field="realtime_causal_sink_size") from exc
+            raise LingbotError(str(exc), field="sink") from exc
         return window, sink
 
-    def _embed_prompt(self, prompt: str) -> tuple[TextKV, ...]:
-        context = self.text_encoder.encode(prompt)[None].to(device=self.device, dtype=self.dtype)
-        return self.model.embed_text(context)
+    def _embed_context(self, context: NDArray[np.float32] | None) -> tuple[TextKV, ...]:
+        if context is None:
+            context = np.zeros((0, self.model.config.text_dim), np.float32)
+        return self.model.embed_text(
+            torch.tensor(context)[None].to(device=self.device, dtype=self.dtype)
+        )
 
     def _denoise(self, session: Session, actions: Sequence[str]) -> Tensor:
         """The clean latents of the next chunk, [1, 16, F, h, w]."""
@@ -191,25 +236,8 @@ class Engine:
         session.window.advance(config.chunk)
         return latents
 
-    @contextmanager
-    def chunk_inputs(self, session: Session, actions: Sequence[str]) -> Iterator[ChunkInputs]:
-        """The model's inputs for the session's next chunk, valid inside the `with`.
-
-        Moves the session's trajectory on by these actions; its window does not advance.
-        """
-        with self._maps(session, actions) as maps:
-            yield prepare_next_chunk(
-                self.model,
-                session.window,
-                condition=session.condition.of_chunk(session.next_chunk),
-                maps=maps,
-                text=session.text,
-                group=self.group,
-                rope_scale=self.config.rope_scale,
-            )
-
     def _maps(self, session: Session, actions: Sequence[str]) -> AbstractContextManager[ChunkMaps]:
-        """The conditioner's maps for the next chunk, whose latent frames have these actions."""
+        """The conditioner's maps of the next chunk, whose latent frames have these actions."""
         kind = self.model.config.control
         poses = session.trajectory.extend(actions)
         size = {"width": self.config.width, "height": self.config.height}

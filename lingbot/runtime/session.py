@@ -1,6 +1,7 @@
-"""Everything that differs between two users."""
+"""A session: the state of one user's world."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,34 +12,33 @@ from lingbot.camera.motion import Trajectory
 from lingbot.dit.kv_cache import KVWindow
 from lingbot.dit.model import TextKV
 from lingbot.dit.schedule import DenoisingStep
-from lingbot.vae.codec import ImageCondition
-from lingbot.vae.tiny import DecoderState
+from lingbot.vae.protocol import ImageCondition
 
 
 class SessionSpec(Struct, frozen=True, kw_only=True):
-    """What a user asks for. None leaves a choice to the world's config."""
+    """A request for a session. None leaves a choice to the world's config."""
 
-    first_frame: NDArray[np.uint8]  # [H, W, 3], the size that is served
-    prompt: str = ""
+    first_frame: NDArray[np.uint8]  # [H, W, 3], the config's size
+    context: NDArray[np.float32] | None = None  # [L, text_dim], the encoded prompt; None: no text
     seed: int = 42
     num_steps: int | None = None
-    window: int | None = None
-    sink: int | None = None
+    window: int | None = None  # latent frames
+    sink: int | None = None  # latent frames
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Session:
-    """Drop it and every trace of the user is gone: no other object holds session state."""
+    """All state of one user. No other object holds any, so that dropping it frees everything."""
 
     window: KVWindow
     text: tuple[TextKV, ...]
     condition: ImageCondition
     steps: tuple[DenoisingStep, ...]
-    noise: torch.Generator  # on the CPU: a seed means the same noise on every device
+    noise: torch.Generator  # on the CPU: a seed gives the same noise on every device
+    decoder: Any  # the VAE's own state
     trajectory: Trajectory = field(default_factory=Trajectory)
-    decoder: DecoderState = field(default_factory=DecoderState)
     next_chunk: int = 0
-    # A call raised, and what it left behind is unusable. Two, as each call knows of its own alone:
-    # ranks that are in step must not differ in what they refuse, and only one of them decodes.
+    # Set when denoise or decode raised: the session must be closed. Two flags, because only rank 0
+    # decodes, and all ranks must refuse the same calls.
     broken: bool = False
     decoder_broken: bool = False

@@ -100,7 +100,7 @@ class Worker:
         """On rank 0, while `run` is running: run every shape, until the window has wrapped."""
         config, name, first = self.engine.config, "warm-up", -math.inf
         grey = np.full((config.height, config.width, 3), 128, np.uint8)
-        spec = SessionSpec(first_frame=grey, prompt="warm up")
+        spec = SessionSpec(first_frame=grey)
         self.submit(OpenSession(name, spec), deadline=first).result()
         for _ in range(-(-config.window // config.chunk) + 1):
             step = StepSession(name, [""] * config.chunk)
@@ -177,7 +177,7 @@ class Worker:
         if session is None:
             raise SessionClosed(f"session {command.session_id} is not open")
         latents = self._timed(
-            partial(self.engine.denoise, session, command.actions, prompt=command.prompt)
+            partial(self.engine.denoise, session, command.actions, context=command.context)
         )
         if not self.is_leader:
             return None

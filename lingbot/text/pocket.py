@@ -1,29 +1,35 @@
-"""Prompts to the context that cross-attention looks at."""
+"""The pocket world's text encoder: hashed words."""
 
 import hashlib
 import re
 
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 
-class PocketTextEncoder:
-    """The pocket world's encoder: a word is a fixed random vector, found by hashing it.
+class HashedWordEncoder:
+    """Maps each word to a fixed random vector, seeded by the word's hash.
 
-    It has no weights to load and knows every word; what the words mean, the DiT has to learn.
+    It has no weights and no vocabulary; the DiT learns what the words mean.
     """
 
     def __init__(self, *, text_dim: int, text_len: int) -> None:
         self.text_dim = text_dim
         self.text_len = text_len
 
-    def encode(self, prompt: str) -> Tensor:
-        """prompt -> [L, text_dim] float32, at most ``text_len`` words of it."""
+    def encode(self, prompt: str) -> NDArray[np.float32]:
+        """prompt -> context [L, text_dim], of the first `text_len` words.
+
+        A prompt without words becomes one row of zeros.
+        """
         words = re.findall(r"\w+", prompt.lower())[: self.text_len]
         if not words:
-            return torch.zeros(1, self.text_dim)
-        return torch.stack([self._vector(word) for word in words])
+            return np.zeros((1, self.text_dim), np.float32)
+        return np.stack([self._vector(word) for word in words])
 
-    def _vector(self, word: str) -> Tensor:
+    def _vector(self, word: str) -> NDArray[np.float32]:
         seed = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=7).digest(), "little")
-        return torch.randn(self.text_dim, generator=torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(seed)
+        vector: NDArray[np.float32] = torch.randn(self.text_dim, generator=generator).numpy()
+        return vector

@@ -10,7 +10,7 @@ from lingbot.vae.tiny import DecoderState, repeat_first
 from pocket.evaluation.figure import Figure, at_least
 from pocket.evaluation.looks import gradient_similarity, laplacian_variance, mean_square, psnr
 from pocket.evaluation.motion import seen_before
-from pocket.evaluation.play import held_out, predict_each
+from pocket.evaluation.play import codec_of, held_out, predict_each
 from pocket.renderer.render import Renderer
 from pocket.training.data import SIZE, first_frame_of, to_video
 
@@ -21,8 +21,8 @@ def measure_autoencoder(engine: Engine, num_scenes: int) -> Iterable[Figure]:
     for clip in held_out(num_scenes):
         truth = to_video(clip.frames)
         with torch.inference_mode():
-            latents = engine.codec.encode(repeat_first(truth[None]))
-        decoded = torch.from_numpy(engine.codec.decode(latents, DecoderState()))
+            latents = codec_of(engine).encode(repeat_first(truth[None]))
+        decoded = torch.from_numpy(engine.vae.decode(latents, DecoderState()))
         errors.append(mean_square(decoded, clip.frames))
         gradients.append(gradient_similarity(decoded, clip.frames))
     yield at_least("autoencoder PSNR", psnr(errors), "dB", 30)

@@ -7,13 +7,17 @@ import copy
 from collections.abc import Iterable
 from random import Random
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lingbot.camera.motion import Poses
 from lingbot.config import POCKET
 from lingbot.runtime.engine import Engine
+from lingbot.runtime.presets import load_text_encoder
 from lingbot.runtime.session import Session, SessionSpec
+from lingbot.vae.codec import LatentCodec
 from lingbot.vae.tiny import repeat_first
 from pocket.evaluation.motion import as_frame
 from pocket.renderer.render import Renderer
@@ -71,7 +75,17 @@ def stroll(random: Random) -> list[str]:
 
 
 def open_world(engine: Engine, first: Tensor, prompt: str) -> Session:
-    return engine.open(SessionSpec(first_frame=as_frame(first), prompt=prompt))
+    return engine.open(SessionSpec(first_frame=as_frame(first), context=encode_prompt(prompt)))
+
+
+def encode_prompt(prompt: str) -> NDArray[np.float32]:
+    return load_text_encoder(POCKET.name).encode(prompt)
+
+
+def codec_of(engine: Engine) -> LatentCodec:
+    """The pocket world's VAE, which also encodes videos."""
+    assert isinstance(engine.vae, LatentCodec)
+    return engine.vae
 
 
 def play(
@@ -92,7 +106,7 @@ def play(
 def predict_each(engine: Engine, clip: Clip) -> Iterable[Tensor]:
     """What the engine makes of each chunk when all before it are the clip's own: uint8 frames."""
     session = open_world(engine, clip.frames[0], clip.prompts[0])
-    truth = engine.codec.encode(repeat_first(to_video(clip.frames)[None]))
+    truth = codec_of(engine).encode(repeat_first(to_video(clip.frames)[None]))
     chunk = POCKET.chunk
     for number, latents in enumerate(truth.split(chunk, dim=2)):
         actions = clip.actions[number * chunk : (number + 1) * chunk]
@@ -106,4 +120,4 @@ def predict_each(engine: Engine, clip: Clip) -> Iterable[Tensor]:
             engine.model.write_cache(latents, inputs)
         session.next_chunk = number + 1
         session.window.advance(chunk)
-        engine.codec.decode(latents, session.decoder)
+        engine.vae.decode(latents, session.decoder)

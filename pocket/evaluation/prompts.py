@@ -10,7 +10,7 @@ from torch import Tensor
 from lingbot.runtime.engine import Engine
 from pocket.evaluation.classifier import Classifier, draw_views, train_classifier
 from pocket.evaluation.figure import Figure, at_least
-from pocket.evaluation.play import draw_opening, held_out_scenes, open_world, stroll
+from pocket.evaluation.play import draw_opening, encode_prompt, held_out_scenes, open_world, stroll
 from pocket.renderer.conditions import Conditions, change
 from pocket.renderer.scene import describe
 from pocket.training.data import FIRST_HELD_OUT_SEED
@@ -29,9 +29,9 @@ def measure_prompts(engine: Engine, num_scenes: int) -> Iterable[Figure]:
         session = open_world(engine, *draw_opening(scene, random))
         actions = [key for _ in range(3) for key in stroll(random)]
         for number in range(12):
-            prompt = describe(other) if number == 6 else None
+            context = encode_prompt(describe(other)) if number == 6 else None
             keys = actions[3 * number : 3 * number + 3]
-            chunk = torch.from_numpy(engine.step(session, keys, prompt=prompt))
+            chunk = torch.from_numpy(engine.step(session, keys, context=context))
             wanted = scene.conditions if number < 6 else other.conditions
             verdict = _share_right(classifier, chunk[-1:], [wanted])
             if number < 6:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lingbot.config import POCKET, ModelConfig
 from lingbot.dit.model import WorldModel
-from lingbot.text.pocket import PocketTextEncoder
+from lingbot.text.pocket import HashedWordEncoder
 from pocket.training.data import CHUNKS
 from pocket.training.latents import LatentBank
 from pocket.training.teacher import TeacherMemory, camera_maps, prompt_maps
@@ -83,9 +83,9 @@ class Words:
 
     @classmethod
     def of(cls, bank: LatentBank, model: ModelConfig) -> "Words":
-        encoder = PocketTextEncoder(text_dim=model.text_dim, text_len=model.text_len)
+        encoder = HashedWordEncoder(text_dim=model.text_dim, text_len=model.text_len)
         said = {"", *(prompt for prompts in bank.prompts for prompt in prompts)}
-        contexts = {prompt: encoder.encode(prompt) for prompt in said}
+        contexts = {prompt: torch.from_numpy(encoder.encode(prompt)) for prompt in said}
         return cls(
             {
                 prompt: F.pad(context, (0, 0, 0, model.text_len - len(context)))

@@ -13,7 +13,7 @@ from lingbot.config import POCKET
 from lingbot.dit.model import WorldModel
 from lingbot.runtime.engine import Engine
 from lingbot.runtime.session import SessionSpec
-from lingbot.text.pocket import PocketTextEncoder
+from lingbot.text.pocket import HashedWordEncoder
 from pocket.training.data import CHUNKS, FIRST_HELD_OUT_SEED, Clip, make_clip, resize, to_video
 from pocket.training.latents import SIZES, load_codec
 from pocket.training.run import save_sheet
@@ -47,15 +47,16 @@ def save_rollouts(
             rope_scale=(POCKET.height / height, POCKET.width / width),
         ),
         model=model,
-        codec=load_codec(folder, device=next(model.parameters()).device),
-        text_encoder=PocketTextEncoder(text_dim=config.text_dim, text_len=config.text_len),
+        vae=load_codec(folder, device=next(model.parameters()).device),
     )
+    encoder = HashedWordEncoder(text_dim=config.text_dim, text_len=config.text_len)
     rows: list[Tensor] = []
     errors = torch.zeros(CHUNKS)
     for clip in clips:
         truth = resize(to_video(clip.frames[None]), (height, width))[0]
         first_frame = (truth[0].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
-        session = engine.open(SessionSpec(first_frame=first_frame, prompt=clip.prompts[0]))
+        context = encoder.encode(clip.prompts[0])
+        session = engine.open(SessionSpec(first_frame=first_frame, context=context))
         actions = [clip.actions[i : i + 3] for i in range(0, 3 * CHUNKS, 3)]
         chunks = [torch.from_numpy(engine.step(session, three)) for three in actions]
         made = to_video(torch.cat(chunks))

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from lingbot.config import PRESETS_FOLDER
-from lingbot.runtime.presets import load_engine
+from lingbot.runtime.presets import load_engine, load_text_encoder
 from lingbot.runtime.session import SessionSpec
 from transport.client import connect
 
@@ -44,7 +44,8 @@ def test_two_ranks_generate_the_frames_of_one_engine(pair, one_thread):
     frames = asyncio.run(asyncio.wait_for(stream(pair), 120))
     engine = load_engine("pocket", dtype=torch.float32)
     pixels = np.asarray(Image.open(io.BytesIO(IMAGE)).convert("RGB"))
-    session = engine.open(SessionSpec(first_frame=pixels, prompt="a walk", seed=3))
+    context = load_text_encoder("pocket").encode("a walk")
+    session = engine.open(SessionSpec(first_frame=pixels, context=context, seed=3))
     expected = np.concatenate([engine.step(session, SCRIPT[i : i + 3]) for i in (0, 3, 6)])
     assert frames.shape == expected.shape
     assert np.abs(frames.astype(int) - expected.astype(int)).max() <= 1

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from deployments.config import ServiceConfig
-from deployments.world_rank import RankAssignment, Refusal, SessionEnded, WorldRank
+from deployments.world_rank import RankAssignment, Refusal, SessionEnded, WorldRank, refusal_of
 from lingbot.errors import LingbotError
 from lingbot.parallel.ulysses import SINGLE
 from lingbot.runtime.commands import Stop
@@ -34,7 +34,7 @@ class FakeEngine:
         self.live.append(spec.seed)
         return spec.seed
 
-    def denoise(self, session, actions, *, prompt):
+    def denoise(self, session, actions, *, context):
         self.gate.wait(5)
         self.order.append(session)
         if self.broken:
@@ -107,6 +107,21 @@ def test_a_refusal_of_the_engine_is_returned():
         assert await rank.open("a", spec(13), IMAGE) == Refusal("thirteen is unlucky", "seed")
 
     run(scenario)
+
+
+@pytest.mark.parametrize(
+    "field, wire_field",
+    [
+        ("first_frame", "size"),
+        ("num_steps", "num_inference_steps"),
+        ("window", "realtime_causal_kv_cache_num_frames"),
+        ("sink", "realtime_causal_sink_size"),
+        ("prompt", "prompt"),
+        (None, None),
+    ],
+)
+def test_a_refusal_names_the_wires_field(field, wire_field):
+    assert refusal_of(LingbotError("no", field=field)) == Refusal("no", wire_field)
 
 
 def test_an_idle_session_is_freed():

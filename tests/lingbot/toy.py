@@ -8,7 +8,7 @@ from lingbot.config import SCHEDULE_V2, ModelConfig, WorldConfig
 from lingbot.dit.model import WorldModel
 from lingbot.runtime.engine import Engine
 from lingbot.runtime.session import SessionSpec
-from lingbot.text.pocket import PocketTextEncoder
+from lingbot.text.pocket import HashedWordEncoder
 from lingbot.vae.codec import LatentCodec
 from lingbot.vae.tiny import TinyVAE
 
@@ -31,13 +31,17 @@ def make_engine(*, control="cam", device="cpu", **options):
     return Engine(
         WORLD,
         model=WorldModel(replace(SHAPE, control=control)).eval().to(device),
-        codec=LatentCodec(vae.eval().to(device), *statistics),
-        text_encoder=PocketTextEncoder(text_dim=SHAPE.text_dim, text_len=SHAPE.text_len),
+        vae=LatentCodec(vae.eval().to(device), *statistics),
         **options,
     )
 
 
-def make_spec(**changes):
-    """Ask for a world; the picture is noise."""
+def encode(prompt):
+    return HashedWordEncoder(text_dim=SHAPE.text_dim, text_len=SHAPE.text_len).encode(prompt)
+
+
+def make_spec(*, prompt="a toy", **changes):
+    """A request for a session; its image is noise."""
     pixels = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
-    return SessionSpec(**{"first_frame": pixels, "prompt": "a toy", "seed": 7, **changes})
+    defaults = {"first_frame": pixels, "context": encode(prompt), "seed": 7}
+    return SessionSpec(**{**defaults, **changes})

@@ -57,7 +57,7 @@ def test_a_run_goes_on_from_shipped_weights(tmp_path, stage):
     codec = load_codec(tmp_path / "more", device=CPU)
     picture = torch.rand(1, 3, 128, 208)
     torch.testing.assert_close(
-        codec.encode_condition(picture, chunk=3), shipped.codec.encode_condition(picture, chunk=3)
+        codec.encode_condition(picture, chunk=3), shipped.vae.encode_condition(picture, chunk=3)
     )
     with pytest.raises(FileExistsError):
         unpack(SHIPPED, tmp_path / "more", stage)

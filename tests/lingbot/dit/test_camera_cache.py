@@ -96,8 +96,7 @@ def build(engine):
         return Engine(
             replace(engine.config, **SIZE),
             model=make_model(control=control).to(dtype),
-            codec=engine.codec,
-            text_encoder=engine.text_encoder,
+            vae=engine.vae,
             camera_cache_bytes=int(entries * ENTRY * dtype.itemsize / 4),
         )
 

@@ -5,10 +5,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lingbot.config import ModelConfig, ScheduleConfig, WorldConfig
 from lingbot.dit.weights import load_dit, save_dit
-from lingbot.errors import LingbotError, WeightsError
-from lingbot.runtime.presets import fastest_dtype, load_engine
+from lingbot.errors import WeightsError
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "dit_cam_window"
 CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
@@ -42,41 +40,3 @@ def test_an_unknown_tensor_is_named(tmp_path):
     save_file({**load_file(path), "blocks.0.surprise": torch.zeros(1)}, path)
     with pytest.raises(WeightsError, match=r"blocks\.0\.surprise"):
         load_dit(tmp_path, **CPU)
-
-
-@pytest.mark.parametrize("multiplies, dtype", [(True, torch.bfloat16), (False, torch.float32)])
-def test_an_engine_takes_the_type_that_its_processor_multiplies(monkeypatch, multiplies, dtype):
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: multiplies)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    assert fastest_dtype("cpu") == load_engine("pocket").dtype == dtype
-    assert load_engine("pocket", dtype=torch.float32).dtype == torch.float32
-    assert fastest_dtype("cuda") == torch.bfloat16
-
-
-def test_an_unknown_preset_names_the_known_ones():
-    with pytest.raises(LingbotError, match=r"unknown preset 'big', expected one of \['pocket'\]"):
-        load_engine("big")
-
-
-@pytest.mark.parametrize(
-    "make, reason",
-    [
-        (lambda: ScheduleConfig(indices=(0, 5, 5), shift=1.0), "must rise"),
-        (lambda: ScheduleConfig(indices=(0, 1000), shift=1.0), "must rise"),
-        (
-            lambda: WorldConfig(
-                name="x", width=50, height=32, schedule=ScheduleConfig(indices=(0,), shift=5.0)
-            ),
-            "multiple of 16",
-        ),
-        (
-            lambda: ModelConfig(
-                dim=10, ffn_dim=1, freq_dim=2, num_heads=3, num_layers=1, text_dim=1, text_len=1
-            ),
-            "divisible",
-        ),
-    ],
-)
-def test_a_config_that_cannot_be_is_refused(make, reason):
-    with pytest.raises(ValueError, match=reason):
-        make()

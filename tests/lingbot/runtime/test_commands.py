@@ -10,12 +10,11 @@ from lingbot.runtime.commands import (
     decode_command,
     encode_command,
 )
-from tests.lingbot.toy import make_spec
+from tests.lingbot.toy import encode, make_spec
 
 COMMANDS = [
-    StepSession("a", ["w", "", "ä"], "x" * 10_000),
-    StepSession("a", ["w", "", "ä"], ""),
-    StepSession("a", []),
+    StepSession("a", ["w", "", "ä"]),
+    StepSession("x" * 10_000, []),
     CloseSession("b"),
     Heartbeat(),
     Stop(),
@@ -33,9 +32,17 @@ IMAGES = [SMALL, make_spec().first_frame.transpose(1, 0, 2), np.ones((2, 1, 3), 
 
 @pytest.mark.parametrize("image", IMAGES, ids=["small", "transposed", "float32"])
 def test_a_session_arrives_as_it_was_sent(image):
-    sent = OpenSession("a", make_spec(first_frame=image, prompt="an endless " * 1000, window=7))
+    sent = OpenSession("a", make_spec(first_frame=image, window=7))
     arrived = decode_command(encode_command(sent))
     assert arrived.spec.first_frame.dtype == image.dtype
     assert np.array_equal(arrived.spec.first_frame, image)
-    for name in ("prompt", "seed", "num_steps", "window", "sink"):
+    assert np.array_equal(arrived.spec.context, sent.spec.context)
+    for name in ("seed", "num_steps", "window", "sink"):
         assert getattr(arrived.spec, name) == getattr(sent.spec, name)
+
+
+def test_a_steps_new_context_arrives_as_it_was_sent():
+    sent = StepSession("a", ["w"], encode("snow at night"))
+    arrived = decode_command(encode_command(sent))
+    assert arrived.context.dtype == np.float32
+    assert np.array_equal(arrived.context, sent.context)

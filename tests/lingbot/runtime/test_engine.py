@@ -9,6 +9,8 @@ from lingbot.dit.layers import attention
 from lingbot.errors import LingbotError
 from lingbot.runtime.engine import Engine
 from lingbot.vae.codec import LatentCodec
+from lingbot.vae.protocol import ImageCondition
+from tests.lingbot.toy import encode
 
 WALK = [["", "w", "w"], ["w", "wl", "l"], ["", "i", "s"], ["a", "a", "a"], ["d", "k", ""]]
 
@@ -52,7 +54,7 @@ def test_a_prompt_changes_the_world_from_its_chunk_on(engine, spec):
     stay, change = engine.open(spec()), engine.open(spec())
     assert np.array_equal(engine.step(stay, WALK[0]), engine.step(change, WALK[0]))
     stayed = engine.step(stay, WALK[1])
-    assert not np.array_equal(stayed, engine.step(change, WALK[1], prompt="snow at night"))
+    assert not np.array_equal(stayed, engine.step(change, WALK[1], context=encode("snow at night")))
 
 
 def test_denoising_leaves_the_remembered_frames_alone(engine, spec, monkeypatch):
@@ -145,12 +147,16 @@ def test_memory_does_not_grow_with_the_walk(engine, spec):
 @pytest.mark.parametrize(
     "changes, field",
     [
-        ({"num_steps": 0}, "num_inference_steps"),
-        ({"num_steps": 9}, "num_inference_steps"),
-        ({"window": 10}, "realtime_causal_kv_cache_num_frames"),
-        ({"window": 5}, "realtime_causal_sink_size"),
-        ({"first_frame": np.zeros((64, 48, 3), np.uint8)}, "size"),
-        ({"first_frame": np.zeros((32, 48, 3), np.float32)}, "size"),
+        ({"num_steps": 0}, "num_steps"),
+        ({"num_steps": 9}, "num_steps"),
+        ({"window": 10}, "window"),
+        ({"window": 5}, "sink"),
+        ({"first_frame": np.zeros((64, 48, 3), np.uint8)}, "first_frame"),
+        ({"first_frame": np.zeros((32, 48, 3), np.float32)}, "first_frame"),
+        ({"context": np.zeros((7, 8), np.float32)}, "prompt"),
+        ({"context": np.zeros((2, 9), np.float32)}, "prompt"),
+        ({"context": np.zeros(8, np.float32)}, "prompt"),
+        ({"context": np.zeros((2, 8), np.float64)}, "prompt"),
     ],
 )
 def test_a_world_that_cannot_be_opened_names_the_field(engine, spec, changes, field):
@@ -164,13 +170,16 @@ def test_a_refused_step_leaves_the_session_as_it_was(engine, spec):
     for wrong in (["w"], ["w", "x", ""], ["ww", "", ""]):
         with pytest.raises(LingbotError):
             engine.step(session, wrong)
+    with pytest.raises(LingbotError) as refused:
+        engine.step(session, WALK[0], context=np.zeros((7, 8), np.float32))
+    assert refused.value.field == "prompt"
     assert np.array_equal(engine.step(session, WALK[0]), engine.step(twin, WALK[0]))
 
 
 def test_a_step_that_raised_leaves_its_session_unusable(engine, spec, monkeypatch):
     session = engine.open(spec())
     with monkeypatch.context() as patch:
-        patch.setattr(engine.codec.vae, "decode", None)
+        patch.setattr(engine.vae.network, "decode", None)
         with pytest.raises(TypeError):
             engine.step(session, WALK[0])
     with pytest.raises(LingbotError, match="open another"):
@@ -187,14 +196,11 @@ def test_closing_frees_the_memory(engine, spec):
 
 def test_half_the_bits_give_nearly_the_same_picture(engine, spec):
     """float32 is the slow twin."""
-    codec = LatentCodec(
-        copy.deepcopy(engine.codec.vae).bfloat16(), engine.codec.mean, engine.codec.std
-    )
+    vae = LatentCodec(copy.deepcopy(engine.vae.network).bfloat16(), engine.vae.mean, engine.vae.std)
     half = Engine(
         engine.config,
         model=copy.deepcopy(engine.model).bfloat16(),
-        codec=codec,
-        text_encoder=engine.text_encoder,
+        vae=vae,
     )
     for exact, rounded in zip(
         play(engine, engine.open(spec()), WALK[:2]), play(half, half.open(spec()), WALK[:2]),
@@ -210,15 +216,39 @@ def test_closing_lets_a_running_decoding_end(engine, spec, monkeypatch):
     play(engine, session, WALK[:1])
     play(engine, twin, WALK[:1])
     latents = engine.denoise(session, WALK[1])
-    decode = engine.codec.vae.decode
+    decode = engine.vae.network.decode
 
     def close_meanwhile(*args, **options):
         engine.close(session)
         return decode(*args, **options)
 
     expected = engine.step(twin, WALK[1])
-    monkeypatch.setattr(engine.codec.vae, "decode", close_meanwhile)
+    monkeypatch.setattr(engine.vae.network, "decode", close_meanwhile)
     assert np.array_equal(engine.decode(session, latents), expected)
     assert session.decoder.memory == []
     with pytest.raises(LingbotError, match="open another"):
         engine.decode(session, latents)
+
+
+class BlankVAE:
+    """A VAE whose decoder state is a list: it shows the number of decoded chunks."""
+
+    def encode_image(self, image, *, chunk):
+        return ImageCondition(*torch.zeros(2, 1, 20, chunk, 4, 6))
+
+    def new_decoder_state(self):
+        return []
+
+    def decode(self, latents, state):
+        state.append(latents)
+        return np.full((12, 32, 48, 3), len(state), np.uint8)
+
+
+def test_any_vae_serves_the_engine(engine, spec):
+    blank = Engine(engine.config, model=engine.model, vae=BlankVAE())
+    session, other = blank.open(spec()), blank.open(spec())
+    shown = [blank.step(session, actions)[0, 0, 0, 0] for actions in WALK[:3]]
+    assert shown == [1, 2, 3]
+    assert blank.step(other, WALK[0])[0, 0, 0, 0] == 1
+    blank.close(session)
+    assert session.decoder == []

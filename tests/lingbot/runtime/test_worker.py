@@ -12,11 +12,11 @@ from lingbot.parallel.ulysses import SINGLE
 from lingbot.runtime.commands import CloseSession, OpenSession, StepSession, Stop
 from lingbot.runtime.worker import Worker
 from tests.lingbot.running_worker import SOON_S, execute, running, walk_ahead
-from tests.lingbot.toy import WALK, make_spec
+from tests.lingbot.toy import WALK, encode, make_spec
 
 
 class FakeEngine:
-    """A session is its prompt. Latents and frames are the prompt and the chunk's first action."""
+    """A session is a letter, its seed. Latents and frames add the chunk's first action."""
 
     group = SINGLE
 
@@ -24,9 +24,9 @@ class FakeEngine:
         self.done = []
 
     def open(self, spec):
-        return spec.prompt
+        return chr(spec.seed)
 
-    def denoise(self, session, actions, *, prompt):
+    def denoise(self, session, actions, *, context):
         self.done.append(f"{session}{actions[0]}")
         return self.done[-1]
 
@@ -49,7 +49,7 @@ def execute_all(engine, *queued):
     return engine.done
 
 
-OPENED = [(-math.inf, OpenSession(name, make_spec(prompt=name))) for name in "abc"]
+OPENED = [(-math.inf, OpenSession(name, make_spec(seed=ord(name)))) for name in "abc"]
 
 
 def test_the_earliest_deadline_is_first_and_ties_go_by_arrival():
@@ -63,11 +63,11 @@ def test_a_session_with_a_late_deadline_gets_its_turn():
     """The other session is always due at once, and submits a step as soon as one is executed."""
 
     class Eager(FakeEngine):
-        def denoise(self, session, actions, *, prompt):
+        def denoise(self, session, actions, *, context):
             now = len(self.done)
             if session == "a" and now < 8:
                 worker.submit(StepSession("a", [""]), deadline=now + 1)
-            return super().denoise(session, actions, prompt=prompt)
+            return super().denoise(session, actions, context=context)
 
     engine = Eager()
     worker = Worker(engine)
@@ -98,14 +98,14 @@ def test_a_worker_shows_the_engines_frames(engine):
         for name in "ab":
             execute(worker, OpenSession(name, make_spec(prompt=name)))
         turns = [
-            (name, actions, "snow" if (name, index) == ("b", 2) else None)
+            (name, actions, encode("snow") if (name, index) == ("b", 2) else None)
             for index, actions in enumerate(WALK)
             for name in "ab"
         ]
         decoding = [execute(worker, StepSession(*turn)) for turn in turns]
         shown = [frames.result(SOON_S) for frames in decoding]
-    for frames, (name, actions, prompt) in zip(shown, turns, strict=True):
-        assert np.array_equal(frames, engine.step(alone[name], actions, prompt=prompt))
+    for frames, (name, actions, context) in zip(shown, turns, strict=True):
+        assert np.array_equal(frames, engine.step(alone[name], actions, context=context))
 
 
 def test_a_refused_command_raises_and_changes_nothing(engine):
@@ -113,7 +113,7 @@ def test_a_refused_command_raises_and_changes_nothing(engine):
     with running(engine) as worker:
         with pytest.raises(LingbotError, match="must be 1..8, not 9") as refused:
             execute(worker, OpenSession("a", make_spec(num_steps=9)))
-        assert refused.value.field == "num_inference_steps"
+        assert refused.value.field == "num_steps"
         with pytest.raises(SessionClosed, match="session a is not open"):
             execute(worker, StepSession("a", WALK[0]))
         execute(worker, OpenSession("a", make_spec()))
@@ -160,7 +160,7 @@ def test_an_error_in_decoding_is_raised_by_the_future_of_the_frames(
 ):
     worker, expected = two_sessions
     with monkeypatch.context() as patch:
-        patch.setattr(engine.codec.vae, "decode", None)
+        patch.setattr(engine.vae.network, "decode", None)
         with pytest.raises(TypeError):
             execute(worker, StepSession("a", WALK[0])).result(SOON_S)
     with pytest.raises(LingbotError, match="open another"):
@@ -177,10 +177,10 @@ def test_a_chunk_is_decoded_while_the_next_is_denoised():
 
         met = threading.Barrier(2)
 
-        def denoise(self, session, actions, *, prompt):
+        def denoise(self, session, actions, *, context):
             if actions == ["second"]:
                 self.met.wait(SOON_S)
-            return super().denoise(session, actions, prompt=prompt)
+            return super().denoise(session, actions, context=context)
 
         def decode(self, session, latents):
             if latents == "afirst":
@@ -188,7 +188,7 @@ def test_a_chunk_is_decoded_while_the_next_is_denoised():
             return latents
 
     with running(Handshake()) as worker:
-        execute(worker, OpenSession("a", make_spec(prompt="a")))
+        execute(worker, OpenSession("a", make_spec(seed=ord("a"))))
         shown = walk_ahead(worker, "a", [["first"], ["second"], ["third"]])
     assert shown == ["afirst", "asecond", "athird"]
 
@@ -206,9 +206,9 @@ class Held(FakeEngine):
         self.begun[call].release()
         assert self.may[call].acquire(timeout=SOON_S)
 
-    def denoise(self, session, actions, *, prompt):
+    def denoise(self, session, actions, *, context):
         self._hold("denoise")
-        return super().denoise(session, actions, prompt=prompt)
+        return super().denoise(session, actions, context=context)
 
     def decode(self, session, latents):
         self._hold("decode")
@@ -223,7 +223,7 @@ class Held(FakeEngine):
 def test_closing_frees_at_once_and_lets_the_running_decoding_end():
     engine = Held()
     with running(engine) as worker:
-        execute(worker, OpenSession("a", make_spec(prompt="a")))
+        execute(worker, OpenSession("a", make_spec(seed=ord("a"))))
         engine.may["denoise"].release()
         frames = execute(worker, StepSession("a", ["1"]))
         assert engine.begun["decode"].acquire(timeout=SOON_S)
@@ -256,7 +256,7 @@ def test_a_command_that_cannot_be_sent_raises_at_once():
 
     worker = Worker(Leader())
     with pytest.raises(UnicodeEncodeError):
-        worker.submit(OpenSession("a", make_spec(prompt="\ud800")), deadline=0)
+        worker.submit(OpenSession("\ud800", make_spec()), deadline=0)
     assert len(worker._scheduler) == 0
 
 
@@ -264,7 +264,7 @@ def test_busy_is_the_time_of_the_longest_running_call():
     now = 100.0
     engine = Held()
     with running(engine, clock=lambda: now) as worker:
-        execute(worker, OpenSession("a", make_spec(prompt="a")))
+        execute(worker, OpenSession("a", make_spec(seed=ord("a"))))
         assert worker.busy_s() == 0
         denoised = worker.submit(StepSession("a", ["1"]), deadline=0)
         assert engine.begun["denoise"].acquire(timeout=SOON_S)

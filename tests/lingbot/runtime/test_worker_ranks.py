@@ -19,9 +19,9 @@ from lingbot.parallel.process_group import join, spawn_ranks
 from lingbot.runtime.commands import CloseSession, OpenSession, StepSession, Stop
 from lingbot.runtime.worker import Worker
 from tests.lingbot.running_worker import SOON_S, execute
-from tests.lingbot.toy import WALK, make_engine, make_spec
+from tests.lingbot.toy import WALK, encode, make_engine, make_spec
 
-LONG_PROMPT = "an endless prompt " * 1000
+OTHER_CONTEXT = encode("an endless prompt " * 1000)
 
 
 def lead(worker, scenario):
@@ -75,8 +75,8 @@ def walk_together(worker):
     ]
     decoding = {"a": [], "b": []}
     for index, actions in enumerate(WALK):
-        prompt = LONG_PROMPT if index == 3 else None
-        decoding["a"].append(execute(worker, StepSession("a", actions, prompt)))
+        context = OTHER_CONTEXT if index == 3 else None
+        decoding["a"].append(execute(worker, StepSession("a", actions, context)))
         decoding["b"].append(execute(worker, StepSession("b", actions[::-1])))
         if index == 1:
             execute(worker, StepSession("c", actions))
@@ -102,8 +102,8 @@ def two():
 def test_two_ranks_show_one_ranks_frames(two, engine):
     a, b = engine.open(make_spec()), engine.open(make_spec(seed=2))
     for index, actions in enumerate(WALK):
-        prompt = LONG_PROMPT if index == 3 else None
-        alone = {"a": engine.step(a, actions, prompt=prompt), "b": engine.step(b, actions[::-1])}
+        context = OTHER_CONTEXT if index == 3 else None
+        alone = {"a": engine.step(a, actions, context=context), "b": engine.step(b, actions[::-1])}
         for name, frames in alone.items():
             ours = two.frames[name][index].astype(int)
             assert ours.shape == frames.shape and np.abs(ours - frames).max() <= 1
@@ -121,11 +121,11 @@ def test_two_ranks_are_in_the_same_state_after_refusals_and_steps(two):
 def test_two_ranks_raise_refusals_to_the_caller(two):
     closed = ("SessionClosed", "session {} is not open", None)
     assert two.refusals == [
-        ("LingbotError", "num_inference_steps must be 1..8, not 9", "num_inference_steps"),
+        ("LingbotError", "num_steps must be 1..8, not 9", "num_steps"),
         (
             "LingbotError",
             "first_frame must be uint8 (32, 48, 3), not float32 (32, 48, 3)",
-            "size",
+            "first_frame",
         ),
         (closed[0], closed[1].format("a"), None),
         ("LingbotError", "a step takes 3 actions, not 1", "actions"),

@@ -1,0 +1,13 @@
+"""The text encoder as a caller of the engine sees it."""
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class TextEncoder(Protocol):
+    """Encodes prompts. It runs beside the engine, which takes contexts."""
+
+    def encode(self, prompt: str) -> NDArray[np.float32]:
+        """prompt -> context [L, text_dim], L <= text_len."""

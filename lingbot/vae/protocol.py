@@ -1,0 +1,40 @@
+"""The video autoencoder as the engine sees it."""
+
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+class ImageCondition(NamedTuple):
+    """Mask and image latents, which the DiT takes beside the noise; [1, 20, F, h, w] each."""
+
+    first: Tensor  # of the first chunk, which begins with the image
+    later: Tensor  # of every later chunk
+
+    def of_chunk(self, index: int) -> Tensor:
+        return self.later if index else self.first
+
+
+class VAE(Protocol):
+    """Encodes the image of a new world, and decodes a session's chunks in their order.
+
+    The state between two chunks belongs to the session; its type is the VAE's own. One thread may
+    decode while another encodes.
+    """
+
+    def encode_image(self, image: NDArray[np.uint8], *, chunk: int) -> ImageCondition:
+        """image [H, W, 3] -> the condition of a world that starts from it.
+
+        `chunk` is the number of latent frames in a chunk.
+        """
+
+    def new_decoder_state(self) -> Any:
+        """The state before a session's first chunk."""
+
+    def decode(self, latents: Tensor, state: Any) -> NDArray[np.uint8]:
+        """latents [1, 16, F, h, w] -> frames [T, H, W, 3]. Moves `state` on.
+
+        T is 4 * F, 3 fewer in a session's first chunk.
+        """
