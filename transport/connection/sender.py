@@ -23,21 +23,27 @@ class MessageSender:
         self._timeout_s = timeout_s
         self._on_progress = on_progress
         self._lock = anyio.Lock(fast_acquire=True)
+        self._interrupted = False  # a unit was started and not finished
 
     async def send(self, unit: Unit) -> tuple[float, float]:
         """Returns the seconds that all parts before the last took, and those of the last.
 
-        Raises Refused for a client that reads too slowly, and WebSocketDisconnect.
+        Raises Refused for a client that reads too slowly, and WebSocketDisconnect. After an
+        interrupted unit nothing is sent any more: it would arrive in the place of the rest.
         """
         if not unit:
             return 0.0, 0.0
         async with self._lock:
+            if self._interrupted:
+                raise self._timed_out()
+            self._interrupted = True
             started_s = last_started_s = anyio.current_time()
             self._on_progress(unit, 0)
             for num_written, part in enumerate(unit, start=1):
                 last_started_s = anyio.current_time()
                 await self._write(part)
                 self._on_progress(unit, num_written)
+            self._interrupted = False
             ended_s = anyio.current_time()
         return last_started_s - started_s, ended_s - last_started_s
 
@@ -45,8 +51,11 @@ class MessageSender:
         with anyio.move_on_after(self._timeout_s) as timeout_scope:
             await self._send_bytes(data)
         if timeout_scope.cancelled_caught:
-            text = f"a message could not be sent within {self._timeout_s:g} s"
-            raise Refused(text, code="timeout", close_code=1008)
+            raise self._timed_out()
+
+    def _timed_out(self) -> Refused:
+        text = f"a message could not be sent within {self._timeout_s:g} s"
+        return Refused(text, code="timeout", close_code=1008)
 
     async def _send_bytes(self, data: bytes | memoryview) -> None:
         try:

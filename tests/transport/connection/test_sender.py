@@ -79,6 +79,39 @@ def test_a_write_over_the_timeout_is_refused():
     assert (caught.value.code, caught.value.close_code) == ("timeout", 1008)
 
 
+class StuckOnPayload(Socket):
+    """Takes everything but payloads."""
+
+    async def send_bytes(self, data):
+        if data == PAYLOAD:
+            await anyio.sleep_forever()
+        await super().send_bytes(data)
+
+
+def test_after_an_interrupted_unit_nothing_is_sent():
+    """A waiting reply would arrive where the client expects the payload."""
+
+    async def scenario():
+        socket, errors = StuckOnPayload(), []
+        sender = MessageSender(socket, timeout_s=0.05, on_progress=ignore)
+
+        async def send(unit):
+            try:
+                await sender.send(unit)
+            except Refused as error:
+                errors.append(str(error))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(send, [HEADER, PAYLOAD])
+            for _ in range(2):
+                tasks.start_soon(send, [b"reply"])
+        return socket.sent, errors
+
+    sent, errors = anyio.run(scenario)
+    assert sent == [HEADER]
+    assert errors == ["a message could not be sent within 0.05 s"] * 3
+
+
 def test_a_send_to_a_client_that_left_is_a_disconnect():
     async def scenario():
         socket = Socket(RuntimeError("closed"))
