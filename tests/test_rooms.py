@@ -22,6 +22,7 @@ print(*sorted(set(sys.modules) & {banned!r}))
     [
         ("lingbot.config", {"torch", "numpy"} | SERVER),
         ("lingbot.runtime", SERVER),
+        ("lingbot.runtime.scheduler", PURE),
         ("lingbot.verify", SERVER),
         ("transport.wire", PURE),
         ("deployments.sessions", PURE),
