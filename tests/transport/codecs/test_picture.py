@@ -7,7 +7,6 @@ from PIL import Image
 from transport.codecs.decoder import decode_picture
 from transport.codecs.payload import FrameBatch
 from transport.codecs.picture import PictureEncoder
-from transport.codecs.raw import RawEncoder
 from transport.wire.messages import Encoding
 
 
@@ -20,28 +19,6 @@ def pictures(payload):
     assert ends[-1] == len(payload.data)
     starts = [0, *ends[:-1]]
     return [payload.data[start:end] for start, end in zip(starts, ends, strict=True)]
-
-
-def test_a_raw_payload_is_the_pixels_themselves(scenery):
-    frames = scenery()
-    payload = encode(RawEncoder(), frames)
-    assert bytes(payload.data) == frames.tobytes()
-    assert np.shares_memory(np.frombuffer(payload.data, np.uint8), frames)
-    assert payload.data.readonly
-
-
-def test_raw_takes_frames_that_are_read_only_or_strided(scenery):
-    frames = scenery()
-    frames.flags.writeable = False
-    assert bytes(encode(RawEncoder(), frames).data) == frames.tobytes()
-    assert bytes(encode(RawEncoder(), frames[::2]).data) == frames[::2].tobytes()
-
-
-def test_the_raw_layout_describes_the_bytes(scenery):
-    layout = encode(RawEncoder(), scenery()).layout
-    assert (layout.format, layout.encoding) == ("rgb24", "raw")
-    assert (layout.width, layout.height, layout.channels) == (112, 64, 3)
-    assert (layout.bytes_per_frame, layout.raw_size) == (21_504, 258_048)
 
 
 @pytest.mark.parametrize("name", ["jpeg", "webp"])
