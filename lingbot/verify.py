@@ -1,10 +1,11 @@
-"""``python -m lingbot.verify DIR``: rerun a golden folder and print how far off each quantity is.
+"""`python -m lingbot.verify DIR`: rerun a golden folder and print the error of each quantity.
 
-A golden folder holds inputs and outputs of the public reference; its files tell its kind. Exit
-status: 0 where every error is below the tolerance, 1 where one is not, 2 for an unreadable folder.
+A golden folder holds inputs and outputs of the public reference; its file names give its kind. Exit
+status: 0 if every error is below the tolerance, 1 if one is not, 2 for an unreadable folder.
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -29,11 +30,11 @@ from lingbot.parallel.ulysses import SINGLE, SequenceParallelGroup
 
 Errors = Iterator[tuple[str, float]]
 
-CACHE_BYTES = 2**14  # a few latent frames of a small model: some are found, some evicted
+CACHE_BYTES = 2**14  # a few latent frames of a small model, so that some are evicted
 
 
 def relative_error(ours: Tensor, reference: Tensor) -> float:
-    """``|ours - reference| / |reference|`` in float64. Raises LingbotError for other shapes."""
+    """`|ours - reference| / |reference|` in float64. Raises LingbotError for unequal shapes."""
     if ours.shape != reference.shape:
         raise LingbotError(f"expected the shape {list(ours.shape)}, not {list(reference.shape)}")
     reference = reference.double()
@@ -41,7 +42,7 @@ def relative_error(ours: Tensor, reference: Tensor) -> float:
 
 
 def verify_dit(folder: Path, group: SequenceParallelGroup) -> Errors:
-    """Rerun a rollout of the DiT: every flow, every clean latent, and what it remembers."""
+    """Rerun a rollout of the DiT: its schedule, all flows and clean latents, and the window."""
     model = load_dit(folder, device=torch.device("cpu"), dtype=torch.float32)
     recorded = read_tensors(folder / "rollout.safetensors")
     schedule = find_schedule(recorded)
@@ -51,7 +52,8 @@ def verify_dit(folder: Path, group: SequenceParallelGroup) -> Errors:
     renoise = [step.renoise_sigma for step in steps[1:]]
     yield "renoise_sigmas", error_of(renoise, recorded["renoise_sigmas"])
 
-    window, flows, latents = rerun(model, folder, recorded, schedule, group)
+    window = empty_window(model, folder, recorded, group)
+    flows, latents = rerun(model, window, recorded, schedule, group)
     yield "flow_pred", relative_error(flows, recorded["flow_pred"])
     yield "x0", relative_error(latents, recorded["x0"])
     first_k, last_v = group.to_tokens(window.k_NBFTHD[0]), group.to_tokens(window.v_NBFTHD[-1])
@@ -64,7 +66,7 @@ def error_of(ours: Sequence[float], reference: Tensor) -> float:
 
 
 def find_schedule(recorded: dict[str, Tensor]) -> ScheduleConfig:
-    """The known schedule that visits the recorded timesteps."""
+    """The known schedule that visits the recorded timesteps. Raises LingbotError if none does."""
     timesteps = recorded["timesteps"].tolist()
     for schedule in (SCHEDULE_V1, SCHEDULE_V2):
         if [step.timestep for step in build_steps(schedule)] == timesteps:
@@ -72,26 +74,21 @@ def find_schedule(recorded: dict[str, Tensor]) -> ScheduleConfig:
     raise LingbotError(f"timesteps {timesteps} belong to no known schedule")
 
 
-def rerun(
-    model: WorldModel,
-    folder: Path,
-    recorded: dict[str, Tensor],
-    schedule: ScheduleConfig,
-    group: SequenceParallelGroup,
-) -> tuple[KVWindow, Tensor, Tensor]:
-    """The window after the last chunk, flows [C, S, 16, F, h, w] and latents [16, C * F, h, w].
+def empty_window(
+    model: WorldModel, folder: Path, recorded: dict[str, Tensor], group: SequenceParallelGroup
+) -> KVWindow:
+    """A window of the checkpoint's size and the rank's heads. Without a size it holds all frames.
 
-    The window has all tokens of the rank's heads.
+    Raises LingbotError for a model that cannot be split over the ranks.
     """
     official = read_config(folder)
-    num_chunks, _, _, chunk, height, width = recorded["flow_pred"].shape
+    _, _, _, chunk, height, width = recorded["flow_pred"].shape
     num_tokens = height * width // PATCH**2
     group.check(model.config, tokens=num_tokens)
-    cache = CameraCache(model, budget_bytes=CACHE_BYTES, group=group)
-    everything = recorded["noise"].shape[1]
-    window = KVWindow.empty(
+    all_frames = recorded["noise"].shape[1]
+    return KVWindow.empty(
         model.config,
-        window=official.local_attn_size if official.local_attn_size > 0 else everything,
+        window=official.local_attn_size if official.local_attn_size > 0 else all_frames,
         sink=official.sink_size,
         chunk=chunk,
         tokens=num_tokens,
@@ -99,6 +96,21 @@ def rerun(
         dtype=torch.float32,
         num_ranks=group.num_ranks,
     )
+
+
+def rerun(
+    model: WorldModel,
+    window: KVWindow,
+    recorded: dict[str, Tensor],
+    schedule: ScheduleConfig,
+    group: SequenceParallelGroup,
+) -> tuple[Tensor, Tensor]:
+    """Fill the window with a recorded rollout of C chunks, S steps each.
+
+    Returns flows [C, S, 16, F, h, w] and clean latents [16, C * F, h, w].
+    """
+    num_chunks, _, _, chunk, _, _ = recorded["flow_pred"].shape
+    cache = CameraCache(model, budget_bytes=CACHE_BYTES, group=group)
     text = model.embed_text(recorded["context"][None])
     flows: list[Tensor] = []
     latents: list[Tensor] = []
@@ -108,7 +120,7 @@ def rerun(
         control = recorded["plucker"][:, :, here].split(1, dim=2)
         keys = [frame.numpy().tobytes() for frame in control]
         with cache.chunk(keys, control.__getitem__):
-            pass  # so that the passes use maps that were stored, and others that did not fit
+            pass  # the passes then use stored maps, and others that did not fit
         with cache.chunk(keys, control.__getitem__) as maps:
             condition = recorded["y"][None, :, here]
             inputs = prepare_next_chunk(
@@ -123,21 +135,22 @@ def rerun(
                 observe=lambda _, flow: flows.append(flow[0]),
             )
         window.advance(chunk)
-    return window, torch.stack(flows).unflatten(0, (num_chunks, -1)), torch.cat(latents, dim=1)
+    return torch.stack(flows).unflatten(0, (num_chunks, -1)), torch.cat(latents, dim=1)
 
 
 def slot_error(ours: Tensor, reference: Tensor) -> float:
-    """Compare [F, T, H, D] with [1, F * T, H, D] as sets of latent frames: the slots may differ.
+    """Compare [F, T, H, D] with [1, F * T, H, D] as sets of latent frames.
 
-    Each recorded frame is held against the nearest of ours; the worst one counts.
+    The order of slots may differ: each recorded frame is compared with the nearest of ours. The
+    worst frame counts.
     """
     frames = reference[0].unflatten(0, (-1, ours.shape[1]))
     errors = torch.tensor([[relative_error(slot, frame) for slot in ours] for frame in frames])
-    return float(errors.amin(dim=1).amax())  # unlike Python's, these keep what is not a number
+    return float(errors.amin(dim=1).amax())  # unlike Python's min and max, these propagate NaN
 
 
 def verify_camera(folder: Path, group: SequenceParallelGroup) -> Errors:
-    """Redo the poses and maps of a pose file and of an action string."""
+    """Recompute the poses and maps of a pose file and of an action string."""
     recorded = read_tensors(folder / "camera.safetensors")
     meta = read_json(folder / "camera.json", CameraMeta)
 
@@ -147,10 +160,8 @@ def verify_camera(folder: Path, group: SequenceParallelGroup) -> Errors:
     intrinsics = Intrinsics(*recorded["intrinsics"][0].tolist()).scaled(
         source=(meta.source_width, meta.source_height), size=(meta.width, meta.height)
     )
-    yield (
-        "intrinsics_scaled",
-        relative_error(torch.tensor(intrinsics), recorded["intrinsics_scaled"]),
-    )
+    scaled_error = relative_error(torch.tensor(intrinsics), recorded["intrinsics_scaled"])
+    yield "intrinsics_scaled", scaled_error
     c2w = recorded["c2w"].double().numpy()
     interpolated = interpolate_poses(c2w, meta.latent_frames)
     yield "interpolated", relative_error(torch.from_numpy(interpolated), recorded["interpolated"])
@@ -160,8 +171,8 @@ def verify_camera(folder: Path, group: SequenceParallelGroup) -> Errors:
     yield "plucker", relative_error(plucker, recorded["plucker"][0])
 
 
-class CameraMeta(msgspec.Struct, frozen=True):
-    """camera.json of a golden folder."""
+class CameraMeta(msgspec.Struct, frozen=True, kw_only=True):
+    """The camera.json of a golden folder."""
 
     width: int
     height: int
@@ -171,7 +182,7 @@ class CameraMeta(msgspec.Struct, frozen=True):
     keys: list[list[str]]
 
 
-# The files that tell a folder's kind, and what checks it.
+# The files that a kind of folder holds, and its check.
 KINDS: dict[tuple[str, ...], Callable[[Path, SequenceParallelGroup], Errors]] = {
     (DIT_FILE, "rollout.safetensors"): verify_dit,
     ("camera.json", "camera.safetensors"): verify_camera,
@@ -181,8 +192,8 @@ KINDS: dict[tuple[str, ...], Callable[[Path, SequenceParallelGroup], Errors]] = 
 def verify(folder: Path, group: SequenceParallelGroup = SINGLE) -> Errors:
     """Name and relative error of each quantity of a golden folder.
 
-    Where there are several ranks, each of them calls this and gets the same errors.
-    Raises LingbotError for a folder of no known kind, or one whose files do not fit together.
+    All ranks of `group` call this, and all receive the same errors. Raises LingbotError for a
+    folder of no known kind, or one with files that do not fit together.
     """
     if not folder.is_dir():
         raise LingbotError(f"{folder} is not a folder")
@@ -198,6 +209,7 @@ def verify(folder: Path, group: SequenceParallelGroup = SINGLE) -> Errors:
 
 
 def find_check(folder: Path) -> Callable[[Path, SequenceParallelGroup], Errors]:
+    """Raises LingbotError for a folder of no known kind."""
     for files, check in KINDS.items():
         if all((folder / name).exists() for name in files):
             return check
@@ -206,7 +218,7 @@ def find_check(folder: Path) -> Callable[[Path, SequenceParallelGroup], Errors]:
 
 
 def collect(group: SequenceParallelGroup, folder: Path) -> list[tuple[str, float]] | LingbotError:
-    """All of ``verify``, in a form that can be sent from one process to another."""
+    """All of `verify`, or its error, as a value that can be sent between processes."""
     try:
         return list(verify(folder, group))
     except LingbotError as exc:
@@ -218,7 +230,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, metavar="DIR")
     parser.add_argument("--tolerance", type=float, default=1e-4)
     parser.add_argument(
-        "--ranks", type=int, default=1, metavar="N", help="share the model between N processes"
+        "--ranks", type=int, default=1, metavar="N", help="split the model over N processes"
     )
     options = parser.parse_args(argv)
     if options.ranks < 1:
@@ -232,7 +244,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     for name, error in errors:
         print(f"{name}: {error:.3g}")
-    worst = max((error if error == error else float("inf") for _, error in errors), default=0.0)
+    worst = max((math.inf if math.isnan(error) else error for _, error in errors), default=0.0)
     print(f"worst: {worst:.3g}")
     return 0 if worst < options.tolerance else 1
 

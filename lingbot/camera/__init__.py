@@ -1,1 +1,1 @@
-"""Keys and pose files to relative poses, and poses to Plücker maps."""
+"""The camera: keys and pose files to relative poses, poses to Plücker maps."""

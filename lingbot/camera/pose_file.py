@@ -1,7 +1,7 @@
-"""Offline paths: pose files and action strings to relative poses.
+"""Offline camera paths: pose files and action strings to relative poses.
 
-OpenCV axes: x right, y down, z forward; a pose is a camera-to-world matrix, float64.
-Shape letter: F frames of the path.
+OpenCV axes: x right, y down, z forward. A pose is a camera-to-world matrix, float64. Shape letter:
+F frames of the path.
 """
 
 import math
@@ -18,11 +18,11 @@ from lingbot.camera.motion import (
     yaw_matrix,
 )
 
-OFFLINE_TURN_STEP = 2  # per video frame, yaw and pitch, of the offline action strings
+OFFLINE_TURN_STEP = 2  # degrees of yaw or pitch per video frame
 
 
 def actions_to_poses(actions: Sequence[str]) -> Poses:
-    """The offline action strings' path, one action a *video* frame: F actions -> [F + 1, 4, 4]."""
+    """The path of an offline action string, one action per video frame: [F + 1, 4, 4]."""
     yaw = pitch = 0
     place = np.zeros(3)
     poses = [np.eye(4)]
@@ -39,7 +39,10 @@ def actions_to_poses(actions: Sequence[str]) -> Poses:
 
 
 def interpolate_poses(c2w: Poses, num: int) -> Poses:
-    """``num`` poses at even places along a path [F, 4, 4]: straight lines and slerp."""
+    """`num` poses at equal distances along a path [F, 4, 4].
+
+    Translations are interpolated linearly, rotations spherically (slerp).
+    """
     places = np.linspace(0, len(c2w) - 1, num)
     before = np.clip(places.astype(int), 0, max(len(c2w) - 2, 0))
     after = np.minimum(before + 1, len(c2w) - 1)
@@ -47,15 +50,15 @@ def interpolate_poses(c2w: Poses, num: int) -> Poses:
     for place, i, j in zip(places, before, after, strict=True):
         share = place - i
         pose = np.eye(4)
-        turn = rotation_vector(c2w[i, :3, :3].T @ c2w[j, :3, :3])
-        pose[:3, :3] = c2w[i, :3, :3] @ rotation_matrix(share * turn)
+        rotation = rotation_vector(c2w[i, :3, :3].T @ c2w[j, :3, :3])
+        pose[:3, :3] = c2w[i, :3, :3] @ rotation_matrix(share * rotation)
         pose[:3, 3] = (1 - share) * c2w[i, :3, 3] + share * c2w[j, :3, 3]
         poses.append(pose)
     return np.stack(poses)
 
 
 def rotation_vector(rotation: Poses) -> Poses:
-    """Axis times angle [3] of a rotation [3, 3], for angles short of a half turn."""
+    """Axis times angle [3] of a rotation [3, 3] by less than 180 degrees."""
     twist = np.array(
         [
             rotation[2, 1] - rotation[1, 2],
@@ -75,14 +78,14 @@ def rotation_matrix(vector: Poses) -> Poses:
         return np.eye(3)
     x, y, z = vector / angle
     cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    turned: Poses = np.eye(3) + math.sin(angle) * cross + (1 - math.cos(angle)) * (cross @ cross)
-    return turned
+    matrix: Poses = np.eye(3) + math.sin(angle) * cross + (1 - math.cos(angle)) * (cross @ cross)
+    return matrix
 
 
 def relative_poses(c2w: Poses) -> Poses:
-    """Frame-to-frame poses of a pose file's path [F, 4, 4], the identity first.
+    """Frame-to-frame poses of a path [F, 4, 4], the identity first.
 
-    Translations are divided by the largest step of the whole path, as the reference does it.
+    Translations are divided by the largest step of the whole path, as in the reference.
     """
     relative = np.concatenate([np.eye(4)[None], np.linalg.inv(c2w[:-1]) @ c2w[1:]])
     largest = np.linalg.norm(relative[:, :3, 3], axis=1).max()

@@ -1,7 +1,7 @@
-"""Poses to the Plücker maps that the DiT is conditioned on.
+"""Poses to the Plücker maps that condition the DiT.
 
-OpenCV axes: x right, y down, z forward; a pose is a camera-to-world matrix. Poses are float64
-until they become a map. Shape letters: F latent frames, H and W pixels, h and w latent pixels.
+OpenCV axes: x right, y down, z forward. A pose is a camera-to-world matrix, float64; maps are
+float32. Shape letters: F latent frames, K channels, H and W pixels, h and w latent pixels.
 """
 
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from lingbot.camera.motion import Poses
@@ -24,20 +25,20 @@ class Intrinsics(NamedTuple):
     cy: float
 
     def scaled(self, *, source: tuple[int, int], size: tuple[int, int]) -> "Intrinsics":
-        """The same camera at another size; both are (width, height)."""
+        """The same camera for frames of another size; both sizes are (width, height)."""
         x, y = size[0] / source[0], size[1] / source[1]
         return Intrinsics(self.fx * x, self.fy * y, self.cx * x, self.cy * y)
 
 
 def default_intrinsics(width: int, height: int) -> Intrinsics:
-    """The realtime service's camera, fx = fy = 500 at 832x480, at the given size."""
+    """The realtime service's camera at the given size. At 832x480, fx = fy = 500."""
     at_source = Intrinsics(500.0, 500.0, 832 / 2, 480 / 2)
     return at_source.scaled(source=(832, 480), size=(width, height))
 
 
 def plucker_rays(relative: Poses, intrinsics: Intrinsics, *, width: int, height: int) -> Tensor:
-    """Rays by pixel: relative poses [F, 4, 4] -> [6, F, H, W] float32, origin then direction."""
-    relative = relative + 0.0  # one zero, not two: equal poses are equal maps, bit for bit
+    """A ray per pixel, origin then direction: relative poses [F, 4, 4] -> [6, F, H, W] float32."""
+    relative = relative + 0.0  # turns -0.0 into 0.0, so that equal poses give equal bits
     columns, rows = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
     x = (columns - intrinsics.cx) / intrinsics.fx
     y = (rows - intrinsics.cy) / intrinsics.fy
@@ -49,17 +50,13 @@ def plucker_rays(relative: Poses, intrinsics: Intrinsics, *, width: int, height:
 
 
 def fold(rays: Tensor) -> Tensor:
-    """Fold 8x8 pixels into channels, (c, sub_y, sub_x): [K, F, H, W] -> [K * 64, F, h, w]."""
-    channels, frames, height, width = rays.shape
-    stride = SPATIAL_STRIDE
-    rays = rays.reshape(channels, frames, height // stride, stride, width // stride, stride)
-    return rays.permute(0, 3, 5, 1, 2, 4).reshape(
-        channels * stride**2, frames, height // stride, width // stride
-    )
+    """Fold 8x8 pixels into channels: [K, F, H, W] -> [K * 64, F, h, w]."""
+    pattern = "k f (h y) (w x) -> (k y x) f h w"
+    return rearrange(rays, pattern, y=SPATIAL_STRIDE, x=SPATIAL_STRIDE)
 
 
 def plucker_map(relative: Poses, intrinsics: Intrinsics, *, width: int, height: int) -> Tensor:
-    """What a ``cam`` model is told of its poses: [F, 4, 4] -> [384, F, h, w] float32."""
+    """The control map of a `cam` model: relative poses [F, 4, 4] -> [384, F, h, w] float32."""
     return fold(plucker_rays(relative, intrinsics, width=width, height=height))
 
 
@@ -72,9 +69,9 @@ def control_map(
     width: int,
     height: int,
 ) -> Tensor:
-    """What a model is told of its poses, [384 or 448, F, h, w] float32.
+    """The control map of relative poses [F, 4, 4]: [384 or 448, F, h, w] float32.
 
-    A ``cam`` model sees origin and direction; an ``act`` model sees the direction, then a plane
+    A `cam` model takes origin and direction. An `act` model takes the direction, then one plane
     for each of w, a, s, d that is 1 while the key is held.
     """
     if control == "cam":
@@ -94,9 +91,9 @@ def pose_key(
     width: int,
     height: int,
 ) -> bytes:
-    """Everything that ``control_map`` of one latent frame depends on; ``pose`` is [4, 4].
+    """The inputs of `control_map` for one latent frame, as bytes; `pose` is [4, 4].
 
-    Equal keys are equal maps, bit for bit. Two zeros of different sign are one.
+    Equal keys give maps with equal bits. -0.0 counts as 0.0.
     """
     held = [float(key in action) for key in "wasd"] if control == "act" else []
     numbers = [*(pose + 0.0).flat, *intrinsics, width, height, *held]

@@ -5,8 +5,8 @@ shares these maps between the passes of a chunk, the frames of a held key, later
 sessions. A pose is identified by its content (`rays.pose_key`), because an address can be reused
 and a tensor can change in place.
 
-Shape letters: N layers, B batch, F latent frames, T tokens of a latent frame (on one of several
-ranks, its share of them), C dim, h and w latent rows and columns.
+Shape letters: N layers, B batch, F latent frames, T tokens of a latent frame that this rank has,
+C dim, h and w latent rows and columns.
 """
 
 import threading
@@ -14,7 +14,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from msgspec import Struct
@@ -34,21 +34,21 @@ class CacheStats(Struct, frozen=True, kw_only=True):
     conditioner_s: float  # seconds spent on computing maps, control maps included
 
 
-@dataclass(slots=True)
 class Stopwatch:
     """Adds up the time of sections. On a GPU it records events and waits for none.
 
     Any thread may read it.
     """
 
-    device: torch.device
-    total_s: float = 0.0
-    _pending: list[tuple[torch.cuda.Event, torch.cuda.Event]] = field(default_factory=list)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._total_s = 0.0
+        self._pending: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        self._lock = threading.Lock()
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        if self.device.type == "cuda":
+        if self._device.type == "cuda":
             start = torch.cuda.Event(enable_timing=True)
             end = torch.cuda.Event(enable_timing=True)
             start.record()
@@ -59,18 +59,18 @@ class Stopwatch:
         else:
             started = time.perf_counter()
             yield
-            self.total_s += time.perf_counter() - started
+            self._total_s += time.perf_counter() - started
 
     def read(self) -> float:
         """Seconds of all finished sections."""
         self._collect()
-        return self.total_s
+        return self._total_s
 
     def _collect(self) -> None:
         with self._lock:
             while self._pending and self._pending[0][1].query():
                 start, end = self._pending.pop(0)
-                self.total_s += start.elapsed_time(end) / 1000
+                self._total_s += start.elapsed_time(end) / 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,7 @@ class CameraCache:
                 self._drop(key)
             raise
         finally:
-            maps_by_pose.clear()  # so that a kept ChunkMaps, in a traceback too, holds no memory
+            maps_by_pose.clear()  # a ChunkMaps that outlives its chunk, as in a traceback, is empty
         for key in keys:
             if key in self._entries:
                 self._entries.move_to_end(key)

@@ -24,7 +24,7 @@ class KVCache(Protocol):
         """Keep the chunk's k, v without computing attention."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class KVWindow:
     """A sink that is never overwritten, then a ring of the most recent latent frames.
 
@@ -61,7 +61,7 @@ class KVWindow:
         num_heads = config.num_heads // num_ranks
         shape = (config.num_layers, 1, window, tokens, num_heads, config.head_dim)
         k, v = (torch.zeros(shape, device=device, dtype=dtype) for _ in range(2))
-        return cls(k, v, sink=sink)
+        return cls(k_NBFTHD=k, v_NBFTHD=v, sink=sink)
 
     @property
     def window(self) -> int:
@@ -75,9 +75,8 @@ class KVWindow:
 
     def emptied(self) -> Self:
         """The same window without slots, so that their memory can be freed."""
-        return type(self)(
-            self.k_NBFTHD[:, :, :0].clone(), self.v_NBFTHD[:, :, :0].clone(), self.sink
-        )
+        k, v = self.k_NBFTHD[:, :, :0].clone(), self.v_NBFTHD[:, :, :0].clone()
+        return type(self)(k_NBFTHD=k, v_NBFTHD=v, sink=self.sink)
 
     def slot(self, frame: int) -> int:
         """The slot of a latent frame, counted from the world's first."""

@@ -2,9 +2,8 @@
 
 The arithmetic is that of the public reference (robbyant/lingbot-world); tests/golden pins it.
 
-Shape letters: B batch, F latent frames of the chunk, T tokens of a latent frame (on one of several
-ranks, its share of them), L text tokens, C dim, H heads, D head_dim, N layers, h and w latent rows
-and columns.
+Shape letters: B batch, F latent frames of the chunk, T tokens of a latent frame that this rank has,
+L text tokens, C dim, H heads, D head_dim, N layers, h and w latent rows and columns.
 """
 
 from collections.abc import Sequence
@@ -241,16 +240,24 @@ class WorldModel(nn.Module):
         group: SequenceParallelGroup = SINGLE,
         rope_scale: tuple[float, float] = (1.0, 1.0),
     ) -> ChunkInputs:
-        """What the passes of a chunk share.
+        """The inputs that all passes of a chunk share.
 
         condition [B, 20, F, h, w] (mask and image latents); positions [F] or [B, F] are latent
-        frames since the world's first. Every rank of `group` is given the same, but for `maps` and
-        `kv_cache`, which are those of its own tokens and heads. `rope_scale`: see `rope_angles`.
+        frames since the world's first. Every rank of `group` is given the same arguments, but
+        for `maps` and `kv_cache`, which are those of its own tokens and heads. `rope_angles`
+        explains `rope_scale`.
         """
         grid = (condition.shape[3] // PATCH, condition.shape[4] // PATCH)
         head_dim = self.config.head_dim
         rope = rope_freqs(positions, grid=grid, head_dim=head_dim, rope_scale=rope_scale)
-        return ChunkInputs(condition, group.shard(rope), maps, text, kv_cache, group)
+        return ChunkInputs(
+            condition=condition,
+            rope=group.shard(rope),
+            maps=maps,
+            text=text,
+            kv_cache=kv_cache,
+            group=group,
+        )
 
     def forward(self, x: Tensor, timestep: Tensor, chunk: ChunkInputs) -> Tensor:
         """The flow of a chunk: x [B, 16, F, h, w] -> [B, 16, F, h, w] float32.

@@ -1,7 +1,7 @@
-"""The few noise levels a distilled model visits.
+"""The few noise levels that a distilled model visits.
 
-Flow matching: a latent at noise level sigma is ``(1 - sigma) * x0 + sigma * noise``, and the model
-predicts the flow ``noise - x0``.
+Flow matching: a latent at noise level sigma is `(1 - sigma) * x0 + sigma * noise`, and the model
+predicts the flow `noise - x0`.
 """
 
 from typing import NamedTuple
@@ -24,11 +24,11 @@ class DenoisingStep(NamedTuple):
 def build_steps(
     config: ScheduleConfig, *, num_steps: int | None = None
 ) -> tuple[DenoisingStep, ...]:
-    """The steps from noise to clean, ``len(config.indices)`` or ``num_steps`` of them.
+    """The steps from noise to clean: `num_steps` of them, or one per index of the config.
 
-    The public reference truncates its 1000 shifted timesteps to integers, so neighbours share one,
-    and it looks sigmas up by that integer: the first match when it predicts x0, the second when it
-    adds noise again. A model distilled with those levels expects them.
+    The public reference truncates its 1000 shifted timesteps to integers, so that neighbours share
+    one. It looks sigmas up by that integer: the first match to predict x0, the second to add noise
+    again. A model distilled with those levels expects them.
     """
     levels = np.linspace(1 - 1 / NUM_TRAIN_TIMESTEPS, 0.0, NUM_TRAIN_TIMESTEPS + 1)[:-1]
     sigmas = config.shift * levels / (1 + (config.shift - 1) * levels)
@@ -49,11 +49,12 @@ def build_steps(
 
 
 def flow_to_x0(x: Tensor, flow: Tensor, sigma: float) -> Tensor:
-    """The clean latent that a noisy one and its flow point to. In float64, as the reference."""
+    """The clean latent, given a noisy one and its flow. In float64, as in the reference."""
     return (x.double() - sigma * flow.double()).to(x.dtype)
 
 
 def add_noise(x0: Tensor, noise: Tensor, sigma: float) -> Tensor:
+    """A clean latent at noise level `sigma`."""
     return (1 - sigma) * x0 + sigma * noise
 
 

@@ -1,8 +1,7 @@
-"""Checkpoint folders to models: every known layout becomes one strict state dict."""
+"""Checkpoint folders in the official layout: read as a DiT, and written from one."""
 
 import json
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import torch
@@ -17,7 +16,7 @@ from lingbot.files import read_json, read_tensors
 CONFIG_FILE = "config.json"
 DIT_FILE = "diffusion_pytorch_model.safetensors"
 
-# Parts of official names, and ours where they say more.
+# Parts of the checkpoint's tensor names, and the internal ones.
 NAMES = (
     ("patch_embedding_wancamctrl.", "camera_embedding."),
     ("c2ws_hidden_states_layer", "camera_layer"),
@@ -27,8 +26,8 @@ NAMES = (
 )
 
 
-class OfficialConfig(msgspec.Struct, frozen=True):
-    """The keys of an official config.json that the code needs; shapes give the rest."""
+class OfficialConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The keys of an official config.json that the code needs. Tensor shapes give the rest."""
 
     dim: int
     ffn_dim: int
@@ -40,8 +39,8 @@ class OfficialConfig(msgspec.Struct, frozen=True):
     eps: float = 1e-6
     in_dim: int = 36
     out_dim: int = 16
-    local_attn_size: int = -1  # the window in latent frames; -1: everything
-    sink_size: int = 0
+    local_attn_size: int = -1  # the window in latent frames; -1: unlimited
+    sink_size: int = 0  # latent frames
 
 
 def read_config(folder: Path) -> OfficialConfig:
@@ -50,14 +49,16 @@ def read_config(folder: Path) -> OfficialConfig:
 
 
 def to_internal(name: str) -> str:
-    for official, ours in NAMES:
-        name = name.replace(official, ours)
+    """The model's name of a checkpoint's tensor."""
+    for official, internal in NAMES:
+        name = name.replace(official, internal)
     return name
 
 
 def to_checkpoint(name: str) -> str:
-    for official, ours in NAMES:
-        name = name.replace(ours, official)
+    """The checkpoint's name of a model's tensor."""
+    for official, internal in NAMES:
+        name = name.replace(internal, official)
     return name
 
 
@@ -79,15 +80,13 @@ def load_dit(
 def build_dit(official: OfficialConfig, tensors: dict[str, Tensor], *, source: Path) -> WorldModel:
     """The model of a config and its tensors; errors name the file `source`."""
     try:
-        text_dim = tensors["text_embedding.0.weight"].shape[1]
-        config = msgspec.convert(
-            {
-                "text_dim": text_dim,
-                "control": official.control_type,
-                **{k: v for k, v in msgspec.to_builtins(official).items() if k in FIELDS},
-            },
-            ModelConfig,
-        )
+        shape = {
+            "text_dim": tensors["text_embedding.0.weight"].shape[1],
+            "control": official.control_type,
+            **msgspec.to_builtins(official),
+        }
+        fields = ModelConfig.__struct_fields__
+        config = msgspec.convert({name: shape[name] for name in fields}, ModelConfig)
     except KeyError as exc:
         raise WeightsError(f"{source}: no tensor {exc}") from exc
     except msgspec.ValidationError as exc:
@@ -101,15 +100,12 @@ def build_dit(official: OfficialConfig, tensors: dict[str, Tensor], *, source: P
     return model
 
 
-FIELDS = set(ModelConfig.__struct_fields__)
-
-
-def save_dit(model: WorldModel, folder: Path, *, extra: dict[str, Any] | None = None) -> None:
-    """Write a checkpoint folder that ``load_dit`` reads, official names included."""
+def save_dit(model: WorldModel, folder: Path) -> None:
+    """Write a checkpoint folder with official names, which `load_dit` reads."""
     folder.mkdir(parents=True, exist_ok=True)
     config = msgspec.to_builtins(model.config)
     config["control_type"] = config.pop("control")
     config.pop("text_dim")
-    (folder / CONFIG_FILE).write_text(json.dumps({**config, **(extra or {})}, indent=1) + "\n")
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=1) + "\n")
     tensors = {to_checkpoint(k): v.contiguous() for k, v in model.state_dict().items()}
     save_file(tensors, folder / DIT_FILE)

@@ -1,1 +1,1 @@
-"""The engine, its sessions, and the worker that runs commands in order."""
+"""The engine, its sessions, and the worker that executes commands in order."""

@@ -56,9 +56,9 @@ class Engine:
     def open(self, spec: SessionSpec) -> Session:
         """A session before its first chunk.
 
-        Raises LingbotError, with the field, for an image of another size than the config's, a
-        number of steps out of range, a window that is larger than the config's or too small for
-        sink and chunk, and a context of the wrong shape or type.
+        Raises LingbotError with the wrong field: an image of another size than the config's,
+        `num_steps` out of range, a window above the config's or too small for sink and chunk, or
+        a context of the wrong shape or type.
         """
         config = self.config
         self._check_image(spec.first_frame)
@@ -129,7 +129,7 @@ class Engine:
             if context is not None:
                 session.text = self._embed_context(context)
             latents = self._denoise(session, actions)
-            if self.device.type == "cuda":  # so that the latents are there when this returns
+            if self.device.type == "cuda":  # return only when the latents are there
                 torch.cuda.current_stream(self.device).synchronize()
         except BaseException:
             session.broken = True

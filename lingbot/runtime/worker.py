@@ -79,7 +79,7 @@ class Worker:
 
     @property
     def is_leader(self) -> bool:
-        """Whether this is rank 0, which takes commands."""
+        """True on rank 0, which takes commands."""
         return self._group.rank == 0
 
     def submit(self, command: Command, *, deadline: float) -> "Future[Any]":

@@ -10,8 +10,8 @@ from torch import Tensor
 class ImageCondition(NamedTuple):
     """Mask and image latents, which the DiT takes beside the noise; [1, 20, F, h, w] each."""
 
-    first: Tensor  # of the first chunk, which begins with the image
-    later: Tensor  # of every later chunk
+    first: Tensor  # for the first chunk, which begins with the image
+    later: Tensor  # for every later chunk
 
     def of_chunk(self, index: int) -> Tensor:
         return self.later if index else self.first

@@ -1,9 +1,10 @@
 """The tiny video autoencoder in the TAEHV layout, with an explicit decoder state.
 
+The layout is that of madebyollin/taehv (`taew2_1`). Four frames become one latent frame, 8x8 pixels
+one latent pixel. A clip is one batch of B * T frames: only `MemoryBlock` looks at another frame,
+the previous one. The decoder delays its output by 3 frames; the first 3 are dropped.
+
 Shape letters: B batch, T frames at the rate of the layer, C channels, H W pixels, h w = H/8 W/8.
-Time folds 4 to 1, space 8 to 1. Every layer works on single frames but `MemoryBlock`, which also
-sees the frame before: a whole clip is one batch of B * T frames. The layout is that of
-madebyollin/taehv (`taew2_1`), whose decoder delays its output by 3 frames: the first 3 are dropped.
 """
 
 from collections.abc import Mapping
@@ -16,19 +17,19 @@ from torch import Tensor, nn
 
 from lingbot.config import LATENT_CHANNELS, SPATIAL_STRIDE, TEMPORAL_STRIDE
 
-DELAY = 3  # frames by which the decoder's output lags
+DELAY_FRAMES = 3  # of the decoder's output
 
 Widths = tuple[int, int, int, int]
 
 
 @dataclass(slots=True)
 class DecoderState:
-    """What one session's decoder remembers: the last input of each memory block, [B, C, H, W]."""
+    """One session's decoder state: the last input of each memory block, [B, C, H, W] each."""
 
-    memory: list[Tensor] = field(default_factory=list)  # empty: nothing decoded yet
+    memory: list[Tensor] = field(default_factory=list)  # empty before the first chunk
 
     def clone(self) -> "DecoderState":
-        """Give a copy that later decoding with this one leaves alone."""
+        """A copy that decoding with the original does not change."""
         return DecoderState([last.clone() for last in self.memory])
 
 
@@ -40,7 +41,7 @@ class Clamp(nn.Module):
 
 
 class MemoryBlock(nn.Module):
-    """A residual block over a frame and the one before it."""
+    """A residual block over a frame and the previous one."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -53,12 +54,12 @@ class MemoryBlock(nn.Module):
         )
 
     def forward(self, x: Tensor, before: Tensor) -> Tensor:
-        """Both [B * T, C, H, W]."""
+        """x and the previous frames, both [B * T, C, H, W]."""
         return F.relu(self.conv(torch.cat([x, before], dim=1)) + x)
 
 
 class TimePool(nn.Module):
-    """Fold `stride` frames into the channels of one."""
+    """Folds `stride` frames into the channels of one."""
 
     def __init__(self, width: int, stride: int) -> None:
         super().__init__()
@@ -72,10 +73,10 @@ class TimePool(nn.Module):
 
 
 class TimeGrow(nn.Module):
-    """Unfold `stride` frames out of one, at twice the size.
+    """Unfolds one frame into `stride` frames of twice the size.
 
-    The layout upsamples before this 1x1 convolution. The two commute, so the convolution is done
-    on a quarter of the pixels.
+    The layout upsamples before this 1x1 convolution. The two commute, so that the convolution can
+    run first, on a quarter of the pixels.
     """
 
     def __init__(self, width: int, stride: int) -> None:
@@ -102,22 +103,23 @@ class TinyVAE(nn.Module):
 
     @classmethod
     def from_state_dict(cls, state_dict: Mapping[str, Tensor]) -> Self:
-        """Build the autoencoder whose widths the weights show, and load them.
+        """The autoencoder with these weights, whose shapes give its widths.
 
-        Raises KeyError for a missing convolution, RuntimeError where names or shapes differ.
+        Raises KeyError for a missing convolution, RuntimeError for other names or shapes.
         """
         encoder = [state_dict[f"encoder.{i}.weight"].shape[0] for i in (0, 3, 8, 13)]
         decoder = [state_dict[f"decoder.{i}.weight"].shape[0] for i in (1, 8, 14, 20)]
         vae = cls(encoder_channels=_four(encoder), decoder_channels=_four(decoder))
         vae.load_state_dict(state_dict)
-        # Twice as fast on a CPU. The stubs do not know the argument.
+        # Twice as fast on a CPU. The type stubs lack the argument.
         vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return vae
 
     def encode(self, video: Tensor) -> Tensor:
         """[B, 4T, 3, H, W] in 0..1 -> latents [B, T, 16, h, w].
 
-        A world begins with one picture: `repeat_first` fills its group of 4 frames.
+        A world begins with a single frame; `repeat_first` makes it a group of 4. Raises ValueError
+        for other multiples.
         """
         B, num_frames, _, H, W = video.shape
         if num_frames % TEMPORAL_STRIDE or H % SPATIAL_STRIDE or W % SPATIAL_STRIDE:
@@ -130,19 +132,19 @@ class TinyVAE(nn.Module):
     def decode(self, latents: Tensor, state: DecoderState, *, clamp: bool = True) -> Tensor:
         """[B, T, 16, h, w] -> frames [B, 4T, 3, 8h, 8w] in 0..1, 3 fewer where `state` is fresh.
 
-        The state moves on: decoding in pieces gives what decoding at once does. Training leaves
-        `clamp` off, since a clamped pixel teaches nothing.
+        Moves `state` on, so that decoding in pieces equals decoding at once. Training turns `clamp`
+        off, because a clamped pixel has no gradient.
         """
-        remembered: list[Tensor] = []
-        frames = _run(self.decoder, latents, state.memory, remembered)
+        last_inputs: list[Tensor] = []
+        frames = _run(self.decoder, latents, state.memory, last_inputs)
         fresh = not state.memory
-        state.memory = remembered
-        frames = frames[:, DELAY if fresh else 0 :]
+        state.memory = last_inputs
+        frames = frames[:, DELAY_FRAMES if fresh else 0 :]
         return frames.clamp(0, 1) if clamp else frames
 
 
 def repeat_first(video: Tensor) -> Tensor:
-    """[B, 4T - 3, ...] -> [B, 4T, ...]: the first picture fills a group of its own."""
+    """Repeat the first frame three times, to a group of 4: [B, 4T - 3, ...] -> [B, 4T, ...]."""
     first = video[:, :1].repeat_interleave(TEMPORAL_STRIDE - 1, dim=1)
     return torch.cat([first, video], dim=1)
 
@@ -162,7 +164,7 @@ def build_decoder(channels: Widths) -> nn.Sequential:
     layers: list[nn.Module] = [Clamp(), first, nn.ReLU(inplace=True)]
     for width, next_width, stride in zip(channels, channels[1:], (1, 2, 2), strict=False):
         layers.extend(MemoryBlock(width) for _ in range(3))
-        layers.append(nn.Identity())  # the layout's upsampling, which `TimeGrow` does
+        layers.append(nn.Identity())  # in place of the layout's upsampling, which `TimeGrow` does
         layers.append(TimeGrow(width, stride))
         layers.append(nn.Conv2d(width, next_width, 3, padding=1, bias=False))
     layers.extend([nn.ReLU(inplace=True), nn.Conv2d(channels[3], 3, 3, padding=1)])
@@ -172,8 +174,8 @@ def build_decoder(channels: Widths) -> nn.Sequential:
 def _run(layers: nn.Sequential, x: Tensor, memory: list[Tensor], last: list[Tensor]) -> Tensor:
     """Apply `layers` to x [B, T, C, H, W].
 
-    `memory` holds the frame before x at each memory block (nothing: zeros); `last` receives the
-    last frame of x there.
+    `memory` holds the input before x of each memory block; if empty, it is zeros. `last` receives
+    each memory block's last input.
     """
     B = x.shape[0]
     x = x.flatten(0, 1)
