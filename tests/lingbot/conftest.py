@@ -3,7 +3,7 @@ import torch
 
 from tests.lingbot.toy import make_engine, make_spec
 
-torch.set_num_threads(1)  # these models are so small that threads only wait for each other
+torch.set_num_threads(1)  # models this small gain nothing from threads
 
 
 @pytest.fixture(scope="session")
@@ -14,5 +14,5 @@ def engine():
 
 @pytest.fixture
 def spec():
-    """Ask for a world; the picture is noise."""
+    """Builds requests for a session; see `toy.make_spec`."""
     return make_spec

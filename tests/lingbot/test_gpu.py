@@ -1,4 +1,4 @@
-"""What only a GPU can show."""
+"""Tests that need a GPU."""
 
 from pathlib import Path
 
@@ -34,8 +34,8 @@ pytestmark = [
 
 @pytest.fixture
 def group(tmp_path):
-    """A real group of one rank: it sends to itself."""
-    yield join(FileStore(str(tmp_path / "meeting"), 1), rank=0, num_ranks=1, device=DEVICE)
+    """A real group of one rank, which sends to itself."""
+    yield join(FileStore(str(tmp_path / "rendezvous"), 1), rank=0, num_ranks=1, device=DEVICE)
     dist.destroy_process_group()
 
 
@@ -53,8 +53,8 @@ def test_nccl_with_one_rank_changes_no_bit(group):
     assert all(map(np.array_equal, frames, alone_frames))
 
 
-def test_decoding_on_a_stream_of_its_own_changes_no_bit():
-    """The next chunk is denoised meanwhile; its twin does one after the other on one stream."""
+def test_decoding_on_its_own_stream_changes_no_bit():
+    """The next chunk is denoised meanwhile. The slow twin uses one stream, in turn."""
     beside, twin = make_engine(device=DEVICE), make_engine(device=DEVICE)
     assert beside._decode_stream is not None
     twin._decode_stream = None
@@ -67,7 +67,7 @@ def test_decoding_on_a_stream_of_its_own_changes_no_bit():
 
 
 def golden_flows(name, dtype):
-    """Every flow of the first two chunks, and those of the reference: [2 * S, 16, F, h, w]."""
+    """All flows of the first two chunks, ours and the reference's: [2 * S, 16, F, h, w] each."""
     model = load_dit(GOLDEN / name, device=DEVICE, dtype=dtype)
     recorded = read_tensors(GOLDEN / name / "rollout.safetensors")
     given = {key: tensor.to(DEVICE) for key, tensor in recorded.items()}
@@ -100,35 +100,36 @@ def golden_flows(name, dtype):
 
 
 @pytest.mark.parametrize("name", ["dit_cam_global", "dit_cam_window", "dit_act_window"])
-def test_half_the_bits_give_nearly_the_golden_flow(name):
+def test_bfloat16_gives_nearly_the_golden_flow(name):
     exact, reference = golden_flows(name, torch.float32)
     assert relative_error(exact, reference) < 1e-4
     rounded, _ = golden_flows(name, torch.bfloat16)
     assert 1e-4 < relative_error(rounded, exact) < 2e-2
 
 
-SHAPE_14B = ModelConfig(  # but for its 40 layers
+SHAPE_14B = ModelConfig(  # with 2 of its 40 layers
     dim=5120, ffn_dim=13824, freq_dim=256, num_heads=40, num_layers=2, text_dim=4096, text_len=512
 )
-TOKENS_14B = 30 * 52  # of a latent frame of 832x480
-ENTRY_14B = 2 * SHAPE_14B.num_layers * TOKENS_14B * SHAPE_14B.dim * 2  # bytes of its maps
-SLACK = 2**24  # the allocator rounds large blocks up by as much as 1 MiB each
+TOKENS_14B = 30 * 52  # per latent frame at 832x480
+ENTRY_14B_BYTES = 2 * SHAPE_14B.num_layers * TOKENS_14B * SHAPE_14B.dim * 2  # a latent frame's maps
+SLACK_BYTES = 2**24  # the allocator rounds large blocks up by as much as 1 MiB each
 
 
-def use_cameras(cache, layers):
-    """Chunks of new poses, and half of the time of the last one's; the bytes allocated at most and
-    after each chunk, more than before them all.
+def use_maps(cache, layers):
+    """Run chunks of new poses, each twice; return the peak and the bytes kept after each chunk.
+
+    Both are relative to the bytes allocated before.
     """
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     kept = []
     for chunk in range(8):
         keys = [bytes([3 * (chunk // 2) + frame]) for frame in range(3)]
-        with torch.inference_mode(), cache.chunk(keys, new_control) as camera:
+        with torch.inference_mode(), cache.chunk(keys, new_control) as maps:
             for _ in range(5):
                 for layer in range(layers):
-                    camera.scale_shift(layer)
-        del camera
+                    maps.scale_shift(layer)
+        del maps
         kept.append(torch.cuda.memory_allocated() - before)
     return torch.cuda.max_memory_allocated() - before, kept
 
@@ -141,16 +142,16 @@ def test_the_camera_cache_keeps_its_budget_at_14b_shapes():
     with DEVICE:
         model = WorldModel(SHAPE_14B).to(torch.bfloat16).eval().requires_grad_(False)
     layers = SHAPE_14B.num_layers
-    use_cameras(CameraCache(model, budget_bytes=0), layers)  # the libraries' own workspaces
-    working, kept = use_cameras(CameraCache(model, budget_bytes=0), layers)
-    assert max(kept) <= SLACK
-    for budget in (ENTRY_14B - 1, int(2.5 * ENTRY_14B), 6 * ENTRY_14B):
+    use_maps(CameraCache(model, budget_bytes=0), layers)  # the libraries' own workspaces
+    working, kept = use_maps(CameraCache(model, budget_bytes=0), layers)
+    assert max(kept) <= SLACK_BYTES
+    for budget in (ENTRY_14B_BYTES - 1, int(2.5 * ENTRY_14B_BYTES), 6 * ENTRY_14B_BYTES):
         cache = CameraCache(model, budget_bytes=budget)
-        peak, kept = use_cameras(cache, layers)
-        assert max(kept) <= budget + SLACK
-        assert peak <= working + budget + SLACK
+        peak, kept = use_maps(cache, layers)
+        assert max(kept) <= budget + SLACK_BYTES
+        assert peak <= working + budget + SLACK_BYTES
         torch.cuda.synchronize()
         stats = cache.stats
-        assert stats.stored_bytes == budget // ENTRY_14B * ENTRY_14B
+        assert stats.stored_bytes == budget // ENTRY_14B_BYTES * ENTRY_14B_BYTES
         assert kept[-1] >= stats.stored_bytes
         assert stats.conditioner_s > 0

@@ -16,7 +16,7 @@ def test_golden_folders_are_reproduced(name):
     assert max(errors.values()) < 1e-5, errors
 
 
-def test_report_ends_with_the_worst(capsys):
+def test_the_report_ends_with_the_worst_error(capsys):
     assert main([str(GOLDEN / "camera"), "--tolerance", "1e-5"]) == 0
     *quantities, last = capsys.readouterr().out.splitlines()
     worst = max(quantities, key=lambda line: float(line.split(": ")[1]))
@@ -41,7 +41,7 @@ def test_a_wrong_number_is_found(copy, file, name):
 
 
 @pytest.mark.parametrize("name", ["x0", "kv0_k"])
-def test_not_a_number_is_not_below_the_tolerance(copy, name):
+def test_nan_is_not_below_the_tolerance(copy, name):
     tensors = load_file(copy / "rollout.safetensors")
     tensors[name][0, 0] = float("nan")
     save_file(tensors, copy / "rollout.safetensors")
@@ -90,7 +90,7 @@ def test_a_camera_folder_without_intrinsics_gives_a_reason(tmp_path, capsys):
 
 
 def test_two_processes_reproduce_a_golden_folder(capfd):
-    """``test_ulysses`` has all of them; here is the command."""
+    """The command; `parallel/test_ulysses.py` reruns all folders."""
     assert main([str(GOLDEN / "dit_act_window"), "--ranks", "2", "--tolerance", "1e-5"]) == 0
     names = [line.split(": ")[0] for line in capfd.readouterr().out.splitlines()]
     one_rank = [name for name, _ in verify(GOLDEN / "dit_act_window")]
@@ -98,7 +98,7 @@ def test_two_processes_reproduce_a_golden_folder(capfd):
 
 
 def share_one_head(folder):
-    """64 = 4 heads of 16 = 1 head of 64: the weights fit all the same."""
+    """The weights still fit: 4 heads of 16 have the shapes of 1 head of 64."""
     path = folder / "config.json"
     path.write_text(path.read_text().replace('"num_heads": 4', '"num_heads": 1'))
 
@@ -110,7 +110,7 @@ def share_one_head(folder):
         (damage_weights, "blocks.0.ffn.0.bias"),
     ],
 )
-def test_what_two_processes_cannot_run_gives_a_reason(copy, damage, reason, capfd):
+def test_a_folder_that_two_processes_cannot_run_gives_a_reason(copy, damage, reason, capfd):
     damage(copy)
     assert main([str(copy), "--ranks", "2"]) == 2
     out, err = capfd.readouterr()

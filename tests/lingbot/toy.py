@@ -1,4 +1,4 @@
-"""The product's engine on small random weights: for fixtures, and for the processes of a test."""
+"""The product's engine on small random weights, for fixtures and for the processes of tests."""
 
 import numpy as np
 import torch
@@ -18,12 +18,12 @@ SHAPE = ModelConfig(
 WORLD = WorldConfig(name="toy", width=48, height=32, schedule=SCHEDULE_V2, window=9, sink=3)
 
 
-# Longer than the window; the camera moves from the first chunk on.
+# Longer than the window. The camera moves from the first chunk on.
 WALK = [["w", "w", "wl"], ["w", "wl", "l"], ["", "i", "s"], ["w", "w", "a"], ["d", "k", "wl"]]
 
 
 def make_engine(*, control="cam", device="cpu", **options):
-    """Always the same weights."""
+    """The weights are the same in every call."""
     torch.manual_seed(0)
     channels = (8, 8, 8, 8)
     vae = TinyVAE(encoder_channels=channels, decoder_channels=channels)

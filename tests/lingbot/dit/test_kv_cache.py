@@ -16,12 +16,12 @@ def make_window(window, sink, **options):
 
 
 def numbered(first):
-    """Keys of the latent frames first, first + 1, ..., each filled with its own number."""
+    """Keys of three latent frames from `first` on, each filled with its own number."""
     return torch.arange(first, first + 3).float().view(1, 3, 1, 1, 1).expand(1, 3, 2, 1, 4)
 
 
 def seen_by_chunk(window, index):
-    """The latent frames that chunk ``index`` attends to."""
+    """The latent frames that chunk `index` attends to."""
     for first in range(0, 3 * index + 3, 3):
         window.for_chunk(3).attend(0, numbered(first), numbered(first), numbered(first))
         window.advance(3)
@@ -50,8 +50,8 @@ def test_passes_of_one_chunk_overwrite_each_other():
     window.for_chunk(3).write(0, numbered(0), numbered(0))
     window.advance(3)
     chunk = window.for_chunk(3)
-    for junk in (70, 80, 3):
-        chunk.attend(0, numbered(junk), numbered(junk), numbered(junk))
+    for number in (70, 80, 3):
+        chunk.attend(0, numbered(number), numbered(number), numbered(number))
     assert window.k_NBFTHD[0, 0, :, 0, 0, 0].tolist() == [0, 1, 2, 3, 4, 5]
     assert window.num_frames == 3
 
@@ -71,7 +71,7 @@ def test_each_rank_keeps_its_share_of_the_heads_and_no_more(num_ranks):
     assert (window.window, window.num_tokens) == (9, 5)
 
 
-def test_an_emptied_window_lets_go_of_the_memory():
+def test_an_emptied_window_frees_its_memory():
     window = make_window(6, 3)
     window.for_chunk(3).attend(0, numbered(0), numbered(0), numbered(0))
     empty = window.emptied()

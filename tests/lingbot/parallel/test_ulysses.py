@@ -1,6 +1,7 @@
-"""Several ranks against one: what is claimed is checked in real processes, all in one run of them.
+"""Several ranks against one, in real processes.
 
-A function marked ``claim`` runs on every rank; ``test_on_several_ranks`` tells what it found.
+One run of the processes checks all functions marked `claim`, on every rank. Each is then a case of
+`test_on_several_ranks`.
 """
 
 import traceback
@@ -19,7 +20,7 @@ from lingbot.verify import collect
 from tests.lingbot.toy import SHAPE, WALK, make_engine, make_spec
 
 GOLDEN = Path(__file__).parents[2] / "golden"
-TOKENS = 6  # of a latent frame of the toy world: 2, 2, 1 and 1 for four ranks
+TOKENS = 6  # per latent frame of the toy world: 2, 2, 1 and 1 for four ranks
 
 CLAIMS = {}
 
@@ -30,22 +31,22 @@ def claim(check):
 
 
 def check_all(group):
-    """What went wrong with each claim, on any of the ranks; '' where nothing did."""
-    found = {}
+    """The tracebacks of each claim on all ranks; '' for a claim that holds."""
+    failures = {}
     for name, check in CLAIMS.items():
-        said = ""
+        failure = ""
         try:
             check(group)
         except Exception:
-            said = f"rank {group.rank}: {traceback.format_exc()}"
+            failure = f"rank {group.rank}: {traceback.format_exc()}"
         by_rank = [""] * group.num_ranks
-        dist.all_gather_object(by_rank, said)
-        found[name] = "\n".join(filter(None, by_rank))
-    return found
+        dist.all_gather_object(by_rank, failure)
+        failures[name] = "\n".join(filter(None, by_rank))
+    return failures
 
 
 def numbered(num_tokens, *, dtype=torch.float32):
-    """[B, F, T, H, D], no two numbers alike even in bfloat16."""
+    """[B, F, T, H, D] of distinct numbers, in bfloat16 too."""
     bits = torch.arange(2 * num_tokens * 4 * 3, dtype=torch.int16).view(1, 2, num_tokens, 4, 3)
     return bits.view(torch.bfloat16) if dtype == torch.bfloat16 else bits.to(dtype)
 
@@ -58,13 +59,13 @@ KINDS = [(num, dtype) for num in (4, 6, 7, 28) for dtype in (torch.float32, torc
 
 
 @claim
-def taken_tokens_are_gathered_in_order(group):
+def sharded_tokens_are_gathered_in_order(group):
     for num_tokens, dtype in KINDS:
         x = numbered(num_tokens, dtype=dtype).flatten(3)
-        counts, mine = group.split(num_tokens), group.shard(x)
+        counts, own = group.split(num_tokens), group.shard(x)
         assert counts == sorted(counts, reverse=True) and counts[0] - counts[-1] <= 1
-        assert mine.shape[2] == counts[group.rank]
-        assert torch.equal(group.gather(mine, num_tokens=num_tokens), x)
+        assert own.shape[2] == counts[group.rank]
+        assert torch.equal(group.gather(own, num_tokens=num_tokens), x)
 
 
 @claim
@@ -72,33 +73,34 @@ def heads_have_all_tokens_and_tokens_all_heads(group):
     for num_tokens, dtype in KINDS:
         q = numbered(num_tokens, dtype=dtype)
         for tensors in ((q, -q, q * 2), (q, -q), (q,)):
-            shared = group.to_heads(*map(group.shard, tensors), num_tokens=num_tokens)
-            for ours, whole in zip(shared, tensors, strict=True):
+            exchanged = group.to_heads(*map(group.shard, tensors), num_tokens=num_tokens)
+            for ours, whole in zip(exchanged, tensors, strict=True):
                 assert torch.equal(ours, heads_of(group, whole, dim=3))
                 assert torch.equal(group.to_tokens(ours), group.shard(whole))
 
 
 @claim
-def a_sharded_window_remembers_and_sees_what_a_whole_one_does(group):
-    """Seven tokens and five chunks, so that the window of nine goes round."""
+def a_sharded_window_equals_a_whole_one(group):
+    """Seven tokens and five chunks, so that the window of nine latent frames wraps."""
     options = {"window": 9, "sink": 3, "chunk": 3, "tokens": 7}
     options |= {"device": torch.device("cpu"), "dtype": torch.float32}
     whole = KVWindow.empty(SHAPE, **options)
-    shared = KVWindow.empty(SHAPE, **options, num_ranks=group.num_ranks)
+    sharded = KVWindow.empty(SHAPE, **options, num_ranks=group.num_ranks)
     generator = torch.Generator().manual_seed(0)
     for chunk in range(5):
-        own, sharded = whole.for_chunk(3), ShardedWindow(shared.for_chunk(3), group)
+        one = whole.for_chunk(3)
+        several = ShardedWindow(sharded.for_chunk(3), group)
         for layer in range(SHAPE.num_layers):
             q, k, v = torch.randn(3, 1, 3, 7, 4, 12, generator=generator)
             if chunk == layer:  # once in each layer
-                own.write(layer, k, v)
-                sharded.write(layer, group.shard(k), group.shard(v))
+                one.write(layer, k, v)
+                several.write(layer, group.shard(k), group.shard(v))
                 continue
-            seen = sharded.attend(layer, *map(group.shard, (q, k, v)))
-            torch.testing.assert_close(seen, group.shard(own.attend(layer, q, k, v)))
+            seen = several.attend(layer, *map(group.shard, (q, k, v)))
+            torch.testing.assert_close(seen, group.shard(one.attend(layer, q, k, v)))
         whole.advance(3)
-        shared.advance(3)
-    for ours, all_heads in ((shared.k_NBFTHD, whole.k_NBFTHD), (shared.v_NBFTHD, whole.v_NBFTHD)):
+        sharded.advance(3)
+    for ours, all_heads in ((sharded.k_NBFTHD, whole.k_NBFTHD), (sharded.v_NBFTHD, whole.v_NBFTHD)):
         assert torch.equal(ours, heads_of(group, all_heads, dim=4))
 
 
@@ -113,7 +115,7 @@ def golden_rollouts_are_reproduced(group):
 
 
 def play(engine, walk=WALK):
-    """The frames, on rank 0, and the window's keys of a walk without a warm-up."""
+    """The frames of a walk, on rank 0, and its window's keys."""
     session = engine.open(make_spec())
     chunks = [engine.denoise(session, actions) for actions in walk]
     if engine.group.rank:
@@ -122,7 +124,7 @@ def play(engine, walk=WALK):
 
 
 def cache_bytes(group):
-    """Room for three latent frames of this rank's tokens: a walk needs more."""
+    """Room for three latent frames of this rank's tokens; a walk needs more."""
     return 3 * 2 * SHAPE.num_layers * group.split(TOKENS)[group.rank] * SHAPE.dim * 4
 
 
@@ -139,7 +141,7 @@ def check_walks(group, control):
         torch.testing.assert_close(k, heads_of(group, alone_k, dim=4), rtol=1e-5, atol=1e-5)
         assert len(frames) == len(WALK)
         for ours, alone in zip(frames, alone_frames, strict=True):
-            # Fewer tokens in a product may round otherwise.
+            # A product over fewer tokens may round differently.
             assert np.abs(ours.astype(int) - alone.astype(int)).max() <= 1
 
 
@@ -154,7 +156,7 @@ def a_walk_of_an_act_model_shows_one_ranks_frames(group):
 
 
 @claim
-def a_group_of_one_that_sends_to_itself_changes_no_bit(group):
+def a_group_of_one_rank_changes_no_bit(group):
     groups = [dist.new_group([rank]) for rank in range(group.num_ranks)]
     single = SequenceParallelGroup(groups[group.rank])
     assert (single.rank, single.num_ranks) == (0, 1)
@@ -166,13 +168,13 @@ def a_group_of_one_that_sends_to_itself_changes_no_bit(group):
 
 
 @pytest.fixture(scope="module", params=[2, 4])
-def found(request):
+def failures(request):
     return spawn_ranks(request.param, check_all)
 
 
 @pytest.mark.parametrize("name", CLAIMS)
-def test_on_several_ranks(found, name):
-    assert not found[name], found[name]
+def test_on_several_ranks(failures, name):
+    assert not failures[name], failures[name]
 
 
 def test_alone_nothing_is_copied_or_sent():
@@ -190,7 +192,7 @@ def test_alone_nothing_is_copied_or_sent():
         (8, "num_heads 4 must be divisible by the 8 ranks"),
     ],
 )
-def test_a_model_that_cannot_be_shared_is_refused_with_the_numbers(num_ranks, reason):
+def test_a_model_that_cannot_be_split_is_refused_with_the_numbers(num_ranks, reason):
     group = SequenceParallelGroup()
     group.num_ranks = num_ranks
     with pytest.raises(LingbotError, match=reason):
@@ -203,14 +205,3 @@ def test_every_rank_needs_a_token():
     group.check(SHAPE, tokens=4)
     with pytest.raises(LingbotError, match="of 3 tokens cannot be split over 4 ranks"):
         group.check(SHAPE, tokens=3)
-
-
-def fail_on_the_last_rank(group):
-    if group.rank == group.num_ranks - 1:
-        raise ZeroDivisionError("said by the last rank")
-    dist.barrier()
-
-
-def test_what_one_process_raises_ends_them_all():
-    with pytest.raises(torch.multiprocessing.ProcessRaisedException, match="said by the last rank"):
-        spawn_ranks(2, fail_on_the_last_rank)

@@ -35,12 +35,12 @@ def test_another_seed_other_frames(engine, spec):
     assert not np.array_equal(a, b)
 
 
-def test_keys_change_the_picture(engine, spec):
+def test_keys_change_the_frames(engine, spec):
     a, b = (play(engine, engine.open(spec()), [["", "", ""], [key] * 3])[1] for key in ("w", "l"))
     assert not np.array_equal(a, b)
 
 
-def test_interleaved_sessions_do_not_meet(engine, spec):
+def test_interleaved_sessions_do_not_affect_each_other(engine, spec):
     alone = play(engine, engine.open(spec(seed=1)))
     first, second = engine.open(spec(seed=1)), engine.open(spec(seed=2, prompt="elsewhere"))
     mixed = []
@@ -57,8 +57,8 @@ def test_a_prompt_changes_the_world_from_its_chunk_on(engine, spec):
     assert not np.array_equal(stayed, engine.step(change, WALK[1], context=encode("snow at night")))
 
 
-def test_denoising_leaves_the_remembered_frames_alone(engine, spec, monkeypatch):
-    """Every pass of a chunk but the last, on a window that is full."""
+def test_denoising_passes_do_not_change_the_past(engine, spec, monkeypatch):
+    """All passes of a chunk but the last, on a full window."""
     session = engine.open(spec())
     play(engine, session)
     window = session.window
@@ -78,11 +78,11 @@ def test_denoising_leaves_the_remembered_frames_alone(engine, spec, monkeypatch)
 
 
 class AtOnce:
-    """The slow twin of a KV window: all latent frames in one pass, a mask for what each may see."""
+    """The slow twin of a KV window: all latent frames in one pass, behind a mask."""
 
     def __init__(self, window, sink, num_frames, tokens):
         chunk = torch.arange(num_frames) // 3
-        end = 3 * chunk[:, None] + 3  # of the chunk of the latent frame that looks
+        end = 3 * chunk[:, None] + 3  # the first frame after the query's chunk
         frame = torch.arange(num_frames)[None]
         seen = (frame < end) & ((frame < sink) | (frame >= end - (window - sink)))
         self.mask = seen.repeat_interleave(tokens, 0).repeat_interleave(tokens, 1)
@@ -99,7 +99,7 @@ class AtOnce:
 
 @pytest.mark.parametrize("window, sink", [(9, 3), (6, 0), (7, 1), (6, 3)])
 def test_cached_attention_equals_recomputing_the_past(engine, spec, monkeypatch, window, sink):
-    """Five chunks, so that every window but its sink has been overwritten."""
+    """Five chunks, so that all slots but the sink's have been overwritten."""
     session = engine.open(spec(window=window, sink=sink))
     passes = []
     write_cache = engine.model.write_cache
@@ -127,15 +127,15 @@ def test_cached_attention_equals_recomputing_the_past(engine, spec, monkeypatch,
             kv_cache=twin,
         )
         write_cache(joined("x", 2), chunk)
-    remembered = [*range(sink), *range(15 - (window - sink), 15)]
+    kept = [*range(sink), *range(15 - (window - sink), 15)]
     cached = session.window.k_NBFTHD
     for layer, k in twin.k.items():
-        for frame in remembered:
+        for frame in kept:
             ours = cached[layer, :, session.window.slot(frame)]
             torch.testing.assert_close(ours, k[:, frame], rtol=1e-4, atol=1e-4)
 
 
-def test_memory_does_not_grow_with_the_walk(engine, spec):
+def test_the_window_does_not_grow_with_the_walk(engine, spec):
     session = engine.open(spec(num_steps=1))
     play(engine, session)
     window = session.window.k_NBFTHD
@@ -194,7 +194,7 @@ def test_closing_frees_the_memory(engine, spec):
     assert session.decoder.memory == []
 
 
-def test_half_the_bits_give_nearly_the_same_picture(engine, spec):
+def test_bfloat16_gives_nearly_the_same_frames(engine, spec):
     """float32 is the slow twin."""
     vae = LatentCodec(copy.deepcopy(engine.vae.network).bfloat16(), engine.vae.mean, engine.vae.std)
     half = Engine(
@@ -211,7 +211,7 @@ def test_half_the_bits_give_nearly_the_same_picture(engine, spec):
 
 
 def test_closing_lets_a_running_decoding_end(engine, spec, monkeypatch):
-    """It goes on with the state that it began with."""
+    """It finishes with the state that it started with."""
     session, twin = engine.open(spec()), engine.open(spec())
     play(engine, session, WALK[:1])
     play(engine, twin, WALK[:1])

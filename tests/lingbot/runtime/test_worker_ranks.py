@@ -38,7 +38,7 @@ def lead(worker, scenario):
 
 
 def state_of(session):
-    """What must not differ between ranks."""
+    """The parts of a session that must not differ between ranks."""
     text = [float(part.double().sum()) for kv in session.text for part in kv]
     noise = session.noise.get_state().numpy().tobytes()
     return session.next_chunk, session.window.num_frames, session.broken, text, noise
@@ -190,7 +190,7 @@ def run_scenarios(rank, folder):
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory):
-    """What happened in each scenario, by rank."""
+    """The outcome of each scenario, by rank."""
     folder = tmp_path_factory.mktemp("reports")
     spawn(run_scenarios, (folder,), nprocs=2)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]

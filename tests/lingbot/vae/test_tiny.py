@@ -12,7 +12,7 @@ GOLDEN = Path(__file__).parents[2] / "golden" / "taew2_1"
 
 
 def formula_weights(config):
-    """The weights of the golden folder: golden/README.md gives the formula."""
+    """The weights of the golden folder; its README.md gives the formula."""
     weights = {}
     for i, (name, shape) in enumerate(sorted(config["parameters"].items())):
         k = torch.arange(math.prod(shape), dtype=torch.float64)
@@ -67,7 +67,7 @@ def test_decoding_in_pieces_equals_decoding_at_once(narrow, sizes):
 
 
 @torch.inference_mode()
-def test_a_cloned_state_is_not_moved(narrow):
+def test_decoding_does_not_change_a_cloned_state(narrow):
     latents = torch.randn(1, 4, 16, 2, 2)
     state = DecoderState()
     narrow.decode(latents[:, :2], state)
