@@ -1,12 +1,15 @@
-"""What is the camera cache worth? python -m benchmarks.camera_cache [--preset-14b]
+"""The gain of the camera cache.
 
-Random weights, of a shape where arithmetic dominates, make the same world in five ways, in turn
-chunk by chunk, so that whatever else the machine does hits all alike: a key held without and with
-the cache, keys as a person presses them, and a path on which every latent frame's pose is new, with
-and without. The decoder is left out. Prints for each way the median chunk, the mean seconds that a
-chunk spent on making camera maps and their share of all, what the cache did, and the median ratio
-to the same chunk without cache; then one JSON line. --preset-14b takes the shapes of the 14B model
-at 832x480 in bfloat16, needs a GPU, and prints the peak memory.
+`python -m benchmarks.camera_cache [--preset-14b]` denoises walks with random weights, of a shape
+where arithmetic dominates. There are five walks: a held key without and with the cache, keys as a
+person presses them, and a path with a new pose in every latent frame, without and with the cache.
+They take turns chunk by chunk, so that other load on the machine affects all of them. Decoding is
+left out.
+
+Prints a table, one row per walk: the median chunk, the mean seconds of a chunk in the conditioner
+and their share, the cache's counts, and the median ratio to the same chunk without cache. Then it
+prints one JSON line. --preset-14b takes the shapes of the 14B model at 832x480 in bfloat16, needs a
+GPU, and prints the peak memory.
 """
 
 import argparse
@@ -39,38 +42,38 @@ from lingbot.dit.camera_cache import CacheStats, CameraCache
 from lingbot.runtime.engine import Engine
 from lingbot.runtime.session import Session
 
-# A person's walk: the keys held, and for how many latent frames.
+# A person's walk: the keys held, and the number of latent frames.
 WALK = [("w", 7), ("wl", 4), ("w", 5), ("l", 3), ("wi", 2), ("w", 6), ("wj", 5), ("k", 2)]
 WALK += [("a", 4), ("", 3), ("wd", 4), ("s", 3)]
 
 
 class PoseFile:
-    """Stands in for a session's trajectory, which knows keys only; no pose comes twice."""
+    """Replaces a session's trajectory, which takes keys; no pose repeats."""
 
     def __init__(self) -> None:
-        self.chance = np.random.default_rng(0)
+        self.random = np.random.default_rng(0)
 
     def extend(self, actions: Sequence[str]) -> Poses:
         poses = np.stack([np.eye(4)] * len(actions))
         for pose in poses:
-            pose[:3, :3] = rotation_matrix(self.chance.normal(scale=0.05, size=3))
-            pose[:3, 3] = self.chance.normal(scale=0.5, size=3)
+            pose[:3, :3] = rotation_matrix(self.random.normal(scale=0.05, size=3))
+            pose[:3, 3] = self.random.normal(scale=0.5, size=3)
         return poses
 
 
-@dataclass
-class Way:
-    """One way to walk, and what was measured of it."""
+@dataclass(kw_only=True)
+class Variant:
+    """One walk, with or without cache, and its measurements."""
 
     name: str
-    against: str  # the way without cache that makes the same pictures, or as many of them
+    against: str  # the walk without cache to compare with; '' for none
     engine: Engine
     session: Session
     keys: Iterator[str]
     chunk_s: list[float] = field(default_factory=list)
     conditioner_s: list[float] = field(default_factory=list)
-    stored: list[int] = field(default_factory=list)
-    warm: CacheStats | None = None  # after the chunk that is not counted
+    stored_bytes: list[int] = field(default_factory=list)
+    warm: CacheStats | None = None  # after the first chunk, which is not measured
 
     def step(self) -> None:
         cache = self.engine.camera_cache
@@ -78,7 +81,7 @@ class Way:
         spent, started = cache.stats.conditioner_s, time.perf_counter()
         self.engine.denoise(self.session, actions)
         seconds, stats = time.perf_counter() - started, cache.stats
-        self.stored.append(stats.stored_bytes)
+        self.stored_bytes.append(stats.stored_bytes)
         if self.warm is None:
             self.warm = stats
         else:
@@ -86,10 +89,10 @@ class Way:
             self.conditioner_s.append(stats.conditioner_s - spent)
 
 
-def make_ways(options: argparse.Namespace) -> list[Way]:
+def make_variants(options: argparse.Namespace) -> list[Variant]:
     model = random_model(options)
     held, walk = ["w"], [keys for keys, frames in WALK for _ in range(frames)]
-    ways: list[Way] = []
+    variants: list[Variant] = []
     for name, against, keys, cached, pose_file in (
         ("held key, no cache", "", held, False, False),
         ("held key", "held key, no cache", held, True, False),
@@ -101,56 +104,64 @@ def make_ways(options: argparse.Namespace) -> list[Way]:
             model, options, budget_bytes=int(options.budget * MIB) if cached else 0
         )
         session = engine.open(random_spec(engine.config))
-        if ways:  # time does not depend on what is remembered, so one memory will do for all
-            session.window = dataclasses.replace(ways[0].session.window)
-            session.text = ways[0].session.text
+        if variants:  # all share one window, because time does not depend on its contents
+            session.window = dataclasses.replace(variants[0].session.window)
+            session.text = variants[0].session.text
         if pose_file:
             session.trajectory = cast(Trajectory, PoseFile())
-        ways.append(Way(name, against, engine, session, itertools.cycle(keys)))
-    return ways
+        variants.append(
+            Variant(
+                name=name,
+                against=against,
+                engine=engine,
+                session=session,
+                keys=itertools.cycle(keys),
+            )
+        )
+    return variants
 
 
-def summarize(way: Way, ways: Sequence[Way]) -> dict[str, Any]:
-    stats, warm = way.engine.camera_cache.stats, way.warm
+def summarize(variant: Variant, variants: Sequence[Variant]) -> dict[str, Any]:
+    stats, warm = variant.engine.camera_cache.stats, variant.warm
     assert warm is not None
-    figures: dict[str, Any] = {
-        "chunk_s": round(statistics.median(way.chunk_s), 3),
-        "conditioner_s": round(statistics.mean(way.conditioner_s), 4),
-        "share_percent": round(100 * sum(way.conditioner_s) / sum(way.chunk_s), 2),
+    metrics: dict[str, Any] = {
+        "chunk_s": round(statistics.median(variant.chunk_s), 3),
+        "conditioner_s": round(statistics.mean(variant.conditioner_s), 4),
+        "share_percent": round(100 * sum(variant.conditioner_s) / sum(variant.chunk_s), 2),
         "hits": stats.hits - warm.hits,
         "misses": stats.misses - warm.misses,
         "evictions": stats.evictions - warm.evictions,
-        "stored_mib_max": round(max(way.stored) / MIB, 1),
+        "stored_mib_max": round(max(variant.stored_bytes) / MIB, 1),
     }
-    for other in ways:
-        if other.name == way.against:
-            pairs = zip(way.chunk_s, other.chunk_s, strict=True)
-            figures["ratio"] = round(statistics.median(mine / its for mine, its in pairs), 3)
-    return figures
+    for other in variants:
+        if other.name == variant.against:
+            pairs = zip(variant.chunk_s, other.chunk_s, strict=True)
+            metrics["ratio"] = round(statistics.median(own / other_s for own, other_s in pairs), 3)
+    return metrics
 
 
 def print_table(results: dict[str, dict[str, Any]]) -> None:
-    columns = list(dict.fromkeys(name for figures in results.values() for name in figures))
+    columns = list(dict.fromkeys(name for metrics in results.values() for name in metrics))
     print(" " * 26 + "".join(f"{name:>16}" for name in columns))
-    for way, figures in results.items():
-        print(f"{way:26}" + "".join(f"{figures.get(name, '-'):>16}" for name in columns))
+    for variant, metrics in results.items():
+        print(f"{variant:26}" + "".join(f"{metrics.get(name, '-'):>16}" for name in columns))
 
 
-def gpu_memory(ways: list[Way]) -> dict[str, float]:
-    """Peak memory, and what the caches say that they hold against what is freed with them."""
+def gpu_memory(variants: list[Variant]) -> dict[str, float]:
+    """Peak memory; the caches' own count of their bytes, and the bytes that clearing them frees."""
     peak = torch.cuda.max_memory_allocated() / MIB
-    said = sum(way.stored[-1] for way in ways) / MIB
+    counted = sum(variant.stored_bytes[-1] for variant in variants) / MIB
     before = torch.cuda.memory_allocated() / MIB
-    for way in ways:
-        way.engine.camera_cache = CameraCache(way.engine.model, budget_bytes=0)
+    for variant in variants:
+        variant.engine.camera_cache = CameraCache(variant.engine.model, budget_bytes=0)
     freed = before - torch.cuda.memory_allocated() / MIB
-    return {"peak_mib": round(peak), "caches_say_mib": round(said), "freed_mib": round(freed)}
+    return {"peak_mib": round(peak), "caches_say_mib": round(counted), "freed_mib": round(freed)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add_options(parser)
-    parser.add_argument("--chunks", type=int, default=12, help="that count; one more warms up")
+    parser.add_argument("--chunks", type=int, default=12, help="measured chunks; one more warms up")
     options = read_options(parser)
 
     found = torch.cuda.is_available()
@@ -168,17 +179,18 @@ def main() -> None:
         print("left out: it needs an accelerator")
         print(json.dumps({**facts, "left_out": True}))
         return
-    ways = make_ways(options)
+    variants = make_variants(options)
     order = random.Random(0)
     for _ in range(options.chunks + 1):
-        for way in order.sample(ways, len(ways)):
-            way.step()
+        for variant in order.sample(variants, len(variants)):
+            variant.step()
 
-    results = {way.name: summarize(way, ways) for way in ways}
-    rows, columns = ways[0].engine.config.grid
+    results = {variant.name: summarize(variant, variants) for variant in variants}
+    rows, columns = variants[0].engine.config.grid
     facts["tokens"] = rows * columns
     facts["budget_held"] = all(
-        max(way.stored) <= way.engine.camera_cache.budget_bytes for way in ways
+        max(variant.stored_bytes) <= variant.engine.camera_cache.budget_bytes
+        for variant in variants
     )
     print_table(results)
     share, ratio = results["held key"]["share_percent"], results["every pose new"]["ratio"]
@@ -186,7 +198,7 @@ def main() -> None:
     print(f"every pose new: {ratio} x the time without cache (claim: at most 1.02)")
     print(f"budget held: {facts['budget_held']}")
     if options.device.startswith("cuda"):
-        facts |= gpu_memory(ways)
+        facts |= gpu_memory(variants)
         print(
             "memory:", {name: facts[name] for name in ("peak_mib", "caches_say_mib", "freed_mib")}
         )

@@ -1,10 +1,9 @@
-"""Is decoding beside the next denoising worth it? python -m benchmarks.overlap [--device cuda]
+"""The gain of decoding a chunk while the next one is denoised.
 
-On one rank, the pocket world is walked through the command queue as the transport does it, the next
-chunk asked for as soon as one is denoised: when each chunk was denoised and decoded, on one clock;
-the share of the decoding that took place during the next denoising; and the whole walk against its
-serial twin, whose frames must be the same. One thread each. Prints the timeline of a few chunks, a
-table, then one JSON line.
+`python -m benchmarks.overlap [--device cuda]` walks through the pocket world on one rank. Its
+worker receives steps as from the transport: the next one as soon as a chunk is denoised. The serial
+twin decodes a chunk before it denoises the next; its frames must be the same. Denoising and
+decoding have one thread each. Prints the timeline of a few chunks, a table, then one JSON line.
 """
 
 import argparse
@@ -28,22 +27,22 @@ from lingbot.runtime.engine import Engine
 from lingbot.runtime.presets import load_engine
 from lingbot.runtime.worker import Worker
 
-Times = list[tuple[float, float]]  # begin and end of each call, seconds of one clock
+Times = list[tuple[float, float]]  # start and end of each call, in seconds of one clock
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Walked:
-    """One way through the pocket world."""
+    """One walk through the pocket world."""
 
     frames: list[NDArray[np.uint8]]
-    began: float
-    ended: float
+    start_s: float
+    end_s: float
     denoise: Times
     decode: Times
 
 
 def load_pocket(options: argparse.Namespace) -> tuple[Engine, Times, Times]:
-    """The warm engine, and what will tell when it denoises and when it decodes."""
+    """A warm engine, and the lists that receive its times of denoising and of decoding."""
     engine = load_engine("pocket", device=options.device, camera_cache_bytes=256 * MIB)
     warm = engine.open(random_spec(engine.config))
     for actions in WALK:
@@ -56,6 +55,8 @@ def load_pocket(options: argparse.Namespace) -> tuple[Engine, Times, Times]:
 
 
 def clock(call: Callable[..., Any], times: Times) -> Callable[..., Any]:
+    """`call`, which appends its times to `times`."""
+
     def clocked(*args: Any, **kwargs: Any) -> Any:
         began = time.perf_counter()
         result = call(*args, **kwargs)
@@ -66,60 +67,61 @@ def clock(call: Callable[..., Any], times: Times) -> Callable[..., Any]:
 
 
 def walk_in_turn(walk: Sequence[list[str]], options: argparse.Namespace) -> Walked:
-    """The slow twin: a chunk is denoised and decoded, then the next."""
+    """The slow twin: each chunk is denoised and decoded before the next."""
     engine, denoise, decode = load_pocket(options)
     session = engine.open(random_spec(engine.config))
-    began = time.perf_counter()
+    start_s = time.perf_counter()
     frames = [engine.step(session, actions) for actions in walk]
-    return Walked(frames, began, time.perf_counter(), denoise, decode)
+    end_s = time.perf_counter()
+    return Walked(frames=frames, start_s=start_s, end_s=end_s, denoise=denoise, decode=decode)
 
 
 def walk_ahead(walk: Sequence[list[str]], options: argparse.Namespace) -> Walked:
-    """As the transport does it: a chunk is asked for as soon as the one before is denoised."""
+    """As the transport does: a step is submitted as soon as the last one is denoised."""
     engine, denoise, decode = load_pocket(options)
     worker = Worker(engine)
     thread = threading.Thread(target=worker.run, daemon=True)
     thread.start()
 
-    def do(command: Command) -> Any:
+    def execute(command: Command) -> Any:
         return worker.submit(command, deadline=time.monotonic()).result()
 
-    do(OpenSession("walk", random_spec(engine.config)))
-    began = time.perf_counter()
+    execute(OpenSession("walk", random_spec(engine.config)))
+    start_s = time.perf_counter()
     decoding: list[Future[NDArray[np.uint8]]] = []
     for actions in walk:
         if len(decoding) > 1:
-            decoding[-2].result()  # it hands a chunk over when the one before is sent
-        decoding.append(do(StepSession("walk", actions)))
-    frames = [pictures.result() for pictures in decoding]
-    ended = time.perf_counter()
-    do(Stop())
+            decoding[-2].result()  # at most two chunks are in flight
+        decoding.append(execute(StepSession("walk", actions)))
+    frames = [chunk.result() for chunk in decoding]
+    end_s = time.perf_counter()
+    execute(Stop())
     thread.join()
-    return Walked(frames, began, ended, denoise, decode)
+    return Walked(frames=frames, start_s=start_s, end_s=end_s, denoise=denoise, decode=decode)
 
 
 def share_inside(walked: Walked) -> float:
-    """Of the time of all decoding but the last chunk's, how much lies in the next denoising."""
+    """The share of decoding time that lies in the next denoising; the last chunk has none."""
     pairs = list(zip(walked.decode, walked.denoise[1:], strict=False))
     inside = sum(max(0.0, min(a[1], b[1]) - max(a[0], b[0])) for a, b in pairs)
     return inside / sum(end - begin for (begin, end), _ in pairs)
 
 
 def print_timeline(walked: Walked, chunks: range) -> None:
-    print("\nms from the first chunk's beginning")
-    print(f"{'chunk':>6}{'denoise':>20}{'decode':>20}{'of it in the next denoise':>28}")
+    print("\nms since the start of the first chunk")
+    print(f"{'chunk':>6}{'denoise':>20}{'decode':>20}{'share in next denoise':>28}")
     for index in chunks:
         calls = [walked.denoise[index], walked.decode[index]]
-        spans = [f"{1000 * (a - walked.began):8.1f} ..{1000 * (b - walked.began):8.1f}"
+        spans = [f"{1000 * (a - walked.start_s):8.1f} ..{1000 * (b - walked.start_s):8.1f}"
                  for a, b in calls]  # fmt: skip
-        one = share_inside(
-            replace(walked, denoise=walked.denoise[index:], decode=walked.decode[index : index + 1])
+        chunk = replace(
+            walked, denoise=walked.denoise[index:], decode=walked.decode[index : index + 1]
         )
-        print(f"{index:>6}{spans[0]:>20}{spans[1]:>20}{one:>27.0%}")
+        print(f"{index:>6}{spans[0]:>20}{spans[1]:>20}{share_inside(chunk):>27.0%}")
 
 
 def compare_walks(options: argparse.Namespace) -> dict[str, Any]:
-    """By turns, so that whatever else the machine does hits both alike."""
+    """Both walks in turn, so that other load on the machine affects both."""
     walk = [WALK[index % len(WALK)] for index in range(options.timeline_chunks)]
     in_turn, ahead = [], []
     for _ in range(options.repeats):
@@ -129,8 +131,8 @@ def compare_walks(options: argparse.Namespace) -> dict[str, Any]:
     print_timeline(ahead[-1], range(middle, min(middle + 5, len(walk) - 1)))
     return {
         "walk_chunks": len(walk),
-        "serial_s": round(min(walked.ended - walked.began for walked in in_turn), 3),
-        "overlapped_s": round(min(walked.ended - walked.began for walked in ahead), 3),
+        "serial_s": round(min(walked.end_s - walked.start_s for walked in in_turn), 3),
+        "overlapped_s": round(min(walked.end_s - walked.start_s for walked in ahead), 3),
         "serial_denoise_ms": median_ms(walked.denoise for walked in in_turn),
         "serial_decode_ms": median_ms(walked.decode for walked in in_turn),
         "overlapped_denoise_ms": median_ms(walked.denoise for walked in ahead),

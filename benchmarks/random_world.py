@@ -1,4 +1,4 @@
-"""Engines of any shape on random weights, for benchmarks: time does not depend on the numbers."""
+"""Engines of any shape on random weights, because time does not depend on the numbers."""
 
 import argparse
 from typing import Any
@@ -16,7 +16,7 @@ from lingbot.vae.codec import LatentCodec
 from lingbot.vae.tiny import TinyVAE
 
 MIB = 2**20
-# A person's walk, a chunk each.
+# Actions of a person's walk, one list per chunk.
 WALK = [["w", "w", "w"], ["w", "wl", "wl"], ["l", "l", ""], ["i", "w", "wj"], ["a", "a", "s"]]
 # The 14B model at 832x480.
 PRESET_14B = {
@@ -26,23 +26,27 @@ PRESET_14B = {
 
 
 def add_options(parser: argparse.ArgumentParser, **defaults: Any) -> None:
-    """What shapes a random world. ``defaults`` overrides those below."""
+    """The options that shape a random world. `defaults` overrides the defaults below."""
     parser.add_argument("--preset-14b", action="store_true")
     parser.add_argument("--dim", type=int, default=1024)
-    parser.add_argument("--ffn", type=int, help="default: 3 x dim, so the conditioner is 1/4")
+    parser.add_argument(
+        "--ffn", type=int, help="default: 3 x dim, with the conditioner at 1/4 of the linear work"
+    )
     parser.add_argument("--heads", type=int, default=8)
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--text", type=int, default=32, help="text tokens")
     parser.add_argument("--width", type=int, default=160)
     parser.add_argument("--height", type=int, default=96)
-    parser.add_argument("--budget", type=float, default=64.0, help="MiB of a camera cache")
+    parser.add_argument("--budget", type=float, default=64.0, help="camera cache in MiB")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="default: by the device")
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16"], help="default: bfloat16 on a GPU, else float32"
+    )
     parser.set_defaults(**defaults)
 
 
 def read_options(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """The command line, with the preset's values where it is asked for."""
+    """The command line. --preset-14b replaces the defaults, not the options given."""
     if parser.parse_args().preset_14b:
         parser.set_defaults(**PRESET_14B)
     options = parser.parse_args()
@@ -64,10 +68,10 @@ def model_shape(options: argparse.Namespace) -> ModelConfig:
 
 
 def random_model(options: argparse.Namespace) -> WorldModel:
-    """The same weights at each call, filled where they will run."""
+    """The weights are the same in every call, and filled on their device."""
     torch.manual_seed(0)
     dtype = getattr(torch, options.dtype)
-    with torch.device("meta"):  # at 14B a detour over the CPU takes minutes
+    with torch.device("meta"):  # at 14B, filling on the CPU takes minutes
         model = WorldModel(model_shape(options))
     model = model.to(dtype).to_empty(device=torch.device(options.device))
     for name, weight in model.named_parameters():
@@ -85,7 +89,7 @@ def make_engine(
     budget_bytes: int,
     group: SequenceParallelGroup = SINGLE,
 ) -> Engine:
-    """With a decoder in name only: no benchmark of random weights decodes."""
+    """An engine with the smallest decoder, because these benchmarks do not decode."""
     channels, device = (8, 8, 8, 8), torch.device(options.device)
     vae = TinyVAE(encoder_channels=channels, decoder_channels=channels).to(device).eval()
     mean, std = torch.zeros(16, 1, 1, 1, device=device), torch.ones(16, 1, 1, 1, device=device)
@@ -101,7 +105,7 @@ def make_engine(
 
 
 def random_spec(config: WorldConfig) -> SessionSpec:
-    """A world that starts from noise."""
+    """A request for a session that starts from noise."""
     shape = (config.height, config.width, 3)
-    picture: NDArray[np.uint8] = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    return SessionSpec(first_frame=picture)
+    image: NDArray[np.uint8] = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    return SessionSpec(first_frame=image)
