@@ -1,8 +1,8 @@
 """The gain of the camera cache.
 
 `python -m benchmarks.camera_cache [--preset-14b]` denoises walks with random weights, of a shape
-where arithmetic dominates. There are five walks: a held key without and with the cache, keys as a
-person presses them, and a path with a new pose in every latent frame, without and with the cache.
+where arithmetic dominates. Two walks run without and with the cache: a held key, and a path with a
+new pose in every latent frame. A third, with keys as a person presses them, runs with the cache.
 They take turns chunk by chunk, so that other load on the machine affects all of them. Decoding is
 left out.
 

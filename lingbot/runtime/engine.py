@@ -56,9 +56,9 @@ class Engine:
     def open(self, spec: SessionSpec) -> Session:
         """A session before its first chunk.
 
-        Raises LingbotError with the wrong field: an image of another size than the config's,
-        `num_steps` out of range, a window above the config's or too small for sink and chunk, or
-        a context of the wrong shape or type.
+        Raises LingbotError with the wrong field. The image must have the config's size. The window
+        must hold sink and chunk, and must not exceed the config's. `num_steps` has a range, and a
+        context has a shape and a type.
         """
         config = self.config
         self._check_image(spec.first_frame)

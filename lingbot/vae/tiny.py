@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lingbot.config import LATENT_CHANNELS, SPATIAL_STRIDE, TEMPORAL_STRIDE
 
-DELAY_FRAMES = 3  # of the decoder's output
+DELAY_FRAMES = 3  # by which the decoder's output lags
 
 Widths = tuple[int, int, int, int]
 
