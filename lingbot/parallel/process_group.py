@@ -4,6 +4,7 @@ import pickle
 import tempfile
 from collections.abc import Callable
 from datetime import timedelta
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import FileStore, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.distributed_c10d import Store
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
 
 from lingbot.parallel.ulysses import SequenceParallelGroup
 
@@ -77,7 +78,9 @@ def spawn_ranks(
     """
     with tempfile.TemporaryDirectory() as folder:
         parameters = (num_ranks, Path(folder), collective_timeout_s, call, args)
-        spawn(_run_rank, parameters, nprocs=num_ranks)
+        # Forked from a process that has imported torch: an import in each rank takes seconds.
+        get_context("forkserver").set_forkserver_preload(["__main__", __name__])
+        start_processes(_run_rank, parameters, nprocs=num_ranks, start_method="forkserver")
         result: T = pickle.loads((Path(folder) / "result").read_bytes())
         return result
 

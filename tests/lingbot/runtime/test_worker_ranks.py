@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch.distributed import FileStore
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
 
 from lingbot.errors import LingbotError
 from lingbot.parallel.process_group import join, spawn_ranks
@@ -192,7 +192,7 @@ def run_scenarios(rank, folder):
 def reports(tmp_path_factory):
     """The outcome of each scenario, by rank."""
     folder = tmp_path_factory.mktemp("reports")
-    spawn(run_scenarios, (folder,), nprocs=2)
+    start_processes(run_scenarios, (folder,), nprocs=2, start_method="forkserver")
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
 
 
