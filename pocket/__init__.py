@@ -1,1 +1,1 @@
-"""The embedded world: a renderer, an autoencoder and a small DiT that play on a laptop."""
+"""Everything that made the embedded pocket world: renderer, training and evaluation."""

@@ -1,6 +1,6 @@
-"""How pictures seem to move, from the pictures alone: for the training and for the evaluation.
+"""Optical flow estimated from frames, for training and evaluation.
 
-Flow is in pixels, x to the right and y down, from one frame's pixels to the next frame.
+Flow is in pixels, x to the right and y down, from the pixels of one frame to the next frame.
 """
 
 import cv2
@@ -12,8 +12,8 @@ Flow = NDArray[np.float32]  # [H, W, 2]
 
 
 def estimated_flow(before: Frame, after: Frame) -> Flow:
-    """Dense inverse search (Kroeger et al., 2016), as OpenCV has it."""
+    """Estimate flow by dense inverse search (Kroeger et al., 2016), as implemented in OpenCV."""
     search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     one, other = (cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in (before, after))
-    flow = search.calc(one, other, None)  # type: ignore[call-overload]  # no first guess
+    flow = search.calc(one, other, None)  # type: ignore[call-overload]  # no initial flow
     return np.asarray(flow, np.float32)

@@ -1,1 +1,1 @@
-"""What `python -m pocket.evaluate` measures, and with what."""
+"""The measurements of `python -m pocket.evaluate`."""

@@ -1,6 +1,6 @@
-"""Tells a picture's hour, weather and ground: a small network trained on the renderer's pictures.
+"""A small network that classifies a frame's time of day, weather and ground.
 
-Shape letters: B pictures, H W pixels.
+It is trained on rendered frames. Shape letters: B frames, H W pixels.
 """
 
 from dataclasses import dataclass
@@ -12,29 +12,29 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pocket.renderer.conditions import GROUNDS, TIMES, WEATHERS, Conditions, draw_conditions
-from pocket.renderer.render import Renderer
+from pocket.renderer.render import FrameSize, Renderer
 from pocket.renderer.scene import make_scene
-from pocket.training.data import SIZE as FRAME_SIZE
-from pocket.training.data import draw_walk, to_video
+from pocket.training.clips import draw_walk, to_video
+from pocket.training.config import SIZE
 
-SIZE = (32, 52)  # rows and columns that it looks at
-VIEWS = 4  # pictures of each walk
-WALKS = 2  # through each training scene: its ground takes longer to paint than eight views
-# Training draws its views at twice SIZE: they shrink to nearly the same pictures, sooner.
-TRAINING_SIZE = {"width": 2 * SIZE[1], "height": 2 * SIZE[0]}
-STEPS, BATCH, RATE = 2500, 64, 4e-3
-KINDS = {"time": TIMES, "weather": WEATHERS, "ground": GROUNDS}
+INPUT_SIZE = (32, 52)  # rows and columns of the network's input
+NUM_VIEWS = 4  # frames of each walk
+NUM_WALKS = 2  # through each training scene: painting its ground takes longer than eight views
+# Training views are rendered at twice INPUT_SIZE: shrunk, they are nearly the same, and faster.
+TRAINING_SIZE: FrameSize = {"width": 2 * INPUT_SIZE[1], "height": 2 * INPUT_SIZE[0]}
+NUM_STEPS, BATCH_SIZE, PEAK_RATE = 2500, 64, 4e-3
+CLASSES = {"time": TIMES, "weather": WEATHERS, "ground": GROUNDS}
 
 
 @dataclass(frozen=True, slots=True)
 class Classifier:
-    network: nn.Module  # [B, 3, *SIZE] -> logits of all KINDS, one after another
+    network: nn.Module  # [B, 3, *INPUT_SIZE] -> concatenated logits of all CLASSES
 
     @torch.inference_mode()
     def classify(self, frames: Tensor) -> list[Conditions]:
-        """uint8 [B, H, W, 3] -> the conditions that each is most likely seen in."""
-        answers = self.network(shrink(frames)).split([len(names) for names in KINDS.values()], 1)
-        best = [answer.argmax(1).tolist() for answer in answers]
+        """Return the most likely conditions of each frame, uint8 [B, H, W, 3]."""
+        logits = _split_logits(self.network(shrink(frames)))
+        best = [part.argmax(1).tolist() for part in logits]
         return [
             Conditions(TIMES[time], WEATHERS[weather], GROUNDS[ground])
             for time, weather, ground in zip(*best, strict=True)
@@ -42,36 +42,31 @@ class Classifier:
 
 
 def train_classifier(*, num_scenes: int, first_seed: int) -> Classifier:
-    """Learn from the pictures of these scenes, each in conditions of its own."""
+    """Train on views of these scenes. Each scene has conditions of its own."""
     torch.manual_seed(0)
     frames, conditions = draw_views(
-        num_scenes, first_seed=first_seed, num_walks=WALKS, size=TRAINING_SIZE
+        num_scenes, first_seed=first_seed, num_walks=NUM_WALKS, size=TRAINING_SIZE
     )
-    pictures = shrink(frames)
+    inputs = shrink(frames)
     targets = [
         torch.tensor([names.index(getattr(own, kind)) for own in conditions])
-        for kind, names in KINDS.items()
+        for kind, names in CLASSES.items()
     ]
-    network = nn.Sequential(
-        nn.Conv2d(3, 24, 5, stride=2, padding=2),
-        nn.ReLU(),
-        nn.Conv2d(24, 48, 3, stride=2, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(48, 64, 3, stride=2, padding=1),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d((2, 1)),
-        nn.Flatten(),
-        nn.Linear(128, sum(len(names) for names in KINDS.values())),
-    )
-    optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, STEPS, pct_start=0.1)
-    for step in range(STEPS):
-        chosen = torch.randint(len(pictures), (BATCH,))
-        batch = pictures[chosen].flip(-1) if step % 2 else pictures[chosen]
-        batch = batch + 0.02 * torch.rand(BATCH, 1, 1, 1) * torch.randn(BATCH, 3, *SIZE)
-        answers = network(batch).split([len(names) for names in KINDS.values()], 1)
+    network = _build_network()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=PEAK_RATE, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, NUM_STEPS, pct_start=0.1)
+    for step in range(NUM_STEPS):
+        rows = torch.randint(len(inputs), (BATCH_SIZE,))
+        batch = inputs[rows].flip(-1) if step % 2 else inputs[rows]
+        batch = batch + 0.02 * torch.rand(BATCH_SIZE, 1, 1, 1) * torch.randn(
+            BATCH_SIZE, 3, *INPUT_SIZE
+        )
+        logits = _split_logits(network(batch))
         loss = torch.stack(
-            [F.cross_entropy(a, t[chosen]) for a, t in zip(answers, targets, strict=True)]
+            [
+                F.cross_entropy(part, target[rows])
+                for part, target in zip(logits, targets, strict=True)
+            ]
         ).sum()
         loss.backward()
         optimizer.step()
@@ -81,25 +76,44 @@ def train_classifier(*, num_scenes: int, first_seed: int) -> Classifier:
 
 
 def draw_views(
-    num_scenes: int, *, first_seed: int, num_walks: int = 1, size: dict[str, int] = FRAME_SIZE
+    num_scenes: int, *, first_seed: int, num_walks: int = 1, size: FrameSize = SIZE
 ) -> tuple[Tensor, list[Conditions]]:
-    """VIEWS along each walk through a scene, all under its own conditions.
+    """Render NUM_VIEWS frames along each walk through a scene, all in the same drawn conditions.
 
-    Pictures uint8 [B, H, W, 3], and what each is seen in.
+    Returns frames uint8 [B, H, W, 3] and the conditions of each.
     """
     frames, conditions = [], []
     for seed in range(first_seed, first_seed + num_scenes):
         random = Random(f"views {seed}")
         own = draw_conditions(random)
         scene = make_scene(seed).under(own)
-        walks = [draw_walk(scene, random, 18)[2] for _ in range(num_walks)]
-        chosen = np.linspace(0, len(walks[0]) - 1, VIEWS).astype(int)
-        poses = np.concatenate([walk[chosen] for walk in walks])
+        walks = [draw_walk(scene, random, 18).poses for _ in range(num_walks)]
+        views = np.linspace(0, len(walks[0]) - 1, NUM_VIEWS).astype(int)
+        poses = np.concatenate([walk[views] for walk in walks])
         frames.append(Renderer(scene).render(poses, **size))
         conditions += [own] * len(poses)
     return torch.cat(frames), conditions
 
 
 def shrink(frames: Tensor) -> Tensor:
-    """uint8 [B, H, W, 3] -> float [B, 3, *SIZE] around 0."""
-    return F.interpolate(to_video(frames), size=SIZE, mode="area") - 0.5
+    """Shrink frames, uint8 [B, H, W, 3], to network inputs around 0, float [B, 3, *INPUT_SIZE]."""
+    return F.interpolate(to_video(frames), size=INPUT_SIZE, mode="area") - 0.5
+
+
+def _build_network() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 24, 5, stride=2, padding=2),
+        nn.ReLU(),
+        nn.Conv2d(24, 48, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(48, 64, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d((2, 1)),
+        nn.Flatten(),
+        nn.Linear(128, sum(len(names) for names in CLASSES.values())),
+    )
+
+
+def _split_logits(logits: Tensor) -> tuple[Tensor, ...]:
+    parts: tuple[Tensor, ...] = logits.split([len(names) for names in CLASSES.values()], 1)
+    return parts

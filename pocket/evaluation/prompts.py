@@ -1,4 +1,4 @@
-"""What the prompt does: the hour and the weather of what is made, before and after a change."""
+"""Effect of the prompt: the conditions of generated frames, before and after a change."""
 
 from collections.abc import Iterable
 from random import Random
@@ -9,54 +9,60 @@ from torch import Tensor
 
 from lingbot.runtime.engine import Engine
 from pocket.evaluation.classifier import Classifier, draw_views, train_classifier
-from pocket.evaluation.figure import Figure, at_least
-from pocket.evaluation.play import draw_opening, encode_prompt, held_out_scenes, open_world, stroll
-from pocket.renderer.conditions import Conditions, change
-from pocket.renderer.scene import describe
-from pocket.training.data import FIRST_HELD_OUT_SEED
+from pocket.evaluation.generate import encode_prompt, open_session
+from pocket.evaluation.held_out import draw_opening, stroll_actions
+from pocket.evaluation.metric import Metric, at_least, without_target
+from pocket.renderer.conditions import Conditions, change_conditions
+from pocket.renderer.prompt import write_prompt
+from pocket.renderer.render import Renderer
+from pocket.renderer.scene import Scene
+from pocket.training.clips import FIRST_HELD_OUT_SEED
+
+NUM_CHUNKS, CHANGED_AT = 12, 6
+SETTLED_AT = CHANGED_AT + 2  # first chunk that is held to the new prompt
 
 
-def measure_prompts(engine: Engine, num_scenes: int) -> Iterable[Figure]:
-    """Hour and weather of what is made, as a classifier sees them; before and after a change."""
+def measure_prompts(engine: Engine, scenes: Iterable[Scene]) -> Iterable[Metric]:
+    """Classify the time of day and the weather of generated chunks, before and after a change."""
     classifier = train_classifier(num_scenes=1000, first_seed=0)
     frames, conditions = draw_views(100, first_seed=FIRST_HELD_OUT_SEED)
-    right = _share_right(classifier, frames, conditions)
-    yield Figure("classifier on the renderer's pictures", right, "")
-    kept, changed = [], []
-    for scene in held_out_scenes(num_scenes * 2):
+    accuracy = _accuracy(classifier, frames, conditions)
+    yield without_target("classifier on rendered frames", accuracy)
+    before, after = [], []
+    for scene in scenes:
         random = Random(f"prompts {scene.seed}")
-        other = scene.under(_another_light(scene.conditions, random))
-        session = open_world(engine, *draw_opening(scene, random))
-        actions = [key for _ in range(3) for key in stroll(random)]
-        for number in range(12):
-            context = encode_prompt(describe(other)) if number == 6 else None
+        other = scene.under(_other_light(scene.conditions, random))
+        session = open_session(engine, *draw_opening(Renderer(scene), random))
+        actions = [key for _ in range(3) for key in stroll_actions(random)]
+        for number in range(NUM_CHUNKS):
+            context = encode_prompt(write_prompt(other)) if number == CHANGED_AT else None
             keys = actions[3 * number : 3 * number + 3]
             chunk = torch.from_numpy(engine.step(session, keys, context=context))
-            wanted = scene.conditions if number < 6 else other.conditions
-            verdict = _share_right(classifier, chunk[-1:], [wanted])
-            if number < 6:
-                kept.append(verdict)
-            elif number >= 8:
-                changed.append(verdict)
-    yield at_least("chunks in the prompt's hour and weather", float(np.mean(kept)), "", 0.9)
-    yield at_least("from the third after a change on", float(np.mean(changed)), "", 0.9)
+            target = scene.conditions if number < CHANGED_AT else other.conditions
+            correct = _accuracy(classifier, chunk[-1:], [target])
+            if number < CHANGED_AT:
+                before.append(correct)
+            elif number >= SETTLED_AT:
+                after.append(correct)
+    yield at_least("chunks in the prompt's time and weather", float(np.mean(before)), "", 0.9)
+    yield at_least("from the third chunk after a change", float(np.mean(after)), "", 0.9)
 
 
-def _another_light(conditions: Conditions, random: Random) -> Conditions:
-    """Conditions of another hour or weather."""
+def _other_light(conditions: Conditions, random: Random) -> Conditions:
+    """Draw conditions with another time of day or another weather."""
     while True:
-        other = change(conditions, random)
+        other = change_conditions(conditions, random)
         if (other.time, other.weather) != (conditions.time, conditions.weather):
             return other
 
 
-def _share_right(classifier: Classifier, frames: Tensor, wanted: list[Conditions]) -> float:
-    seen = classifier.classify(frames)
+def _accuracy(classifier: Classifier, frames: Tensor, targets: list[Conditions]) -> float:
+    """Return the share of frames whose time of day and weather are classified as the target's."""
     return float(
         np.mean(
             [
-                (one.time, one.weather) == (other.time, other.weather)
-                for one, other in zip(seen, wanted, strict=True)
+                (found.time, found.weather) == (target.time, target.weather)
+                for found, target in zip(classifier.classify(frames), targets, strict=True)
             ]
         )
     )

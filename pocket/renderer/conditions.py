@@ -1,7 +1,7 @@
-"""What a prompt can steer: the hour, the weather and the ground, their light and their words.
+"""Conditions of a scene that a prompt can change: time of day, weather and ground cover.
 
-A scene's layout is one thing, the conditions that it is seen under are another: a walk may change
-them under way, and all that stands in it stays where it is.
+Conditions are separate from a scene's layout. A clip may change them while it runs, and every
+solid stays where it is.
 """
 
 from dataclasses import dataclass, replace
@@ -23,18 +23,18 @@ class Conditions:
     ground: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Light:
-    """What an hour and a weather do to colours. Direct and ambient light multiply a surface's."""
+    """The light of a time of day and a weather. `direct` and `ambient` multiply surface colours."""
 
     zenith: Colour
-    horizon: Colour  # the colour of the fog too
-    sun: Colour  # of its disc; of the moon at night
-    elevation: float  # sine of the sun's
+    horizon: Colour  # also the colour of fog
+    sun: Colour  # the disc of the sun, or of the moon at night
+    elevation: float  # sine of the sun's elevation angle
     direct: Colour
     ambient: Colour
-    fog: float = 26.0  # distance, in scene units, at which e^-1 of a colour is left
-    clouds: float = 0.35  # share of the sky that they cover, about
+    fog: float = 26.0  # distance in scene units at which 1/e of a colour is left
+    clouds: float = 0.35  # approximate share of the sky that clouds cover
 
 
 LIGHTS = {
@@ -92,7 +92,7 @@ GROUND_WORDS = {
 
 
 def light_of(conditions: Conditions) -> Light:
-    """The light of an hour, as its weather lets it through."""
+    """Return the light of a time of day, dimmed by the weather."""
     light = LIGHTS[conditions.time]
     if conditions.weather == "clear":
         return light
@@ -113,7 +113,7 @@ def light_of(conditions: Conditions) -> Light:
 
 
 def draw_conditions(random: Random) -> Conditions:
-    """Every hour and ground is as likely as another; clear weather is a little likelier."""
+    """Draw times and grounds uniformly; clear weather is twice as likely as another."""
     return Conditions(
         time=random.choice(TIMES),
         weather=random.choice(("clear", *WEATHERS)),
@@ -121,8 +121,8 @@ def draw_conditions(random: Random) -> Conditions:
     )
 
 
-def change(conditions: Conditions, random: Random) -> Conditions:
-    """Other conditions: one of the three differs, or two of them, or all."""
+def change_conditions(conditions: Conditions, random: Random) -> Conditions:
+    """Draw conditions that differ in one, two or all three of time, weather and ground."""
     while True:
         other = draw_conditions(random)
         kept = [name for name in ("time", "weather", "ground") if random.random() < 0.5]

@@ -1,6 +1,6 @@
-"""Paints a scene's ground: what grows on it, streets, paths, water, and shadows, as one picture.
+"""The ground of a scene as one texture: cover, streets, path, water and shadows.
 
-Shape letters: S side of the picture in texels.
+Shape letters: S side of the texture in texels.
 """
 
 import math
@@ -10,12 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pocket.renderer.conditions import Light
-from pocket.renderer.scene import PAVEMENT, STREET, Scene
+from pocket.renderer.layout import PAVEMENT, STREET
+from pocket.renderer.scene import Scene
 from pocket.renderer.solids import Solid
 
-EXTENT = 32.0  # scene units from the middle to the picture's edge
+EXTENT = 32.0  # scene units from the middle to the edge of the texture
 SIDE = 768  # texels
-LEVELS = 6  # of the pyramid of ever smaller pictures
+NUM_LEVELS = 6  # mipmap levels
 
 ALBEDO = {
     "grass": ((0.30, 0.50, 0.17), (0.42, 0.58, 0.22)),
@@ -32,9 +33,9 @@ ASPHALT, LINE, SLAB, DIRT = (
 
 
 def paint_ground(scene: Scene, light: Light, *, device: torch.device) -> list[Tensor]:
-    """The ground under `light`, from fine to coarse: [1, 4, S, S], S halving.
+    """Paint the mipmap levels of the ground, [1, 4, S, S] each; S halves from level to level.
 
-    Red, green and blue as they are seen, then how much of it is water. Rows run along z.
+    The channels are red, green and blue under `light`, and the share of water. Rows run along z.
     """
     at = (torch.arange(SIDE, device=device) + 0.5) / SIDE * 2 * EXTENT - EXTENT
     z, x = torch.meshgrid(at, at, indexing="ij")
@@ -59,28 +60,27 @@ def paint_ground(scene: Scene, light: Light, *, device: torch.device) -> list[Te
         colour = _over(colour, DIRT, _inside(depth + 0.35) * 0.6)
         water = torch.maximum(water, _inside(depth))
     lit = _light_on_ground(scene, light, x, z)
-    picture = torch.cat([colour * lit, water[None]])[None]
-    levels = [picture]
-    for _ in range(LEVELS - 1):
+    levels = [torch.cat([colour * lit, water[None]])[None]]
+    for _ in range(NUM_LEVELS - 1):
         levels.append(F.avg_pool2d(levels[-1], 2))
     return levels
 
 
 def _cover(ground: str, generator: torch.Generator, device: torch.device) -> Tensor:
-    """Blotches of two shades, [3, S, S]."""
+    """Paint patches of the cover's two shades, [3, S, S]."""
     first, second = (torch.tensor(c, device=device)[:, None, None] for c in ALBEDO[ground])
     share = 0.5 + 0.45 * _noise(24, generator, device) + 0.35 * _noise(80, generator, device)
     return torch.lerp(first.expand(3, SIDE, SIDE), second, share.clamp(0, 1))
 
 
 def _streets(scene: Scene, x: Tensor, z: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Of each street the distance from its middle, and the place along it."""
+    """Return the distance from the middle of each street, and the place along it: [S, S] each."""
     along_z, along_x = scene.streets
     return [(x - at, z) for at in along_z] + [(z - at, x) for at in along_x]
 
 
 def _light_on_ground(scene: Scene, light: Light, x: Tensor, z: Tensor) -> Tensor:
-    """Ambient light, and the sun's where nothing stands before it: [3, S, S]."""
+    """Return ambient light plus sunlight outside the shadows, [3, S, S]."""
     shadow = torch.zeros_like(x)
     across = math.sqrt(1 - light.elevation**2) / light.elevation
     reach = min(across, 4.0)
@@ -96,7 +96,10 @@ def _light_on_ground(scene: Scene, light: Light, x: Tensor, z: Tensor) -> Tensor
 def _cast(
     solid: Solid, shadow: Tensor, x: Tensor, z: Tensor, toward: tuple[float, float], reach: float
 ) -> None:
-    """Darken the texels from which a ray to the sun meets the solid, as sharp as texels are."""
+    """Set `shadow` to 1 for texels from which a ray to the sun hits the solid.
+
+    Shadows have hard edges, at the resolution of the texels.
+    """
     texel = 2 * EXTENT / SIDE
     tall = 1 - solid.centre[1] + solid.radius
     corners = [
@@ -120,7 +123,7 @@ def _cast(
         return
     enter, leave = torch.zeros_like(px), torch.full_like(px, 1e6)
     for normal, offset in zip(solid.normals, solid.offsets, strict=True):
-        # From (px, 1, pz) along (toward x, -1 / reach, toward z).
+        # The ray starts at (px, 1, pz) and runs along (toward x, -1 / reach, toward z).
         slope = normal[0] * toward[0] - normal[1] / reach + normal[2] * toward[1]
         distance = (offset - normal[1]) - normal[0] * px - normal[2] * pz
         if abs(slope) < 1e-6:
@@ -133,15 +136,16 @@ def _cast(
 
 
 def _noise(cells: int, generator: torch.Generator, device: torch.device) -> Tensor:
-    """Smooth noise of deviation 0.3, about, with this many cells each way: [S, S]."""
+    """Draw smooth noise of deviation about 0.3 with `cells` cells along each axis: [S, S]."""
     raw = torch.randn(1, 1, cells, cells, generator=generator).to(device)
     return 0.35 * F.interpolate(raw, size=(SIDE, SIDE), mode="bicubic", align_corners=False)[0, 0]
 
 
 def _inside(depth: Tensor) -> Tensor:
-    """1 within, 0 without, a texel's slope between."""
+    """Map signed depths in scene units to 1 inside and 0 outside, with a slope one texel wide."""
     return (depth * SIDE / (2 * EXTENT) + 0.5).clamp(0, 1)
 
 
 def _over(colour: Tensor, paint: tuple[float, float, float], share: Tensor) -> Tensor:
+    """Blend `paint` over `colour` [3, S, S] by `share` [S, S]."""
     return torch.lerp(colour, torch.tensor(paint, device=colour.device)[:, None, None], share)

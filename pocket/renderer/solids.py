@@ -1,7 +1,7 @@
-"""Convex solids: what stands on the ground is the intersection of half-spaces.
+"""Convex solids as intersections of half-spaces; all objects of a scene are made of them.
 
-OpenCV axes, the eye at height 1: x right, y down, z ahead, the ground at y = 1. A point p is inside
-where normal . p <= offset for every face.
+OpenCV axes with the eye at height 1: x right, y down, z ahead, the ground at y = 1. A point p is
+inside a solid if normal . p <= offset for every face.
 """
 
 import math
@@ -10,18 +10,18 @@ from dataclasses import dataclass
 Point = tuple[float, float, float]
 Colour = tuple[float, float, float]
 
-PLAIN, WINDOWS, BANDS = 0, 1, 2  # what is drawn on the faces
+PLAIN, WINDOWS, BANDS = 0, 1, 2  # patterns on the faces
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Solid:
-    normals: list[Point]  # unit, outwards, one of each face
-    offsets: list[float]
-    centre: Point  # of a sphere around it
-    radius: float
+    normals: list[Point]  # outward unit normals, one per face
+    offsets: list[float]  # one per face
+    centre: Point  # centre of the bounding sphere
+    radius: float  # radius of the bounding sphere
     colour: Colour
     pattern: int = PLAIN
-    glow: float = 0.0  # of its windows at night
+    glow: float = 0.0  # brightness of the windows at night, 0..1
 
 
 def box(
@@ -35,7 +35,10 @@ def box(
     pattern: int = PLAIN,
     glow: float = 0.0,
 ) -> Solid:
-    """Walls from under the ground up to `top`; `half` is half its width and depth, yaw radians."""
+    """Build vertical walls from below the ground up to height `top`.
+
+    `half` is half the width and half the depth; `yaw` is in radians.
+    """
     normals: list[Point] = [(0.0, -1.0, 0.0)]
     offsets = [top - 1]
     for axis, extent in zip(_axes(yaw), half, strict=True):
@@ -43,8 +46,15 @@ def box(
             normal = (sign * axis[0], 0.0, sign * axis[1])
             normals.append(normal)
             offsets.append(normal[0] * x + normal[2] * z + extent)
-    radius = math.hypot(*half, top / 2)
-    return Solid(normals, offsets, (x, 1 - top / 2, z), radius, colour, pattern, glow)
+    return Solid(
+        normals=normals,
+        offsets=offsets,
+        centre=(x, 1 - top / 2, z),
+        radius=math.hypot(*half, top / 2),
+        colour=colour,
+        pattern=pattern,
+        glow=glow,
+    )
 
 
 def pyramid(
@@ -58,7 +68,7 @@ def pyramid(
     colour: Colour,
     pattern: int = PLAIN,
 ) -> Solid:
-    """Four sloping faces from heights `base` to `top`, and a flat one below."""
+    """Build four sloping faces from height `base` to `top`, and a flat face below."""
     normals: list[Point] = [(0.0, 1.0, 0.0)]
     offsets = [1 - base]
     for axis, extent in zip(_axes(yaw), half, strict=True):
@@ -68,23 +78,29 @@ def pyramid(
             normal = (sign * axis[0] * across, -up, sign * axis[1] * across)
             normals.append(normal)
             offsets.append(normal[0] * x + normal[1] * (1 - top) + normal[2] * z)
-    centre = (x, 1 - (base + top) / 2, z)
-    return Solid(normals, offsets, centre, math.hypot(*half, (top - base) / 2), colour, pattern)
+    return Solid(
+        normals=normals,
+        offsets=offsets,
+        centre=(x, 1 - (base + top) / 2, z),
+        radius=math.hypot(*half, (top - base) / 2),
+        colour=colour,
+        pattern=pattern,
+    )
 
 
 def gem(
     x: float, z: float, *, height: float, size: tuple[float, float], yaw: float, colour: Colour
 ) -> Solid:
-    """Eight faces around a centre at `height`, four above and four below, half a turn apart.
+    """Build a solid of eight faces: four above and four below its centre at `height`, alternating.
 
-    `size` is about half of its width and of its height: a crown, a rock, a hill.
+    `size` is about half the width and half the height. Tree crowns, rocks and hills are gems.
     """
     normals: list[Point] = []
     offsets = []
     for part in range(8):
         upper = part % 2 == 0
         azimuth = yaw + part * math.pi / 4
-        lean = 0.62 if upper else -0.55  # sine of the face's elevation, before it is stretched
+        lean = 0.62 if upper else -0.55  # sine of the face's elevation before stretching
         level = math.sqrt(1 - lean**2)
         raw = (
             level * math.cos(azimuth) / size[0],
@@ -95,10 +111,16 @@ def gem(
         normal = (raw[0] / length, raw[1] / length, raw[2] / length)
         normals.append(normal)
         offsets.append(1 / length + normal[0] * x + normal[1] * (1 - height) + normal[2] * z)
-    return Solid(normals, offsets, (x, 1 - height, z), 1.85 * max(size), colour)
+    return Solid(
+        normals=normals,
+        offsets=offsets,
+        centre=(x, 1 - height, z),
+        radius=1.85 * max(size),
+        colour=colour,
+    )
 
 
 def _axes(yaw: float) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Of the plan, in x and z."""
+    """Return the two horizontal axes of a solid as (x, z)."""
     c, s = math.cos(yaw), math.sin(yaw)
     return (c, s), (-s, c)

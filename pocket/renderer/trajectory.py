@@ -1,4 +1,4 @@
-"""Random walks through a scene: actions, poses of the frames, poses that a model sees."""
+"""Random actions, and the camera poses that follow from them."""
 
 from random import Random
 
@@ -21,18 +21,18 @@ WALKS = ("w", "w", "w", "w", "s", "a", "d")
 TURNS = ("j", "l")
 TILTS = ("i", "k")
 HIGHEST_PITCH = 24  # degrees
-STILL, LOOKING_AROUND = 0.06, 0.12  # shares of all walks
+STILL_SHARE, LOOK_AROUND_SHARE = 0.06, 0.12  # of all walks
 
 
 def random_actions(random: Random, num_latent_frames: int) -> list[str]:
-    """Draw the keys held in each latent frame; nothing is held in the first.
+    """Draw the keys held in each latent frame; no key is held in the first.
 
     Some walks stand still from beginning to end, and some only look around.
     """
     kind = random.random()
-    if kind < STILL:
+    if kind < STILL_SHARE:
         return [""] * num_latent_frames
-    looks_around = kind < STILL + LOOKING_AROUND
+    looks_around = kind < STILL_SHARE + LOOK_AROUND_SHARE
     actions = [""]
     pitch = 0
     while len(actions) < num_latent_frames:
@@ -49,7 +49,10 @@ def random_actions(random: Random, num_latent_frames: int) -> list[str]:
 
 
 def steady_actions(random: Random, num_latent_frames: int) -> list[str]:
-    """One key held in each latent frame but the first, or none; up and down as far as it goes."""
+    """Draw one key, or none, and hold it in every latent frame but the first.
+
+    Looking up or down ends at `HIGHEST_PITCH`.
+    """
     key = random.choice(("w", "a", "s", "d", *TURNS, *TILTS, ""))
     held = num_latent_frames - 1
     if key in TILTS:
@@ -69,17 +72,17 @@ def _random_keys(random: Random, pitch: int) -> str:
         return random.choice(TURNS)
     if kind < 0.85:
         return random.choice(WALKS) + random.choice(TURNS)
-    level = "k" if pitch > 0 else "i"  # back to the horizon more often than away from it
+    level = "k" if pitch > 0 else "i"  # towards the horizon, drawn more often than away from it
     tilt = level if random.random() < 0.65 and pitch else random.choice(TILTS)
     return random.choice(("", "", "w")) + random.choice(("", "", *TURNS)) + tilt
 
 
-def walk(actions: list[str], *, start: tuple[float, float, float]) -> tuple[Poses, Poses]:
-    """Follow `actions` (the keys of each latent frame, the first one's ignored) on the ground.
+def walk_poses(actions: list[str], *, start: tuple[float, float, float]) -> tuple[Poses, Poses]:
+    """Return the poses of a walk on the ground.
 
-    `start` is x, z and the yaw in degrees. Gives the relative poses of the latent frames
-    [T, 4, 4], in model units, and the camera-to-world poses of the frames [4T - 3, 4, 4], in scene
-    units.
+    `actions` are the keys of each latent frame; those of the first are ignored. `start` is x, z and
+    the yaw in degrees. Returns the relative poses of the latent frames [T, 4, 4] in model units,
+    and the camera-to-world poses of the frames [4T - 3, 4, 4] in scene units.
     """
     x, z, yaw = start
     pitch, place = 0, np.array([x, 0.0, z])

@@ -1,1 +1,1 @@
-"""What `python -m pocket.train` is made of."""
+"""The parts of `python -m pocket.train`."""

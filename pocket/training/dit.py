@@ -1,8 +1,7 @@
-"""Training of the pocket world's DiT, in stages: on small pictures, on full ones, on its own past.
+"""Training of the pocket world's DiT in stages, see `STAGES` in `config`.
 
-The first two are teacher-forced flow matching with a noisy past; for the third see `self_forcing`.
-
-Shape letters as in `batch`.
+The first two stages are teacher-forced flow matching with a noisy past, on small and on full
+frames. The third is self-forcing.
 """
 
 import copy
@@ -10,74 +9,144 @@ import logging
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
+from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.optim.swa_utils import AveragedModel
 
-from lingbot.config import SCHEDULE_POCKET, ModelConfig
 from lingbot.dit.model import WorldModel
-from pocket.training.batch import Batch, Words, draw_batch, predict_flow
-from pocket.training.critic import Critic
-from pocket.training.data import Clip
+from pocket.training.batch import PromptTable, TrainingBatch, draw_batch, predict_flow
+from pocket.training.checkpoint import load_checkpoint, save_checkpoint
+from pocket.training.clips import Clip
+from pocket.training.config import StageConfig
+from pocket.training.discriminator import Discriminator
+from pocket.training.flow_matching import camera_ablation_gain, flow_loss
 from pocket.training.latents import load_codec, load_latents
-from pocket.training.rollout import held_out_clips, save_rollouts
-from pocket.training.run import (
-    SAVE_EVERY,
-    Machine,
-    Optimizers,
-    OutOfTime,
-    check_finite,
-    learning_rate,
-    load_checkpoint,
-    save_checkpoint,
-)
-from pocket.training.self_forcing import LEVELS, SelfForcing
+from pocket.training.optimizer import Optimizers
+from pocket.training.rollout import rollout_clips, save_rollouts
+from pocket.training.run import DeadlineReached, RunContext, check_finite, learning_rate
+from pocket.training.self_forcing import SelfForcing
 
-MODEL = ModelConfig(
-    dim=256, ffn_dim=768, freq_dim=128, num_heads=4, num_layers=5, text_dim=64, text_len=16
-)
-MUON_FACTOR = 2.0  # its steps bear to be larger
+MUON_FACTOR = 2.0  # of Muon's rate over AdamW's
 CAMERA_GAIN = 5.0
-LOWEST_LEVEL = 0.1  # before the shift: play never sees less noise
-CONTEXT_NOISE = 0.2  # the most that is mixed into the clean past
-EMA = 0.998
-KERNELS = {  # of cross-attention, and on a GPU of all: a CPU's fused backward pass is the slow one
+EMA_DECAY = 0.998
+KERNELS = {  # of cross-attention, on a GPU of all attention; a CPU's fused backward pass is slow
     "cpu": [SDPBackend.MATH],
     "cuda": [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH],
 }
-LOG_EVERY, SHEETS = 50, 2  # steps between lines of the log; sheets of a stage
+LOG_EVERY = 50  # steps
+REPORTS_PER_STAGE = 2
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
-    size: str  # of its pictures, one of latents.SIZES
-    num_clips: int  # of a batch
-    peak_rate: float
-    after: str | None  # the stage whose weights it begins with
-    lively: float = 0.0  # share of the clips drawn from the lively ones: there the camera shows
-    high_noise: float = 0.0  # share of the two highest levels: there the picture itself tells least
-    self_forcing: bool = False
+@dataclass(slots=True, kw_only=True)
+class DitTraining:
+    """The state of a stage, which can be saved and resumed."""
+
+    name: str
+    stage: StageConfig
+    model: WorldModel
+    average: AveragedModel  # moving average of the weights, which ships
+    optimizers: Optimizers
+    self_forcing: SelfForcing | None
+    step: int = 0
+
+    @property
+    def averaged_model(self) -> WorldModel:
+        return cast(WorldModel, self.average.module)
+
+    @classmethod
+    def resume(cls, run: RunContext, name: str, *, seed: int) -> "DitTraining":
+        """Resume from NAME.ckpt in the run's folder, or begin where the stage before ended.
+
+        Raises FileNotFoundError if the stage before has no checkpoint.
+        """
+        torch.manual_seed(seed)
+        stage = run.config.stages[name]
+        model = WorldModel(run.config.model).to(run.device)
+        silence_branches(model)
+        checkpoint = load_checkpoint(run.folder / f"{name}.ckpt")
+        if checkpoint is not None:
+            model.load_state_dict(checkpoint["model"])
+        elif stage.after is not None:
+            before = load_checkpoint(run.folder / f"{stage.after}.ckpt")
+            if before is None:
+                path = run.folder / f"{stage.after}.ckpt"
+                raise FileNotFoundError(f"{path}: stage {name} begins with these weights")
+            model.load_state_dict(before["average"])
+        self_forcing = None
+        if stage.self_forcing:
+            codec = load_codec(run.folder, device=run.device)
+            self_forcing = SelfForcing(discriminator=Discriminator(run.device), codec=codec)
+        training = cls(
+            name=name,
+            stage=stage,
+            model=model,
+            average=AveragedModel(model, multi_avg_fn=_move_average).requires_grad_(False),
+            optimizers=Optimizers(model, list(model.blocks)),
+            self_forcing=self_forcing,
+        )
+        if checkpoint is not None:
+            training._load(checkpoint)
+            torch.manual_seed(seed + training.step)
+        return training
+
+    def _load(self, checkpoint: dict[str, Any]) -> None:
+        self.step = checkpoint["step"]
+        self.averaged_model.load_state_dict(checkpoint["average"])
+        self.average.n_averaged.fill_(self.step)
+        self.optimizers.load(checkpoint["optimizers"])
+        if self.self_forcing is not None:
+            self.self_forcing.discriminator.load(checkpoint["discriminator"])
+
+    def save(self, folder: Path) -> None:
+        """Write NAME.ckpt. Its `average` is what the next stage begins with, and what ships."""
+        checkpoint = {
+            "model": self.model.state_dict(),
+            "average": self.averaged_model.state_dict(),
+            "optimizers": self.optimizers.state(),
+            "step": self.step,
+        }
+        if self.self_forcing is not None:
+            checkpoint["discriminator"] = self.self_forcing.discriminator.state()
+        save_checkpoint(folder / f"{self.name}.ckpt", checkpoint)
+
+    def backward(self, batch: TrainingBatch, random: Random) -> Tensor:
+        """Accumulate the gradient of a batch and return its loss, without waiting for a GPU."""
+        predict = partial(predict_flow, self.model)
+        if self.self_forcing is not None:
+            average = partial(predict_flow, self.averaged_model)
+            return self.self_forcing.backward(predict, average, batch, random)
+        loss = flow_loss(predict, batch, high_noise_share=self.stage.high_noise_share)
+        loss.backward()
+        return loss.detach()
+
+    def update(self, rate: float) -> None:
+        """Move the weights by their gradients, and the average towards the weights."""
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizers.step(rate, muon_factor=MUON_FACTOR)
+        self.average.update_parameters(self.model)
+        self.step += 1
 
 
-STAGES = {
-    "small": Stage("small", num_clips=8, peak_rate=1.5e-3, after=None, lively=0.8, high_noise=0.7),
-    "full": Stage("full", num_clips=2, peak_rate=1e-3, after="small", lively=0.3, high_noise=0.2),
-    "self": Stage("full", num_clips=2, peak_rate=3e-4, after="full", self_forcing=True),
-}
+def _move_average(averages: Any, weights: Any, num_averaged: Tensor | int) -> None:
+    """Move the averages towards the weights, faster during the first steps."""
+    share = max(1 - EMA_DECAY, 1 / (int(num_averaged) / 10 + 1))
+    torch._foreach_lerp_(averages, weights, share)
 
 
-def initialise(model: WorldModel) -> None:
-    """Let every branch begin silent: no modulation, no camera's scale and shift, no flow.
+def silence_branches(model: WorldModel) -> None:
+    """Zero the output layers: no modulation, no camera scale and shift, no flow at the start.
 
-    What the camera's branches are made of is loud: a turn of a few degrees changes rays by a tenth,
-    and without a gain two thousand steps went by before the model took notice.
+    The inputs of the camera branches are amplified. A turn of a few degrees changes rays by a
+    tenth, and without a gain the model ignored the camera for two thousand steps.
     """
     with torch.no_grad():
         model.camera_embedding.weight.mul_(CAMERA_GAIN)
@@ -90,191 +159,77 @@ def initialise(model: WorldModel) -> None:
         nn.init.zeros_(layer.bias)
 
 
-def flow_loss(model: WorldModel, batch: Batch, *, high_noise: float = 0.0) -> Tensor:
-    """Flow matching: mean squared error of the noisy chunks' flow, from a past that is blurred.
-
-    `high_noise` is the share of the levels that are the two highest.
-    """
-    sigma = draw_sigma(*batch.truth.shape[:2])
-    highest = torch.tensor(LEVELS)[torch.randint(2, sigma.shape)]
-    sigma = torch.where(torch.rand(sigma.shape) < high_noise, highest, sigma).to(batch.x0.device)
-    noise = torch.randn_like(batch.truth)
-    flow = predict_flow(model, batch, noised(batch, batch.truth, noise, sigma), sigma)
-    return F.mse_loss(flow, noise - batch.truth)
-
-
-def draw_sigma(*shape: int) -> Tensor:
-    """Noise levels: half are those that play visits, half anything between them."""
-    level = LOWEST_LEVEL + (1 - LOWEST_LEVEL) * torch.rand(shape)
-    shift = SCHEDULE_POCKET.shift
-    between = shift * level / (1 + (shift - 1) * level)
-    visited = torch.tensor(LEVELS)[torch.randint(len(LEVELS), shape)]
-    return torch.where(torch.rand(shape) < 0.5, visited, between)
-
-
-def noised(batch: Batch, x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-    """The sequence [B, K, 16, F, h, w]: its past, blurred and not faded, then noisy chunks."""
-    clean = batch.x0[:, : batch.num_clean]
-    blur = CONTEXT_NOISE * torch.rand(len(clean), 1, 1, 1, 1, 1, device=clean.device) ** 2
-    level = sigma[..., None, None, None, None]
-    return torch.cat(
-        [clean + blur * torch.randn_like(clean), (1 - level) * x0 + level * noise], dim=1
-    )
-
-
-@torch.no_grad()
-def camera_worth(model: WorldModel, batch: Batch) -> float:
-    """The share of the loss that right poses save over those of other clips, at high noise."""
-    sigma = torch.full(batch.truth.shape[:2], LEVELS[1], device=batch.x0.device)
-    noise = torch.randn_like(batch.truth)
-    x = noised(batch, batch.truth, noise, sigma)
-    wrong = replace(batch, poses=batch.poses.roll(1, dims=0))
-    losses = [
-        F.mse_loss(predict_flow(model, told, x, sigma), noise - batch.truth).item()
-        for told in (batch, wrong)
-    ]
-    return 1 - losses[0] / losses[1]
-
-
-@dataclass(slots=True)
-class Training:
-    """A stage's run, which can be cut off and resumed."""
-
-    name: str
-    model: WorldModel
-    average: WorldModel  # of the model's recent weights; this is what ships
-    optimizers: Optimizers
-    self_forcing: SelfForcing | None  # of stages that do so
-    step: int = 0
-
-    @classmethod
-    def resume(cls, folder: Path, name: str, *, seed: int, device: torch.device) -> "Training":
-        """Go on from folder/NAME.ckpt, or begin where the stage before it ended."""
-        torch.manual_seed(seed)
-        model, average = WorldModel(MODEL).to(device), WorldModel(MODEL).to(device)
-        initialise(model)
-        stage = STAGES[name]
-        own = load_checkpoint(folder / f"{name}.ckpt")
-        if stage.after is not None and own is None:
-            before = load_checkpoint(folder / f"{stage.after}.ckpt")
-            if before is None:
-                raise FileNotFoundError(f"{folder / stage.after}.ckpt: stage {name} goes on there")
-            model.load_state_dict(before["average"])
-        average.load_state_dict(model.state_dict())
-        average.requires_grad_(False)
-        optimizers = Optimizers(model, list(model.blocks))
-        self_forcing = None
-        if stage.self_forcing:
-            self_forcing = SelfForcing(Critic(device), load_codec(folder, device=device))
-        training = cls(name, model, average, optimizers, self_forcing)
-        if own is not None:
-            model.load_state_dict(own["model"])
-            average.load_state_dict(own["average"])
-            optimizers.load(own["optimizers"])
-            if self_forcing is not None:
-                self_forcing.critic.load(own["critic"])
-            training.step = own["step"]
-            torch.manual_seed(seed + training.step)
-        return training
-
-    def learn(self, batch: Batch, random: Random) -> Tensor:
-        """Leave the gradient of a batch, and give its loss, which a GPU may still be computing."""
-        if self.self_forcing is not None:
-            return self.self_forcing.learn(self.model, self.average, batch, random)
-        loss = flow_loss(self.model, batch, high_noise=STAGES[self.name].high_noise)
-        loss.backward()
-        return loss.detach()
-
-    def save(self, folder: Path) -> None:
-        checkpoint = {
-            "model": self.model.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizers": self.optimizers.state(),
-            "step": self.step,
-        }
-        if self.self_forcing is not None:
-            checkpoint["critic"] = self.self_forcing.critic.state()
-        save_checkpoint(folder / f"{self.name}.ckpt", checkpoint)
-
-    def advance(self, rate: float) -> None:
-        """Take one step down, and let the average follow, faster at the start."""
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizers.step(rate, muon_factor=MUON_FACTOR)
-        share = max(1 - EMA, 1 / (self.step / 10 + 1))
-        with torch.no_grad():
-            weights = zip(self.average.parameters(), self.model.parameters(), strict=True)
-            for mean, weight in weights:
-                mean.lerp_(weight, share)
-        self.step += 1
-
-
 def train_dit(
-    folder: Path,
-    machine: Machine,
-    name: str,
-    *,
-    num_steps: int,
-    seed: int,
-    peak_rate: float | None = None,
+    run: RunContext, name: str, *, num_steps: int, seed: int, peak_rate: float | None = None
 ) -> None:
-    """Train one of STAGES to `num_steps`, in folder/NAME.ckpt; `average` there is what counts.
+    """Train a stage up to `num_steps`, in NAME.ckpt. `peak_rate` replaces the stage's.
 
-    `peak_rate` is used instead of the stage's.
+    Raises DeadlineReached, FloatingPointError for a loss that is not finite, and FileNotFoundError
+    if the stage before has not begun.
     """
-    stage = STAGES[name]
-    peak = peak_rate or stage.peak_rate
-    training = Training.resume(folder, name, seed=seed, device=machine.device)
-    model, first = training.model, training.step
+    training = DitTraining.resume(run, name, seed=seed)
+    stage, first = training.stage, training.step
     if first >= num_steps:
         return
-    bank = load_latents(folder, stage.size, device=machine.device)
-    words, held_out = Words.of(bank, MODEL), held_out_clips()
-    for network in (model, training.average):
-        if machine.compiles:
-            _compile(list(network.blocks))
-    size = sum(p.numel() for p in model.parameters()) / 1e6
-    logger.info("%s: %.2f M parameters, %d clips, from %d", name, size, len(bank.latents), first)
-    kernels = KERNELS[machine.device.type]
+    dataset = load_latents(run, stage.size)
+    table = PromptTable.of(dataset, run.config.model)
+    held_out = rollout_clips(run.config.num_rollout_clips, **run.config.size)
+    if run.compiles:
+        for model in (training.model, training.averaged_model):
+            _compile(list(model.blocks))
+    size = sum(weight.numel() for weight in training.model.parameters()) / 1e6
+    num_clips = len(dataset.latents)
+    logger.info("%s: %.2f M parameters, %d clips, from step %d", name, size, num_clips, first)
     random = Random(seed + first)
     begin = saved = time.monotonic()
     losses = list[Tensor]()
-    for step in range(first, num_steps):
-        num_clips = stage.num_clips * machine.batch_factor
-        batch = draw_batch(bank, words, num_clips, random, lively=stage.lively)
-        with machine.autocast(), sdpa_kernel(kernels):
-            losses.append(training.learn(batch, random))
-        training.advance(learning_rate(step, num_steps=num_steps, peak=peak))
-        last, stop = training.step == num_steps, machine.out_of_time
-        saves = last or stop or time.monotonic() > saved + SAVE_EVERY
-        if saves or training.step % LOG_EVERY == 0:
-            mean = torch.stack(losses).mean().item()
-            losses.clear()
-            check_finite(name, training.step, mean)
-            spent = (time.monotonic() - begin) / (training.step - first)
-            logger.info("%s %d loss %.4f %.3f s/step", name, training.step, mean, spent)
+    draw = partial(draw_batch, dataset, table)
+    while training.step < num_steps:
+        batch = draw(
+            stage.num_clips * run.batch_factor, random, high_motion_share=stage.high_motion_share
+        )
+        rate = learning_rate(training.step, num_steps=num_steps, peak=peak_rate or stage.peak_rate)
+        with run.autocast(), sdpa_kernel(KERNELS[run.device.type]):
+            losses.append(training.backward(batch, random))
+        training.update(rate)
+        step, stop = training.step, run.deadline_passed
+        last = step == num_steps
+        saves = last or stop or time.monotonic() > saved + run.save_every_s
+        if saves or step % LOG_EVERY == 0:
+            seconds = (time.monotonic() - begin) / (step - first)
+            _log_mean(name, step, losses, seconds)
         if saves:
-            training.save(folder)
+            training.save(run.folder)
             saved = time.monotonic()
-        if training.step % math.ceil(num_steps / SHEETS) == 0 or last:
-            told = draw_batch(bank, words, 8, Random(0), lively=1.0)
-            _report(training, folder, held_out, told)
+        if held_out and (last or step % math.ceil(num_steps / REPORTS_PER_STAGE) == 0):
+            _report(run, training, held_out, draw(8, Random(0), high_motion_share=1.0))
         if stop and not last:
-            raise OutOfTime
+            raise DeadlineReached
 
 
-def _report(training: Training, folder: Path, held_out: list[Clip], told: Batch) -> None:
-    """A sheet of rollouts, their quality, and whether the camera is heeded."""
-    name, step, size = training.name, training.step, STAGES[training.name].size
-    plain = copy.deepcopy(training.average)  # not compiled: play has other shapes
-    sheet = folder / f"{name}_{step:05}.png"
-    quality = save_rollouts(sheet, plain, held_out, folder=folder, size=size)
-    logger.info("%s %d: unseen scenes, %s dB by chunk", name, step, quality)
-    worth = 100 * camera_worth(plain, told)
-    logger.info("%s %d: right poses save %.1f %%", name, step, worth)
+def _log_mean(name: str, step: int, losses: list[Tensor], seconds: float) -> None:
+    """Log the mean of the losses and clear them. Raises FloatingPointError if it is not finite."""
+    mean = torch.stack(losses).mean().item()
+    losses.clear()
+    check_finite(name, step, mean)
+    logger.info("%s %d loss %.4f %.3f s/step", name, step, mean, seconds)
+
+
+def _report(
+    run: RunContext, training: DitTraining, held_out: list[Clip], batch: TrainingBatch
+) -> None:
+    """Log the quality of rollouts and the gain of right poses, and write a grid of rollouts."""
+    name, step = training.name, training.step
+    plain = copy.deepcopy(training.averaged_model)  # not compiled: rollouts have other shapes
+    path = run.folder / f"{name}_{step:05}.png"
+    quality = save_rollouts(run, path, plain, held_out, size=training.stage.size)
+    logger.info("%s %d: held-out scenes, %s dB by chunk", name, step, quality)
+    gain = 100 * camera_ablation_gain(partial(predict_flow, plain), batch)
+    logger.info("%s %d: right poses reduce the loss by %.1f %%", name, step, gain)
 
 
 def _compile(blocks: Sequence[nn.Module]) -> None:
-    """One compilation serves all blocks; each kind of batch wants one of its own."""
+    """Compile all blocks. They share one compilation for each kind of batch."""
     torch._dynamo.config.recompile_limit = 8 * len(blocks)
     for block in blocks:
         block.compile(dynamic=False)

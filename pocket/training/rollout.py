@@ -1,4 +1,4 @@
-"""What the DiT makes of scenes that it was not trained on, beside the truth."""
+"""Rollouts on held-out clips, beside the truth."""
 
 import itertools
 import math
@@ -14,55 +14,57 @@ from lingbot.dit.model import WorldModel
 from lingbot.runtime.engine import Engine
 from lingbot.runtime.session import SessionSpec
 from lingbot.text.pocket import HashedWordEncoder
-from pocket.training.data import CHUNKS, FIRST_HELD_OUT_SEED, Clip, make_clip, resize, to_video
-from pocket.training.latents import SIZES, load_codec
-from pocket.training.run import save_sheet
+from pocket.renderer.render import FrameSize
+from pocket.training.clips import (
+    FIRST_HELD_OUT_SEED,
+    NUM_CHUNKS,
+    Clip,
+    make_clip,
+    resize,
+    to_video,
+)
+from pocket.training.latents import load_codec
+from pocket.training.run import RunContext, save_grid
 
-NUM_CLIPS = 6
-SHOWN_EVERY = 8  # frames of a sheet
+FRAME_STRIDE = 8  # between the frames of a grid
 
 
 @cache
-def held_out_clips() -> list[Clip]:
-    """Walks under conditions that stay: the clips of the first seeds that are so."""
-    clips = (make_clip(FIRST_HELD_OUT_SEED + i) for i in range(1000))
-    steady = (clip for clip in clips if len(set(clip.prompts)) == 1)
-    return list(itertools.islice(steady, NUM_CLIPS))
+def rollout_clips(num_clips: int, width: int, height: int) -> list[Clip]:
+    """Render the first held-out clips whose conditions do not change."""
+    size = FrameSize(width=width, height=height)
+    clips = (make_clip(FIRST_HELD_OUT_SEED + i, size=size) for i in range(1000))
+    unchanging = (clip for clip in clips if len(set(clip.prompts)) == 1)
+    return list(itertools.islice(unchanging, num_clips))
 
 
 def save_rollouts(
-    path: Path, model: WorldModel, clips: list[Clip], *, folder: Path, size: str
+    run: RunContext, path: Path, model: WorldModel, clips: list[Clip], *, size: str
 ) -> list[float]:
-    """Play the clips' actions through the engine; give the mean PSNR in dB of each chunk.
+    """Play the clips' actions through the engine. Returns the mean PSNR in dB of each chunk.
 
-    The sheet has the truth above and the rollout below it.
+    Writes a grid with each clip above its rollout.
     """
-    config = model.config
-    width, height = SIZES[size]
+    config, frame_size = model.config, run.config.sizes[size]
     engine = Engine(
-        structs.replace(
-            POCKET,
-            width=width,
-            height=height,
-            rope_scale=(POCKET.height / height, POCKET.width / width),
-        ),
+        structs.replace(POCKET, **frame_size, rope_scale=run.config.rope_scale(size)),
         model=model,
-        vae=load_codec(folder, device=next(model.parameters()).device),
+        vae=load_codec(run.folder, device=next(model.parameters()).device),
     )
     encoder = HashedWordEncoder(text_dim=config.text_dim, text_len=config.text_len)
     rows: list[Tensor] = []
-    errors = torch.zeros(CHUNKS)
+    errors = torch.zeros(NUM_CHUNKS)
     for clip in clips:
-        truth = resize(to_video(clip.frames[None]), (height, width))[0]
+        truth = resize(to_video(clip.frames[None]), frame_size)[0]
         first_frame = (truth[0].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
         context = encoder.encode(clip.prompts[0])
         session = engine.open(SessionSpec(first_frame=first_frame, context=context))
-        actions = [clip.actions[i : i + 3] for i in range(0, 3 * CHUNKS, 3)]
+        actions = [clip.actions[i : i + 3] for i in range(0, 3 * NUM_CHUNKS, 3)]
         chunks = [torch.from_numpy(engine.step(session, three)) for three in actions]
-        made = to_video(torch.cat(chunks))
+        generated = to_video(torch.cat(chunks))
         ends = torch.tensor([len(chunk) for chunk in chunks]).cumsum(0).tolist()
         for i, (begin, end) in enumerate(zip([0, *ends], ends, strict=False)):
-            errors[i] += (made[begin:end] - truth[begin:end]).square().mean() / len(clips)
-        rows += [truth[::SHOWN_EVERY], made[::SHOWN_EVERY]]
-    save_sheet(path, rows)
+            errors[i] += (generated[begin:end] - truth[begin:end]).square().mean() / len(clips)
+        rows += [truth[::FRAME_STRIDE], generated[::FRAME_STRIDE]]
+    save_grid(path, rows)
     return [round(-10 * math.log10(error), 2) for error in errors.tolist()]

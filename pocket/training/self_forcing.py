@@ -1,15 +1,19 @@
-"""The last stage: the model on its own past, by its own steps, held to the truth and to a critic.
+"""Self-forcing: the model learns one of its own steps, from a past that it generated itself.
 
-Flow matching knows the past as it was, and its steps begin at the truth with noise. In play both
-are what the model made of them, and errors pile up. Here the past of some clips is what the model
-made of it when it last saw them, and that of some is made soft and pale, as after minutes of play.
-Clean chunks that are among a batch's noisy ones are replaced by what the model makes of them, all
-at once and in a few rounds (as in Resampling Forcing, Guo et al., 2025); then the model goes down
-its own levels, and the last step learns: the error draws it to the truth, its roughness, what
-changes from frame to frame and where things go to the truth's, and a critic to what looks true, so
-that few steps suffice (as in Self Forcing, Huang et al., 2025).
+Flow matching trains on true pasts, and its steps begin at the truth with noise. In play both are
+generated, and errors accumulate. This stage makes three changes:
 
-Shape letters as in `batch`; K' noisy chunks.
+- Some clips reuse the past that the model generated last, and some get a past that is blurred and
+  pale, as after minutes of play.
+- Clean chunks that are among a batch's noisy ones are replaced by generated ones, all at once and
+  in a few rounds (as in Resampling Forcing, Guo et al., 2025).
+- The model denoises from its own levels, and the last step learns (as in Self Forcing, Huang et
+  al., 2025).
+
+The loss compares the step's result with the truth by squared error, local contrast, temporal
+difference and warping error. A discriminator favours plausible results, so that few steps suffice.
+
+Shape letters as in `batch`.
 """
 
 from dataclasses import dataclass, field, replace
@@ -20,170 +24,174 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lingbot.config import SCHEDULE_POCKET
-from lingbot.dit.model import WorldModel
-from lingbot.dit.schedule import add_noise, build_steps
+from lingbot.dit.schedule import add_noise
 from lingbot.vae.codec import LatentCodec
 from lingbot.vae.tiny import DecoderState
-from pocket.training.batch import Batch, predict_flow
-from pocket.training.critic import Critic
-from pocket.training.roughness import liveliness, roughness
+from pocket.training.batch import FlowPredictor, TrainingBatch
+from pocket.training.discriminator import Discriminator
+from pocket.training.flow_matching import LEVELS
+from pocket.training.local_contrast import local_contrast, temporal_difference
+from pocket.training.rollout_buffer import RolloutBuffer
 from pocket.training.warping import begin_flow, warping_error
 
-LEVELS = tuple(step.sigma for step in build_steps(SCHEDULE_POCKET))  # that play visits, falling
-MOST_ROUNDS = 2  # times that the past is made anew, each time from the last
-RECALLED = 0.5  # share of the clips whose past is what the model last made of it
-FADED = 0.3  # share of the clips whose past is made soft and pale
-MOST_BLURS = 4  # of such a past
-LEAST_LEVEL = 0.3  # by which errors are measured: else those of the lowest level would be all
-ROUGHNESS, LIVELINESS = 2.0, 1.5  # weights of their squared errors; the flow's has 1
-WARPING = 1.0  # weight of its error: of what moves otherwise than in the truth
-DECODED = 8  # clips at most that are asked so: decoding more is half of a GPU's step
-LEAST_ROUGHNESS = 0.03  # and liveliness; a latent's own size is about 1
-NEIGHBOURHOOD = 4  # latent pixels, each way
+MAX_ROUNDS = 2  # in which the past is generated, each from the last
+DEGRADED_SHARE = 0.3  # of clips: their past is blurred and pale
+MAX_BLURS = 4  # of a degraded past
+MIN_ERROR_LEVEL = 0.3  # by which errors are divided: else the lowest level would dominate the loss
+NUM_DECODED = 8  # clips at most with a warping error: decoding more takes half of a GPU's step
+NEIGHBOURHOOD = 4  # latent pixels along each axis
+MIN_CONTRAST = 0.03  # and least temporal difference; latents have a deviation of about 1
 
-_roughness, _liveliness = (
-    partial(size, neighbourhood=NEIGHBOURHOOD, least=LEAST_ROUGHNESS)
-    for size in (roughness, liveliness)
+_local_contrast, _temporal_difference = (
+    partial(measure, neighbourhood=NEIGHBOURHOOD, minimum=MIN_CONTRAST)
+    for measure in (local_contrast, temporal_difference)
 )
 
 
-class OwnPasts:
-    """What the model last made of each clip's past: where it was, it comes back to later.
-
-    So a past's errors are those of many rounds, as in a long walk, and a step pays for a few.
-    """
-
-    def __init__(self) -> None:
-        self._made = dict[int, Tensor]()  # [K, 16, F, h, w] half precision, by clip
-
-    def recall(self, batch: Batch, random: Random) -> Batch:
-        """The batch, and some clips with the past that was kept last, if one was."""
-        x0 = batch.x0.clone()
-        for row, clip in enumerate(batch.clips):
-            if random.random() < RECALLED and clip in self._made:
-                x0[row, batch.recent] = self._made[clip].float()
-        return replace(batch, x0=x0)
-
-    def keep(self, batch: Batch) -> None:
-        for row, clip in enumerate(batch.clips):
-            self._made[clip] = batch.x0[row, batch.recent].half()
-
-
 @dataclass(frozen=True, slots=True)
+class LossWeights:
+    """Weights of the squared errors, relative to that of the flow, and of the warping error."""
+
+    local_contrast: float = 2.0
+    temporal_difference: float = 1.5
+    warping: float = 1.0
+
+
+WEIGHTS = LossWeights()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SelfForcing:
-    """What a run of this stage has beside the model."""
+    """The state of the stage beside the model."""
 
-    critic: Critic
-    codec: LatentCodec  # its decoder shows what moves
-    pasts: OwnPasts = field(default_factory=OwnPasts)  # a resumed run begins them anew
+    discriminator: Discriminator
+    codec: LatentCodec  # decodes for the warping error
+    buffer: RolloutBuffer = field(default_factory=RolloutBuffer)  # empty after a resume
+    weights: LossWeights = WEIGHTS
 
-    def learn(self, model: WorldModel, average: WorldModel, batch: Batch, random: Random) -> Tensor:
-        """Leave the gradient of a batch, whose pasts the average makes; give its error."""
-        told = with_faded_past(self.pasts.recall(batch, random), random)
-        batch = own_past(average, told, random)
-        if batch is not told:  # what no round made anew is not the model's
-            self.pasts.keep(batch)
-        return learn_own_step(model, average, batch, self.critic, self.codec, random)
+    def backward(
+        self,
+        predict: FlowPredictor,
+        average: FlowPredictor,
+        batch: TrainingBatch,
+        random: Random,
+    ) -> Tensor:
+        """Accumulate the gradient of a batch and return the error of the last step.
+
+        `predict` is the model, and `average` its averaged weights, which generate the past.
+        """
+        degraded = with_degraded_past(self.buffer.sample(batch, random), random)
+        batch = rollout_past(average, degraded, random)
+        if batch is not degraded:  # a past that no round generated is not the model's own
+            self.buffer.add(batch)
+        return self.backward_step(predict, average, batch, random)
+
+    def backward_step(
+        self,
+        predict: FlowPredictor,
+        average: FlowPredictor,
+        batch: TrainingBatch,
+        random: Random,
+    ) -> Tensor:
+        """Accumulate the gradient of one denoising step; `average` does the steps before it.
+
+        Errors and discriminator see each clip divided by its own contrast. Otherwise a foggy night
+        would hardly count, and its faint content would fade.
+
+        Returns the mean squared error of the flow.
+        """
+        number = random.randrange(1, batch.truth.shape[1])
+        true_video = self._decode(batch.truth[:NUM_DECODED], number)
+        flows = begin_flow(true_video)
+        end = random.randrange(len(LEVELS))
+        before = denoise(average, batch, random.randint(0, end), end)
+        contrast = batch.contrast[:, None, None, None, None, None]
+        generated = denoise_step(predict, batch, before, LEVELS[end]) / contrast
+        truth = batch.truth / contrast
+        level = max(LEVELS[end], MIN_ERROR_LEVEL)
+        ours, theirs = _as_videos(generated) / level, _as_videos(truth) / level
+        error = F.mse_loss(ours, theirs)
+        contrast_error = F.mse_loss(_local_contrast(ours), _local_contrast(theirs))
+        difference_error = F.mse_loss(_temporal_difference(ours), _temporal_difference(theirs))
+        video = self._decode((generated * contrast)[:NUM_DECODED], number)
+        warping = warping_error(video, true_video, flows)
+        loss = error + self.weights.local_contrast * contrast_error
+        loss = loss + self.weights.temporal_difference * difference_error
+        self.discriminator.backward(generated, truth, loss, unscaled=self.weights.warping * warping)
+        return error.detach()
+
+    def _decode(self, chunks: Tensor, number: int) -> Tensor:
+        """Decode one of the chunks [B, K', 16, F, h, w], from the last frame of the one before."""
+        latents = torch.cat([chunks[:, number - 1, :, -1:], chunks[:, number]], dim=2)
+        return self.codec.decode_video(latents, DecoderState())
 
 
-def with_faded_past(batch: Batch, random: Random) -> Batch:
-    """The batch, and some clips with a past that is soft and pale, as after minutes of play.
+def with_degraded_past(batch: TrainingBatch, random: Random) -> TrainingBatch:
+    """Make the past of some clips blurred and pale, as after minutes of play.
 
-    The sink is as it was: it stays in play, too. By it, the prompt and the poses the model is to
-    find the way back.
+    The sink does not change, because it does not change in play. From the sink, the prompt and the
+    poses the model learns to recover.
     """
     x0 = batch.x0.clone()
     for past in x0[:, batch.recent]:
-        if random.random() < FADED:
-            past[:] = fade(past, random.randint(0, MOST_BLURS), random.random())
+        if random.random() < DEGRADED_SHARE:
+            past[:] = degrade(past, random.randint(0, MAX_BLURS), random.random())
     return replace(batch, x0=x0)
 
 
-def fade(latents: Tensor, num_blurs: int, contrast: float) -> Tensor:
-    """Softer, and nearer to the mean of each channel and frame: [K, 16, F, h, w]."""
+def degrade(latents: Tensor, num_blurs: int, contrast: float) -> Tensor:
+    """Blur latents, and scale their contrast around the mean of each channel and frame.
+
+    `latents` are [K, 16, F, h, w].
+    """
     maps = latents.flatten(0, 2)[:, None]
     for _ in range(num_blurs):
         maps = F.avg_pool2d(F.pad(maps, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     return torch.lerp(maps.mean((-2, -1), keepdim=True), maps, contrast).view_as(latents)
 
 
-def own_past(model: WorldModel, batch: Batch, random: Random) -> Batch:
-    """The batch, and its clean chunks as the model makes them of noise, or of the true under it."""
-    for _ in range(random.randint(0, MOST_ROUNDS)):
+def rollout_past(predict: FlowPredictor, batch: TrainingBatch, random: Random) -> TrainingBatch:
+    """Replace clean chunks by generated ones, in up to MAX_ROUNDS rounds.
+
+    Each round starts at a drawn noise level, and returns the batch itself if there is no round.
+    """
+    for _ in range(random.randint(0, MAX_ROUNDS)):
         start = random.randrange(len(LEVELS))
-        batch = _with_past(batch, descend(model, batch, start, len(LEVELS)))
+        batch = batch_with_past(batch, denoise(predict, batch, start, len(LEVELS)))
     return batch
 
 
 @torch.no_grad()
-def descend(model: WorldModel, batch: Batch, start: int, end: int) -> Tensor:
-    """What the model makes of the noisy chunks, from the truth under the noise of level `start` on.
+def denoise(predict: FlowPredictor, batch: TrainingBatch, start: int, end: int) -> Tensor:
+    """Denoise the noisy chunks from level `start` up to, without, level `end`.
 
-    [B, K', 16, F, h, w], after the levels up to `end`, which is not done. At level 0 noise is all
-    there is.
+    Starts at the truth under the noise of level `start`; at level 0 there is only noise. Returns
+    [B, K', 16, F, h, w].
     """
-    made = batch.truth
+    x0 = batch.truth
     for level in LEVELS[start:end]:
-        made = take_step(model, batch, made, level)
-    return made
+        x0 = denoise_step(predict, batch, x0, level)
+    return x0
 
 
-def take_step(model: WorldModel, batch: Batch, made: Tensor, level: float) -> Tensor:
-    """The noisy chunks after one step of play, from `made` under new noise."""
-    x = add_noise(made, torch.randn_like(made), level)
+def denoise_step(predict: FlowPredictor, batch: TrainingBatch, x0: Tensor, level: float) -> Tensor:
+    """Add new noise of a level to `x0`, and do one step as in play: [B, K', 16, F, h, w] each."""
+    x = add_noise(x0, torch.randn_like(x0), level)
     sequence = torch.cat([batch.x0[:, : batch.num_clean], x], dim=1)
-    sigma = torch.full(made.shape[:2], level, device=made.device)
-    return x - level * predict_flow(model, batch, sequence, sigma).float()
+    sigma = torch.full(x0.shape[:2], level, device=x0.device)
+    return x - level * predict(batch, sequence, sigma).float()
 
 
-def learn_own_step(
-    model: WorldModel,
-    average: WorldModel,
-    batch: Batch,
-    critic: Critic,
-    codec: LatentCodec,
-    random: Random,
-) -> Tensor:
-    """Leave the gradient of one step of the model, where those before are its average's own.
-
-    Errors and critic see each clip by its own contrast: or else a night in fog, in which little is
-    to be seen, would count for nothing, and that little would fade. Gives the mean squared error,
-    of the flow.
-    """
-    number = random.randrange(1, batch.truth.shape[1])
-    true = _decode(codec, batch.truth[:DECODED], number)
-    flows = begin_flow(true)
-    end = random.randrange(len(LEVELS))
-    before = descend(average, batch, random.randint(0, end), end)
-    contrast = batch.contrast[:, None, None, None, None, None]
-    made = take_step(model, batch, before, LEVELS[end]) / contrast
-    truth = batch.truth / contrast
-    level = max(LEVELS[end], LEAST_LEVEL)
-    ours, theirs = (_as_videos(chunks) / level for chunks in (made, truth))  # as their flows
-    error = F.mse_loss(ours, theirs)
-    rough, lively = (F.mse_loss(size(ours), size(theirs)) for size in (_roughness, _liveliness))
-    warping = warping_error(_decode(codec, (made * contrast)[:DECODED], number), true, flows)
-    loss = error + ROUGHNESS * rough + LIVELINESS * lively
-    critic.backward(made, truth, loss, aside=WARPING * warping)
-    return error.detach()
-
-
-def _decode(codec: LatentCodec, chunks: Tensor, number: int) -> Tensor:
-    """One of the chunks [B, K', 16, F, h, w], and what leads from the one before into it."""
-    latents = torch.cat([chunks[:, number - 1, :, -1:], chunks[:, number]], dim=2)
-    return codec.decode_video(latents, DecoderState())
+def batch_with_past(batch: TrainingBatch, generated: Tensor) -> TrainingBatch:
+    """Replace the clean chunks that are among the noisy ones by `generated` [B, K', ...]."""
+    x0 = batch.x0.clone()
+    noisy = list(batch.kv_cache.noisy)
+    for place, number in enumerate(batch.kv_cache.clean):
+        if number in noisy:
+            x0[:, place] = generated[:, noisy.index(number)]
+    return replace(batch, x0=x0)
 
 
 def _as_videos(chunks: Tensor) -> Tensor:
-    """Chunks [B, K', 16, F, h, w] -> [B * K', F, 16, h, w]."""
+    """Chunks [B, K', 16, F, h, w] -> videos [B * K', F, 16, h, w]."""
     return chunks.transpose(2, 3).flatten(0, 1)
-
-
-def _with_past(batch: Batch, made: Tensor) -> Batch:
-    """The batch with clean chunks taken from `made` [B, K', 16, F, h, w] where it has them."""
-    x0 = batch.x0.clone()
-    for place, number in enumerate(batch.memory.clean):
-        if number in batch.memory.noisy:
-            x0[:, place] = made[:, list(batch.memory.noisy).index(number)]
-    return replace(batch, x0=x0)

@@ -1,9 +1,8 @@
-"""Whether what is made moves as the truth does, whatever it shows.
+"""The warping error: how badly the true motion explains the changes of a generated video.
 
-An error wants the right thing in the right place. Where neither is known for certain, it is least
-for something that is soft and goes half of the way; yet how things move is known quite well, from
-the past and the camera. Here what is made may show what it likes, as long as it goes where the
-truth's pictures go.
+A squared error compares content and place at once. Under uncertainty of both it is least for soft
+content that moves half of the way. But motion itself is nearly certain, given the past and the
+camera. The warping error ignores content and penalises wrong motion only.
 
 Shape letters: N videos, F frames, H W pixels, P pairs of frames, h w pixels of half the size.
 """
@@ -17,24 +16,24 @@ from torch import Tensor
 
 from pocket.optical_flow import Flow, estimated_flow
 
-AHEAD = 4  # frames from one of a pair to the other: a latent frame
-EVERY = 2  # frames from pair to pair
-NEIGHBOURHOOD = 8  # pixels of half the size, each way
-LEAST_CHANGE = 3 / 255  # of the truth in a neighbourhood, for its motion to be told
-MOST_LEFT = 0.25  # of that change by the motion that the estimator sees, or it sees amiss
-NOTHING = 0.5 / 255  # a change that nobody sees
+PAIR_DISTANCE = 4  # frames between the two of a pair: a latent frame
+PAIR_STRIDE = 2  # frames from pair to pair
+NEIGHBOURHOOD = 8  # pixels of half the size, along each axis
+MIN_CHANGE = 3 / 255  # of the truth in a neighbourhood with reliable flow
+MAX_RESIDUAL = 0.25  # share of that change that remains after warping by a reliable flow
+INVISIBLE = 0.5 / 255  # a change that nobody sees
 
 
 def begin_flow(true: Tensor) -> list[Future[Flow]]:
-    """Let other threads find out how the truth [N, F, 3, H, W] moves: P flows, clip by clip.
+    """Start estimating P flows of the truth [N, F, 3, H, W], clip by clip, in other threads.
 
-    Begun early, they are there when `warping_error` wants them, and a GPU has not waited.
+    If started early, they are ready when `warping_error` needs them, and a GPU does not wait.
     """
     video = torch.round(true.detach().float().clamp(0, 1) * 255).to(torch.uint8)
     frames = video.movedim(2, -1).contiguous().cpu().numpy()
-    starts = range(0, true.shape[1] - AHEAD, EVERY)
+    starts = range(0, true.shape[1] - PAIR_DISTANCE, PAIR_STRIDE)
     return [
-        _threads().submit(estimated_flow, clip[start], clip[start + AHEAD])
+        _threads().submit(estimated_flow, clip[start], clip[start + PAIR_DISTANCE])
         for clip in frames
         for start in starts
     ]
@@ -45,30 +44,31 @@ def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(thread_name_prefix="flow")
 
 
-def warping_error(made: Tensor, true: Tensor, flows: list[Future[Flow]]) -> Tensor:
-    """How badly the truth's motion explains the changes of what is made, 0 to 1.
+def warping_error(generated: Tensor, true: Tensor, flows: list[Future[Flow]]) -> Tensor:
+    """Return how badly the true motion explains the changes of the generated video, 0 to 1.
 
-    The error that is left when frames are warped by a flow (as in Lai et al., 2018), beside that of
-    a still picture.
+    Both videos are [N, F, 3, H, W] in 0..1; `flows` are those of `begin_flow(true)`. Frames are
+    warped by the true flow (as in Lai et al., 2018). With the squared residual e of the generated
+    video, and the squared residual s of a still video, the error is e / (e + s). It is averaged
+    over all neighbourhoods in which the true flow is reliable.
 
-    Both [N, F, 3, H, W] in 0..1, `flows` the truth's of `begin_flow`. 0 for what moves alike, a
-    half for what stands still or shows nothing, a fifth for what goes half of the way: of what the
-    motion leaves unexplained, e, and what it would leave if nothing moved, s, each squared, it is
-    e / (e + s), mean of all neighbourhoods in which the truth's own motion is told.
+    The error is 0 for equal motion, 1/2 for a still or blank video, and 1/5 for motion that goes
+    half of the way.
     """
-    flow = torch.stack([torch.from_numpy(found.result()) for found in flows]).to(made.device)
+    flow = torch.stack([torch.from_numpy(f.result()) for f in flows]).to(generated.device)
     places = _places(flow)
-    left, gone = _changes(made, places)
+    residual, still_residual = _residuals(generated, places)
     with torch.no_grad():
-        left_true, gone_true = _changes(true, places)
-        told = (gone_true > LEAST_CHANGE**2) & (left_true < MOST_LEFT * gone_true)
-    nothing = NOTHING**2
-    share = (left + nothing) / (left + gone + 2 * nothing)
-    return (share * told).sum() / told.sum().clamp(min=1)
+        true_residual, true_change = _residuals(true, places)
+        reliable_flow = true_change > MIN_CHANGE**2
+        reliable_flow &= true_residual < MAX_RESIDUAL * true_change
+    epsilon = INVISIBLE**2
+    share = (residual + epsilon) / (residual + still_residual + 2 * epsilon)
+    return (share * reliable_flow).sum() / reliable_flow.sum().clamp(min=1)
 
 
 def _places(flow: Tensor) -> Tensor:
-    """Flow [P, H, W, 2] in pixels -> where `grid_sample` finds a picture of half the size."""
+    """Convert flow [P, H, W, 2] in pixels to the coordinates of `grid_sample` at half the size."""
     halved = F.avg_pool2d(flow.movedim(-1, 1), 2).movedim(1, -1) / 2
     h, w = halved.shape[1:3]
     rows, columns = torch.meshgrid(
@@ -78,22 +78,21 @@ def _places(flow: Tensor) -> Tensor:
     return (torch.stack([columns, rows], dim=-1) + halved + 0.5) / size * 2 - 1
 
 
-def _changes(video: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-    """What the motion leaves of a video's changes, and what it makes of pictures that stand.
+def _residuals(video: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the residuals of warping a video, and of warping its frames as if they stood still.
 
     Squared, mean of each neighbourhood: [P, 1, rows, columns] each.
     """
     grey = F.avg_pool2d(video.float().mean(2), 2)  # [N, F, h, w]
-    before = grey[:, :-AHEAD:EVERY].flatten(0, 1)[:, None]
-    after = grey[:, AHEAD::EVERY].flatten(0, 1)[:, None]
-    moved, stood = (
-        F.grid_sample(picture, places, padding_mode="border", align_corners=False)
-        for picture in (after, before)
+    before = grey[:, :-PAIR_DISTANCE:PAIR_STRIDE].flatten(0, 1)[:, None]
+    after = grey[:, PAIR_DISTANCE::PAIR_STRIDE].flatten(0, 1)[:, None]
+    warped, still = (
+        F.grid_sample(frame, places, padding_mode="border", align_corners=False)
+        for frame in (after, before)
     )
-    # Pixels that come from outside tell nothing.
-    inside = (places.abs() <= 1).all(-1)[:, None]
-    left, gone = ((picture - before).square() * inside for picture in (moved, stood))
-    return _pool(left), _pool(gone)
+    inside = (places.abs() <= 1).all(-1)[:, None]  # pixels from outside the frame do not count
+    residual, still_residual = ((frame - before).square() * inside for frame in (warped, still))
+    return _pool(residual), _pool(still_residual)
 
 
 def _pool(values: Tensor) -> Tensor:

@@ -1,60 +1,127 @@
-"""A run of the pocket world's training that is small and short, and a town by day."""
+"""A small world, a run of its training up to the latents, and scenes to measure on."""
+
+import os
+from pathlib import Path
 
 import pytest
-import torch
-from msgspec import structs
-
-from pocket.renderer.conditions import Conditions
-from pocket.renderer.scene import make_scene
-from pocket.train import do_part
-from pocket.training import dit, vae, whiten
-from pocket.training.data import FIRST_HELD_OUT_SEED
-from pocket.training.dit import MODEL
-from pocket.training.latents import load_codec, load_latents
-from pocket.training.run import Machine
-
-CPU = torch.device("cpu")
-HERE = Machine(CPU, compiles=False)
 
 
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory):
-    """A run up to its latents: two clips, an autoencoder of two steps."""
-    folder = tmp_path_factory.mktemp("pocket")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vae, "BATCHES", ((1, 5),))
-        patch.setattr(whiten, "MEASURED_FRAMES", 17)
-        for part in ("bank", "vae", "whiten", "decoder", "latents"):
-            do_part(part, folder, HERE, 2, seed=FIRST_HELD_OUT_SEED)
-    return folder
+def require_cv2():
+    """Skip the calling module if OpenCV is missing. CI must have it, so there the import fails."""
+    if os.environ.get("CI") == "true":
+        import cv2
+    else:
+        cv2 = pytest.importorskip("cv2")
+    cv2.setNumThreads(1)  # frames are small: a second thread would mostly spin
 
 
-@pytest.fixture(scope="session")
-def bank(folder):
-    return load_latents(folder, "small", device=CPU)
+SMALL = {"width": 48, "height": 32}
+MEDIUM = {"width": 112, "height": 64}  # the least size at which optical flow can be measured
+FULL = {"width": 208, "height": 128}
+CLEAR_NOON = {"time": "noon", "weather": "clear", "ground": "grass"}
 
 
-@pytest.fixture(scope="session")
-def codec(folder):
-    return load_codec(folder, device=CPU)
+def sizes(*plain):
+    """Parametrize `size` over these sizes, and over the full size under its marker."""
+    cases = [pytest.param(size, id=f"{size['width']}x{size['height']}") for size in plain]
+    cases.append(pytest.param(FULL, id="full", marks=pytest.mark.full_size))
+    return pytest.mark.parametrize("size", cases)
 
 
-@pytest.fixture
-def small_model(monkeypatch):
-    """As the pocket world's, but quickly trained and saved."""
-    small = structs.replace(MODEL, dim=48, ffn_dim=96, num_heads=2, num_layers=2)
-    monkeypatch.setattr(dit, "MODEL", small)
-    return small
+def scene_by_day(seed, place):
+    from pocket.renderer.conditions import Conditions
+    from pocket.renderer.scene import make_scene
 
-
-@pytest.fixture
-def no_sheets(monkeypatch):
-    monkeypatch.setattr(dit, "held_out_clips", list)
-    monkeypatch.setattr(dit, "save_rollouts", lambda *_, **__: [])
+    scene = make_scene(seed)
+    assert scene.place == place
+    return scene.under(Conditions(**CLEAR_NOON))
 
 
 @pytest.fixture(scope="session")
 def town():
-    """By day."""
-    scene = next(scene for scene in map(make_scene, range(100)) if scene.place == "town")
-    return scene.under(Conditions(time="noon", weather="clear", ground="grass"))
+    """A renderer of a town by day, one of the scenes with most in it."""
+    from pocket.renderer.render import Renderer
+
+    return Renderer(scene_by_day(1, "town"))
+
+
+@pytest.fixture(scope="session")
+def plain():
+    """A renderer of a plain by day: few objects, yet textured enough for flow in small frames."""
+    from pocket.renderer.render import Renderer
+
+    return Renderer(scene_by_day(8, "plain"))
+
+
+@pytest.fixture(scope="session")
+def config():
+    """A world of 48x32 pixels that trains in seconds."""
+    from lingbot.config import ModelConfig
+    from pocket.training.config import StageConfig, TrainingConfig, VaeConfig
+
+    stages = {
+        "small": StageConfig(size="small", num_clips=1, peak_rate=1e-3, after=None),
+        "full": StageConfig(size="full", num_clips=1, peak_rate=1e-3, after="small"),
+        "self": StageConfig(
+            size="full", num_clips=1, peak_rate=1e-3, after="full", self_forcing=True
+        ),
+    }
+    return TrainingConfig(
+        size=SMALL,
+        small_size={"width": 32, "height": 32},
+        vae=VaeConfig(
+            encoder_channels=(8, 8, 8, 8),
+            decoder_channels=(8, 8, 8, 8),
+            batches=((1, 5),),
+            whitened_frames=17,
+        ),
+        model=ModelConfig(
+            dim=24, ffn_dim=32, freq_dim=16, num_heads=2, num_layers=2, text_dim=8, text_len=4
+        ),
+        stages=stages,
+        num_rollout_clips=0,
+    )
+
+
+PARTS = ("dataset", "vae", "whiten", "decoder", "latents")
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory, config):
+    """A run of two clips up to its latents, with two steps for each training."""
+    import torch
+
+    from pocket.train import run_part
+    from pocket.training.clips import FIRST_HELD_OUT_SEED
+    from pocket.training.run import RunContext
+
+    run = RunContext(
+        folder=Path(tmp_path_factory.mktemp("run")),
+        device=torch.device("cpu"),
+        config=config,
+        compiles=False,
+    )
+    for part in PARTS:
+        run_part(run, part, 2, seed=FIRST_HELD_OUT_SEED)
+    return run
+
+
+@pytest.fixture(scope="session")
+def dataset(run):
+    from pocket.training.latents import load_latents
+
+    return load_latents(run, "small")
+
+
+@pytest.fixture(scope="session")
+def table(dataset, config):
+    from pocket.training.batch import PromptTable
+
+    return PromptTable.of(dataset, config.model)
+
+
+@pytest.fixture(scope="session")
+def codec(run):
+    from pocket.training.latents import load_codec
+
+    return load_codec(run.folder, device=run.device)

@@ -1,66 +1,65 @@
-"""What the DiT trains on: beginnings, and parts far along with a sink from elsewhere."""
+"""Training batches: beginnings of walks, and later parts with a sink from another clip."""
 
 from random import Random
 
+import pytest
 import torch
 
+from tests.pocket.conftest import require_cv2
+
+require_cv2()
+
 from lingbot.config import SCHEDULE_POCKET
+from lingbot.dit.model import WorldModel
 from lingbot.dit.schedule import build_steps
-from pocket.training import batch as batch_module
-from pocket.training.batch import Words, draw_batch, predict_flow
-from pocket.training.dit import MODEL
-from pocket.training.latents import LatentBank
+from pocket.training.batch import PromptTable, draw_batch, predict_flow
+from pocket.training.latents import LatentDataset
+
+pytestmark = pytest.mark.xdist_group("pocket_run")
 
 
-def test_training_is_told_the_timesteps_of_play(bank, monkeypatch):
-    batch = draw_batch(bank, Words.of(bank, MODEL), 1, Random(0))
-    told = {}
-    monkeypatch.setattr(batch_module, "camera_maps", lambda *_: None)
-    monkeypatch.setattr(batch_module, "prompt_maps", lambda *_: None)
-
-    class Model:
-        def prepare_chunk(self, **_):
-            pass
-
-        def __call__(self, x, timestep, _chunk):
-            told["timestep"] = timestep
-            return x
-
-    for step in build_steps(SCHEDULE_POCKET):
-        sigma = torch.full(batch.truth.shape[:2], step.sigma)
-        predict_flow(Model(), batch, batch.x0, sigma)
-        assert set(told["timestep"].unique().tolist()) == {0, step.timestep}
+def test_training_has_the_timesteps_of_play(dataset, table, config):
+    batch = draw_batch(dataset, table, 1, Random(0))
+    model = WorldModel(config.model)
+    seen = []
+    model.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[1]))
+    with torch.no_grad():
+        for step in build_steps(SCHEDULE_POCKET):
+            sigma = torch.full(batch.truth.shape[:2], step.sigma)
+            predict_flow(model, batch, batch.x0, sigma)
+            assert set(seen[-1].unique().tolist()) == {0, step.timestep}
 
 
-def test_batches_show_worlds_from_their_beginning_and_from_far_along(bank):
-    random, words = Random(0), Words.of(bank, MODEL)
-    batches = [draw_batch(bank, words, 2, random) for _ in range(40)]
-    early = [batch for batch in batches if 0 in batch.memory.noisy]
-    late = [batch for batch in batches if 0 not in batch.memory.noisy]
+def test_batches_show_worlds_from_their_beginning_and_from_far_along(dataset, table):
+    random = Random(0)
+    batches = [draw_batch(dataset, table, 2, random) for _ in range(40)]
+    early = [batch for batch in batches if 0 in batch.kv_cache.noisy]
+    late = [batch for batch in batches if 0 not in batch.kv_cache.noisy]
     assert early and late
     for batch in early:
         assert batch.positions[0].flatten().tolist() == [*range(15), *range(18)]
     assert max(int(batch.positions.max()) for batch in late) > 100
-    assert {batch.memory.window for batch in late} == {3, 4}
-    unsaid = [bool((batch.contexts[batch.prompts[0]] == 0).all()) for batch in batches]
-    assert 0 < sum(unsaid) < len(unsaid) / 2
+    assert {batch.kv_cache.window for batch in late} == {3, 4}
+    dropped = [bool((batch.contexts[batch.prompt_rows[0]] == 0).all()) for batch in batches]
+    assert 0 < sum(dropped) < len(dropped) / 2
 
 
-def test_a_sink_from_elsewhere_brings_its_picture_and_its_words(bank):
-    marked = LatentBank(
-        latents=torch.arange(4.0)[:, None, None, None, None].expand(4, 16, 18, 8, 14),
-        conditions=torch.arange(4.0)[:, None, None, None, None].expand(4, 16, 6, 8, 14),
-        poses=bank.poses,
-        maps=bank.maps,
+def test_a_sink_from_another_clip_brings_its_image_and_its_prompt(dataset, config):
+    marked = LatentDataset(
+        latents=torch.arange(4.0)[:, None, None, None, None].expand(4, 16, 18, 4, 4),
+        conditions=torch.arange(4.0)[:, None, None, None, None].expand(4, 16, 6, 4, 4),
+        poses=dataset.poses,
+        maps=dataset.maps,
         prompts=[[str(i)] * 6 for i in range(4)],
-        kin=[[1], [0], [3], [2]],
+        same_conditions=[[1], [0], [3], [2]],
+        rope_scale=(1.0, 1.0),
     )
-    random, words = Random(1), Words.of(marked, MODEL)
-    batches = [draw_batch(marked, words, 1, random) for _ in range(40)]
-    elsewhere = [b for b in batches if b.x0[0, 0].mean() != b.x0[0, 1].mean()]
-    assert elsewhere
-    for batch in elsewhere:
+    random, table = Random(1), PromptTable.of(marked, config.model)
+    batches = [draw_batch(marked, table, 1, random) for _ in range(40)]
+    other_sinks = [b for b in batches if b.x0[0, 0].mean() != b.x0[0, 1].mean()]
+    assert other_sinks
+    for batch in other_sinks:
         sink, clip = int(batch.x0[0, 0].mean()), int(batch.x0[0, 1].mean())
-        assert marked.kin[clip] == [sink]
+        assert marked.same_conditions[clip] == [sink]
         assert (batch.condition[0, :, 4:] == sink).all()
-        assert batch.memory.noisy == range(2, 6)
+        assert batch.kv_cache.noisy == range(2, 6)

@@ -1,57 +1,49 @@
-"""Longer steps for the same keys."""
-
-from types import SimpleNamespace
+"""Calibration of the length of steps."""
 
 import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("cv2")
+from tests.pocket.conftest import MEDIUM, SMALL, require_cv2, sizes
+
+require_cv2()
 
 from lingbot.camera.rays import default_intrinsics, plucker_map
 from lingbot.dit.model import WorldModel
-from pocket import calibrate
-from pocket.calibrate import INPUTS, WALKS, lengthen, obedience
-from pocket.evaluation.play import steady_walk
-from pocket.renderer.conditions import Conditions
-from pocket.renderer.render import Renderer
-from pocket.renderer.scene import make_scene
-from pocket.training.data import SIZE
-from pocket.training.dit import MODEL
+from pocket.calibrate import AXES, NUM_INPUTS, accuracy_by_gain, scale_translation_weights
+from pocket.evaluation.held_out import steady_walk
 
 
 @pytest.mark.parametrize("keys, axes", [("ad", [0]), ("ws", [1, 2])])
-def test_a_longer_step_is_what_a_longer_pose_would_be(keys, axes):
+def test_scaled_weights_equal_a_longer_step(config, keys, axes):
     torch.manual_seed(0)
-    model = WorldModel(MODEL)
+    model = WorldModel(config.model)
     pose, longer = np.eye(4)[None], np.eye(4)[None]
     pose[:, :3, 3] = longer[:, :3, 3] = 0.3, 0.5, -0.7
     longer[:, axes, 3] *= 1.4
 
     def embedded(pose):
-        return model.embed_camera(plucker_map(pose, default_intrinsics(**SIZE), **SIZE)[None])
+        return model.embed_camera(plucker_map(pose, default_intrinsics(**SMALL), **SMALL)[None])
 
-    told = embedded(longer)
-    assert not torch.allclose(embedded(pose), told)
-    lengthen(model, WALKS[keys], 1.4)
-    torch.testing.assert_close(embedded(pose), told)
+    expected = embedded(longer)
+    assert not torch.allclose(embedded(pose), expected)
+    scale_translation_weights(model, AXES[keys], 1.4)
+    torch.testing.assert_close(embedded(pose), expected)
 
 
-def test_the_gain_makes_up_for_steps_that_are_too_short(monkeypatch):
-    town = next(scene for scene in map(make_scene, range(100)) if scene.place == "town")
-    town = town.under(Conditions(time="noon", weather="clear", ground="grass"))
-    engine = SimpleNamespace(model=WorldModel(MODEL))
-    usual = engine.model.camera_embedding.weight.clone()
+@sizes(MEDIUM)
+def test_the_gain_compensates_for_steps_that_are_too_short(plain, config, size):
+    model = WorldModel(config.model)
+    weights = model.camera_embedding.weight.clone()
 
-    def slow_play(engine, _first, _prompt, actions):
-        gain = (engine.model.camera_embedding.weight / usual)[0, INPUTS].item()
-        _, poses = steady_walk(town, actions[-1], num_chunks=len(actions) // 3)
+    def generate_slowly(_first, _prompt, actions):
+        gain = (model.camera_embedding.weight / weights)[0, NUM_INPUTS].item()
+        _, poses = steady_walk(plain.scene, actions[-1], num_chunks=len(actions) // 3)
         poses[1:, :3, 3] = poses[0, :3, 3] + 0.6 * gain * (poses[1:, :3, 3] - poses[0, :3, 3])
-        return Renderer(town).render(poses, **SIZE)
+        return plain.render(poses, **size)
 
-    monkeypatch.setattr(calibrate, "GAINS", (1.0, 1.6))
-    monkeypatch.setattr(calibrate, "CHUNKS", 2)
-    monkeypatch.setattr(calibrate, "make_scene", lambda _: town)
-    monkeypatch.setattr(calibrate, "play", slow_play)
-    assert obedience(engine, "w", WALKS["ws"], 1) == {1.0: 0, 1.6: 1}
-    assert torch.equal(engine.model.camera_embedding.weight, usual)
+    shares = accuracy_by_gain(
+        model, generate_slowly, [plain], "w", AXES["ws"], gains=(1.0, 1.6), num_chunks=2, size=size
+    )
+    assert shares == {1.0: 0, 1.6: 1}
+    assert torch.equal(model.camera_embedding.weight, weights)

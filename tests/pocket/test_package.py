@@ -1,76 +1,115 @@
-"""Weights go into the box, and a run goes on from there."""
+"""Shipping the weights of a run, and runs that continue from shipped weights."""
+
+import dataclasses
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.pocket.conftest import require_cv2
+
+require_cv2()
+
 from lingbot.dit.model import WorldModel
 from lingbot.runtime.presets import load_engine
 from pocket.package import SHIPPED, package, unpack
-from pocket.train import do_part
-from pocket.training.dit import MODEL, Training
+from pocket.train import run_part
+from pocket.training.checkpoint import save_checkpoint
+from pocket.training.config import TrainingConfig
+from pocket.training.dataset import DATASET
+from pocket.training.dit import DitTraining
 from pocket.training.latents import load_codec
-from pocket.training.run import Machine, save_checkpoint
 
-CPU = torch.device("cpu")
-HERE = Machine(CPU, compiles=False)
+pytestmark = pytest.mark.xdist_group("pocket_run")
 
 
-def test_the_last_full_stage_is_shipped(folder, tmp_path):
-    (tmp_path / "run").mkdir()
-    for name in ("tiny_vae.safetensors", "train.log"):
-        source = folder / name
-        (tmp_path / "run" / name).write_bytes(source.read_bytes() if source.exists() else b"")
-    with pytest.raises(FileNotFoundError, match=r"none of full\.ckpt, self\.ckpt"):
-        package(tmp_path / "run", tmp_path / "box")
-    models = {name: WorldModel(MODEL).state_dict() for name in ("full", "self")}
-    for name, weights in models.items():
-        save_checkpoint(tmp_path / "run" / f"{name}.ckpt", {"average": weights})
-    for share in (0, 1.5):
-        with pytest.raises(ValueError, match=f"at most 1, not {share}"):
-            package(tmp_path / "run", tmp_path / "box", share=share)
-    package(tmp_path / "run", tmp_path / "box")
-    shipped = load_engine("pocket", weights=tmp_path / "box", dtype=torch.float32).model
-    assert shipped.config == MODEL
-    torch.testing.assert_close(shipped.state_dict(), models["self"], rtol=1e-3, atol=1e-3)
-    save_checkpoint(tmp_path / "run" / "self.ckpt", {"average": models["full"]})
-    package(tmp_path / "run", tmp_path / "box", share=0.25)
-    mixed = load_engine("pocket", weights=tmp_path / "box", dtype=torch.float32).model
-    for name, weight in mixed.state_dict().items():
-        mean = 0.25 * models["full"][name] + 0.75 * models["self"][name]
+def shipped_model(folder):
+    return load_engine("pocket", weights=folder, dtype=torch.float32).model
+
+
+@pytest.fixture
+def finished(run, tmp_path):
+    """The folder of a run with an autoencoder and two stages, and the stages' weights."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "tiny_vae.safetensors").symlink_to(run.folder / "tiny_vae.safetensors")
+    (folder / "train.log").write_text("a log\n")
+    weights = {name: WorldModel(run.config.model).state_dict() for name in ("full", "self")}
+    for name, average in weights.items():
+        save_checkpoint(folder / f"{name}.ckpt", {"average": average})
+    return folder, weights
+
+
+def test_the_last_full_size_stage_is_shipped(finished, config, tmp_path):
+    folder, weights = finished
+    package(folder, tmp_path / "box", config)
+    shipped = shipped_model(tmp_path / "box")
+    assert shipped.config == config.model
+    torch.testing.assert_close(shipped.state_dict(), weights["self"], rtol=1e-3, atol=1e-3)
+
+
+def test_shipped_weights_are_interpolated(finished, config, tmp_path):
+    folder, weights = finished
+    package(folder, tmp_path / "box", config)
+    save_checkpoint(folder / "self.ckpt", {"average": weights["full"]})
+    package(folder, tmp_path / "box", config, lerp=0.25)
+    for name, weight in shipped_model(tmp_path / "box").state_dict().items():
+        mean = 0.25 * weights["full"][name] + 0.75 * weights["self"][name]
         torch.testing.assert_close(weight, mean, rtol=2e-3, atol=2e-3)
-    whole = {path.name: path.read_bytes() for path in (tmp_path / "box").iterdir()}
+
+
+@pytest.mark.parametrize("lerp", [0, 1.5])
+def test_a_lerp_outside_its_range_is_refused(finished, config, tmp_path, lerp):
+    with pytest.raises(ValueError, match=f"at most 1, not {lerp}"):
+        package(finished[0], tmp_path / "box", config, lerp=lerp)
+    assert not (tmp_path / "box").exists()
+
+
+def test_a_run_without_a_full_size_stage_is_refused(config, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none of full\.ckpt, self\.ckpt"):
+        package(tmp_path, tmp_path / "box", config)
+    assert not (tmp_path / "box").exists()
+
+
+def test_an_incomplete_run_does_not_change_the_target(finished, config, tmp_path):
+    folder, _ = finished
+    package(folder, tmp_path / "box", config)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "box").iterdir()}
     for name in ("train.log", "tiny_vae.safetensors"):
-        (tmp_path / "run" / name).unlink()
+        (folder / name).unlink()
         with pytest.raises(FileNotFoundError, match=name):
-            package(tmp_path / "run", tmp_path / "box")
-    assert {path.name: path.read_bytes() for path in (tmp_path / "box").iterdir()} == whole
+            package(folder, tmp_path / "box", config)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "box").iterdir()} == before
 
 
+@pytest.mark.full_size
 @pytest.mark.parametrize("stage", ["full", "self"])
-def test_a_run_goes_on_from_shipped_weights(tmp_path, stage):
-    unpack(SHIPPED, tmp_path / "more", stage)
-    begun = Training.resume(tmp_path / "more", stage, seed=0, device=CPU)
+def test_a_run_continues_from_shipped_weights(run, tmp_path, stage):
+    folder = tmp_path / "more"
+    unpack(SHIPPED, folder, stage)
+    shipped_run = dataclasses.replace(run, folder=folder, config=TrainingConfig())
+    begun = DitTraining.resume(shipped_run, stage, seed=0)
     shipped = load_engine("pocket", dtype=torch.float32)
     assert begun.step == 0
     torch.testing.assert_close(begun.model.state_dict(), shipped.model.state_dict())
-    codec = load_codec(tmp_path / "more", device=CPU)
-    picture = torch.rand(1, 3, 128, 208)
+    codec = load_codec(folder, device=run.device)
+    image = torch.rand(1, 3, 128, 208)
     torch.testing.assert_close(
-        codec.encode_condition(picture, chunk=3), shipped.vae.encode_condition(picture, chunk=3)
+        codec.encode_condition(image, chunk=3), shipped.vae.encode_condition(image, chunk=3)
     )
     with pytest.raises(FileExistsError):
-        unpack(SHIPPED, tmp_path / "more", stage)
+        unpack(SHIPPED, folder, stage)
 
 
-def test_a_decoder_goes_on_from_shipped_weights_and_the_rest_stays(folder, tmp_path):
-    run, box = tmp_path / "run", tmp_path / "box"
-    unpack(SHIPPED, run, "decoder")
-    (run / "bank").symlink_to(folder / "bank")
-    do_part("decoder", run, HERE, 1, seed=0)
-    package(run, box)
+@pytest.mark.full_size
+def test_a_decoder_continues_from_shipped_weights_and_the_rest_stays(run, tmp_path):
+    folder, box = tmp_path / "run", tmp_path / "box"
+    unpack(SHIPPED, folder, "decoder")
+    (folder / DATASET).symlink_to(run.folder / DATASET)
+    run_part(dataclasses.replace(run, folder=folder), "decoder", 1, seed=0)
+    package(folder, box, TrainingConfig())
     before, after = (load_file(at / "tiny_vae.safetensors") for at in (SHIPPED, box))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed and all(name.startswith("decoder.") for name in changed)
-    models = [load_engine("pocket", weights=at, dtype=torch.float32).model for at in (SHIPPED, box)]
+    models = [shipped_model(at) for at in (SHIPPED, box)]
     torch.testing.assert_close(*(model.state_dict() for model in models))

@@ -1,3 +1,5 @@
+"""Scenes, their prompts, their light and their solids."""
+
 from dataclasses import replace
 from random import Random
 
@@ -11,11 +13,12 @@ from pocket.renderer.conditions import (
     TIMES,
     WEATHERS,
     Conditions,
-    change,
+    change_conditions,
     draw_conditions,
     light_of,
 )
-from pocket.renderer.scene import PLACES, describe, make_scene
+from pocket.renderer.prompt import write_prompt
+from pocket.renderer.scene import PLACES, make_scene
 from pocket.renderer.solids import box, gem, pyramid
 
 
@@ -32,32 +35,32 @@ def test_scenes_come_in_all_kinds():
     assert {scene.conditions.ground for scene in scenes} == set(GROUNDS)
 
 
-def test_nothing_stands_where_walks_begin():
+def test_no_object_stands_where_walks_begin():
     for seed in range(40):
         for spot in make_scene(seed).obstacles:
             assert np.hypot(spot.x, spot.z) >= spot.radius + 1
 
 
-def test_the_plain_words_say_everything():
+def test_the_default_prompt_names_all_conditions():
     scene = make_scene(3)
-    said = describe(scene.under(Conditions(time="dusk", weather="fog", ground="snow")))
-    assert said.endswith("snow, at dusk, fog")
+    prompt = write_prompt(scene.under(Conditions(time="dusk", weather="fog", ground="snow")))
+    assert prompt.endswith("snow, at dusk, fog")
 
 
-def test_what_has_changed_is_always_said():
+def test_changed_conditions_are_always_in_the_prompt():
     scene = make_scene(3).under(Conditions(time="noon", weather="clear", ground="grass"))
     other = scene.under(replace(scene.conditions, time="night", ground="sand"))
     for seed in range(50):
-        words = describe(other, Random(seed), changed_from=scene.conditions)
-        assert any(phrase in words for phrase in TIME_WORDS["night"])
-        assert any(phrase in words for phrase in GROUND_WORDS["sand"])
+        prompt = write_prompt(other, Random(seed), changed_from=scene.conditions)
+        assert any(phrase in prompt for phrase in TIME_WORDS["night"])
+        assert any(phrase in prompt for phrase in GROUND_WORDS["sand"])
 
 
 def test_a_change_changes_something():
     random = Random(0)
     for _ in range(100):
         conditions = draw_conditions(random)
-        assert change(conditions, random) != conditions
+        assert change_conditions(conditions, random) != conditions
 
 
 @pytest.mark.parametrize("time", TIMES)
@@ -78,12 +81,12 @@ def test_overcast_dims_the_sun_and_fog_hides_more(time):
     ],
     ids=["box", "pyramid", "gem"],
 )
-def test_a_solid_holds_its_centre_and_fits_its_sphere(solid):
+def test_a_solid_contains_its_centre_and_fits_its_sphere(solid):
     normals, offsets = np.array(solid.normals), np.array(solid.offsets)
     np.testing.assert_allclose(np.linalg.norm(normals, axis=1), 1, atol=1e-9)
     assert (normals @ solid.centre < offsets).all()
     rays = np.random.default_rng(0).normal(size=(2000, 3))
     rays /= np.linalg.norm(rays, axis=1, keepdims=True)
     points = solid.centre + solid.radius * rays
-    points = points[points[:, 1] < 1 - 1e-6]  # what is under the ground nobody sees
+    points = points[points[:, 1] < 1 - 1e-6]  # nobody sees points below the ground
     assert ((points @ normals.T > offsets - 1e-9).any(axis=1)).all()

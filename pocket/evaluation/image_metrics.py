@@ -1,6 +1,6 @@
-"""What pictures look like, and how far they are from others.
+"""Metrics of single frames, and distances between frames.
 
-Shape letters: F frames, H W pixels.
+Shape letters: F frames, H W pixels. Frames are uint8 [F, H, W, 3].
 """
 
 import math
@@ -11,30 +11,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pocket.training.data import to_video
+from pocket.training.clips import to_video
 
 
-def mean_square(made: Tensor, truth: Tensor) -> float:
-    return float((made.float() - truth.float()).square().mean()) / 255**2
+def mean_squared_error(generated: Tensor, truth: Tensor) -> float:
+    """Return the mean squared error of values in 0..1."""
+    return float((generated.float() - truth.float()).square().mean()) / 255**2
 
 
 def psnr(errors: list[float]) -> float:
-    """Of the mean of mean squared errors, dB."""
+    """Return the PSNR in dB of the mean of these mean squared errors."""
     return -10 * math.log10(float(np.mean(errors)))
 
 
 def thumbnail(frame: Tensor) -> Tensor:
+    """Shrink a frame [H, W, 3] to float [1, 3, 16, 26] in 0..1."""
     return F.interpolate(to_video(frame[None]), size=(16, 26), mode="area")
 
 
 def _grey(frames: Tensor) -> Tensor:
-    """uint8 [F, H, W, 3] -> [F, 1, H, W] in 0..1."""
+    """Return the mean of the channels, [F, 1, H, W] in 0..1."""
     return to_video(frames).mean(1, keepdim=True)
 
 
-def gradient_similarity(made: Tensor, truth: Tensor) -> float:
-    """1 where edges are where they were and as strong (Xue et al., 2014, without the pooling)."""
-    one, other = (_gradient(_grey(frames)) for frames in (made, truth))
+def gradient_similarity(generated: Tensor, truth: Tensor) -> float:
+    """Compare gradient magnitudes (Xue et al., 2014, without the pooling). 1: equal edges."""
+    one, other = (_gradient(_grey(frames)) for frames in (generated, truth))
     same = (2 * one * other + 0.0026) / (one.square() + other.square() + 0.0026)
     return float(same.mean())
 
@@ -58,7 +60,7 @@ def saturation(frames: Tensor) -> float:
     return float((video.amax(1) - video.amin(1)).mean())
 
 
-LOOKS: dict[str, Callable[[Tensor], float]] = {
+IMAGE_METRICS: dict[str, Callable[[Tensor], float]] = {
     "sharpness": laplacian_variance,
     "brightness": brightness,
     "saturation": saturation,

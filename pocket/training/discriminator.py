@@ -1,7 +1,8 @@
-"""A critic that tells made chunks from true ones, patch by patch, against blur.
+"""A patch discriminator of true and generated chunks, against blur.
 
-An error's square or size is least in the middle of what may be, and that is blurred: the critic
-pulls towards what might be true instead. Hinge loss and spectral norms (Miyato et al., 2018).
+Errors such as L1 and L2 are least at the mean or median of all possible results, which is blurred.
+The discriminator pulls towards plausible results instead. Hinge loss and spectral normalisation
+(Miyato et al., 2018).
 """
 
 from typing import Any
@@ -13,16 +14,16 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from lingbot.config import LATENT_CHANNELS, POCKET
 
-WIDTHS = (128, 128, 128)  # channels of its layers, the first of which halves the picture
-SHARE = 1.0  # of its pull, to the error's
+WIDTHS = (128, 128, 128)  # channels of the layers; the first layer halves the size
+GRADIENT_RATIO = 1.0  # norm of the discriminator's gradient, relative to that of the loss
 RATE = 4e-4
-WARM_UP = 200  # steps over which the pull rises
+WARM_UP_STEPS = 200  # over which the ratio rises
 
 
-class Critic:
-    """A network that scores patches, and its training beside the one that it pulls.
+class Discriminator:
+    """The network that scores patches, and its training beside the generator's.
 
-    It sees a chunk's latent frames at once: chunks are [..., 16, F, h, w].
+    Chunks are [..., 16, F, h, w]. The network sees all latent frames of a chunk at once.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -41,36 +42,37 @@ class Critic:
         self.step = 0
 
     def backward(
-        self, made: Tensor, true: Tensor, loss: Tensor, aside: Tensor | None = None
+        self, generated: Tensor, true: Tensor, loss: Tensor, unscaled: Tensor | None = None
     ) -> Tensor:
-        """Learn to tell `made` from `true`; then send the gradients of `loss` and of `aside`, and
-        the critic's own, into what made it. Gives how far apart the critic held them before, 0 for
-        not at all.
+        """Train the discriminator for one step, then propagate all gradients to the generator.
 
-        The critic's gradient is given the size of the loss's alone, times SHARE.
+        The generator receives the gradients of `loss`, of `unscaled` and of the discriminator. The
+        latter is scaled to the norm of the gradient of `loss` alone, times GRADIENT_RATIO.
+
+        Returns the mean score of true chunks less that of generated ones, before the step.
         """
-        scores = self._score(true), self._score(made.detach())
+        scores = self._score(true), self._score(generated.detach())
         hinge = F.relu(1 - scores[0]).mean() + F.relu(1 + scores[1]).mean()
         hinge.backward()
         self._optimizer.step()
         self._optimizer.zero_grad()
 
-        (pull,) = torch.autograd.grad(loss, made, retain_graph=True)
-        leaf = made.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(loss, generated, retain_graph=True)
+        leaf = generated.detach().requires_grad_()
         self._network.requires_grad_(False)
         (own,) = torch.autograd.grad(-self._score(leaf).mean(), leaf)
         self._network.requires_grad_(True)
-        share = SHARE * min(1.0, self.step / WARM_UP)
-        pulls = pull + share * pull.norm() / (own.norm() + 1e-12) * own
-        if aside is not None:
-            pulls += torch.autograd.grad(aside, made, retain_graph=True)[0]
-        made.backward(pulls)
+        ratio = GRADIENT_RATIO * min(1.0, self.step / WARM_UP_STEPS)
+        total = gradient + ratio * gradient.norm() / (own.norm() + 1e-12) * own
+        if unscaled is not None:
+            total += torch.autograd.grad(unscaled, generated, retain_graph=True)[0]
+        generated.backward(total)
         self.step += 1
         gap: Tensor = (scores[0].mean() - scores[1].mean()).detach()
         return gap
 
     def _score(self, chunks: Tensor) -> Tensor:
-        """Of each patch, [N, 1, rows, columns]."""
+        """Score the patches of chunks, [N, 1, rows, columns]."""
         scores: Tensor = self._network(chunks.flatten(0, -5).flatten(1, 2))
         return scores.float()
 

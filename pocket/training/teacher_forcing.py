@@ -1,9 +1,9 @@
-"""Teacher forcing: clean and noisy chunks in one batch, seen as the KV window will show them.
+"""Teacher forcing: clean and noisy chunks in one batch, with the attention of the KV window.
 
-Every chunk is a row of the batch, as in play, with its own prompt and place in the world.
+Every chunk is a row of the model's batch, as in play, with its own prompt and positions.
 
-Shape letters: B clips, K chunks of a clip, clean ones first, F latent frames of a chunk, T tokens
-of a latent frame, U distinct poses of the batch, N layers, C dim, H heads, D head_dim, h w latent
+Shape letters: B clips, K chunks of a clip with the clean ones first, F latent frames of a chunk,
+T tokens of a latent frame, U distinct poses, N layers, C dim, H heads, D head_dim, h w latent
 pixels.
 """
 
@@ -19,47 +19,48 @@ from lingbot.dit.model import TextKV, WorldModel
 
 
 @dataclass(frozen=True, slots=True)
-class TeacherMemory:
-    """The model's `Memory` in training, for rows B * K.
+class TeacherForcingCache:
+    """The model's `KVCache` in training, for B * K rows.
 
-    A clean chunk looks at the clean ones before it that a window would still hold, and at itself;
-    a noisy one at the same clean ones, and at itself.
+    A chunk, clean or noisy, attends to itself and to the earlier clean chunks that a window would
+    hold.
     """
 
-    clean: Sequence[int]  # the number in the world's order of each clean chunk; 0 is the sink
-    noisy: Sequence[int]  # of each noisy one
-    window: int  # chunks, the sink's and the own one included
+    clean: Sequence[int]  # numbers of the clean chunks in their clip; 0 is the sink
+    noisy: Sequence[int]  # numbers of the noisy chunks
+    window: int  # chunks, including the sink and the chunk itself
 
-    def seen_by(self, number: int) -> list[int]:
-        """Which of the clean chunks, by their place in `clean`, a chunk of this number looks at."""
+    def visible_to(self, number: int) -> list[int]:
+        """Return the indices in `clean` of the chunks to which a chunk of this number attends."""
         past = [place for place, earlier in enumerate(self.clean) if earlier < number]
         sink = [place for place in past if self.clean[place] == 0]
         recent = [place for place in past if self.clean[place] != 0]
         return sink + recent[max(0, len(recent) - (self.window - 2)) :]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """All [B * K, F, T, H, D]."""
+        """Attend chunk by chunk. All tensors are [B * K, F, T, H, D]."""
         numbers = [*self.clean, *self.noisy]
         queries, keys, values = (
             t.unflatten(0, (-1, len(numbers))).flatten(2, 3).unbind(1) for t in (q, k, v)
         )
-        seen = []
+        outputs = []
         for i, number in enumerate(numbers):
-            look = [*self.seen_by(number), i]
-            all_k = torch.cat([keys[j] for j in look], dim=1)
-            all_v = torch.cat([values[j] for j in look], dim=1)
-            seen.append(_attention(queries[i], all_k, all_v))
-        return torch.stack(seen, dim=1).view_as(q)
+            visible = [*self.visible_to(number), i]
+            all_k = torch.cat([keys[j] for j in visible], dim=1)
+            all_v = torch.cat([values[j] for j in visible], dim=1)
+            outputs.append(_attention(queries[i], all_k, all_v))
+        return torch.stack(outputs, dim=1).view_as(q)
 
     def write(self, layer: int, k: Tensor, v: Tensor) -> None:
-        """Training never calls `remember`."""
+        """Raise NotImplementedError: training never calls `WorldModel.write_cache`."""
         raise NotImplementedError
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """q [B, N, H, D] looks at k, v [B, M, H, D]: [B, N, H, D].
+    """q [B, N, H, D] attends to k, v [B, M, H, D]: [B, N, H, D].
 
-    Spelt out on a CPU: there the fused kernel's backward pass takes a third of a training step.
+    On a CPU the products are explicit, because the fused kernel's backward pass would take a third
+    of a training step.
     """
     if q.is_cuda:
         return attention(q.to(v.dtype), k.to(v.dtype), v)
@@ -69,9 +70,9 @@ def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def camera_maps(model: WorldModel, maps: Tensor, rows: Tensor) -> PrecomputedMaps:
-    """Scales and shifts for folded maps [U, 384, h, w] at rows [..., F]: N of [..., F, T, C].
+    """Compute scales and shifts of maps [U, 384, h, w] at rows [..., F]: N of [..., F, T, C].
 
-    Each distinct pose goes through the conditioner once.
+    Each distinct pose passes through the conditioner once.
     """
     camera = model.embed_camera(maps.transpose(0, 1)[None])[0]  # [U, T, C]
     pairs = [block.camera.compute_scale_shift(camera) for block in model.blocks]  # type: ignore[operator, union-attr]
@@ -84,6 +85,6 @@ def camera_maps(model: WorldModel, maps: Tensor, rows: Tensor) -> PrecomputedMap
 
 
 def prompt_maps(model: WorldModel, contexts: Tensor, rows: Tensor) -> tuple[TextKV, ...]:
-    """Keys and values of contexts [P, L, text_dim] for rows [B * K] of them."""
+    """Compute keys and values of contexts [P, L, text_dim], and gather them at rows [B * K]."""
     text = model.embed_text(contexts)
     return tuple(TextKV(*(part.index_select(0, rows) for part in pair)) for pair in text)
