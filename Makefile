@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 BIOME := npx --yes @biomejs/biome@2.6.8
 # Cluster tests mostly wait: one process runs them beside two that compute.
-PYTEST := $(BIN)/pytest -n 3 --dist loadgroup --no-loadscope-reorder --durations=10
+PARALLEL := -n 3 --dist loadgroup --no-loadscope-reorder --durations=10
 
 .PHONY: serve test test-full-size lint clean
 
@@ -16,12 +16,13 @@ serve: .venv/serve
 		$(BIN)/serve run serve_config.yaml
 
 test: .venv/dev
-	@start=$$(date +%s) && $(MAKE) --no-print-directory lint && $(PYTEST) -m "not full_size" \
+	@start=$$(date +%s) && $(MAKE) --no-print-directory lint \
+		&& $(BIN)/pytest $(PARALLEL) -m "not full_size and not alone" && $(BIN)/pytest -m alone \
 		&& echo "make test: $$(( $$(date +%s) - start )) s"
 
 # Tests of the shipped pocket world at its full size: minutes of computing, so CI alone runs them.
 test-full-size: .venv/dev
-	$(PYTEST) -m full_size
+	$(BIN)/pytest $(PARALLEL) -m full_size
 
 lint: .venv/dev
 	$(BIN)/ruff format --check .

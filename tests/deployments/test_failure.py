@@ -42,8 +42,12 @@ def find_replica(server):
 
 
 def shared_memory():
-    """Names of this machine's segments, except those of a browser that other tests have open."""
-    return {name for name in os.listdir("/dev/shm") if "chromium" not in name}
+    """Names of this machine's segments, except those that only other tests create.
+
+    Those are a browser's segments, and the semaphores of Python's multiprocessing.
+    """
+    others = ("chromium", "sem.mp-")
+    return {name for name in os.listdir("/dev/shm") if not any(part in name for part in others)}
 
 
 def leaked_memory(server, before):

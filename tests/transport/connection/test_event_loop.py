@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 NUM_CLIENTS = 8
-# Each of eight clients gets a chunk of WebP, which takes 150 to 200 ms to encode. The clients and
-# other tests use this process and machine, too: benchmarks/transport.py measures without them.
+# Each of eight clients gets a chunk of WebP, which takes 150 to 200 ms to encode. The clients share
+# this process: `benchmarks.transport` measures without them.
 MAX_LAG_MS = 250
+
+pytestmark = pytest.mark.alone
 
 
 @pytest.mark.parametrize("encoding", ["raw", "jpeg", "webp", "h264", "delta-zstd"])
