@@ -78,7 +78,7 @@ def hold_keys(page: Page, num_chunks: int, taps: Taps) -> list[Stats]:
     return watched[:num_chunks]
 
 
-def summarize(watched: list[Stats], *, fps: int, left_out: int) -> dict[str, float]:
+def summarize_playout(watched: list[Stats], *, fps: int, left_out: int) -> dict[str, float]:
     """Metrics of all chunks but the first `left_out` (at least 1), with the page's frame counts.
 
     Period and latency are divided by a chunk's media time. Latency is the page's `chunkMs`: the

@@ -121,7 +121,7 @@ def make_variants(options: argparse.Namespace) -> list[Variant]:
     return variants
 
 
-def summarize(variant: Variant, variants: Sequence[Variant]) -> dict[str, Any]:
+def measure_variant(variant: Variant, variants: Sequence[Variant]) -> dict[str, Any]:
     stats, warm = variant.engine.camera_cache.stats, variant.warm
     assert warm is not None
     metrics: dict[str, Any] = {
@@ -185,7 +185,7 @@ def main() -> None:
         for variant in order.sample(variants, len(variants)):
             variant.step()
 
-    results = {variant.name: summarize(variant, variants) for variant in variants}
+    results = {variant.name: measure_variant(variant, variants) for variant in variants}
     rows, columns = variants[0].engine.config.grid
     facts["tokens"] = rows * columns
     facts["budget_held"] = all(

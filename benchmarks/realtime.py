@@ -80,7 +80,7 @@ class Walk:
     reaction_s: list[float] = field(default_factory=list)  # key to first affected frame on screen
 
 
-async def walk(server: LocalServer, num_chunks: int, *, paced: bool) -> Walk:
+async def measure_walk(server: LocalServer, num_chunks: int, *, paced: bool) -> Walk:
     """Plays a session and simulates a player that shows frames at the media rate."""
     seen = Walk()
     tapped_s: dict[int, float] = {}
@@ -124,7 +124,7 @@ def random_taps(every_s: tuple[float, float]) -> Iterator[tuple[float, str]]:
 
 async def measure_store(server: LocalServer, num_chunks: int) -> list[int]:
     """MiB in the object store during a paced walk of its own: each reading starts a process."""
-    walking = asyncio.create_task(walk(server, num_chunks, paced=True))
+    walking = asyncio.create_task(measure_walk(server, num_chunks, paced=True))
     store_mib = []
     while not (await asyncio.wait([walking], timeout=STORE_EVERY_S))[0]:
         store_mib.append(await asyncio.to_thread(object_store_mib))
@@ -133,9 +133,9 @@ async def measure_store(server: LocalServer, num_chunks: int) -> list[int]:
 
 
 def measure(server: LocalServer, num_chunks: int) -> dict[str, float]:
-    paced = asyncio.run(walk(server, num_chunks, paced=True))
+    paced = asyncio.run(measure_walk(server, num_chunks, paced=True))
     lag_p99_ms = loop_lag_p99(server)
-    unpaced = asyncio.run(walk(server, num_chunks, paced=False))
+    unpaced = asyncio.run(measure_walk(server, num_chunks, paced=False))
     store_mib = asyncio.run(measure_store(server, max(MIN_STORE_CHUNKS, num_chunks // 2)))
     period_s = np.diff(unpaced.arrived_s)[WARM_UP_CHUNKS - 1 :]
     period_over_media = period_s / np.array(unpaced.media_s)[WARM_UP_CHUNKS:]
@@ -159,7 +159,7 @@ def measure_browser(server: LocalServer, num_chunks: int) -> dict[str, float]:
     for name, paced in (("paced", True), ("unpaced", False)):
         taps = random_taps(HOLD_S)
         watched = browser.run_session(server.http, num_chunks, paced=paced, taps=taps)
-        summary = browser.summarize(watched, fps=fps, left_out=WARM_UP_CHUNKS)
+        summary = browser.summarize_playout(watched, fps=fps, left_out=WARM_UP_CHUNKS)
         figures |= {f"{name}_{figure}": value for figure, value in summary.items()}
     return figures
 

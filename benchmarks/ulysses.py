@@ -57,7 +57,7 @@ class Traffic:
 
 
 @dataclass(frozen=True, slots=True)
-class Played:
+class WalkRecord:
     """One rank's chunks after the warm-up."""
 
     chunk_s: list[float]
@@ -115,7 +115,7 @@ def theory_bytes(options: argparse.Namespace, num_ranks: int) -> dict[str, float
     }
 
 
-def play(group: SequenceParallelGroup, options: argparse.Namespace) -> list[Played]:
+def denoise_walk(group: SequenceParallelGroup, options: argparse.Namespace) -> list[WalkRecord]:
     """Denoise a walk; return the measurements of all ranks."""
     budget_bytes = int(options.budget * MIB)
     engine = make_engine(random_model(options), options, budget_bytes=budget_bytes, group=group)
@@ -135,7 +135,7 @@ def play(group: SequenceParallelGroup, options: argparse.Namespace) -> list[Play
                 traffic.collectives_s - before.collectives_s, traffic.sent_bytes - before.sent_bytes
             )
         )
-    own = Played(chunk_s[num_warm:], by_chunk[num_warm:], latents.cpu())
+    own = WalkRecord(chunk_s[num_warm:], by_chunk[num_warm:], latents.cpu())
     if group.num_ranks == 1:
         return [own]
     by_rank: list[Any] = [None] * group.num_ranks
@@ -143,8 +143,8 @@ def play(group: SequenceParallelGroup, options: argparse.Namespace) -> list[Play
     return by_rank
 
 
-def summarize(
-    played: list[Played], alone: list[Played], options: argparse.Namespace
+def measure_group(
+    played: list[WalkRecord], alone: list[WalkRecord], options: argparse.Namespace
 ) -> dict[str, Any]:
     """The figures of one number of ranks; `alone` is one rank without a group."""
     theory = theory_bytes(options, len(played))
@@ -178,29 +178,29 @@ def summarize(
 
 
 def compare_processes(options: argparse.Namespace) -> list[dict[str, Any]]:
-    alone = spawn_ranks(1, play_alone, options)
+    alone = spawn_ranks(1, denoise_alone, options)
     rows = []
     for num_ranks in options.ranks:
         played = alone if num_ranks == 1 else spawn_ranks(num_ranks, play, options)
-        rows.append(summarize(played, alone, options))
+        rows.append(measure_group(played, alone, options))
     return rows
 
 
-def play_alone(_: SequenceParallelGroup, options: argparse.Namespace) -> list[Played]:
-    return play(SINGLE, options)
+def denoise_alone(_: SequenceParallelGroup, options: argparse.Namespace) -> list[WalkRecord]:
+    return denoise_walk(SINGLE, options)
 
 
 def compare_nccl(options: argparse.Namespace) -> list[dict[str, Any]]:
     """One rank without a group, then with NCCL, which sends to itself."""
-    alone = play(SINGLE, options)
+    alone = denoise_walk(SINGLE, options)
     with tempfile.TemporaryDirectory() as folder:
         store = FileStore(str(Path(folder) / "rendezvous"), 1)
         group = join(store, rank=0, num_ranks=1, device=torch.device(options.device))
         gc.collect()  # frees the first engine: two of 14B do not fit
-        grouped = play(group, options)
+        grouped = denoise_walk(group, options)
         dist.destroy_process_group()
     peak_gib = round(torch.cuda.max_memory_allocated() / 2**30, 2)
-    rows = [summarize(played, alone, options) for played in (alone, grouped)]
+    rows = [measure_group(played, alone, options) for played in (alone, grouped)]
     return [
         {"group": group, **row, "peak_gib": peak_gib}
         for group, row in zip(("none", "nccl"), rows, strict=True)

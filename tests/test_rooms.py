@@ -5,6 +5,9 @@ import sys
 
 import pytest
 
+from lingbot.camera import motion
+from transport.wire import controls
+
 SERVER = {"ray", "starlette", "fastapi", "uvicorn", "websockets"}
 PURE = {"ray", "torch", "numpy", "starlette", "anyio", "asyncio"}
 
@@ -38,3 +41,8 @@ def test_import_stays_inside_the_room(room, banned):
     code = IMPORT_ALL.format(room=room, banned=banned)
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.split() == []
+
+
+def test_both_rooms_have_the_same_keys():
+    """In the same order: an action of one room is an action of the other."""
+    assert controls.KEYS == motion.KEYS

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.browser import summarize
+from benchmarks.browser import summarize_playout
 
 FPS = 16
 
@@ -15,7 +15,7 @@ def test_metrics_exclude_the_first_chunks_and_are_shares_of_media_time():
         stats(at=5300.0, received=33, shown=12, late=40, chunk_ms=600),
         stats(at=5900.0, received=45, shown=27, late=43, chunk_ms=900),
     ]
-    metrics = summarize(watched, fps=FPS, left_out=2)
+    metrics = summarize_playout(watched, fps=FPS, left_out=2)
     assert metrics["chunks"] == 2
     assert metrics["period_over_media_p50"] == pytest.approx(0.6)
     assert metrics["period_over_media_p95"] == pytest.approx(0.78)
