@@ -181,7 +181,7 @@ def compare_processes(options: argparse.Namespace) -> list[dict[str, Any]]:
     alone = spawn_ranks(1, denoise_alone, options)
     rows = []
     for num_ranks in options.ranks:
-        played = alone if num_ranks == 1 else spawn_ranks(num_ranks, play, options)
+        played = alone if num_ranks == 1 else spawn_ranks(num_ranks, denoise_walk, options)
         rows.append(measure_group(played, alone, options))
     return rows
 
