@@ -30,7 +30,7 @@ from pocket.training.config import SIZE
 FIRST_SEED = 900_000  # of the scenes; training seeds begin at 0, evaluation seeds at 1 000 000
 NUM_CHUNKS = 3  # of a walk
 GAINS = (1.0, 1.2, 1.4, 1.6, 1.8)
-NUM_INPUTS = (SPATIAL_STRIDE * PATCH) ** 2  # of the embedding, for one channel of a camera map
+NUM_INPUTS = (SPATIAL_STRIDE * PATCH) ** 2  # the embedding's inputs for one channel of a camera map
 # Keys, and the input columns of the ray origin's axes along which these keys move.
 AXES = {"ad": slice(NUM_INPUTS), "ws": slice(NUM_INPUTS, 3 * NUM_INPUTS)}
 

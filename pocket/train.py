@@ -85,7 +85,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--eager", action="store_true", help="do not compile the DiT")
     parser.add_argument(
-        "--threads", type=int, default=torch.get_num_threads(), help="and rendering processes"
+        "--threads",
+        type=int,
+        default=torch.get_num_threads(),
+        help="of torch, and processes that render",
     )
     parser.add_argument(
         "--only",

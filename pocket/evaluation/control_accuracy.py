@@ -27,8 +27,9 @@ from pocket.renderer.render import FrameSize, Renderer
 from pocket.training.config import SIZE
 
 STRIDE = 4  # frames between which motion is measured: a latent frame
-MAX_FLOW_ANGLE_DEGREES, MAX_FLOW_SCALE_ERROR = 15.0, 0.25  # of a chunk that follows its key
-MAX_TURN_ERROR_DEGREES = 0.5  # of yaw and pitch in one latent frame
+# A chunk with greater errors does not follow its key.
+MAX_FLOW_ANGLE_DEGREES, MAX_FLOW_SCALE_ERROR = 15.0, 0.25
+MAX_TURN_ERROR_DEGREES = 0.5  # target for yaw and pitch of one latent frame
 RELIABLE_TURN_DEGREES = 0.5  # greatest error of an estimate on rendered frames that counts
 TURNS = {"j": (-6.0, 0.0), "l": (6.0, 0.0), "i": (0.0, 4.0), "k": (0.0, -4.0)}  # yaw, pitch
 

@@ -18,8 +18,8 @@ from pocket.renderer.scene import Scene
 from pocket.training.clips import draw_walk
 from pocket.training.config import SIZE
 
-NUM_CHUNKS = 240  # of a long walk: three minutes
-END_CHUNKS = 12  # measured at its end: nine seconds
+NUM_CHUNKS = 240  # three minutes
+END_CHUNKS = 12  # the last nine seconds, which are measured
 
 LogRatios = dict[str, list[float]]  # by image metric, one for each scene
 

@@ -1,4 +1,4 @@
-"""Accuracy of frames: of the autoencoder alone, and of one chunk after a true past."""
+"""Accuracy of the autoencoder alone, and of one chunk after a true past."""
 
 from collections.abc import Iterable
 

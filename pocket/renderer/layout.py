@@ -1,4 +1,4 @@
-"""The free ground of a scene: where streets, lakes and paths keep objects away.
+"""The layout of a scene: streets, a path and lakes, which stay free of objects.
 
 Units and axes are those of `scene`.
 """

@@ -81,8 +81,8 @@ def walk_poses(actions: list[str], *, start: tuple[float, float, float]) -> tupl
     """Return the poses of a walk on the ground.
 
     `actions` are the keys of each latent frame; those of the first are ignored. `start` is x, z and
-    the yaw in degrees. Returns the relative poses of the latent frames [T, 4, 4] in model units,
-    and the camera-to-world poses of the frames [4T - 3, 4, 4] in scene units.
+    the yaw in degrees. Returns relative poses of the latent frames [T, 4, 4] in model units, and
+    camera-to-world poses of the frames [4T - 3, 4, 4] in scene units.
     """
     x, z, yaw = start
     pitch, place = 0, np.array([x, 0.0, z])

@@ -1,7 +1,7 @@
 """Training batches of the DiT: whole clips chunk by chunk, first clean chunks, then noisy ones.
 
-Shape letters: B clips, K chunks of a sequence, K' noisy chunks, F latent frames of a chunk, h w
-latent pixels, U distinct poses, P distinct prompts, L words of a prompt.
+Shape letters: B clips, K chunks of a sequence, K' noisy chunks of it, F latent frames of a chunk.
+h w latent pixels, U distinct poses, P distinct prompts, L words of a prompt.
 """
 
 from collections.abc import Callable

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-PART_BYTES = 15_000_000  # of a checkpoint's files
+PART_BYTES = 15_000_000  # a checkpoint's files are no larger
 
 
 def save_complete(path: Path, content: dict[str, Any]) -> None:

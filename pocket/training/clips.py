@@ -57,8 +57,8 @@ class Clip:
     """A rendered walk."""
 
     scene: Scene  # as at the beginning
-    prompts: list[str]  # of each chunk
-    actions: list[str]  # of each latent frame
+    prompts: list[str]  # one for each chunk
+    actions: list[str]  # keys, one string for each latent frame
     relatives: Poses  # [T, 4, 4], as the model sees them
     poses: Poses  # [4T - 3, 4, 4] of the frames, camera to world, in scene units
     frames: Tensor  # uint8 [4T - 3, H, W, 3]

@@ -27,12 +27,12 @@ class VaeConfig:
 class StageConfig:
     """One stage of the DiT's training."""
 
-    size: str  # of the frames, a key of `TrainingConfig.sizes`
+    size: str  # a key of `TrainingConfig.sizes`
     num_clips: int  # in a batch
     peak_rate: float
     after: str | None  # the stage whose averaged weights this one begins with
-    high_motion_share: float = 0.0  # of clips drawn from the high-motion half: the camera matters
-    high_noise_share: float = 0.0  # of levels drawn from the two highest: conditions matter most
+    high_motion_share: float = 0.0  # clips from the high-motion half, which show the camera
+    high_noise_share: float = 0.0  # levels from the two highest, which hide the frame most
     self_forcing: bool = False
 
 

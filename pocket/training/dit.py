@@ -33,10 +33,11 @@ from pocket.training.rollout import rollout_clips, save_rollouts
 from pocket.training.run import DeadlineReached, RunContext, check_finite, learning_rate
 from pocket.training.self_forcing import SelfForcing
 
-MUON_FACTOR = 2.0  # of Muon's rate over AdamW's
+MUON_FACTOR = 2.0  # Muon's learning rate over AdamW's
 CAMERA_GAIN = 5.0
 EMA_DECAY = 0.998
-KERNELS = {  # of cross-attention, on a GPU of all attention; a CPU's fused backward pass is slow
+# Kernels of cross-attention, and on a GPU of all attention. A CPU's fused backward pass is slow.
+KERNELS = {
     "cpu": [SDPBackend.MATH],
     "cuda": [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH],
 }

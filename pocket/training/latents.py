@@ -40,7 +40,7 @@ class LatentDataset:
     """Clips for the DiT. A mirrored clip counts as a clip."""
 
     latents: Tensor  # [N, 16, F, h, w] in half precision, as conditions and maps
-    conditions: Tensor  # [N, 16, 6, h, w]: of the first chunk, then of all later ones
+    conditions: Tensor  # [N, 16, 6, h, w]: those of the first chunk, then those of later ones
     poses: Tensor  # [N, F], rows of `maps`
     maps: Tensor  # [U, 384, h, w]
     prompts: list[list[str]]  # N of K
@@ -58,8 +58,8 @@ class LatentDataset:
     def contrast(self) -> Tensor:
         """The contrast of each clip relative to the median clip, [N] float.
 
-        It is the root mean square difference of neighbouring latent pixels. That of a foggy night
-        is two fifths of that of a bright noon.
+        It is the root mean square difference of neighbouring latent pixels. A foggy night has two
+        fifths of the contrast of a bright noon.
         """
         differences = [
             torch.stack([clip.float().diff(dim=axis).square().mean() for axis in (-1, -2)]).mean()

@@ -19,15 +19,15 @@ DECAY = 0.3  # share of a run, at its end, over which the learning rate falls to
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunContext:
-    """Where a run keeps its files, where it computes, and until when."""
+    """The files, the device and the time limit of a run, and its sizes."""
 
     folder: Path
     device: torch.device
     config: TrainingConfig
-    deadline: float = float("inf")  # of `time.monotonic()`, at which a part saves and stops
-    compiles: bool = True  # whether to compile the DiT's blocks, which takes a minute
+    deadline: float = float("inf")  # by `time.monotonic()`; a part then saves and stops
+    compiles: bool = True  # the DiT's blocks, which takes a minute
     batch_factor: int = 1  # multiplies the clips of a batch
-    num_processes: int = 0  # that render clips; 0 renders in this process
+    num_processes: int = 0  # render clips; 0: this process does
     save_every_s: float = 120  # between checkpoints
     dtype: torch.dtype | None = None  # of matrix products; None: the device's fastest
 

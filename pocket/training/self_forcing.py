@@ -5,8 +5,9 @@ generated, and errors accumulate. This stage makes three changes:
 
 - Some clips reuse the past that the model generated last, and some get a past that is blurred and
   pale, as after minutes of play.
-- Clean chunks that are among a batch's noisy ones are replaced by generated ones, all at once and
-  in a few rounds (as in Resampling Forcing, Guo et al., 2025).
+- Clean chunks that are among a batch's noisy ones are replaced by generated ones. This takes a
+  few rounds, in each of which all chunks are generated at once (as in Resampling Forcing, Guo et
+  al., 2025).
 - The model denoises from its own levels, and the last step learns (as in Self Forcing, Huang et
   al., 2025).
 
@@ -36,7 +37,7 @@ from pocket.training.warping import begin_flow, warping_error
 
 MAX_ROUNDS = 2  # in which the past is generated, each from the last
 DEGRADED_SHARE = 0.3  # of clips: their past is blurred and pale
-MAX_BLURS = 4  # of a degraded past
+MAX_BLURS = 4  # in a degraded past
 MIN_ERROR_LEVEL = 0.3  # by which errors are divided: else the lowest level would dominate the loss
 NUM_DECODED = 8  # clips at most with a warping error: decoding more takes half of a GPU's step
 NEIGHBOURHOOD = 4  # latent pixels along each axis

@@ -3,7 +3,7 @@
 Every chunk is a row of the model's batch, as in play, with its own prompt and positions.
 
 Shape letters: B clips, K chunks of a clip with the clean ones first, F latent frames of a chunk,
-T tokens of a latent frame, U distinct poses, N layers, C dim, H heads, D head_dim, h w latent
+T tokens of a latent frame. U distinct poses, N layers, C dim, H heads, D head_dim, h w latent
 pixels.
 """
 

@@ -34,14 +34,15 @@ DECAY = 0.6  # share of the run: large steps make colours fluctuate
 FROZEN_SHARE = 0.1  # of clips: one frame repeated
 WHOLE_FRAME_SHARE = 0.25  # of batches: whole frames at the crop's size, as in the stage `small`
 LATENT_NOISE = 0.1  # at most, times the latents' deviation; the decoder tolerates the DiT's errors
-GRADIENT_WEIGHT = 3.0  # of errors of differences between neighbouring pixels
-FLICKER_WEIGHT = 2.0  # of errors of differences between frames
-COLOUR_WEIGHT = 1.0  # of errors of the neighbourhoods' colours, which other terms hardly see
-CONTRAST_WEIGHT = 30.0  # of errors of local contrast, in the decoder's training
+# Weights of the loss terms; the mean absolute error has weight 1.
+GRADIENT_WEIGHT = 3.0  # errors of differences between neighbouring pixels
+FLICKER_WEIGHT = 2.0  # errors of differences between frames
+COLOUR_WEIGHT = 1.0  # errors of the neighbourhoods' mean colours, which other terms hardly see
+CONTRAST_WEIGHT = 30.0  # errors of local contrast, in the decoder's training
+LATENT_WEIGHT = 1e-4  # squares of the latents
 MIN_CONTRAST = 0.003  # less than one grey level
 NEIGHBOURHOOD = 8  # pixels along each axis
 WHITENED_AT = (0.15, 0.4)  # of the run; from then on, noise affects all latent channels equally
-LATENT_WEIGHT = 1e-4  # of the latents' squares
 LOG_EVERY = 20  # steps
 
 logger = logging.getLogger(__name__)
@@ -65,8 +66,8 @@ def train_vae(run: RunContext, *, num_steps: int, seed: int) -> None:
 def train_decoder(run: RunContext, *, num_steps: int, seed: int) -> None:
     """Train the decoder of whitened.safetensors further, and write tiny_vae.safetensors.
 
-    The encoder does not change, so neither do latents. The loss of local contrast penalises blur:
-    where a latent does not determine the place of an edge, the decoder should still draw one.
+    The encoder does not change, so neither do latents. The loss of local contrast penalises blur.
+    The decoder should draw an edge even if a latent does not determine its place.
 
     Raises DeadlineReached.
     """

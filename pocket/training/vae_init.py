@@ -7,7 +7,7 @@ from torch import nn
 
 from lingbot.vae.tiny import MemoryBlock, TimeGrow, TimePool, TinyVAE
 
-LATENT_GAIN = 2.0  # of the colours in the latents, which a soft clamp bounds at 3
+LATENT_GAIN = 2.0  # amplifies colours in the latents, which a soft clamp bounds at 3
 
 
 def init_as_pyramid(vae: TinyVAE) -> None:

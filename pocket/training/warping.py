@@ -19,7 +19,7 @@ from pocket.optical_flow import Flow, estimated_flow
 PAIR_DISTANCE = 4  # frames between the two of a pair: a latent frame
 PAIR_STRIDE = 2  # frames from pair to pair
 NEIGHBOURHOOD = 8  # pixels of half the size, along each axis
-MIN_CHANGE = 3 / 255  # of the truth in a neighbourhood with reliable flow
+MIN_CHANGE = 3 / 255  # a neighbourhood of the truth with reliable flow changes more
 MAX_RESIDUAL = 0.25  # share of that change that remains after warping by a reliable flow
 INVISIBLE = 0.5 / 255  # a change that nobody sees
 

@@ -76,7 +76,7 @@ def config():
             whitened_frames=17,
         ),
         model=ModelConfig(
-            dim=24, ffn_dim=32, freq_dim=16, num_heads=2, num_layers=2, text_dim=8, text_len=4
+            dim=24, ffn_dim=32, freq_dim=16, num_heads=2, num_layers=2, text_dim=64, text_len=16
         ),
         stages=stages,
         num_rollout_clips=0,

@@ -19,7 +19,7 @@ def chunks():
     return sharp, blurred.requires_grad_()
 
 
-def test_it_learns_to_tell_blurred_from_sharp(discriminator):
+def test_it_learns_to_distinguish_blurred_from_sharp(discriminator):
     gaps = []
     for _ in range(60):
         sharp, blurred = chunks()
