@@ -99,6 +99,20 @@ def test_flow_matching_moves_the_weights(dataset, table, new_run):
     assert losses[-1] < losses[0]
 
 
+def test_the_average_begins_at_the_weights_and_then_follows_them(dataset, table, new_run):
+    training = DitTraining.resume(new_run, "small", seed=0)
+    batch = draw_batch(dataset, table, 1, Random(0))
+    expected = None
+    for step in range(3):
+        training.backward(batch, Random(0))
+        training.update(1e-2)
+        weight = training.model.head.head.weight.detach()
+        share = 1 / (step / 10 + 1)
+        expected = weight.clone() if expected is None else expected.lerp(weight, share)
+        torch.testing.assert_close(training.averaged_model.head.head.weight, expected)
+    assert not torch.equal(training.averaged_model.head.head.weight, weight)
+
+
 def test_self_forcing_moves_the_weights_and_resumes(dataset, table, new_run):
     weights = WorldModel(new_run.config.model).state_dict()
     save_checkpoint(new_run.folder / "full.ckpt", {"average": weights})
