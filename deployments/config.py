@@ -1,6 +1,8 @@
 """The `args` section of serve_config.yaml, typed. `build` parses it once.
 
 `python -m deployments.config serve_config.yaml` checks a file without starting anything.
+
+Tested in `tests/deployments/test_app.py`.
 """
 
 import sys

@@ -1,4 +1,7 @@
-"""The errors that a caller of this room can cause."""
+"""The errors that a caller of this room can cause.
+
+Tested in `tests/lingbot/runtime/test_engine.py`.
+"""
 
 
 class LingbotError(ValueError):

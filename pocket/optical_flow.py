@@ -1,6 +1,8 @@
 """Optical flow estimated from frames, for training and evaluation.
 
 Flow is in pixels, x to the right and y down, from the pixels of one frame to the next frame.
+
+Tested in `tests/pocket/test_motion.py`.
 """
 
 import cv2

@@ -1,4 +1,7 @@
-"""The paths that the application serves and the documents describe."""
+"""The paths that the application serves and the documents describe.
+
+Tested in `tests/transport/test_app.py`.
+"""
 
 SOCKET_PATH = "/v1/realtime_video/generate"
 CLIPS_PATH = "/v1/clips"

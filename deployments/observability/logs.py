@@ -1,4 +1,7 @@
-"""Logging of a replica's process. Serve configures its own logger and no other."""
+"""Logging of a replica's process. Serve configures its own logger and no other.
+
+Tested in `tests/deployments/test_sockets.py`.
+"""
 
 import logging
 

@@ -1,4 +1,7 @@
-"""Metrics of the ranks, exported through Ray to Prometheus."""
+"""Metrics of the ranks, exported through Ray to Prometheus.
+
+Tested in `tests/deployments/test_ranks.py`.
+"""
 
 from typing import TYPE_CHECKING
 

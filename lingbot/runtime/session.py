@@ -1,4 +1,4 @@
-"""A session: the state of one user's world."""
+"""A session: the state of one user's world. Tested in `tests/lingbot/runtime/test_engine.py`."""
 
 from dataclasses import dataclass, field
 from typing import Any

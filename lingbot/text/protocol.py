@@ -1,4 +1,7 @@
-"""The text encoder as a caller of the engine sees it."""
+"""The text encoder as a caller of the engine sees it.
+
+Tested in `tests/deployments/test_world_rank.py`.
+"""
 
 from typing import Protocol
 

@@ -1,4 +1,4 @@
-"""The video autoencoder as the engine sees it."""
+"""The video autoencoder as the engine sees it. Tested in `tests/lingbot/runtime/test_engine.py`."""
 
 from typing import Any, NamedTuple, Protocol
 

@@ -1,4 +1,7 @@
-"""Held-out scenes and clips, which training never sees, and walks through them."""
+"""Held-out scenes and clips, which training never sees, and walks through them.
+
+Tested in `tests/pocket/test_control_accuracy.py`.
+"""
 
 from collections.abc import Iterator
 from random import Random

@@ -1,4 +1,7 @@
-"""Behaviour over many chunks: image metrics after three minutes, and the way back to a place."""
+"""Behaviour over many chunks: image metrics after three minutes, and the way back to a place.
+
+Tested in `tests/pocket/test_image_metrics.py`.
+"""
 
 import math
 from collections.abc import Iterable, Sequence

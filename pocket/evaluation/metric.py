@@ -1,4 +1,7 @@
-"""Results of the evaluation, with and without a target."""
+"""Results of the evaluation, with and without a target.
+
+Tested in `tests/pocket/test_evaluate.py`.
+"""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,7 @@
-"""Accuracy of the autoencoder alone, and of one chunk after a true past."""
+"""Accuracy of the autoencoder alone, and of one chunk after a true past.
+
+Tested in `tests/pocket/test_evaluate.py`.
+"""
 
 from collections.abc import Iterable
 

@@ -2,6 +2,8 @@
 
 Conditions are separate from a scene's layout. A clip may change them while it runs, and every
 solid stays where it is.
+
+Tested in `tests/pocket/test_scene.py`.
 """
 
 from dataclasses import dataclass, replace

@@ -1,6 +1,8 @@
 """The ground of a scene as one texture: cover, streets, path, water and shadows.
 
 Shape letters: S side of the texture in texels.
+
+Tested in `tests/pocket/test_render.py`.
 """
 
 import math

@@ -1,6 +1,8 @@
 """The layout of a scene: streets, a path and lakes, which stay free of objects.
 
 Units and axes are those of `scene`.
+
+Tested in `tests/pocket/test_scene.py`.
 """
 
 import math

@@ -1,6 +1,8 @@
 """The objects of a scene, built from solids: houses, trees, rocks and hills.
 
 Builders take the place of the object on the ground (x, z) and return its solids.
+
+Tested in `tests/pocket/test_scene.py`.
 """
 
 import math

@@ -1,6 +1,8 @@
 """All solids of a scene as tensors, and the rays that hit them.
 
 Shape letters: F frames, H W pixels, N solids, K faces.
+
+Tested in `tests/pocket/test_render.py`.
 """
 
 from dataclasses import dataclass

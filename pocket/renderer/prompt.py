@@ -1,4 +1,7 @@
-"""Prompts of scenes: the place, the ground, the time of day and the weather in words."""
+"""Prompts of scenes: the place, the ground, the time of day and the weather in words.
+
+Tested in `tests/pocket/test_scene.py`.
+"""
 
 from random import Random
 

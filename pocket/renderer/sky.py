@@ -1,6 +1,8 @@
 """The sky of a scene as a function of direction.
 
 Shape letters: P directions.
+
+Tested in `tests/pocket/test_render.py`.
 """
 
 import math

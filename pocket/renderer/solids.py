@@ -2,6 +2,8 @@
 
 OpenCV axes with the eye at height 1: x right, y down, z ahead, the ground at y = 1. A point p is
 inside a solid if normal . p <= offset for every face.
+
+Tested in `tests/pocket/test_scene.py`.
 """
 
 import math

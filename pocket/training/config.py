@@ -1,4 +1,7 @@
-"""Sizes and stages of a training run; the defaults are those of the shipped pocket world."""
+"""Sizes and stages of a training run; the defaults are those of the shipped pocket world.
+
+Tested in `tests/pocket/test_train.py`.
+"""
 
 from dataclasses import dataclass, field
 

@@ -1,6 +1,8 @@
 """Flow matching from a noisy past, the loss of the teacher-forced stages.
 
 Shape letters as in `batch`.
+
+Tested in `tests/pocket/test_dit.py`.
 """
 
 from dataclasses import replace

@@ -2,6 +2,8 @@
 
 There are two sizes. The small one shows the same world in a quarter of the tokens, and is learnt
 first. Shape letters: N clips, K chunks, F latent frames, h w latent pixels, U distinct poses.
+
+Tested in `tests/pocket/test_batch.py`.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""Rollouts on held-out clips, beside the truth."""
+"""Rollouts on held-out clips, beside the truth. Tested in `tests/pocket/test_dit.py`."""
 
 import itertools
 import math

@@ -1,4 +1,7 @@
-"""Training of the pocket world's autoencoder on rendered clips."""
+"""Training of the pocket world's autoencoder on rendered clips.
+
+Tested in `tests/pocket/test_train.py`.
+"""
 
 import logging
 import math

@@ -1,4 +1,7 @@
-"""Initial weights of the autoencoder, with which colours pass through unchanged."""
+"""Initial weights of the autoencoder, with which colours pass through unchanged.
+
+Tested in `tests/pocket/test_train.py`.
+"""
 
 import math
 

@@ -4,6 +4,8 @@ A few-step sampler stops at a rather high noise level. Content in weak direction
 space stays below that noise, so the model generates its mean: a blur. After training, a matrix
 between encoder and decoder gives all directions the same variance. It is merged into their
 convolutions.
+
+Tested in `tests/pocket/test_train.py`.
 """
 
 import logging

@@ -1,6 +1,8 @@
 """A clip as a response: the MP4 is streamed while it is generated.
 
 The world is closed when the client disconnects.
+
+Tested in `tests/transport/http/test_clip.py`.
 """
 
 import logging

@@ -1,4 +1,7 @@
-"""Structs as JSON Schema: msgspec's schemas, with comments as descriptions and narrowed types."""
+"""Structs as JSON Schema: msgspec's schemas, with comments as descriptions and narrowed types.
+
+Tested in `tests/transport/spec/test_asyncapi.py`.
+"""
 
 import re
 import sys
