@@ -5,7 +5,7 @@ BIOME := npx --yes @biomejs/biome@2.6.8
 # Cluster tests mostly wait: one process runs them beside two that compute.
 PARALLEL := -n 3 --dist loadgroup --no-loadscope-reorder --durations=10
 
-.PHONY: serve test test-full-size lint clean
+.PHONY: serve test test-slow lint clean
 
 serve: .venv/serve
 	$(BIN)/python -m deployments.config serve_config.yaml
@@ -17,12 +17,12 @@ serve: .venv/serve
 
 test: .venv/dev
 	@start=$$(date +%s) && $(MAKE) --no-print-directory lint \
-		&& $(BIN)/pytest $(PARALLEL) -m "not full_size and not alone" && $(BIN)/pytest -m alone \
+		&& $(BIN)/pytest $(PARALLEL) -m "not slow and not alone" && $(BIN)/pytest -m alone \
 		&& echo "make test: $$(( $$(date +%s) - start )) s"
 
-# Tests of the shipped pocket world at its full size: minutes of computing, so CI alone runs them.
-test-full-size: .venv/dev
-	$(BIN)/pytest $(PARALLEL) -m full_size
+# CI runs these too: the pocket world at its full size, and claims repeated on another rank.
+test-slow: .venv/dev
+	$(BIN)/pytest $(PARALLEL) -m slow
 
 lint: .venv/dev
 	$(BIN)/ruff format --check .

@@ -9,6 +9,7 @@ import signal
 import time
 import urllib.request
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -103,13 +104,26 @@ async def stream_until_the_end(server, on_chunk):
 @pytest.mark.parametrize(
     "victim, blow, timeout_s",
     [
-        (lambda server: find_rank(server, 0), signal.SIGKILL, 1),
-        (lambda server: find_rank(server, 1), signal.SIGKILL, 1),
-        (find_replica, signal.SIGKILL, 1),
-        (lambda server: find_rank(server, 0), signal.SIGSTOP, STEP_TIMEOUT_S + 1),
-        (lambda server: find_rank(server, 1), signal.SIGSTOP, STEP_TIMEOUT_S + 1),
+        pytest.param(partial(find_rank, number=0), signal.SIGKILL, 1, id="kill rank 0"),
+        pytest.param(
+            partial(find_rank, number=1),
+            signal.SIGKILL,
+            1,
+            id="kill rank 1",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(find_replica, signal.SIGKILL, 1, id="kill the replica"),
+        pytest.param(
+            partial(find_rank, number=0),
+            signal.SIGSTOP,
+            STEP_TIMEOUT_S + 1,
+            id="hang rank 0",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            partial(find_rank, number=1), signal.SIGSTOP, STEP_TIMEOUT_S + 1, id="hang rank 1"
+        ),
     ],
-    ids=["kill rank 0", "kill rank 1", "kill the replica", "hang rank 0", "hang rank 1"],
 )
 def test_a_group_that_breaks_in_a_step_closes_its_sessions_is_replaced_and_leaves_nothing(
     pair, victim, blow, timeout_s

@@ -24,7 +24,7 @@ CLEAR_NOON = {"time": "noon", "weather": "clear", "ground": "grass"}
 def sizes(*plain):
     """Parametrize `size` over these sizes, and over the full size under its marker."""
     cases = [pytest.param(size, id=f"{size['width']}x{size['height']}") for size in plain]
-    cases.append(pytest.param(FULL, id="full", marks=pytest.mark.full_size))
+    cases.append(pytest.param(FULL, id="full", marks=pytest.mark.slow))
     return pytest.mark.parametrize("size", cases)
 
 

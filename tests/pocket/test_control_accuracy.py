@@ -29,7 +29,7 @@ class CachedRenderer:
     scope="module",
     params=[
         pytest.param(("plain", MEDIUM), id="plain-112x64"),
-        pytest.param(("town", FULL), id="town-full", marks=pytest.mark.full_size),
+        pytest.param(("town", FULL), id="town-full", marks=pytest.mark.slow),
     ],
 )
 def world(request):

@@ -11,7 +11,7 @@ require_cv2()
 from lingbot.runtime.presets import load_engine
 from pocket.evaluate import PARTS
 
-pytestmark = pytest.mark.full_size
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ def test_the_estimate_finds_the_renderers_flow(town, key, size):
 
 BLURRED = [
     *(("plain", MEDIUM, blur) for blur in (1, 3, 5)),
-    *(pytest.param("town", FULL, blur, marks=pytest.mark.full_size) for blur in (1, 5, 9)),
+    *(pytest.param("town", FULL, blur, marks=pytest.mark.slow) for blur in (1, 5, 9)),
 ]
 
 

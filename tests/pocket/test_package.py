@@ -82,7 +82,7 @@ def test_an_incomplete_run_does_not_change_the_target(finished, config, tmp_path
     assert {path.name: path.read_bytes() for path in (tmp_path / "box").iterdir()} == before
 
 
-@pytest.mark.full_size
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["full", "self"])
 def test_a_run_continues_from_shipped_weights(run, tmp_path, stage):
     folder = tmp_path / "more"
@@ -101,7 +101,7 @@ def test_a_run_continues_from_shipped_weights(run, tmp_path, stage):
         unpack(SHIPPED, folder, stage)
 
 
-@pytest.mark.full_size
+@pytest.mark.slow
 def test_a_decoder_continues_from_shipped_weights_and_the_rest_stays(run, tmp_path):
     folder, box = tmp_path / "run", tmp_path / "box"
     unpack(SHIPPED, folder, "decoder")

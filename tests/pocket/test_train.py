@@ -56,7 +56,7 @@ def test_the_decoders_training_changes_no_latent(run):
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
-@pytest.mark.full_size
+@pytest.mark.slow
 def test_processes_render_the_same_clips(run, tmp_path):
     """A process imports torch, which takes seconds."""
     other = dataclasses.replace(run, folder=tmp_path, num_processes=1)
