@@ -27,10 +27,10 @@ def logged(server, words):
     return re.findall(words, server.log.read_text())
 
 
-async def until(condition, timeout_s=TIMEOUT_S):
+async def until(server, condition, timeout_s=TIMEOUT_S):
     deadline = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline
+        assert time.monotonic() < deadline, server.log.read_text()[-5000:]
         await asyncio.sleep(0.1)
 
 
@@ -42,7 +42,7 @@ def test_no_socket_deflates_and_the_log_shows_it(server):
         assert "permessage-deflate" in client.request.headers["Sec-WebSocket-Extensions"]
         assert "Sec-WebSocket-Extensions" not in client.response.headers
         assert client.protocol.extensions == []
-    asyncio.run(until(lambda: len(logged(server, "WebSocket opened, extensions: none")) > before))
+    run(until(server, lambda: len(logged(server, "WebSocket opened, extensions: none")) > before))
 
 
 def test_a_session_changes_its_codec_while_it_streams(server, psnr_of):
@@ -82,7 +82,7 @@ def test_a_plain_client_that_reads_nothing_is_closed_and_sent_no_more_than_its_p
         bound_s = PING_INTERVAL_S + PING_TIMEOUT_S + CLOSE_GRACE_S
 
         async def scenario():
-            await until(lambda: set(logged(server, r"session (\w+) opened")) > known)
+            await until(server, lambda: set(logged(server, r"session (\w+) opened")) > known)
             (mine,) = set(logged(server, r"session (\w+) opened")) - known
             closed = rf"session {mine} closed, .* chunks, (\d+) frames"
             async with connect(server.ws) as other:  # it must not be delayed
@@ -104,7 +104,7 @@ def test_a_clip_whose_client_disconnects_is_not_finished(server):
     began = time.monotonic()
     with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
         assert b"ftyp" in answer.read(64)  # the clip plays before it is complete
-    run(until(lambda: logged(server, r"session \w+ closed: the client left")))
+    run(until(server, lambda: logged(server, r"session \w+ closed: the client left")))
     assert time.monotonic() - began < 20
 
 
