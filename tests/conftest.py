@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def server():
-    """One real server for all tests of the group "server"."""
+    """One real server for all tests of this process; the groups "server" and "browser" use it."""
     from benchmarks.local_server import local_server
 
     with local_server() as running:

@@ -12,7 +12,7 @@ from benchmarks.page import enter
 from tests.browser.driver import wait_for_actions
 from transport.codecs.payload import Frames
 
-pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("server")]
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 
 
 def read(download: Download, folder: Path) -> list[Frames]:
