@@ -25,6 +25,7 @@ from transport.client import connect
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("pair")]
 
 STEP_TIMEOUT_S = 10  # of `pair`
+DEATH_TIMEOUT_S = STEP_TIMEOUT_S / 2  # a death is noticed by itself, before a step times out
 RANK = "ray::WorldRank"
 APPLICATIONS = "/api/serve/applications/"
 
@@ -104,15 +105,17 @@ async def stream_until_the_end(server, on_chunk):
 @pytest.mark.parametrize(
     "victim, blow, timeout_s",
     [
-        pytest.param(partial(find_rank, number=0), signal.SIGKILL, 1, id="kill rank 0"),
+        pytest.param(
+            partial(find_rank, number=0), signal.SIGKILL, DEATH_TIMEOUT_S, id="kill rank 0"
+        ),
         pytest.param(
             partial(find_rank, number=1),
             signal.SIGKILL,
-            1,
+            DEATH_TIMEOUT_S,
             id="kill rank 1",
             marks=pytest.mark.slow,
         ),
-        pytest.param(find_replica, signal.SIGKILL, 1, id="kill the replica"),
+        pytest.param(find_replica, signal.SIGKILL, DEATH_TIMEOUT_S, id="kill the replica"),
         pytest.param(
             partial(find_rank, number=0),
             signal.SIGSTOP,
