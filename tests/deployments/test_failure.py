@@ -115,7 +115,13 @@ async def stream_until_the_end(server, on_chunk):
             id="kill rank 1",
             marks=pytest.mark.slow,
         ),
-        pytest.param(find_replica, signal.SIGKILL, DEATH_TIMEOUT_S, id="kill the replica"),
+        pytest.param(
+            find_replica,
+            signal.SIGKILL,
+            DEATH_TIMEOUT_S,
+            id="kill the replica",
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             partial(find_rank, number=0),
             signal.SIGSTOP,
@@ -124,7 +130,11 @@ async def stream_until_the_end(server, on_chunk):
             marks=pytest.mark.slow,
         ),
         pytest.param(
-            partial(find_rank, number=1), signal.SIGSTOP, STEP_TIMEOUT_S + 1, id="hang rank 1"
+            partial(find_rank, number=1),
+            signal.SIGSTOP,
+            STEP_TIMEOUT_S + 1,
+            id="hang rank 1",
+            marks=pytest.mark.slow,
         ),
     ],
 )
