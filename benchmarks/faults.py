@@ -1,0 +1,283 @@
+"""What clients see when a process dies or the config changes: `python -m benchmarks.faults`.
+
+For each fault a walker walks the pocket world of a server of its own on loopback. The fault strikes
+once four chunks have arrived. From then on a new client tries again and again to open a world, and
+leaves after its first frame. A server that exits is started again, as a supervisor would.
+
+Columns: what the walker was told, when, and the longest time between two of its chunks; when the
+new client had its first frame; what the server's own process did; what was left over. Times are
+seconds since the fault. Prints a table with a row for each try, then one JSON line.
+"""
+
+import argparse
+import asyncio
+import copy
+import json
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+from msgspec import msgpack
+from websockets.asyncio.client import connect as open_socket
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
+
+from benchmarks.leftovers import ask_dashboard, placement_groups, shared_memory
+from benchmarks.local_server import (
+    LocalServer,
+    edit_config,
+    free_port,
+    start_server,
+    stop_server,
+    wait_until_ready,
+)
+from benchmarks.machine import describe_cpus
+from benchmarks.table import print_table
+
+STRIKE_AFTER_CHUNKS = 4
+WATCH_S = 30.0  # a walker that still walks so long after the fault has survived it
+NEW_CLIENT_TIMEOUT_S = 180.0
+SETTLE_S = 10.0  # before what is left over is counted
+APPLICATIONS = "/api/serve/applications/"
+INIT = {
+    "type": "init",
+    "extensions": True,
+    "realtime_output_format": "jpeg",
+    "condition_inputs": {"camera_actions": [["w"]] * 500},
+}
+
+Fault = Callable[[LocalServer], None]
+
+
+def kill(name: str) -> Fault:
+    """Kills the server's processes whose command line starts with `name`, by their ids."""
+
+    def strike(server: LocalServer) -> None:
+        victims = [
+            process
+            for process in server.processes()
+            if (words := process.cmdline()) and Path(words[0]).name.startswith(name)
+        ]
+        if not victims:
+            raise SystemExit(f"no process {name}")
+        for victim in victims:
+            victim.send_signal(signal.SIGKILL)
+
+    return strike
+
+
+def deploy(deployment: str | None, **changes: Any) -> Fault:
+    """Deploys the config with `changes` in its args, or in a deployment's own section."""
+
+    def strike(server: LocalServer) -> None:
+        config = msgspec.yaml.decode((server.folder / "serve_config.yaml").read_bytes())
+        config = copy.deepcopy(config)
+        (application,) = config["applications"]
+        section = application["args"]
+        if deployment is not None:
+            (section,) = (d for d in application["deployments"] if d["name"] == deployment)
+        section |= changes
+        ask_dashboard(server, APPLICATIONS, put=config)
+
+    return strike
+
+
+FAULTS: dict[str, Fault] = {
+    "kill rank": kill("ray::WorldRank"),
+    "kill group replica": kill("ray::ServeReplica:lingbot:WorldGroup"),
+    "kill transport replica": kill("ray::ServeReplica:lingbot:Transport"),
+    "kill proxy": kill("ray::ProxyActor"),
+    "kill controller": kill("ray::ServeController"),
+    "kill gcs": kill("gcs_server"),
+    "kill raylet": kill("raylet"),
+    "deploy limits": deploy(None, limits={"max_errors": 50}),
+    "deploy group": deploy(None, camera_cache_bytes=64 * 2**20),
+    "deploy transport": deploy("Transport", max_ongoing_requests=201),
+}
+
+
+@dataclass(kw_only=True)
+class Walk:
+    """What the walker has seen."""
+
+    arrived_s: list[float] = field(default_factory=list)
+    last: dict[str, Any] = field(default_factory=dict)  # the last message without a payload
+    close_code: int | None = None  # None: still walking
+    closed_s: float | None = None
+
+
+async def walk(server: LocalServer, seen: Walk) -> None:
+    """Walks until the server closes the socket, or until cancelled."""
+    async with open_socket(server.ws, max_size=None, compression=None) as socket:
+        await socket.send(msgpack.encode(INIT))
+        try:
+            while True:
+                message = msgpack.decode(await socket.recv(decode=False))
+                if message["type"] == "frame_batch_header":
+                    await socket.recv()
+                if message["type"] not in ("frame_batch_header", "frame_batch"):
+                    seen.last = message
+                if message["type"] == "chunk_stats":
+                    seen.arrived_s.append(time.monotonic())
+                    ack = {"type": "ack", "chunk_index": message["chunk_index"]}
+                    await socket.send(msgpack.encode(ack))
+        except ConnectionClosed:
+            seen.close_code, seen.closed_s = socket.close_code, time.monotonic()
+
+
+async def first_frame(server: Callable[[], LocalServer]) -> None:
+    """Returns when a new client has its first frame. `server` is the one that runs now."""
+    while True:
+        with suppress(OSError, ConnectionClosed, InvalidHandshake, TimeoutError):
+            async with asyncio.timeout(NEW_CLIENT_TIMEOUT_S):
+                async with open_socket(server().ws, max_size=None, compression=None) as socket:
+                    await socket.send(msgpack.encode(INIT))
+                    while True:
+                        message = msgpack.decode(await socket.recv(decode=False))
+                        if message["type"].startswith("frame_batch"):
+                            return
+                        if message["type"] == "error":
+                            break
+        await asyncio.sleep(0.25)
+
+
+class Supervisor:
+    """Keeps one server running on one port, and notes when it had to start it again."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._port = free_port()
+        self._started: list[psutil.Process] = []
+        self.exited_s: float | None = None
+        self.exit_code: int | None = None
+        self.server = self._start()
+
+    def _start(self) -> LocalServer:
+        folder = Path(tempfile.mkdtemp(dir=self._folder))
+        path = folder / "serve_config.yaml"
+        path.write_bytes(edit_config({}, num_ranks=1, port=self._port))
+        return start_server(path, f"127.0.0.1:{self._port}")
+
+    def note_processes(self) -> None:
+        """Remember the server's processes, so that `stop` finds those that outlive it."""
+        self._started += self.server.processes()
+
+    async def run(self) -> None:
+        while True:
+            if (code := self.server.process.poll()) is not None:
+                if self.exited_s is None:
+                    self.exited_s, self.exit_code = time.monotonic(), code
+                self.server = self._start()
+            await asyncio.sleep(0.1)
+
+    def stop(self) -> list[str]:
+        """Stops the server. Returns the names of processes that outlived it, and kills them."""
+        self.note_processes()
+        stop_server(self.server)
+        _, left = psutil.wait_procs(set(self._started), timeout=SETTLE_S)
+        names = []
+        for process in left:
+            with suppress(psutil.NoSuchProcess):
+                names.append(process.name())
+                process.kill()
+        return names
+
+
+@contextmanager
+def supervised() -> Iterator[tuple[Supervisor, list[str]]]:
+    """A supervisor with a server that is ready, and the list of what outlives the server."""
+    outlived: list[str] = []
+    with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder:
+        supervisor = Supervisor(Path(folder))
+        try:
+            wait_until_ready(supervisor.server)
+            supervisor.note_processes()
+            yield supervisor, outlived
+        finally:
+            outlived += supervisor.stop()
+
+
+async def observe(supervisor: Supervisor, fault: Fault) -> dict[str, Any]:
+    """One try: a row of the table, without what outlived the server."""
+    memory, seen = shared_memory(), Walk()
+    walking = asyncio.create_task(walk(supervisor.server, seen))
+    async with asyncio.timeout(120):
+        while len(seen.arrived_s) < STRIKE_AFTER_CHUNKS:
+            await asyncio.sleep(0.02)
+    supervising = asyncio.create_task(supervisor.run())
+    struck_s = time.monotonic()
+    await asyncio.to_thread(fault, supervisor.server)
+    newcomer = asyncio.create_task(first_frame(lambda: supervisor.server))
+    done, _ = await asyncio.wait([newcomer], timeout=NEW_CLIENT_TIMEOUT_S)
+    newcomer_s = time.monotonic() - struck_s if done else None
+    newcomer.cancel()
+    await asyncio.wait([walking], timeout=max(0.0, struck_s + WATCH_S - time.monotonic()))
+    walking.cancel()
+    await asyncio.sleep(SETTLE_S)
+    supervising.cancel()
+    gaps_s = [b - a for a, b in zip(seen.arrived_s, seen.arrived_s[1:], strict=False)]
+    closed_s = seen.closed_s
+    return {
+        "walker": "walks on" if closed_s is None else f"{told(seen.last)} {seen.close_code}",
+        "told_after_s": None if closed_s is None else round(closed_s - struck_s, 1),
+        "longest_gap_s": round(max(gaps_s), 2),
+        "new_client_s": None if newcomer_s is None else round(newcomer_s, 1),
+        "server": (
+            "runs"
+            if supervisor.exited_s is None
+            else f"exit {supervisor.exit_code} in {supervisor.exited_s - struck_s:.1f} s"
+        ),
+        "left_over": left_over(supervisor.server, memory),
+    }
+
+
+def told(last: dict[str, Any]) -> str:
+    """The error that the walker was sent, if one was the last message."""
+    return str(last.get("code", "no word")) if last.get("type") == "error" else "no word"
+
+
+def left_over(server: LocalServer, memory: set[str]) -> str:
+    """Ranks and placement groups beyond the one that is wanted, and shared memory of the dead."""
+    ranks = len(server.descendants("ray::WorldRank"))
+    try:
+        groups = [state for state in placement_groups(server) if state != "REMOVED"]
+    except OSError:
+        return "unknown: the cluster does not answer"
+    alive = {Path(m.path).name for p in server.processes() for m in mapped(p)}
+    segments = len(shared_memory() - memory - alive)
+    found = {"ranks": ranks - 1, "groups": len(groups) - 1, "segments": segments}
+    return ", ".join(f"{number} {name}" for name, number in found.items() if number) or "nothing"
+
+
+def mapped(process: psutil.Process) -> list[Any]:
+    try:
+        return list(process.memory_maps())
+    except psutil.Error:
+        return []
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--tries", type=int, default=3)
+    parser.add_argument("--only", action="append", choices=FAULTS, help="may be repeated")
+    options = parser.parse_args()
+    rows: dict[str, dict[str, Any]] = {}
+    for name in options.only or FAULTS:
+        for number in range(options.tries):
+            with supervised() as (supervisor, outlived):
+                row = asyncio.run(observe(supervisor, FAULTS[name]))
+            row["outlived"] = ", ".join(outlived) or "nothing"
+            rows[f"{name} {number + 1}"] = row
+            print(name, number + 1, row, flush=True)
+    print_table("faults", rows)
+    print(json.dumps({"benchmark": "faults", **describe_cpus(), "tries": rows}))
+
+
+if __name__ == "__main__":
+    main()
