@@ -20,7 +20,7 @@ from transport.connection.sender import MessageSender
 from transport.wire.errors import BadMessage, Refused, TransportError, WorldLost
 from transport.wire.init import SessionRequest
 from transport.wire.limits import ClientLimits
-from transport.wire.messages import Ack, ControlAck, Error, Queued, Warming
+from transport.wire.messages import Ack, Error, Queued, Warming
 from transport.wire.protocol import Effect, ServerProtocol
 from transport.wire.world import World, WorldSession
 from transport.worker_limits import CapacityLimits, run_in_worker
@@ -98,8 +98,11 @@ class Connection:
             case Ack():
                 self._acked.set()
                 self._acked = anyio.Event()
-            case Error() | ControlAck():
+            case Error():
                 await self._sender.send(self._protocol.send_reply(effect))
+            case [*receipt]:
+                for reply in receipt:
+                    await self._sender.send(self._protocol.send_reply(reply))
 
     async def _receive(self) -> bytes | str:
         # Not receive_bytes(): it raises KeyError on a text frame, which must be answered.
@@ -176,6 +179,8 @@ class Connection:
             request.encoding.format,
         )
         await self._sender.send(self._protocol.send_session(session.id))
+        for warning in request.warnings:
+            await self._sender.send(self._protocol.send_warning(warning))
         slot = ChunkSlot(latest=request.latest)
         self._chunk_sender = ChunkSender(
             self._sender, self._protocol, session_id=session.id, limiter=self._capacity.encode

@@ -15,6 +15,7 @@ from transport.wire.messages import (
     Event,
     HeldKeys,
     OutputChange,
+    WarningMessage,
     decode_field,
 )
 from transport.wire.output_settings import merge_encoding
@@ -53,10 +54,13 @@ class RequestKeyFrame(Struct, frozen=True):
 ControlEvent = SetPrompt | PlayScript | HoldKeys | ChangeOutput | RequestKeyFrame
 
 
-def read_event(event: Event, encoding: Encoding, *, extensions: bool) -> list[ControlEvent]:
+def read_event(
+    event: Event, encoding: Encoding, *, extensions: bool, warnings: list[WarningMessage]
+) -> list[ControlEvent]:
     """The control events in a message, ready to be applied. Raises BadMessage for a bad part.
 
-    `encoding` is the present one. `extensions` is true if the client asked for them.
+    `encoding` is the present one. `extensions` is true if the client asked for them. `warnings`
+    receives what is not as the event asks.
     """
     read = partial(_read_part, encoding=encoding, extensions=extensions)
     if event.kind != "composite_input":

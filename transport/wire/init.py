@@ -6,7 +6,7 @@ from msgspec import Raw, Struct
 
 from transport.wire.errors import BadMessage, quote
 from transport.wire.event import PlayScript, read_camera_actions
-from transport.wire.messages import Encoding, Init, decode_field, is_absent
+from transport.wire.messages import Encoding, Init, WarningMessage, decode_field, is_absent
 from transport.wire.output_settings import read_format, read_quality
 from transport.wire.world import WorldInfo, WorldSpec
 
@@ -29,6 +29,7 @@ class SessionRequest(Struct, frozen=True, kw_only=True):
     max_chunks: int | None
     extensions: bool
     script: list[str]  # actions
+    warnings: tuple[WarningMessage, ...] = ()  # what is not as the init asks
 
 
 def read_init(init: Init, info: WorldInfo, *, max_script_bytes: int) -> SessionRequest:
@@ -37,7 +38,12 @@ def read_init(init: Init, info: WorldInfo, *, max_script_bytes: int) -> SessionR
     `max_script_bytes` bounds the script, which travels in a message that may be larger.
     """
     window, sink = _read_window(init, info)
+    warnings: list[WarningMessage] = []
     width, height = read_size(init.size, info)
+    served = f"{width}x{height}"
+    if init.size not in (None, served):
+        text = f"`size`: {init.size} is not served, the frames are {served}"
+        warnings.append(WarningMessage(text, "size_changed", "size"))
     extensions = bool(init.extensions)
     latest = extensions and init.realtime_delivery == "latest"
     return SessionRequest(
@@ -61,6 +67,7 @@ def read_init(init: Init, info: WorldInfo, *, max_script_bytes: int) -> SessionR
         max_chunks=init.max_chunks,
         extensions=extensions,
         script=_read_script(init, max_bytes=max_script_bytes),
+        warnings=tuple(warnings),
     )
 
 

@@ -18,6 +18,7 @@ T = TypeVar("T")
 Format = Literal["raw", "jpeg", "webp", "h264", "delta-zstd"]
 Chroma = Literal["420", "444"]  # JPEG samples colour at a quarter of the pixels, or at all
 DeliveryMode = Literal["all", "latest"]
+WarningCode = Literal["codec_failed", "size_changed"]
 
 MAX_PROMPT_CHARS = 2000
 DEFAULT_QUALITY = 90
@@ -200,11 +201,12 @@ class Error(Struct, tag="error", frozen=True, omit_defaults=True):
     field: str | None = None
 
 
-class WarningMessage(Struct, tag="warning", frozen=True):
-    """Extension: a request cannot be met, and the session continues."""
+class WarningMessage(Struct, tag="warning", frozen=True, omit_defaults=True):
+    """Extension: something is not as requested, and the session continues."""
 
     content: str
-    code: Literal["codec_failed"]
+    code: WarningCode
+    field: str | None = None
 
 
 class SessionLimits(Struct, frozen=True, kw_only=True):

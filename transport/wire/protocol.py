@@ -78,7 +78,8 @@ class Close(Struct, frozen=True):
     reason: str
 
 
-Effect = SessionRequest | Ack | ControlAck | Error | None
+Receipt = list[ControlAck | WarningMessage]  # the answer to a valid event
+Effect = SessionRequest | Ack | Receipt | Error
 
 
 class ServerProtocol:
@@ -103,7 +104,7 @@ class ServerProtocol:
     # ---- from the client
 
     def receive(self, data: bytes | str) -> Effect:
-        """Handles one message. Returns a session to open, a reply to send, an ack, or None.
+        """Handles one message. Returns a session to open, an ack, or what to answer.
 
         Raises TooLarge, and Refused after too many invalid messages.
         """
@@ -168,14 +169,18 @@ class ServerProtocol:
             self.controls.play_script(request.script)
         return request
 
-    def _apply_event(self, event: Event) -> ControlAck | None:
+    def _apply_event(self, event: Event) -> Receipt:
+        warnings: list[WarningMessage] = []
         # All parts are read before any is applied.
-        parts = read_event(event, self.output.encoding, extensions=self._extensions)
+        parts = read_event(
+            event, self.output.encoding, extensions=self._extensions, warnings=warnings
+        )
         for part in parts:
             self._apply(part, event_id=event.event_id)
-        if self._extensions and event.event_id is not None:
-            return ControlAck(event.event_id)
-        return None
+        if not self._extensions:
+            return []
+        acks = [] if event.event_id is None else [ControlAck(event.event_id)]
+        return [*acks, *warnings]
 
     def _apply(self, event: ControlEvent, *, event_id: int | None) -> None:
         match event:
@@ -192,7 +197,7 @@ class ServerProtocol:
 
     # ---- to the client
 
-    def send_reply(self, reply: Error | ControlAck) -> Unit:
+    def send_reply(self, reply: Error | ControlAck | WarningMessage) -> Unit:
         return [encode_message(reply)]
 
     def send_queue_status(self, status: Queued | Warming) -> Unit:

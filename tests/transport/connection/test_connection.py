@@ -108,6 +108,17 @@ def test_extensions_name_the_session_and_the_applied_controls(world, serve):
         assert batch["event_id"] == 11
 
 
+def test_warnings_follow_the_session_of_a_client_with_extensions(server):
+    with server.dial() as extended, server.dial() as plain:
+        for peer, extensions in ((extended, True), (plain, False)):
+            peer.init(size="16x32", extensions=extensions, max_chunks=1)
+        assert extended.read()["type"] == "session"
+        warning = extended.read()
+        assert (warning["type"], warning["code"]) == ("warning", "size_changed")
+        kinds = [message["type"] for message in plain.read_until("chunk_stats")]
+        assert kinds == ["frame_batch", "chunk_stats"]
+
+
 def test_a_plain_client_receives_nothing_while_it_waits(world, serve):
     world.news = [Queued(2), Warming()]
     with serve(world) as server, server.dial() as peer:

@@ -43,7 +43,7 @@ def test_a_composite_applies_all_kinds_that_it_lists(start):
         "prompt": "rain",
         "not_listed": 5,
     }
-    assert protocol.receive(event("composite_input", payload, event_id=3)) is None
+    assert protocol.receive(event("composite_input", payload, event_id=3)) == []
     taken = protocol.controls.take_chunk(3)
     assert (taken.actions, taken.prompt, taken.event_ids) == (["w"] * 3, "rain", [3])
 

@@ -71,6 +71,26 @@ def test_a_size_that_is_not_served_becomes_the_nearest(connect, info):
 
 
 @pytest.mark.parametrize(
+    "sizes, size, served",
+    [
+        (((832, 480),), "480x832", "832x480"),  # portrait, and landscape alone is served
+        (((832, 480), (480, 832)), "600x1000", "480x832"),
+        ((), "830x475", "832x480"),
+        ((), "4096x16", "4096x16"),
+        (((832, 480),), "832x480", "832x480"),
+        (((832, 480),), None, "832x480"),
+    ],
+)
+def test_another_size_than_the_requested_one_is_a_warning(connect, info, sizes, size, served):
+    request = connect(info=info(sizes=sizes)).receive(init(size=size))
+    assert f"{request.world.width}x{request.world.height}" == served
+    warned = [(warning.code, warning.field) for warning in request.warnings]
+    assert warned == ([] if size in (None, served) else [("size_changed", "size")])
+    for warning in request.warnings:
+        assert size in warning.content and served in warning.content
+
+
+@pytest.mark.parametrize(
     "window, sink, served",
     [
         (None, None, (None, None)),

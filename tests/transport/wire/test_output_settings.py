@@ -16,7 +16,7 @@ def change_output(protocol, **fields):
 
 def test_an_output_event_changes_what_it_names_and_no_more(start):
     protocol = start(extensions=True, realtime_output_format="jpeg", output_compression=70)
-    assert change_output(protocol, realtime_output_format="h264") == ControlAck(5)
+    assert change_output(protocol, realtime_output_format="h264") == [ControlAck(5)]
     assert protocol.output.encoding == Encoding(format="h264", quality=70)
     change_output(protocol, output_compression=40, realtime_preview_max_width=320)
     assert protocol.output.encoding == Encoding(format="h264", quality=40, preview_max_width=320)
@@ -47,14 +47,14 @@ def test_the_lossless_codec_is_for_clients_with_extensions(start):
     answer = change_output(plain, realtime_output_format="delta-zstd")
     assert answer.field == "payload.realtime_output_format"
     assert "needs `extensions`" in answer.content
-    assert change_output(extended, realtime_output_format="delta-zstd") == ControlAck(5)
+    assert change_output(extended, realtime_output_format="delta-zstd") == [ControlAck(5)]
 
 
 @pytest.mark.parametrize("payload", [{}, {"payload": None}, {"payload": {"any": 1}}])
 def test_a_key_frame_may_be_requested(start, payload):
     protocol = start(extensions=True)
     message = {"type": "event", "kind": "key_frame", "event_id": 6} | payload
-    assert protocol.receive(msgpack.encode(message)) == ControlAck(6)
+    assert protocol.receive(msgpack.encode(message)) == [ControlAck(6)]
     assert protocol.output.key_frame_wanted
 
 
@@ -65,6 +65,6 @@ def test_output_and_keys_may_change_together(start):
         "camera_actions": [["w"]],
         "output": {"realtime_output_format": "webp"},
     }
-    assert protocol.receive(event("composite_input", payload, event_id=1)) == ControlAck(1)
+    assert protocol.receive(event("composite_input", payload, event_id=1)) == [ControlAck(1)]
     assert protocol.output.encoding.format == "webp"
     assert protocol.controls.take_chunk(1).actions == ["w"]

@@ -90,7 +90,7 @@ def test_a_second_init_is_answered_and_the_session_continues(start):
     protocol = start()
     assert protocol.receive(init(prompt="x" * 100)).code == "out_of_order"
     assert protocol.receive(init(first_frame=bytes(100_000))).code == "out_of_order"
-    assert protocol.receive(event("prompt", "rain")) is None
+    assert protocol.receive(event("prompt", "rain")) == []
 
 
 def test_events_reach_the_controls(start):
@@ -109,9 +109,9 @@ def test_a_frame_that_is_not_a_message_is_answered(connect, start, data, code):
 
 def test_events_with_an_id_are_acknowledged_to_clients_with_extensions(start):
     asked = start(extensions=True)
-    assert asked.receive(event("prompt", "rain", event_id=7)) == ControlAck(7)
-    assert asked.receive(event("prompt", "rain")) is None
-    assert start().receive(event("prompt", "rain", event_id=7)) is None
+    assert asked.receive(event("prompt", "rain", event_id=7)) == [ControlAck(7)]
+    assert asked.receive(event("prompt", "rain")) == []
+    assert start().receive(event("prompt", "rain", event_id=7)) == []
 
 
 def test_acks_reach_the_pacer(start):
@@ -172,6 +172,11 @@ def test_a_warning_is_for_clients_with_extensions(start):
         b"\x83\xa4type\xa7warning\xa7content\xa3why\xa4code\xaccodec_failed"
     ]
     assert start().send_warning(warning) == []
+
+
+def test_a_warning_may_name_a_field(start):
+    (data,) = start(extensions=True).send_warning(WarningMessage("why", "size_changed", "size"))
+    assert data.endswith(b"\xa4code\xacsize_changed\xa5field\xa4size")
 
 
 def test_a_session_on_literal_bytes(start):

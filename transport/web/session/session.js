@@ -127,8 +127,8 @@ export class Session {
         break;
       case "warning":
         this.#listeners.onNotice(message.content);
-        // The server may have replaced the requested codec.
-        this.#listeners.onCodec(this.#stats.codec);
+        // JPEG has replaced the requested codec.
+        if (message.code === "codec_failed") this.#listeners.onCodec(this.#stats.codec);
         break;
       case "error":
         this.#handleError(message);
