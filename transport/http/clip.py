@@ -18,7 +18,7 @@ from transport.http.clip_response import ClipResponse, error_response
 from transport.paths import CLIPS_PATH
 from transport.wire.controls import parse_actions
 from transport.wire.errors import BadMessage, TooLarge, TransportError, quote
-from transport.wire.init import DEFAULT_SEED, opening_prompt, read_size, read_steps
+from transport.wire.init import DEFAULT_SEED, read_prompt, read_size, read_steps
 from transport.wire.limits import ClientLimits
 from transport.wire.messages import Positive, Prompt, Seed, explain
 from transport.wire.world import World, WorldInfo, WorldSpec
@@ -54,10 +54,11 @@ async def clip(
         fields, upload = await _read(request, max_bytes=limits.max_clip_bytes)
         max_latent_frames = limits.max_clip_latent_frames
         actions = parse_actions(fields.actions, max_latent_frames=max_latent_frames)
-        spec = _read_spec(fields, world.info)
-        image = await _decode_image(
-            upload or fields.image, spec=spec, info=world.info, capacity=capacity
-        )
+        source = upload or fields.image
+        if source is None and not world.info.openings:
+            raise BadMessage("missing required field `image`", code="missing_field", field="image")
+        spec = _read_spec(fields, world.info, has_image=source is not None)
+        image = await _decode_image(source, spec=spec, info=world.info, capacity=capacity)
     except ClientDisconnect:
         logger.info("clip dropped: the client left")
         return Response(status_code=499)
@@ -130,14 +131,14 @@ def check_text(text: str, *, field: str) -> None:
         raise BadMessage(f"`{field}`: expected Unicode text", field=field) from exc
 
 
-def _read_spec(fields: ClipRequest, info: WorldInfo) -> WorldSpec:
+def _read_spec(fields: ClipRequest, info: WorldInfo, *, has_image: bool) -> WorldSpec:
     if fields.format != "mp4":
         raise BadMessage(
             f"`format`: {quote(fields.format)} is unknown, expected 'mp4'", field="format"
         )
     width, height = read_size(fields.size, info)
     return WorldSpec(
-        prompt=fields.prompt or opening_prompt(info),
+        prompt=read_prompt(fields.prompt, info, has_image=has_image),
         seed=DEFAULT_SEED if fields.seed is None else fields.seed,
         width=width,
         height=height,
@@ -150,8 +151,6 @@ async def _decode_image(
 ) -> Frame:
     """The first frame, from `source` or the first opening. Raises BadMessage."""
     if source is None:
-        if not info.openings:
-            raise BadMessage("missing required field `image`", code="missing_field", field="image")
         source = info.openings[0].image
     decode = partial(decode_image, source, width=spec.width, height=spec.height, field="image")
     return await run_in_worker(decode, limiter=capacity.decode_image)

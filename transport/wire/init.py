@@ -20,7 +20,7 @@ class SessionRequest(Struct, frozen=True, kw_only=True):
     """A valid init: the world to open, and how its chunks are generated and sent."""
 
     world: WorldSpec
-    first_frame: bytes | str | None  # an encoded image; None: the first opening's
+    first_frame: bytes | str | None  # an encoded image; None: that of the first opening
     encoding: Encoding
     fps: int
     paced: bool  # by the media clock
@@ -38,6 +38,7 @@ def read_init(init: Init, info: WorldInfo, *, max_script_bytes: int) -> SessionR
     `max_script_bytes` bounds the script, which travels in a message that may be larger.
     """
     window, sink = _read_window(init, info)
+    first_frame = _read_first_frame(init.first_frame, info)
     warnings: list[WarningMessage] = []
     width, height = read_size(init.size, info)
     served = f"{width}x{height}"
@@ -48,7 +49,7 @@ def read_init(init: Init, info: WorldInfo, *, max_script_bytes: int) -> SessionR
     latest = extensions and init.realtime_delivery == "latest"
     return SessionRequest(
         world=WorldSpec(
-            prompt=init.prompt or opening_prompt(info),
+            prompt=read_prompt(init.prompt, info, has_image=first_frame is not None),
             seed=DEFAULT_SEED if init.seed is None else init.seed,
             width=width,
             height=height,
@@ -56,7 +57,7 @@ def read_init(init: Init, info: WorldInfo, *, max_script_bytes: int) -> SessionR
             window=window,
             sink=sink,
         ),
-        first_frame=_read_first_frame(init.first_frame, info),
+        first_frame=first_frame,
         encoding=_read_encoding(init, extensions=extensions),
         fps=init.fps or info.fps,
         # Without acks only the media clock bounds the backlog. In `latest` mode frames that nobody
@@ -82,6 +83,14 @@ def read_size(size: str | None, info: WorldInfo) -> tuple[int, int]:
             f"`size`: {quote(size)}, expected 'WIDTHxHEIGHT', each 1 to {MAX_SIDE}", field="size"
         )
     return info.nearest_size(width, height)
+
+
+def read_prompt(prompt: str | None, info: WorldInfo, *, has_image: bool) -> str:
+    """The prompt. The default is that of the first opening, and empty for a client's own image.
+
+    An opening's prompt describes the image of that opening, so the two are used together.
+    """
+    return prompt or ("" if has_image else info.openings[0].prompt)
 
 
 def read_steps(num_steps: int | None, info: WorldInfo) -> int | None:
@@ -150,10 +159,3 @@ def _read_script(init: Init, *, max_bytes: int) -> list[str]:
     if not isinstance(script, PlayScript):
         raise BadMessage(f"`{field}`: expected a list of lists of keys", field=field)
     return script.actions
-
-
-def opening_prompt(info: WorldInfo) -> str:
-    """The default prompt, from the first opening. Raises BadMessage if there is none."""
-    if not info.openings:
-        raise BadMessage("missing required field `prompt`", code="missing_field", field="prompt")
-    return info.openings[0].prompt

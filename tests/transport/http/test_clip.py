@@ -72,6 +72,28 @@ def test_half_a_surrogate_pair_is_refused(server, world):
     assert world.specs == []
 
 
+@pytest.mark.parametrize("form", ["file", "text", "json"])
+def test_an_own_image_without_a_prompt_has_the_empty_one(server, world, make_png, form):
+    text = base64.b64encode(make_png()).decode()
+    body = {
+        "file": {"data": {"actions": "w-1"}, "files": {"image": ("a.png", make_png())}},
+        "text": {"data": {"actions": "w-1", "image": text}},
+        "json": {"json": {"actions": "w-1", "image": text}},
+    }[form]
+    num_frames(server.http.post("/v1/clips", **body))
+    fields = body.get("json") or body["data"]
+    fields["prompt"] = ""  # an explicit one
+    num_frames(server.http.post("/v1/clips", **body))
+    assert [spec.prompt for spec in world.specs] == ["", ""]
+
+
+def test_a_clip_of_a_world_without_openings_needs_an_image(world, serve):
+    world.info = msgspec.structs.replace(world.info, openings=())
+    with serve(world) as server:
+        response = server.http.post("/v1/clips", data={"actions": "w-1"})
+    assert error_of(response) == (400, "missing_field", "image")
+
+
 def test_everything_but_actions_has_a_default(server, world):
     num_frames(server.http.post("/v1/clips", data={"actions": "w-1", "prompt": "", "image": ""}))
     (spec,) = world.specs

@@ -167,15 +167,32 @@ def test_an_invalid_init_is_answered_and_another_may_follow(connect, fields, fie
     assert isinstance(protocol.receive(init()), SessionRequest)
 
 
-def test_a_world_without_openings_needs_a_first_frame_and_a_prompt(connect, info):
+@pytest.mark.parametrize(
+    "fields, prompt",
+    [
+        ({}, "a grey hill"),
+        ({"first_frame": None, "prompt": ""}, "a grey hill"),
+        ({"prompt": "snow"}, "snow"),
+        ({"first_frame": b"JPEG"}, ""),
+        ({"first_frame": "aGk=", "prompt": None}, ""),
+        ({"first_frame": b"JPEG", "prompt": ""}, ""),
+        ({"first_frame": b"JPEG", "prompt": "snow"}, "snow"),
+    ],
+)
+def test_the_prompt_of_an_opening_belongs_to_its_image(connect, fields, prompt):
+    request = connect().receive(init(**fields))
+    assert request.world.prompt == prompt
+    assert request.first_frame == fields.get("first_frame")
+
+
+def test_a_world_without_openings_needs_a_first_frame(connect, info):
     bare = info(openings=())
-    error = connect(info=bare).receive(init(first_frame=b"x"))
-    assert (error.code, error.field) == ("missing_field", "prompt")
-    error = connect(info=bare).receive(init(prompt="x"))
-    assert (error.code, error.field) == ("missing_field", "first_frame")
-    assert isinstance(
-        connect(info=bare).receive(init(prompt="x", first_frame=b"x")), SessionRequest
-    )
+    for fields in ({}, {"prompt": "x"}):
+        error = connect(info=bare).receive(init(**fields))
+        assert (error.code, error.field) == ("missing_field", "first_frame")
+    for fields in ({}, {"prompt": "x"}):
+        request = connect(info=bare).receive(init(first_frame=b"x", **fields))
+        assert request.world.prompt == fields.get("prompt", "")
 
 
 def test_a_script_in_init_may_not_be_larger_than_one_in_an_event(connect):
