@@ -14,3 +14,7 @@ class TextEncoder(Protocol):
 
     def encode(self, prompt: str) -> NDArray[np.float32]:
         """prompt -> context [L, text_dim], L <= text_len."""
+
+    def num_truncated(self, prompt: str) -> int:
+        """The words or tokens that `encode` leaves out, because the prompt is too long."""
+        ...

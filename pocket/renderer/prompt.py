@@ -1,5 +1,7 @@
 """Prompts of scenes: the place, the ground, the time of day and the weather in words.
 
+The text encoder lists the words of all phrases (`WORDS` in `lingbot/text/pocket.py`).
+
 Tested in `tests/pocket/test_scene.py`.
 """
 

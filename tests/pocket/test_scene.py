@@ -6,18 +6,20 @@ from random import Random
 import numpy as np
 import pytest
 
+from lingbot.text.pocket import WORDS
 from pocket.renderer.conditions import (
     GROUND_WORDS,
     GROUNDS,
     TIME_WORDS,
     TIMES,
+    WEATHER_WORDS,
     WEATHERS,
     Conditions,
     change_conditions,
     draw_conditions,
     light_of,
 )
-from pocket.renderer.prompt import write_prompt
+from pocket.renderer.prompt import PLACE_WORDS, write_prompt
 from pocket.renderer.scene import PLACES, make_scene
 from pocket.renderer.solids import box, gem, pyramid
 
@@ -45,6 +47,12 @@ def test_the_default_prompt_names_all_conditions():
     scene = make_scene(3)
     prompt = write_prompt(scene.under(Conditions(time="dusk", weather="fog", ground="snow")))
     assert prompt.endswith("snow, at dusk, fog")
+
+
+def test_the_text_encoder_knows_the_words_of_all_prompts():
+    kinds = (PLACE_WORDS, GROUND_WORDS, TIME_WORDS, WEATHER_WORDS)
+    phrases = [phrase for words in kinds for choices in words.values() for phrase in choices]
+    assert {word for phrase in phrases for word in phrase.split()} == WORDS
 
 
 def test_changed_conditions_are_always_in_the_prompt():

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from lingbot.config import PRESETS
 from lingbot.errors import LingbotError, WeightsError
 from lingbot.runtime.presets import fastest_dtype, load_engine, load_text_encoder
+from lingbot.text.pocket import WORDS
 
 POCKET = PRESETS["pocket"]
 
@@ -54,7 +55,7 @@ def test_weights_for_another_text_encoder_are_refused(monkeypatch):
 
 
 def test_a_presets_text_encoder_gives_contexts_that_its_model_takes():
-    context = load_text_encoder("pocket").encode("a forest at noon " * 10)
+    context = load_text_encoder("pocket").encode(" ".join(WORDS))
     shape = load_engine("pocket").model.config
     assert context.shape == (shape.text_len, shape.text_dim)
     assert context.dtype == np.float32

@@ -21,7 +21,7 @@ from lingbot.runtime.worker import Worker
 from tests.lingbot.running_worker import SOON_S, execute
 from tests.lingbot.toy import WALK, encode, make_engine, make_spec
 
-OTHER_CONTEXT = encode("an endless prompt " * 1000)
+OTHER_CONTEXT = encode("snow, a lake, fog, at night, pine trees, red rock, " * 1000)
 
 
 def lead(worker, scenario):
