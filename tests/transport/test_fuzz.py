@@ -120,7 +120,7 @@ def test_a_message_from_its_struct_is_read_back(struct):
     run()
 
 
-ODD_VALUES = [None, True, -1, 0, 61, 2**64 - 1, 1.5, "x", "x" * 2001, b"x", [], [5], {}, {"a": 1}]
+ODD_VALUES = [None, True, -1, 0, 61, 2**64 - 1, 1.5, "x", "x" * 8001, b"x", [], [5], {}, {"a": 1}]
 
 
 def wrong_values():

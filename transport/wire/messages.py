@@ -20,7 +20,7 @@ Chroma = Literal["420", "444"]  # JPEG samples colour at a quarter of the pixels
 DeliveryMode = Literal["all", "latest"]
 WarningCode = Literal["codec_failed", "size_changed"]
 
-MAX_PROMPT_CHARS = 2000
+MAX_PROMPT_CHARS = 8000
 DEFAULT_QUALITY = 90
 SPLIT_BYTES = 65_536  # a payload of this size or more travels in a frame of its own
 

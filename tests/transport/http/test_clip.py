@@ -94,6 +94,12 @@ def test_a_clip_of_a_world_without_openings_needs_an_image(world, serve):
     assert error_of(response) == (400, "missing_field", "image")
 
 
+@pytest.mark.parametrize("body", ["data", "json"])
+def test_a_long_prompt_is_taken(server, world, body):
+    num_frames(server.http.post("/v1/clips", **{body: {"actions": "w-1", "prompt": "雪" * 8000}}))
+    assert world.specs[0].prompt == "雪" * 8000
+
+
 def test_everything_but_actions_has_a_default(server, world):
     num_frames(server.http.post("/v1/clips", data={"actions": "w-1", "prompt": "", "image": ""}))
     (spec,) = world.specs

@@ -259,7 +259,7 @@ SESSION = SessionOpened(
     limits=SessionLimits(
         max_event_bytes=65536,
         max_script_latent_frames=512,
-        max_prompt_chars=2000,
+        max_prompt_chars=8000,
         max_unacknowledged_chunks=2,
     ),
 )
@@ -317,7 +317,7 @@ EVENTS = [
     ),
 ]
 WRONG_INITS = [
-    ("prompt", "x" * 2001),
+    ("prompt", "x" * 8001),
     ("seed", -1),
     ("seed", "7"),
     ("fps", 61),

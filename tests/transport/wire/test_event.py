@@ -85,7 +85,7 @@ def test_a_composite_with_one_bad_part_applies_nothing(start, payload, code, fie
     [
         ("fly", None, "unknown_kind", "kind"),
         ("prompt", "", "invalid_field", "payload"),
-        ("prompt", "x" * 2001, "invalid_field", "payload"),
+        ("prompt", "x" * 8001, "invalid_field", "payload"),
         ("prompt", 5, "invalid_field", "payload"),
         ("prompt", None, "missing_field", "payload"),
         ("camera_actions", [["q"]], "invalid_field", "payload[0][0]"),
@@ -106,6 +106,15 @@ def test_an_invalid_event_is_answered_and_changes_nothing(start, kind, payload, 
     taken = protocol.controls.take_chunk(3)
     assert (taken.actions, taken.event_ids, taken.prompt) == (["", "", ""], [], None)
     assert protocol.state is State.RUNNING
+
+
+@pytest.mark.parametrize("prompt", ["x" * 8000, "🌲" * 8000])
+def test_a_long_prompt_is_taken(start, prompt):
+    composite = {"input_types": ["prompt"], "prompt": prompt}
+    for kind, payload in (("prompt", prompt), ("composite_input", composite)):
+        protocol = start()
+        assert protocol.receive(event(kind, payload)) == []
+        assert protocol.controls.take_chunk(3).prompt == prompt
 
 
 def test_an_unknown_kind_is_answered_with_the_known_ones(start):

@@ -61,6 +61,10 @@ def test_an_empty_prompt_and_zeros_mean_the_default(connect):
     assert (request.world.prompt, request.encoding) == ("a grey hill", Encoding())
 
 
+def test_a_long_prompt_is_taken(connect):
+    assert connect().receive(init(prompt="🌲" * 8000)).world.prompt == "🌲" * 8000
+
+
 def test_a_first_frame_may_be_text(connect):
     assert connect().receive(init(first_frame="aGk=")).first_frame == "aGk="
 

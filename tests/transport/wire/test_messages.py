@@ -107,7 +107,7 @@ def test_invalid_bytes_are_answered_with_the_reason(data, code, field, reason):
         ({"fps": 61}, "fps", "expected `int` <= 60"),
         ({"max_chunks": 0}, "max_chunks", "expected `int` >= 1"),
         ({"prompt": 5}, "prompt", "expected `str"),
-        ({"prompt": "x" * 2001}, "prompt", "of length <= 2000"),
+        ({"prompt": "x" * 8001}, "prompt", "of length <= 8000"),
         ({"size": [112, 64]}, "size", "expected `str"),
         ({"output_compression": 101}, "output_compression", "expected `int` <= 100"),
         ({"condition_inputs": []}, "condition_inputs", "expected `object"),
