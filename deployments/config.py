@@ -6,12 +6,12 @@ Tested in `tests/deployments/test_app.py`.
 """
 
 import sys
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
+from deployments.schema_keys import ConfigError, check_keys
 from transport.wire.limits import ClientLimits
 
 PositiveInt = Annotated[int, Meta(ge=1)]
@@ -36,12 +36,9 @@ class ServiceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     limits: ClientLimits = ClientLimits()  # limits of one client
 
 
-class ConfigError(ValueError):
-    """A key is unknown, or its value is invalid."""
-
-
 def parse_args(args: dict[str, Any]) -> ServiceConfig:
     """Raises ConfigError with the path of the wrong key."""
+    check_keys(args, ServiceConfig, path="args")
     try:
         return msgspec.convert(args, ServiceConfig)
     except msgspec.ValidationError as exc:
@@ -49,30 +46,8 @@ def parse_args(args: dict[str, Any]) -> ServiceConfig:
         raise ConfigError(f"args{path.rstrip('`')}: {reason}") from exc
 
 
-class _Deployment(Struct):
-    name: Literal["Transport", "WorldGroup"]
-
-
-class _Application(Struct):
-    import_path: str
-    args: ServiceConfig = ServiceConfig()
-    deployments: list[_Deployment] = []
-
-
-class _ConfigFile(Struct):
-    """Our part of a Serve config file. Ray checks the rest."""
-
-    applications: list[_Application]
-
-
-def main(path: Path) -> int:
-    try:
-        msgspec.yaml.decode(path.read_bytes(), type=_ConfigFile)
-    except (OSError, msgspec.DecodeError) as exc:
-        print(f"{path}: {exc}", file=sys.stderr)
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    # Imported here: importing this module must not import Ray.
+    from deployments.config_file import main
+
+    sys.exit(main(sys.argv[1:]))

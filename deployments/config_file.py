@@ -1,0 +1,122 @@
+"""A whole serve_config.yaml, checked without starting Ray: our `args`, and Ray Serve's own keys.
+
+Ray Serve ignores unknown keys in most of its sections. Here they are errors.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from pydantic import BaseModel, ValidationError
+from ray.runtime_env import RuntimeEnv
+from ray.serve.config import AutoscalingConfig
+from ray.serve.schema import DeploymentSchema, ServeDeploySchema
+from ray.util.placement_group import VALID_PLACEMENT_GROUP_STRATEGIES
+
+from deployments.config import ServiceConfig, parse_args
+from deployments.schema_keys import ConfigError, check_choice, check_keys, suggest
+
+IMPORT_PATH = "deployments.app:build"
+DEPLOYMENTS = ("Transport", "WorldGroup")
+
+
+class ConfigFile(Struct, frozen=True, kw_only=True):
+    """The parts of a valid serve_config.yaml that a start depends on."""
+
+    host: str
+    port: int
+    route_prefix: str
+    args: ServiceConfig
+    deployments: dict[str, DeploymentSchema]
+
+
+def read_config_file(path: Path) -> ConfigFile:
+    """Raises ConfigError with the path of the wrong key, or the reason why there is no such file.
+
+    The file describes one application.
+    """
+    content = _read_yaml(path)
+    check_keys(content, ServeDeploySchema, path="")
+    schema = _validate(ServeDeploySchema, content, path="")
+    if len(schema.applications) != 1:
+        raise ConfigError("applications: expected one application")
+    (application,) = content["applications"]
+    where = "applications[0]"
+    check_choice(application["import_path"], [IMPORT_PATH], path=f"{where}.import_path")
+    _check_runtime_env(application, path=where)
+    args = application.get("args") or {}
+    try:
+        config = parse_args(args)
+    except ConfigError as exc:
+        raise ConfigError(f"{where}.{exc}") from exc
+    for index, deployment in enumerate(application.get("deployments") or ()):
+        _check_deployment(deployment, path=f"{where}.deployments[{index}]")
+    (parsed,) = schema.applications
+    return ConfigFile(
+        host=schema.http_options.host,
+        port=schema.http_options.port,
+        route_prefix=parsed.route_prefix or "/",
+        args=config,
+        deployments={each.name: each for each in parsed.deployments},
+    )
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = msgspec.yaml.decode(path.read_bytes())
+    except OSError as exc:
+        raise ConfigError(exc.strerror) from exc
+    except msgspec.DecodeError as exc:
+        raise ConfigError(f"not YAML, {' '.join(str(exc).split())}") from exc
+    if not isinstance(content, dict):
+        raise ConfigError("expected a mapping with the key 'applications'")
+    return content
+
+
+def _check_deployment(deployment: dict[str, Any], *, path: str) -> None:
+    """Check what Ray's schema leaves to a later step of the deployment."""
+    check_choice(deployment["name"], DEPLOYMENTS, path=f"{path}.name")
+    _check_runtime_env(deployment.get("ray_actor_options") or {}, path=f"{path}.ray_actor_options")
+    if autoscaling := deployment.get("autoscaling_config"):
+        _validate(AutoscalingConfig, autoscaling, path=f"{path}.autoscaling_config")
+    strategy = deployment.get("placement_group_strategy", "PACK")
+    strategies = sorted(VALID_PLACEMENT_GROUP_STRATEGIES)
+    check_choice(strategy, strategies, path=f"{path}.placement_group_strategy")
+
+
+def _check_runtime_env(section: dict[str, Any], *, path: str) -> None:
+    for key in section.get("runtime_env") or ():
+        if key not in RuntimeEnv.known_fields:
+            known = sorted(RuntimeEnv.known_fields)
+            raise ConfigError(f"{path}.runtime_env.{key}: unknown key, {suggest(str(key), known)}")
+
+
+def _validate(model: type[BaseModel], value: object, *, path: str) -> Any:
+    """The value as `model`. Raises ConfigError for its first error, with the path."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as exc:
+        error = exc.errors()[0]
+        for part in error["loc"]:
+            path += f"[{part}]" if isinstance(part, int) else f".{part}"
+        reason = error["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{path.lstrip('.')}: {reason}") from exc
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command `python -m deployments.config`."""
+    parser = argparse.ArgumentParser(
+        "python -m deployments.config", description="Checks a serve_config.yaml; starts nothing."
+    )
+    parser.add_argument("file", type=Path)
+    path = parser.parse_args(argv).file
+    try:
+        read_config_file(path)
+    except ConfigError as exc:
+        print(f"{path}: {exc}", file=sys.stderr)
+        return 1
+    return 0

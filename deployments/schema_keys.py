@@ -1,0 +1,64 @@
+"""Keys and choices of a parsed YAML file, compared with the types that describe it."""
+
+import types
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+
+class ConfigError(ValueError):
+    """A key is unknown, or its value is invalid. The text starts with the path of the key."""
+
+
+def check_keys(value: object, schema: Any, *, path: str) -> None:
+    """Raise ConfigError at the first key that `schema` lacks, or value that is not a choice.
+
+    `schema` is a type annotation. The fields of msgspec's and of pydantic's classes are followed,
+    through lists and unions. Other types and other values pass: their parser checks them.
+    """
+    schema = without_annotations(schema)
+    arguments = get_args(schema)
+    if get_origin(schema) in (Union, types.UnionType):
+        arms = [arm for arm in arguments if arm is not types.NoneType]
+        for arm in arms if value is not None else ():
+            # Beside other types a literal is one possibility, not the list of choices.
+            if len(arms) == 1 or get_origin(without_annotations(arm)) is not Literal:
+                check_keys(value, arm, path=path)
+    elif get_origin(schema) is Literal:
+        check_choice(value, arguments, path=path)
+    elif isinstance(value, list) and get_origin(schema) in (list, tuple):
+        for index, item in enumerate(value):
+            check_keys(item, arguments[0], path=f"{path}[{index}]")
+    elif isinstance(value, dict) and (fields := fields_of(schema)):
+        for key, item in value.items():
+            where = f"{path}.{key}" if path else str(key)
+            if key not in fields:
+                raise ConfigError(f"{where}: unknown key, {suggest(str(key), list(fields))}")
+            check_keys(item, fields[key], path=where)
+
+
+def check_choice(value: object, choices: Iterable[object], *, path: str) -> None:
+    """Raise ConfigError, with all choices, unless the value is one of them."""
+    known = list(choices)
+    if value not in known:
+        listed = ", ".join(map(repr, known))
+        raise ConfigError(f"{path}: {value!r} is not a choice, expected one of {listed}")
+
+
+def without_annotations(schema: Any) -> Any:
+    """The type inside `Annotated`."""
+    return get_args(schema)[0] if get_origin(schema) is Annotated else schema
+
+
+def fields_of(schema: Any) -> dict[str, Any]:
+    """The types of a class's fields, by name; empty for a class of another kind."""
+    names: Iterable[str] = getattr(schema, "__struct_fields__", getattr(schema, "model_fields", ()))
+    hints = get_type_hints(schema) if names else {}
+    return {name: hints[name] for name in names}
+
+
+def suggest(key: str, known: list[str]) -> str:
+    """The nearest known key, or all of them."""
+    if near := get_close_matches(key, known, n=1):
+        return f"did you mean '{near[0]}'?"
+    return f"expected one of {', '.join(sorted(known))}"

@@ -1,0 +1,140 @@
+import copy
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from deployments.config_file import main, read_config_file
+from deployments.schema_keys import ConfigError
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = ROOT / "serve_config.yaml"
+
+
+def change(content, path, value):
+    """Set `value` at a path of keys and indices, and create sections on the way."""
+    *parents, last = path
+    for key in parents:
+        content = content.setdefault(key, {}) if isinstance(content, dict) else content[key]
+    content[last] = value
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Writes the shipped file with one value changed."""
+
+    def write(path, value):
+        content = copy.deepcopy(yaml.safe_load(SHIPPED.read_text()))
+        change(content, path, value)
+        file = tmp_path / "serve_config.yaml"
+        file.write_text(yaml.safe_dump(content))
+        return file
+
+    return write
+
+
+APP = ("applications", 0)
+TRANSPORT, GROUP = (*APP, "deployments", 0), (*APP, "deployments", 1)
+
+
+def test_the_shipped_file_is_valid():
+    file = read_config_file(SHIPPED)
+    assert (file.host, file.port, file.route_prefix) == ("127.0.0.1", 8000, "/")
+    assert file.args.preset == "pocket"
+    assert file.deployments["WorldGroup"].placement_group_bundles == [{"CPU": 1}]
+
+
+@pytest.mark.parametrize(
+    "path, nearest",
+    [
+        (("http_option",), "http_options"),
+        (("http_options", "prot"), "port"),
+        (("grpc_options", "ports"), "port"),
+        (("logging_config", "log_levels"), "log_level"),
+        ((*APP, "name_"), "name"),
+        ((*APP, "argz"), "args"),
+        ((*APP, "args", "threats"), "threads"),
+        ((*APP, "args", "limits", "max_socket"), "max_sockets"),
+        ((*APP, "runtime_env", "env_var"), "env_vars"),
+        ((*TRANSPORT, "max_ongoing_request"), "max_ongoing_requests"),
+        ((*GROUP, "num_replica"), "num_replicas"),
+        ((*GROUP, "ray_actor_options", "num_cpu"), "num_cpus"),
+        ((*GROUP, "ray_actor_options", "runtime_env", "pips"), "pip"),
+        ((*GROUP, "autoscaling_config", "min_replica"), "min_replicas"),
+        ((*GROUP, "logging_config", "log_dir"), "logs_dir"),
+    ],
+)
+def test_an_unknown_key_anywhere_fails_with_the_nearest_one(written, path, nearest):
+    with pytest.raises(ConfigError) as raised:
+        read_config_file(written(path, {}))
+    where = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path).lstrip(".")
+    assert str(raised.value) == f"{where}: unknown key, did you mean '{nearest}'?"
+
+
+@pytest.mark.parametrize(
+    "path, value, reason",
+    [
+        (("http_options", "port"), "eight", r"^http_options\.port: .*integer"),
+        (("proxy_location",), "everynode", r"^proxy_location: .*'HeadOnly' or 'EveryNode'"),
+        ((*APP, "import_path"), "deployments.app:biuld", r"import_path: .*'deployments.app:build'"),
+        ((*APP, "args", "device"), "gpu", r"^applications\[0\]\.args\.device: .*'cpu', 'cuda'"),
+        ((*APP, "args", "lease_ttl_s"), "x", r"^applications\[0\]\.args\.lease_ttl_s: "),
+        ((*GROUP, "name"), "WorldGruop", r"deployments\[1\]\.name: .*'Transport', 'WorldGroup'"),
+        ((*GROUP, "num_replicas"), "atuo", r"deployments\[1\]: .*\"auto\""),
+        ((*GROUP, "health_check_period_s"), 0, r"health_check_period_s: .*greater than 0"),
+        ((*GROUP, "placement_group_strategy"), "STRICT", r"_strategy: .*'STRICT_PACK'"),
+        ((*TRANSPORT, "num_replicas"), 0, r"deployments\[0\]\.num_replicas"),
+        (("applications",), [], r"^applications: expected one application"),
+    ],
+)
+def test_a_wrong_value_fails_with_its_path(written, path, value, reason):
+    with pytest.raises(ConfigError, match=reason):
+        read_config_file(written(path, value))
+
+
+def test_a_wrong_value_of_autoscaling_fails_with_its_path(tmp_path):
+    content = yaml.safe_load(SHIPPED.read_text())
+    group = content["applications"][0]["deployments"][1]
+    group.pop("num_replicas")
+    group["autoscaling_config"] = {"min_replicas": "one"}
+    (tmp_path / "file.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(ConfigError, match=r"deployments\[1\]\.autoscaling_config\.min_replicas: "):
+        read_config_file(tmp_path / "file.yaml")
+
+
+@pytest.mark.parametrize(
+    "data, reason",
+    [
+        (None, "No such file"),
+        (b"a: [1", "line 1, column"),
+        (b"a: b: c", "line 1, column"),
+        (b"\xff\xfe\x00", "not YAML"),
+        (b"", "expected a mapping"),
+        (b"- 1", "expected a mapping"),
+        (b"{}", "applications: Field required"),
+    ],
+)
+def test_a_file_that_is_no_config_gets_one_line(tmp_path, capsys, data, reason):
+    path = tmp_path / "serve_config.yaml"
+    if data is not None:
+        path.write_bytes(data)
+    assert main([str(path)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{path}: ") and reason in line
+
+
+def test_the_command_checks_a_file_and_prints_its_usage_without_one(written):
+    def check(*arguments):
+        command = [sys.executable, "-m", "deployments.config", *arguments]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+    began = time.monotonic()
+    assert check(SHIPPED).returncode == 0
+    assert time.monotonic() - began < 30  # a start of Ray takes longer on busy cores
+    wrong = check(written(("http_options", "prot"), 8001))
+    assert wrong.returncode == 1 and wrong.stderr.endswith("did you mean 'port'?\n")
+    usage = check()
+    assert usage.returncode == 2 and usage.stderr.startswith("usage: python -m deployments.config")
