@@ -20,7 +20,7 @@ MOVE_STEP = 0.05  # world units per latent frame, for one key
 # Whole degrees per latent frame: sums are exact, so that a repeated pose has the same bits.
 YAW_STEP = 6
 PITCH_STEP = 4
-PITCH_LIMIT = 85
+PITCH_LIMIT = 85  # above or below level; whole steps from level end at 84
 
 
 def check_action(action: str) -> str:
@@ -48,8 +48,9 @@ def pitch_matrix(degrees: float) -> Poses:
 
 
 def turn_pitch(pitch: int, action: str, *, step: int = PITCH_STEP) -> int:
-    """The pitch after an action, within PITCH_LIMIT of level."""
-    return min(max(pitch + axis(action, "i", "k") * step, -PITCH_LIMIT), PITCH_LIMIT)
+    """The pitch after an action. A step that would pass PITCH_LIMIT is dropped, not shortened."""
+    turned = pitch + axis(action, "i", "k") * step
+    return turned if abs(turned) <= PITCH_LIMIT else pitch
 
 
 def relative_pose(pitch: int, action: str) -> tuple[Poses, int]:

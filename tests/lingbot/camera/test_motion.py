@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from lingbot.camera.motion import KEYS, PITCH_LIMIT, Trajectory, check_action, relative_pose
+from lingbot.camera.motion import KEYS, Trajectory, check_action, relative_pose
 from lingbot.camera.pose_file import rotation_matrix
 from lingbot.errors import LingbotError
 
@@ -79,13 +79,22 @@ def test_a_resting_camera_is_the_identity(before):
     assert Trajectory().extend(["", *before, ""])[-1].tobytes() == np.eye(4).tobytes()
 
 
-def test_pitch_stops_at_its_limit_and_comes_back():
+@pytest.mark.parametrize("key, back, highest", [("i", "k", 84), ("k", "i", -84)])
+def test_a_pitch_step_past_85_degrees_is_dropped(key, back, highest):
     trajectory = Trajectory()
-    poses = trajectory.extend(["", *["i"] * 40])
-    assert trajectory.pitch == PITCH_LIMIT
-    assert np.array_equal(poses[-1], np.eye(4))
-    trajectory.extend(["k"])
-    assert trajectory.pitch == PITCH_LIMIT - 4
+    poses = trajectory.extend(["", *[key] * 40])
+    assert trajectory.pitch == highest
+    assert np.array_equal(poses[21], poses[1])  # the last step is a whole one
+    assert all(np.array_equal(pose, np.eye(4)) for pose in poses[22:])
+    trajectory.extend([back])
+    assert abs(trajectory.pitch) == 80
+
+
+@pytest.mark.parametrize("others", ["", "w", "l", "jsd"])
+def test_the_other_keys_move_on_where_a_pitch_step_is_dropped(others):
+    at_limit, without = relative_pose(84, others + "i"), relative_pose(84, others)
+    assert at_limit[0].tobytes() == without[0].tobytes()  # and the camera cache shares an entry
+    assert at_limit[1] == 84
 
 
 def test_the_first_latent_frame_rests():
