@@ -140,6 +140,8 @@ def error_response(error: TransportError) -> Response:
             status = 413
         case Busy() | WorldLost():
             status = 503
+        case _ if error.code == "timeout":
+            status = 408
         case _:
             status = 500 if error.code == "internal" else 400
     body = Failure(Reason(error.code, str(error), error.field))

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from transport.http.clip import ClipRequest
+from transport.http.clip_request import ClipRequest
 from transport.http.clip_response import Failure
 from transport.http.health import Health
 from transport.http.world_info import WorldDescription
@@ -54,6 +54,7 @@ def _clips() -> Schema:
     }
     refusals = {
         "400": "The request cannot be used.",
+        "408": "The body stopped.",
         "413": "The body is too large.",
         "500": "The world failed.",
         "503": "Every world is in use, or the world was lost. Try again later.",

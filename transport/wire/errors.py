@@ -1,5 +1,7 @@
 """Errors of a connection: a code, a reason, and the close code of an error that ends it."""
 
+from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Literal
 
 ErrorCode = Literal[
@@ -103,6 +105,14 @@ def quote(value: object) -> str:
     """A value from a client, cut to a length that is safe to send back."""
     text = value if isinstance(value, str) else str(value)
     return repr(text if len(text) <= MAX_QUOTED_CHARS else text[: MAX_QUOTED_CHARS - 1] + "…")
+
+
+def unknown_name(name: str, known: Sequence[str]) -> BadMessage:
+    """The error for a field that does not exist. It lists the known ones, and names the nearest."""
+    cut = name[:MAX_QUOTED_CHARS]
+    nearest = "".join(f", the nearest is '{one}'" for one in get_close_matches(cut, known, n=1))
+    listed = ", ".join(known)
+    return BadMessage(f"{quote(name)} is not a field{nearest}, expected: {listed}", field=cut)
 
 
 def truncate_reason(text: str) -> str:

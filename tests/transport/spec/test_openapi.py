@@ -7,7 +7,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from transport.app import build_app
-from transport.http.clip import ClipRequest
+from transport.http.clip_request import ClipRequest
 from transport.http.world_info import WorldDescription, describe_world
 from transport.spec.openapi import build_openapi
 from transport.wire.controls import parse_actions

@@ -11,6 +11,7 @@ from transport.wire.errors import (
     WorldLost,
     quote,
     truncate_reason,
+    unknown_name,
 )
 
 
@@ -59,3 +60,10 @@ def test_a_close_reason_fits_its_frame_and_stays_text():
 def test_long_values_are_not_quoted_whole():
     assert quote("x") == "'x'"
     assert len(quote("x" * 10_000)) < 60
+
+
+def test_an_unknown_name_gets_the_known_ones_and_the_nearest():
+    error = unknown_name("sed", ["prompt", "seed"])
+    assert str(error) == "'sed' is not a field, the nearest is 'seed', expected: prompt, seed"
+    assert str(unknown_name("q", ["prompt"])) == "'q' is not a field, expected: prompt"
+    assert len(str(unknown_name("x" * 10_000, ["prompt"]))) < 100
