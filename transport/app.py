@@ -6,6 +6,7 @@ from pathlib import Path
 
 import anyio
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse
 from starlette.routing import Mount, Route, WebSocketRoute
@@ -17,6 +18,7 @@ from transport.connection.connection import Connection
 from transport.event_loop_lag import EventLoopLag
 from transport.http.clip import clip_route
 from transport.http.health import health_route
+from transport.http.unrouted import describe_status, no_socket_route, upgrade_route
 from transport.http.world_info import opening_route, world_route
 from transport.paths import ASYNCAPI_PATH, OPENAPI_PATH, SOCKET_PATH
 from transport.wire.errors import Busy
@@ -44,8 +46,11 @@ def build_app(world: World, *, limits: ClientLimits | None = None) -> Starlette:
 
     return Starlette(
         lifespan=lifespan,
+        exception_handlers={HTTPException: describe_status},
         routes=[
             socket_route(world, limits=client_limits, capacity=capacity),
+            no_socket_route(),
+            upgrade_route(),
             clip_route(world, limits=client_limits, capacity=capacity),
             world_route(world),
             opening_route(world),

@@ -9,6 +9,7 @@ import urllib.request
 import pytest
 import websockets.sync.client
 from websockets.asyncio.client import connect as open_socket
+from websockets.exceptions import InvalidStatus
 
 from benchmarks.websocket_client import WebSocketClient
 from deployments.proxy import CLOSE_GRACE_S, PING_INTERVAL_S, PING_TIMEOUT_S
@@ -95,6 +96,13 @@ def test_a_plain_client_that_reads_nothing_is_closed_and_sent_no_more_than_its_p
         num_frames = asyncio.run(asyncio.wait_for(scenario(), bound_s + 30))
     assert num_frames <= 16 * (bound_s + 5) + 2 * 12
     assert time.monotonic() - began < bound_s + 15
+
+
+def test_a_socket_on_a_wrong_path_gets_404_and_the_right_one(server):
+    with pytest.raises(InvalidStatus) as denied:
+        websockets.sync.client.connect(server.ws.removesuffix("/generate"))
+    assert denied.value.response.status_code == 404
+    assert b"expected /v1/realtime_video/generate" in denied.value.response.body
 
 
 def test_a_clip_whose_client_disconnects_is_not_finished(server):

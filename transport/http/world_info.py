@@ -12,6 +12,7 @@ from starlette.routing import Route
 
 from transport.paths import OPENINGS_PATH, WORLD_PATH
 from transport.wire.controls import KEYS
+from transport.wire.errors import quote as quote_value
 from transport.wire.messages import Format
 from transport.wire.world import World, WorldInfo
 
@@ -57,7 +58,8 @@ def opening_route(world: World) -> Route:
             if candidate.name == name:
                 headers = {"cache-control": "max-age=3600"}
                 return Response(candidate.image, 200, headers, _media_type(candidate.image))
-        raise HTTPException(404)
+        known = ", ".join(quote(one.name) for one in world.info.openings) or "none"
+        raise HTTPException(404, f"{quote_value(name)} is not an opening, expected one of: {known}")
 
     return Route(f"{OPENINGS_PATH}/{{name}}", opening)
 

@@ -14,6 +14,7 @@ from transport.paths import (
     HEALTH_PATH,
     OPENAPI_PATH,
     OPENINGS_PATH,
+    SOCKET_PATH,
     WORLD_PATH,
 )
 from transport.spec.asyncapi import Size
@@ -39,6 +40,7 @@ def build_openapi() -> Schema:
             WORLD_PATH: {"get": _get("Facts of the served world.", ok=_json("WorldDescription"))},
             f"{OPENINGS_PATH}/{{name}}": {"get": _opening()},
             HEALTH_PATH: {"get": _health()},
+            SOCKET_PATH: {"get": _socket()},
             ASYNCAPI_PATH: {"get": _get("The socket, as AsyncAPI.", ok=_document())},
             OPENAPI_PATH: {"get": _get("This document.", ok=_document())},
         },
@@ -85,9 +87,15 @@ def _opening() -> Schema:
     operation["parameters"] = [
         {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
     ]
-    missing = {"text/plain": {"schema": {"type": "string"}}}
-    operation["responses"]["404"] = _answer("There is no opening of this name.", missing)
+    operation["responses"]["404"] = _answer("There is no opening of this name.", _line())
     return operation
+
+
+def _socket() -> Schema:
+    return {
+        "summary": f"The path of the WebSocket, which {ASYNCAPI_PATH} describes.",
+        "responses": {"426": _answer("The request is not a WebSocket handshake.", _line())},
+    }
 
 
 def _health() -> Schema:
@@ -106,6 +114,10 @@ def _answer(description: str, content: Schema) -> Schema:
 
 def _json(name: str) -> Schema:
     return {"application/json": {"schema": refer(name)}}
+
+
+def _line() -> Schema:
+    return {"text/plain": {"schema": {"type": "string"}}}
 
 
 def _document() -> Schema:

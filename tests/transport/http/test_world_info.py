@@ -16,3 +16,9 @@ def test_an_opening_is_an_image_at_the_url_of_its_description(server, world):
     response = server.http.get(url)
     assert response.headers["content-type"] == "image/png"
     assert response.content == world.info.openings[0].image
+
+
+def test_an_unknown_opening_gets_the_known_ones(server):
+    response = server.http.get("/v1/openings/grey")
+    assert response.status_code == 404
+    assert response.text == "'grey' is not an opening, expected one of: grey%20hill\n"
