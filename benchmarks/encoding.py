@@ -67,7 +67,7 @@ class SenderPath:
     def __init__(self, encoding: Encoding, limiter: anyio.CapacityLimiter) -> None:
         self._socket = MemorySocket()
         protocol = ServerProtocol(describe_walking_world(), limits=ClientLimits())
-        protocol.receive(msgpack.encode({"type": "init", "fps": MEDIA_FPS}))
+        protocol.receive(msgpack.encode({"type": "init", "fps": MEDIA_FPS}), 0.0)
         protocol.output.encoding = encoding
         protocol.send_session("s")
         sender = MessageSender(

@@ -252,7 +252,7 @@ def open_protocol(world, rng):
     protocol = ServerProtocol(world.info, limits=LIMITS)
     if chance := rng.randrange(3):
         init = {"type": "init", "extensions": chance == 2}
-        assert isinstance(protocol.receive(msgpack.encode(init)), SessionRequest)
+        assert isinstance(protocol.receive(msgpack.encode(init), 0.0), SessionRequest)
     return protocol
 
 
@@ -288,7 +288,7 @@ def test_hostile_bytes_are_answered_or_end_the_connection(seed, world):
     protocol, num_effects, num_endings = open_protocol(world, rng), {}, 0
     for turn, data in enumerate(hostile(rng, NUM_STRINGS // NUM_SHARES)):
         try:
-            effect = protocol.receive(data)
+            effect = protocol.receive(data, 0.0)
         except TransportError as error:
             assert error.close_code is not None
             assert len(truncate_reason(str(error)).encode()) <= 123
@@ -306,7 +306,7 @@ def test_hostile_bytes_are_answered_or_end_the_connection(seed, world):
 
 @pytest.mark.parametrize("text", ["", "{}", "\ud800", "x" * 5000])
 def test_text_is_answered(text, world):
-    answer = ServerProtocol(world.info, limits=LIMITS).receive(text)
+    answer = ServerProtocol(world.info, limits=LIMITS).receive(text, 0.0)
     assert answer.code == "text_frame"
     encode_message(answer)
 

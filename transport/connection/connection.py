@@ -87,7 +87,9 @@ class Connection:
     async def _listen(self) -> None:
         while True:
             # In one expression, so that no local variable keeps the image of a request.
-            await self._handle_effect(self._protocol.receive(await self._receive()))
+            await self._handle_effect(
+                self._protocol.receive(await self._receive(), anyio.current_time())
+            )
             # A flood is read from a buffer without waiting. Other tasks need their turn.
             await checkpoint()
 
@@ -155,7 +157,8 @@ class Connection:
         )
 
     async def _reject(self, error: TransportError) -> None:
-        await self._sender.send(self._protocol.send_reply(self._protocol.reject(error)))
+        reply = self._protocol.reject(error, anyio.current_time())
+        await self._sender.send(self._protocol.send_reply(reply))
 
     async def _send_queue_status(self, status: Queued | Warming) -> None:
         await self._sender.send(self._protocol.send_queue_status(status))

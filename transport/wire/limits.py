@@ -13,7 +13,7 @@ class ClientLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     max_sockets: Annotated[int, Meta(ge=1)] = 150
     max_init_bytes: NumBytes = 8 * 1024 * 1024
     max_event_bytes: NumBytes = 64 * 1024
-    max_errors: Annotated[int, Meta(ge=0)] = 100  # invalid messages on one socket
+    max_errors: Annotated[int, Meta(ge=0)] = 100  # invalid messages on one socket in a minute
     init_timeout_s: Seconds = 30.0  # for all inits of a socket together
     ack_timeout_s: Seconds = 60.0  # to acknowledge a chunk, and to accept any message
     max_clip_bytes: NumBytes = 10 * 1024 * 1024  # the body of a request

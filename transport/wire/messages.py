@@ -199,6 +199,7 @@ class Error(Struct, tag="error", frozen=True, omit_defaults=True):
     content: str
     code: ErrorCode
     field: str | None = None
+    event_id: int | None = None  # the event that this error answers
 
 
 class WarningMessage(Struct, tag="warning", frozen=True, omit_defaults=True):
@@ -276,6 +277,18 @@ def decode_message(data: bytes) -> ClientMessage:
         raise BadMessage(f"not a MessagePack map: {exc}", code="malformed") from exc
 
 
+class _EventId(Struct):
+    event_id: int | None = None
+
+
+def read_event_id(data: bytes) -> int | None:
+    """The id of an event that may be invalid otherwise; None if it has none or is unreadable."""
+    try:
+        return msgpack.decode(data, type=_EventId).event_id
+    except (DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
 def decode_field(raw: Raw, kind: type[T], *, field: str) -> T:
     """Decodes a field whose type depends on another one.
 
@@ -320,8 +333,8 @@ def encode_batch(
     return [_encoder.encode(fields | {"type": "frame_batch", "payload": payload})]
 
 
-def error_message(error: TransportError) -> Error:
-    return Error(content=str(error), code=error.code, field=error.field)
+def error_message(error: TransportError, *, event_id: int | None = None) -> Error:
+    return Error(content=str(error), code=error.code, field=error.field, event_id=event_id)
 
 
 def milliseconds(seconds: float) -> int:

@@ -13,6 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from transport.wire.controls import MAX_SCRIPT_LATENT_FRAMES, ChunkControls, Controls
+from transport.wire.error_budget import ErrorBudget
 from transport.wire.errors import (
     BadMessage,
     OutOfOrder,
@@ -54,6 +55,7 @@ from transport.wire.messages import (
     encode_batch,
     encode_message,
     error_message,
+    read_event_id,
 )
 from transport.wire.output_settings import OutputSettings
 from transport.wire.pacing import MAX_UNACKNOWLEDGED_CHUNKS, Pacer
@@ -98,12 +100,12 @@ class ServerProtocol:
         self._limits = limits
         self._pacer = Pacer(fps=info.fps)
         self._session_id: str | None = None
-        self._num_errors = 0
+        self._error_budget = ErrorBudget(max_per_minute=limits.max_errors)
         self._payload_pending = False  # a header was started, and its payload is not written
 
     # ---- from the client
 
-    def receive(self, data: bytes | str) -> Effect:
+    def receive(self, data: bytes | str, now_s: float) -> Effect:
         """Handles one message. Returns a session to open, an ack, or what to answer.
 
         Raises TooLarge, and Refused after too many invalid messages.
@@ -117,24 +119,25 @@ class ServerProtocol:
                 raise _too_large(len(data), self._limits.max_init_bytes)
             return self._handle(decode_message(data), num_bytes=len(data))
         except (BadMessage, OutOfOrder) as error:
-            return self._answer(error)
+            event_id = read_event_id(data) if isinstance(data, bytes) else None
+            return self._answer(error, now_s, event_id=event_id)
 
-    def reject(self, error: TransportError) -> Error:
+    def reject(self, error: TransportError, now_s: float) -> Error:
         """Returns the reply to an init that failed later. Another init may follow."""
         self.state = State.IDLE
         self.request = None
         self.controls = Controls()
-        return self._answer(error)
+        return self._answer(error, now_s)
 
-    def _answer(self, error: TransportError) -> Error:
-        self._num_errors += 1
-        if self._num_errors > self._limits.max_errors:
+    def _answer(self, error: TransportError, now_s: float, *, event_id: int | None = None) -> Error:
+        if not self._error_budget.spend(now_s):
             raise Refused(
-                f"more than {self._limits.max_errors} invalid messages, the last one: {error}",
+                f"more than {self._limits.max_errors} invalid messages in a minute, the last one: "
+                f"{error}",
                 code="too_many_errors",
                 close_code=1008,
             )
-        return error_message(error)
+        return error_message(error, event_id=event_id)
 
     def _handle(self, message: ClientMessage, *, num_bytes: int) -> Effect:
         if not isinstance(message, Init) and num_bytes > self._limits.max_event_bytes:

@@ -18,7 +18,7 @@ def start(make_world):
     def build(**fields):
         protocol = ServerProtocol(make_world().info, limits=ClientLimits())
         init = msgpack.encode({"type": "init", "fps": 16} | fields)
-        assert isinstance(protocol.receive(init), SessionRequest)
+        assert isinstance(protocol.receive(init, 0.0), SessionRequest)
         protocol.send_session("s")
         return protocol
 

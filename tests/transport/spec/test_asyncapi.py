@@ -271,7 +271,7 @@ SENT = [
     ControlAck(9),
     WarningMessage("h264 failed", "codec_failed"),
     *(Error("why", code) for code in get_args(ErrorCode)),
-    Error("why", "invalid_field", "size"),
+    Error("why", "invalid_field", "size", 7),
 ]
 
 
@@ -356,7 +356,7 @@ WRONG_EVENTS = [
 def accepts(world, *sent):
     """True if the server answers none of these messages with an error."""
     conversation = ServerProtocol(world.info, limits=ClientLimits())
-    answers = [conversation.receive(msgpack.encode(fields)) for fields in sent]
+    answers = [conversation.receive(msgpack.encode(fields), 0.0) for fields in sent]
     return not any(isinstance(answer, Error) for answer in answers)
 
 

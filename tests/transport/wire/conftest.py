@@ -50,7 +50,7 @@ def start(connect):
 
     def build(**fields):
         protocol = connect()
-        request = protocol.receive(msgpack.encode({"type": "init"} | fields))
+        request = protocol.receive(msgpack.encode({"type": "init"} | fields), 0.0)
         assert isinstance(request, SessionRequest)
         return protocol
 

@@ -20,7 +20,7 @@ def test_a_thousand_repeats_of_a_payload_are_not_parsed(start):
     protocol = start()
     history = {"mode": "state", "transitions": [{"actions": ["w"]}] * 500}
     payload = {"input_types": ["camera_actions"] * 1000, "camera_actions": history}
-    error = protocol.receive(event("composite_input", payload))
+    error = protocol.receive(event("composite_input", payload), 0.0)
     assert error.content == "`payload.input_types[1]`: 'camera_actions' is listed twice"
     assert protocol.controls.take_chunk(3).actions == ["", "", ""]
 
@@ -30,7 +30,8 @@ def test_held_keys_on_literal_bytes(start):
     protocol.receive(
         b"\x84\xa4type\xa5event\xa4kind\xaecamera_actions\xa8event_id\x05\xa7payload"
         b"\x82\xa4mode\xa5state\xabtransitions\x91"
-        b"\x82\xa7actions\x92\xa1l\xa1w\xacclient_ts_ms\xcd\x01\x00"
+        b"\x82\xa7actions\x92\xa1l\xa1w\xacclient_ts_ms\xcd\x01\x00",
+        0.0,
     )
     assert protocol.controls.take_chunk(3).actions == ["wl", "wl", "wl"]
 
@@ -43,7 +44,7 @@ def test_a_composite_applies_all_kinds_that_it_lists(start):
         "prompt": "rain",
         "not_listed": 5,
     }
-    assert protocol.receive(event("composite_input", payload, event_id=3)) == []
+    assert protocol.receive(event("composite_input", payload, event_id=3), 0.0) == []
     taken = protocol.controls.take_chunk(3)
     assert (taken.actions, taken.prompt, taken.event_ids) == (["w"] * 3, "rain", [3])
 
@@ -75,7 +76,7 @@ def test_a_composite_applies_all_kinds_that_it_lists(start):
 )
 def test_a_composite_with_one_bad_part_applies_nothing(start, payload, code, field):
     protocol = start()
-    error = protocol.receive(event("composite_input", {"prompt": "rain"} | payload))
+    error = protocol.receive(event("composite_input", {"prompt": "rain"} | payload), 0.0)
     assert (error.code, error.field) == (code, field)
     assert protocol.controls.take_chunk(3).prompt is None
 
@@ -101,7 +102,7 @@ def test_a_composite_with_one_bad_part_applies_nothing(start, payload, code, fie
 )
 def test_an_invalid_event_is_answered_and_changes_nothing(start, kind, payload, code, field):
     protocol = start()
-    error = protocol.receive(event(kind, payload, event_id=1))
+    error = protocol.receive(event(kind, payload, event_id=1), 0.0)
     assert (error.code, error.field) == (code, field)
     taken = protocol.controls.take_chunk(3)
     assert (taken.actions, taken.event_ids, taken.prompt) == (["", "", ""], [], None)
@@ -113,12 +114,12 @@ def test_a_long_prompt_is_taken(start, prompt):
     composite = {"input_types": ["prompt"], "prompt": prompt}
     for kind, payload in (("prompt", prompt), ("composite_input", composite)):
         protocol = start()
-        assert protocol.receive(event(kind, payload)) == []
+        assert protocol.receive(event(kind, payload), 0.0) == []
         assert protocol.controls.take_chunk(3).prompt == prompt
 
 
 def test_an_unknown_kind_is_answered_with_the_known_ones(start):
-    error = start().receive(event("fly", None))
+    error = start().receive(event("fly", None), 0.0)
     assert "'fly', expected one of camera_actions, prompt, output," in error.content
 
 

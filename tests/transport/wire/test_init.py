@@ -12,12 +12,12 @@ def init(**fields):
 
 
 def test_an_init_on_literal_bytes(connect):
-    request = connect().receive(b"\x82\xa4type\xa4init\xa4seed\x07")
+    request = connect().receive(b"\x82\xa4type\xa4init\xa4seed\x07", 0.0)
     assert request.world.seed == 7
 
 
 def test_an_empty_init_takes_every_default(connect):
-    request = connect().receive(init())
+    request = connect().receive(init(), 0.0)
     assert (request.world.prompt, request.first_frame) == ("a grey hill", None)
     assert request.world.seed == 42
     assert (request.world.width, request.world.height, request.fps) == (112, 64, 16)
@@ -45,7 +45,8 @@ def test_a_full_init(connect):
             realtime_causal_kv_cache_num_frames=9,
             condition_inputs={"camera_actions": [["l", "w"], []]},
             extensions=True,
-        )
+        ),
+        0.0,
     )
     assert (request.world.prompt, request.first_frame) == ("snow", b"JPEG")
     assert (request.world.seed, request.fps) == (0, 24)
@@ -57,20 +58,22 @@ def test_a_full_init(connect):
 
 
 def test_an_empty_prompt_and_zeros_mean_the_default(connect):
-    request = connect().receive(init(prompt="", output_compression=0, realtime_preview_max_width=0))
+    request = connect().receive(
+        init(prompt="", output_compression=0, realtime_preview_max_width=0), 0.0
+    )
     assert (request.world.prompt, request.encoding) == ("a grey hill", Encoding())
 
 
 def test_a_long_prompt_is_taken(connect):
-    assert connect().receive(init(prompt="🌲" * 8000)).world.prompt == "🌲" * 8000
+    assert connect().receive(init(prompt="🌲" * 8000), 0.0).world.prompt == "🌲" * 8000
 
 
 def test_a_first_frame_may_be_text(connect):
-    assert connect().receive(init(first_frame="aGk=")).first_frame == "aGk="
+    assert connect().receive(init(first_frame="aGk="), 0.0).first_frame == "aGk="
 
 
 def test_a_size_that_is_not_served_becomes_the_nearest(connect, info):
-    request = connect(info=info(sizes=())).receive(init(size="830x475"))
+    request = connect(info=info(sizes=())).receive(init(size="830x475"), 0.0)
     assert (request.world.width, request.world.height) == (832, 480)
 
 
@@ -86,7 +89,7 @@ def test_a_size_that_is_not_served_becomes_the_nearest(connect, info):
     ],
 )
 def test_another_size_than_the_requested_one_is_a_warning(connect, info, sizes, size, served):
-    request = connect(info=info(sizes=sizes)).receive(init(size=size))
+    request = connect(info=info(sizes=sizes)).receive(init(size=size), 0.0)
     assert f"{request.world.width}x{request.world.height}" == served
     warned = [(warning.code, warning.field) for warning in request.warnings]
     assert warned == ([] if size in (None, served) else [("size_changed", "size")])
@@ -111,14 +114,14 @@ def test_another_size_than_the_requested_one_is_a_warning(connect, info, sizes, 
 )
 def test_a_window_and_its_sink_become_the_nearest_served(connect, window, sink, served):
     fields = {"realtime_causal_kv_cache_num_frames": window, "realtime_causal_sink_size": sink}
-    request = connect().receive(init(**fields))
+    request = connect().receive(init(**fields), 0.0)
     assert (request.world.window, request.world.sink) == served
 
 
 def test_only_a_client_that_acknowledges_may_run_unpaced(connect):
-    assert connect().receive(init(realtime_output_pacing=False)).paced
-    assert connect().receive(init(extensions=True)).paced
-    assert not connect().receive(init(realtime_output_pacing=False, extensions=True)).paced
+    assert connect().receive(init(realtime_output_pacing=False), 0.0).paced
+    assert connect().receive(init(extensions=True), 0.0).paced
+    assert not connect().receive(init(realtime_output_pacing=False, extensions=True), 0.0).paced
 
 
 @pytest.mark.parametrize(
@@ -163,12 +166,12 @@ def test_only_a_client_that_acknowledges_may_run_unpaced(connect):
 )
 def test_an_invalid_init_is_answered_and_another_may_follow(connect, fields, field, reason):
     protocol = connect()
-    error = protocol.receive(init(**fields))
+    error = protocol.receive(init(**fields), 0.0)
     assert isinstance(error, Error)
     assert error.field == field
     assert reason in error.content
     assert len(error.content) < 300
-    assert isinstance(protocol.receive(init()), SessionRequest)
+    assert isinstance(protocol.receive(init(), 0.0), SessionRequest)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +187,7 @@ def test_an_invalid_init_is_answered_and_another_may_follow(connect, fields, fie
     ],
 )
 def test_the_prompt_of_an_opening_belongs_to_its_image(connect, fields, prompt):
-    request = connect().receive(init(**fields))
+    request = connect().receive(init(**fields), 0.0)
     assert request.world.prompt == prompt
     assert request.first_frame == fields.get("first_frame")
 
@@ -192,16 +195,16 @@ def test_the_prompt_of_an_opening_belongs_to_its_image(connect, fields, prompt):
 def test_a_world_without_openings_needs_a_first_frame(connect, info):
     bare = info(openings=())
     for fields in ({}, {"prompt": "x"}):
-        error = connect(info=bare).receive(init(**fields))
+        error = connect(info=bare).receive(init(**fields), 0.0)
         assert (error.code, error.field) == ("missing_field", "first_frame")
     for fields in ({}, {"prompt": "x"}):
-        request = connect(info=bare).receive(init(first_frame=b"x", **fields))
+        request = connect(info=bare).receive(init(first_frame=b"x", **fields), 0.0)
         assert request.world.prompt == fields.get("prompt", "")
 
 
 def test_a_script_in_init_may_not_be_larger_than_one_in_an_event(connect):
     script = [[] for _ in range(70_000)]
-    error = connect().receive(init(condition_inputs={"camera_actions": script}))
+    error = connect().receive(init(condition_inputs={"camera_actions": script}), 0.0)
     assert (error.code, error.field) == ("too_large", "condition_inputs.camera_actions")
 
 
@@ -211,8 +214,8 @@ def test_latest_and_flushing_are_for_clients_with_extensions(connect):
         "realtime_cut_over": True,
         "realtime_output_pacing": False,
     }
-    plain = connect().receive(init(**wish))
-    extended = connect().receive(init(extensions=True, **wish))
+    plain = connect().receive(init(**wish), 0.0)
+    extended = connect().receive(init(extensions=True, **wish), 0.0)
     assert (plain.latest, plain.flushes_older, plain.paced) == (False, False, True)
     assert (extended.latest, extended.flushes_older) == (True, True)
     assert extended.paced, "frames that nobody will see are not generated ahead of time"

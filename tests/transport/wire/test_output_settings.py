@@ -11,7 +11,7 @@ def event(kind, payload, **fields):
 
 
 def change_output(protocol, **fields):
-    return protocol.receive(event("output", fields, event_id=5))
+    return protocol.receive(event("output", fields, event_id=5), 0.0)
 
 
 def test_an_output_event_changes_what_it_names_and_no_more(start):
@@ -54,7 +54,7 @@ def test_the_lossless_codec_is_for_clients_with_extensions(start):
 def test_a_key_frame_may_be_requested(start, payload):
     protocol = start(extensions=True)
     message = {"type": "event", "kind": "key_frame", "event_id": 6} | payload
-    assert protocol.receive(msgpack.encode(message)) == [ControlAck(6)]
+    assert protocol.receive(msgpack.encode(message), 0.0) == [ControlAck(6)]
     assert protocol.output.key_frame_wanted
 
 
@@ -65,6 +65,6 @@ def test_output_and_keys_may_change_together(start):
         "camera_actions": [["w"]],
         "output": {"realtime_output_format": "webp"},
     }
-    assert protocol.receive(event("composite_input", payload, event_id=1)) == [ControlAck(1)]
+    assert protocol.receive(event("composite_input", payload, event_id=1), 0.0) == [ControlAck(1)]
     assert protocol.output.encoding.format == "webp"
     assert protocol.controls.take_chunk(1).actions == ["w"]

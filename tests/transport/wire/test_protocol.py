@@ -70,10 +70,10 @@ def test_the_script_of_init_is_played_from_the_first_chunk(start):
 
 def test_a_rejected_init_leaves_no_trace(start):
     protocol = start(condition_inputs={"camera_actions": [["w"]]})
-    error = protocol.reject(Refused("no such seed", field="seed"))
+    error = protocol.reject(Refused("no such seed", field="seed"), 0.0)
     assert (error.code, error.field) == ("refused", "seed")
     assert protocol.state is State.IDLE
-    assert isinstance(protocol.receive(init()), SessionRequest)
+    assert isinstance(protocol.receive(init(), 0.0), SessionRequest)
     assert protocol.controls.take_chunk(3).actions == ["", "", ""]
 
 
@@ -81,37 +81,37 @@ def test_a_rejected_init_leaves_no_trace(start):
     "data", [event("prompt", "rain"), msgpack.encode({"type": "ack", "chunk_index": 0})]
 )
 def test_a_message_before_init_is_answered(connect, data):
-    error = connect().receive(data)
+    error = connect().receive(data, 0.0)
     assert error.code == "out_of_order"
     assert "before init" in error.content
 
 
 def test_a_second_init_is_answered_and_the_session_continues(start):
     protocol = start()
-    assert protocol.receive(init(prompt="x" * 100)).code == "out_of_order"
-    assert protocol.receive(init(first_frame=bytes(100_000))).code == "out_of_order"
-    assert protocol.receive(event("prompt", "rain")) == []
+    assert protocol.receive(init(prompt="x" * 100), 0.0).code == "out_of_order"
+    assert protocol.receive(init(first_frame=bytes(100_000)), 0.0).code == "out_of_order"
+    assert protocol.receive(event("prompt", "rain"), 0.0) == []
 
 
 def test_events_reach_the_controls(start):
     protocol = start()
-    protocol.receive(event("camera_actions", [["w"], ["l"]], event_id=1))
-    protocol.receive(event("prompt", "rain", event_id=2))
+    protocol.receive(event("camera_actions", [["w"], ["l"]], event_id=1), 0.0)
+    protocol.receive(event("prompt", "rain", event_id=2), 0.0)
     taken = protocol.controls.take_chunk(3)
     assert (taken.actions, taken.prompt, taken.event_ids) == (["w", "l", ""], "rain", [1, 2])
 
 
 @pytest.mark.parametrize("data, code", [("hello", "text_frame"), (b"\xc1", "malformed")])
 def test_a_frame_that_is_not_a_message_is_answered(connect, start, data, code):
-    assert connect().receive(data).code == code
-    assert start().receive(data).code == code
+    assert connect().receive(data, 0.0).code == code
+    assert start().receive(data, 0.0).code == code
 
 
 def test_events_with_an_id_are_acknowledged_to_clients_with_extensions(start):
     asked = start(extensions=True)
-    assert asked.receive(event("prompt", "rain", event_id=7)) == [ControlAck(7)]
-    assert asked.receive(event("prompt", "rain")) == []
-    assert start().receive(event("prompt", "rain", event_id=7)) == []
+    assert asked.receive(event("prompt", "rain", event_id=7), 0.0) == [ControlAck(7)]
+    assert asked.receive(event("prompt", "rain"), 0.0) == []
+    assert start().receive(event("prompt", "rain", event_id=7), 0.0) == []
 
 
 def test_acks_reach_the_pacer(start):
@@ -119,33 +119,79 @@ def test_acks_reach_the_pacer(start):
     for _ in range(2):
         protocol.chunk_generated(0.0, NO_CONTROLS, num_frames=12, took_s=0.1)
     assert protocol.wait_to_generate_s(0.0) > 0
-    assert protocol.receive(b"\x82\xa4type\xa3ack\xabchunk_index\x01") == Ack(1)
+    assert protocol.receive(b"\x82\xa4type\xa3ack\xabchunk_index\x01", 0.0) == Ack(1)
     assert protocol.wait_to_generate_s(0.0) == 0
 
 
 def test_acks_are_an_extension(start):
-    error = start().receive(msgpack.encode({"type": "ack", "chunk_index": 0}))
+    error = start().receive(msgpack.encode({"type": "ack", "chunk_index": 0}), 0.0)
     assert (error.code, error.content) == ("out_of_order", "an ack without `extensions` in init")
 
 
 def test_an_event_over_its_limit_ends_the_connection(start):
     protocol = start()
     with pytest.raises(TooLarge, match="expected at most 65536"):
-        protocol.receive(event("prompt", "x" * 65_536))
+        protocol.receive(event("prompt", "x" * 65_536), 0.0)
 
 
 def test_an_init_over_its_limit_ends_the_connection(connect):
     with pytest.raises(TooLarge, match="expected at most 4096"):
-        connect(max_init_bytes=4096).receive(init(first_frame=bytes(4096)))
+        connect(max_init_bytes=4096).receive(init(first_frame=bytes(4096)), 0.0)
 
 
 def test_a_client_that_sends_too_many_invalid_messages_is_refused(connect):
     protocol = connect(max_errors=100)
     for _ in range(100):
-        assert isinstance(protocol.receive(b"\xc1"), Error)
+        assert isinstance(protocol.receive(b"\xc1", 0.0), Error)
     with pytest.raises(Refused, match="more than 100 invalid messages") as caught:
-        protocol.receive(b"\xc1")
+        protocol.receive(b"\xc1", 0.0)
     assert (caught.value.code, caught.value.close_code) == ("too_many_errors", 1008)
+
+
+def test_one_invalid_message_every_five_seconds_never_ends_the_connection(start):
+    protocol = start()
+    for turn in range(2000):
+        assert isinstance(protocol.receive(event("wave", None), 5.0 * turn), Error)
+
+
+def test_a_failed_init_counts_as_an_invalid_message(connect):
+    protocol = connect(max_errors=1)
+    protocol.receive(init(), 0.0)
+    assert protocol.reject(Refused("no"), 0.0).code == "refused"
+    protocol.receive(init(), 1.0)
+    with pytest.raises(Refused, match="more than 1 invalid messages in a minute"):
+        protocol.reject(Refused("no"), 1.0)
+
+
+@pytest.mark.parametrize(
+    "fields, event_id",
+    [
+        ({"kind": "wave", "event_id": 7}, 7),
+        ({"kind": "prompt", "payload": 5, "event_id": 0}, 0),
+        ({"kind": "camera_actions", "payload": "w", "event_id": 7}, 7),
+        ({"kind": "composite_input", "payload": {"input_types": ["x"]}, "event_id": 7}, 7),
+        ({"kind": 5, "event_id": 7}, 7),
+        ({"event_id": 7}, 7),
+        ({"type": "fly", "event_id": 7}, 7),
+        ({"kind": "wave", "event_id": [7]}, None),
+        ({"kind": "wave"}, None),
+        ({"kind": "wave", "event_id": None}, None),
+    ],
+)
+def test_an_error_names_the_event_that_it_answers(connect, start, fields, event_id):
+    data = msgpack.encode({"type": "event"} | fields)
+    for protocol in (connect(), start(), start(extensions=True)):
+        error = protocol.receive(data, 0.0)
+        assert error.event_id == event_id
+        (written,) = protocol.send_reply(error)
+        assert msgpack.decode(written).get("event_id") == event_id
+
+
+@pytest.mark.parametrize(
+    "data", ["text", b"\xc1", b"\x81\xa8event_id", b"\x91" * 5000, init(fps=0)]
+)
+def test_an_error_about_something_else_names_no_event(connect, data):
+    assert connect().receive(data, 0.0).event_id is None
 
 
 # ---- to the client
@@ -257,7 +303,7 @@ def test_two_chunks_may_be_sent_before_an_ack(start):
         for index in range(2):  # a chunk counts once
             send_batch(protocol, chunk_index=chunk_index, index=index, num_batches=2)
     assert protocol.wait_to_send_s(9.0) == math.inf
-    protocol.receive(b"\x82\xa4type\xa3ack\xabchunk_index\x00")
+    protocol.receive(b"\x82\xa4type\xa3ack\xabchunk_index\x00", 0.0)
     assert protocol.wait_to_send_s(9.0) == 0
 
 
