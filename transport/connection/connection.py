@@ -87,24 +87,25 @@ class Connection:
     async def _listen(self) -> None:
         while True:
             # In one expression, so that no local variable keeps the image of a request.
-            await self._handle_effect(
-                self._protocol.receive(await self._receive(), anyio.current_time())
+            await self._handle_effects(
+                [self._protocol.receive(await self._receive(), anyio.current_time())]
             )
             # A flood is read from a buffer without waiting. Other tasks need their turn.
             await checkpoint()
 
-    async def _handle_effect(self, effect: Effect) -> None:
-        match effect:
-            case SessionRequest():
-                self._requests_in.send_nowait(effect)
-            case Ack():
-                self._acked.set()
-                self._acked = anyio.Event()
-            case Error():
-                await self._sender.send(self._protocol.send_reply(effect))
-            case [*receipt]:
-                for reply in receipt:
-                    await self._sender.send(self._protocol.send_reply(reply))
+    async def _handle_effects(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case SessionRequest():
+                    self._requests_in.send_nowait(effect)
+                case Ack():
+                    self._acked.set()
+                    self._acked = anyio.Event()
+                case Error():
+                    await self._sender.send(self._protocol.send_reply(effect))
+                case [*receipt]:
+                    for reply in receipt:
+                        await self._sender.send(self._protocol.send_reply(reply))
 
     async def _receive(self) -> bytes | str:
         # Not receive_bytes(): it raises KeyError on a text frame, which must be answered.
@@ -157,8 +158,7 @@ class Connection:
         )
 
     async def _reject(self, error: TransportError) -> None:
-        reply = self._protocol.reject(error, anyio.current_time())
-        await self._sender.send(self._protocol.send_reply(reply))
+        await self._handle_effects(self._protocol.reject(error, anyio.current_time()))
 
     async def _send_queue_status(self, status: Queued | Warming) -> None:
         await self._sender.send(self._protocol.send_queue_status(status))
@@ -184,6 +184,7 @@ class Connection:
         await self._sender.send(self._protocol.send_session(session.id))
         for warning in request.warnings:
             await self._sender.send(self._protocol.send_warning(warning))
+        await self._handle_effects(self._protocol.release(anyio.current_time()))
         slot = ChunkSlot(latest=request.latest)
         self._chunk_sender = ChunkSender(
             self._sender, self._protocol, session_id=session.id, limiter=self._capacity.encode

@@ -62,7 +62,7 @@ ERROR_CODES: dict[str, str] = {
     "unknown_type": "`type` is not one that a client may send",
     "unknown_kind": "`kind` is not the kind of an event",
     "missing_field": "`field` is missing",
-    "queue_full": "more latent frames or transitions than are kept",
+    "queue_full": "more latent frames, transitions or messages than are kept",
     "too_many_errors": "too many invalid messages in a minute",
     "timeout": "no valid init, or no ack, in time",
     # The docstring of an exception explains the code that it carries by default.

@@ -3,6 +3,7 @@
     init -> session -> (event | ack)* -> close
 
 An invalid message is answered and changes nothing. Only a raised error ends the connection.
+A second init before the session waits, with all that follows it, until the first has failed.
 """
 
 import math
@@ -63,13 +64,15 @@ from transport.wire.pacing import MAX_UNACKNOWLEDGED_CHUNKS, Pacer
 if TYPE_CHECKING:
     from transport.wire.world import WorldInfo
 
+MAX_HELD_MESSAGES = 512  # from a second init on, while the world of the first is being opened
+
 # Binary frames that are sent in this order, with no other frame between them. Empty: send nothing.
 Unit = list[bytes | memoryview]
 
 
 class State(Enum):
     IDLE = auto()  # waiting for a valid init
-    RUNNING = auto()
+    RUNNING = auto()  # the init is valid; its world is being opened or open
 
 
 class Close(Struct, frozen=True):
@@ -101,6 +104,7 @@ class ServerProtocol:
         self._pacer = Pacer(fps=info.fps)
         self._session_id: str | None = None
         self._error_budget = ErrorBudget(max_per_minute=limits.max_errors)
+        self._held: list[bytes | str] = []  # messages behind a second init
         self._payload_pending = False  # a header was started, and its payload is not written
 
     # ---- from the client
@@ -111,23 +115,47 @@ class ServerProtocol:
         Raises TooLarge, and Refused after too many invalid messages.
         """
         try:
+            if self._held:
+                return self._hold(data)
             if isinstance(data, str):
                 raise BadMessage(
                     "a text frame, expected MessagePack in a binary frame", code="text_frame"
                 )
             if len(data) > self._limits.max_init_bytes:
                 raise _too_large(len(data), self._limits.max_init_bytes)
-            return self._handle(decode_message(data), num_bytes=len(data))
+            message = decode_message(data)
+            if isinstance(message, Init) and self._is_opening:
+                return self._hold(data)
+            return self._handle(message, num_bytes=len(data))
         except (BadMessage, OutOfOrder) as error:
             event_id = read_event_id(data) if isinstance(data, bytes) else None
             return self._answer(error, now_s, event_id=event_id)
 
-    def reject(self, error: TransportError, now_s: float) -> Error:
-        """Returns the reply to an init that failed later. Another init may follow."""
+    def reject(self, error: TransportError, now_s: float) -> list[Effect]:
+        """Returns the reply to an init that failed later, and the effects of held messages.
+
+        Another init may follow, or be among those messages.
+        """
         self.state = State.IDLE
         self.request = None
         self.controls = Controls()
-        return self._answer(error, now_s)
+        return [self._answer(error, now_s), *self.release(now_s)]
+
+    def release(self, now_s: float) -> list[Effect]:
+        """Handles the messages that were held until the first init failed or had its session."""
+        held, self._held = self._held, []
+        return [self.receive(data, now_s) for data in held]
+
+    def _hold(self, data: bytes | str) -> Receipt:
+        num_bytes = len(data) + sum(map(len, self._held))
+        if len(self._held) >= MAX_HELD_MESSAGES or num_bytes > self._limits.max_init_bytes:
+            raise OutOfOrder(
+                f"too many messages behind a second init, expected at most {MAX_HELD_MESSAGES} "
+                f"and {self._limits.max_init_bytes} bytes",
+                code="queue_full",
+            )
+        self._held.append(data)
+        return []
 
     def _answer(self, error: TransportError, now_s: float, *, event_id: int | None = None) -> Error:
         if not self._error_budget.spend(now_s):
@@ -309,6 +337,10 @@ class ServerProtocol:
     def time_to_underrun_s(self, now_s: float) -> float:
         """Seconds until the client has no frames left to show; see `Pacer.time_to_underrun_s`."""
         return self._pacer.time_to_underrun_s(now_s)
+
+    @property
+    def _is_opening(self) -> bool:
+        return self.state is State.RUNNING and self._session_id is None
 
     @property
     def _extensions(self) -> bool:

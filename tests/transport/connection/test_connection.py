@@ -3,6 +3,7 @@ import threading
 import time
 
 import anyio
+import pytest
 from msgspec import msgpack
 
 from transport.wire.errors import BadMessage, Refused
@@ -160,6 +161,46 @@ def test_an_invalid_init_is_answered_and_another_may_follow(peer, world, make_pn
     assert peer.read()["code"] == "out_of_order"
     peer.init(first_frame=make_png())
     assert peer.read()["type"] == "frame_batch"
+
+
+@pytest.mark.parametrize("num_bad", [1, 3])
+@pytest.mark.parametrize("bad", [{"first_frame": b"no image"}, {"first_frame": "!"}, {"fps": 0}])
+def test_a_good_init_right_behind_bad_ones_plays(peer, world, bad, num_bad):
+    for _ in range(num_bad):
+        peer.init(**bad)
+        peer.event("prompt", "of a bad one")
+    peer.init(prompt="good", max_chunks=1, condition_inputs={"camera_actions": [["w"]]})
+    *errors, _, _ = peer.read_until("chunk_stats")
+    assert {error["type"] for error in errors} == {"error"}
+    assert errors[0]["field"] == next(iter(bad))
+    assert [spec.prompt for spec in world.specs] == ["good"]
+    assert world.steps == [(["w", "", ""], None)]
+    assert peer.close_of() == (1000, "done")
+
+
+def test_a_good_init_behind_one_that_the_world_refuses_plays(peer, world):
+    world.on_open = Refused("no such window")
+    peer.init()
+    assert peer.read()["code"] == "refused"
+    opened = world.open
+
+    async def refuse_the_first(spec, image, *, on_wait):
+        world.on_open = Refused("no") if spec.prompt == "bad" else None
+        return await opened(spec, image, on_wait=on_wait)
+
+    world.open = refuse_the_first
+    peer.init(prompt="bad")
+    peer.init(prompt="good", max_chunks=1)
+    assert [message["type"] for message in peer.read_until("chunk_stats")][0] == "error"
+    assert [spec.prompt for spec in world.specs] == ["good"]
+
+
+def test_the_first_of_two_good_inits_plays(peer, world):
+    peer.init(prompt="first", extensions=True, max_chunks=1)
+    peer.init(prompt="second")
+    kinds = [message["type"] for message in peer.read_until("chunk_stats")]
+    assert kinds[:2] == ["session", "error"]
+    assert [spec.prompt for spec in world.specs] == ["first"]
 
 
 def test_a_refusal_of_the_world_is_answered_and_another_init_may_follow(peer, world):
