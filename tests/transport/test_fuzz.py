@@ -129,7 +129,7 @@ def wrong_values():
         for field in fields_of(struct):
             for value in ODD_VALUES if field.type is not msgspec.Raw else []:
                 try:
-                    msgpack.decode(msgpack.encode(value), type=field.type)
+                    msgpack.decode(msgpack.encode(value), type=field.type, strict=False)
                 except msgspec.ValidationError:
                     yield struct, field.name, value
 

@@ -14,7 +14,7 @@ from transport.http.clip_response import ClipResponse, error_response
 from transport.paths import CLIPS_PATH
 from transport.wire.controls import parse_actions
 from transport.wire.errors import BadMessage, TransportError, quote
-from transport.wire.init import DEFAULT_SEED, read_prompt, read_size, read_steps
+from transport.wire.init import read_prompt, read_seed, read_size, read_steps
 from transport.wire.limits import ClientLimits
 from transport.wire.world import World, WorldInfo, WorldSpec
 from transport.worker_limits import CapacityLimits, run_in_worker
@@ -63,7 +63,7 @@ def _read_spec(fields: ClipRequest, info: WorldInfo, *, has_image: bool) -> Worl
     width, height = read_size(fields.size, info)
     return WorldSpec(
         prompt=read_prompt(fields.prompt, info, has_image=has_image),
-        seed=DEFAULT_SEED if fields.seed is None else fields.seed,
+        seed=read_seed(fields.seed),
         width=width,
         height=height,
         num_steps=read_steps(fields.num_inference_steps, info),

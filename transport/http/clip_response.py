@@ -90,7 +90,7 @@ class ClipResponse(Response):
                 async for data in self._record(session):
                     if not begun:
                         begun = True
-                        await send(_start())
+                        await send(_start(self._spec.seed))
                     with anyio.fail_after(self._timeout_s):
                         await send({"type": "http.response.body", "body": data, "more_body": True})
                 await send({"type": "http.response.body", "body": b""})
@@ -148,8 +148,12 @@ def error_response(error: TransportError) -> Response:
     return Response(msgspec.json.encode(body), status_code=status, media_type="application/json")
 
 
-def _start() -> Message:
-    headers = [(b"content-type", MEDIA_TYPE.encode()), (b"cache-control", b"no-store")]
+def _start(seed: int) -> Message:
+    headers = [
+        (b"content-type", MEDIA_TYPE.encode()),
+        (b"cache-control", b"no-store"),
+        (b"x-seed", str(seed).encode()),
+    ]
     return {"type": "http.response.start", "status": 200, "headers": headers}
 
 

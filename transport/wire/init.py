@@ -1,6 +1,7 @@
 """The `init` message: checked against the world that is served, and completed with defaults."""
 
 import re
+from random import SystemRandom
 
 from msgspec import Raw, Struct
 
@@ -11,6 +12,7 @@ from transport.wire.output_settings import read_format, read_quality
 from transport.wire.world import WorldInfo, WorldSpec
 
 DEFAULT_SEED = 42
+MAX_RANDOM_SEED = 2**31  # short enough to be read out, and exact in every client's language
 MAX_SIDE = 8192
 
 _SIZE = re.compile(r"([1-9][0-9]{0,3})x([1-9][0-9]{0,3})")
@@ -50,7 +52,7 @@ def read_init(init: Init, info: WorldInfo, *, max_script_bytes: int) -> SessionR
     return SessionRequest(
         world=WorldSpec(
             prompt=read_prompt(init.prompt, info, has_image=first_frame is not None),
-            seed=DEFAULT_SEED if init.seed is None else init.seed,
+            seed=read_seed(init.seed),
             width=width,
             height=height,
             num_steps=read_steps(init.num_inference_steps, info),
@@ -91,6 +93,13 @@ def read_prompt(prompt: str | None, info: WorldInfo, *, has_image: bool) -> str:
     An opening's prompt describes the image of that opening, so the two are used together.
     """
     return prompt or ("" if has_image else info.openings[0].prompt)
+
+
+def read_seed(seed: int | None) -> int:
+    """The seed; a random one for a negative one."""
+    if seed is None:
+        return DEFAULT_SEED
+    return seed if seed >= 0 else SystemRandom().randrange(MAX_RANDOM_SEED)
 
 
 def read_steps(num_steps: int | None, info: WorldInfo) -> int | None:

@@ -1,7 +1,8 @@
 """The wire format: one MessagePack map for each message, tagged by `type`.
 
 A payload of 64 KiB or more travels bare, in a binary frame of its own. Unknown fields are ignored,
-so either side may be upgraded first. The tags, the fields and their order are those of
+so either side may be upgraded first. A client may also write an integer as a whole float or as
+digits in a string. The tags, the fields and their order are those of
 SGLang-Diffusion's realtime endpoint. Extensions are sent only to clients that asked for them in
 `init`.
 """
@@ -26,7 +27,8 @@ SPLIT_BYTES = 65_536  # a payload of this size or more travels in a frame of its
 
 Prompt = Annotated[str, Meta(max_length=MAX_PROMPT_CHARS)]
 Positive = Annotated[int, Meta(ge=1, le=2**63 - 1)]
-Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]  # a negative one: a random one
+EventId = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Fps = Annotated[int, Meta(ge=1, le=60)]
 Quality = Annotated[int, Meta(ge=0, le=100)]
 MaxWidth = Annotated[int, Meta(ge=0)]
@@ -45,7 +47,7 @@ class Init(Struct, tag="init", frozen=True, kw_only=True):
     prompt: Prompt | None = None  # without one: the opening's, or none for an own `first_frame`
     first_frame: Raw = Raw()  # bytes of an encoded image, or str: base64 or a data URL
     size: str | None = None  # "WxH"; the nearest served size is used
-    seed: Seed | None = None
+    seed: Seed | None = None  # negative: drawn by the server
     fps: Fps | None = None
     max_chunks: Positive | None = None
     num_inference_steps: Positive | None = None
@@ -70,7 +72,7 @@ class Event(Struct, tag="event", frozen=True):
 
     kind: str
     payload: Raw = Raw()
-    event_id: int | None = None
+    event_id: EventId | None = None
 
 
 class Ack(Struct, tag="ack", frozen=True):
@@ -229,6 +231,7 @@ class SessionOpened(Struct, tag="session", frozen=True, kw_only=True):
     chunk_frames: int
     encoding: Format
     limits: SessionLimits
+    seed: int | None = None  # of the world; the drawn one if the init has a negative one
 
 
 class Queued(Struct, tag="queued", frozen=True):
@@ -259,7 +262,8 @@ class Encoding(Struct, frozen=True, kw_only=True):
 ServerMessage = ChunkStats | Error | SessionOpened | Queued | Warming | ControlAck | WarningMessage
 Layout = RawLayout | EncodedLayout | VideoLayout
 
-_decoder: msgpack.Decoder[ClientMessage] = msgpack.Decoder(ClientMessage)
+# Not strict: clients send integers as whole floats, as JavaScript encoders do, or as digits.
+_decoder: msgpack.Decoder[ClientMessage] = msgpack.Decoder(ClientMessage, strict=False)
 _encoder = msgpack.Encoder()
 _CHOICES: dict[str, tuple[str, ...]] = {
     "realtime_delivery": get_args(DeliveryMode),
@@ -278,13 +282,13 @@ def decode_message(data: bytes) -> ClientMessage:
 
 
 class _EventId(Struct):
-    event_id: int | None = None
+    event_id: EventId | None = None
 
 
 def read_event_id(data: bytes) -> int | None:
     """The id of an event that may be invalid otherwise; None if it has none or is unreadable."""
     try:
-        return msgpack.decode(data, type=_EventId).event_id
+        return msgpack.decode(data, type=_EventId, strict=False).event_id
     except (DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
@@ -297,7 +301,7 @@ def decode_field(raw: Raw, kind: type[T], *, field: str) -> T:
     if is_absent(raw):
         raise BadMessage(f"missing required field `{field}`", code="missing_field", field=field)
     try:
-        return msgpack.decode(raw, type=kind)
+        return msgpack.decode(raw, type=kind, strict=False)
     except ValidationError as exc:
         raise explain(str(exc), root=field) from exc
     except (DecodeError, UnicodeDecodeError, RecursionError) as exc:

@@ -261,6 +261,7 @@ class ServerProtocol:
                 max_prompt_chars=MAX_PROMPT_CHARS,
                 max_unacknowledged_chunks=MAX_UNACKNOWLEDGED_CHUNKS,
             ),
+            seed=request.world.seed,
         )
         return [encode_message(message)]
 

@@ -100,6 +100,22 @@ def test_a_long_prompt_is_taken(server, world, body):
     assert world.specs[0].prompt == "雪" * 8000
 
 
+@pytest.mark.parametrize("seed, read", [(7, 7), ("7", 7), (65536.0, 65536), (2**63 - 1,) * 2])
+def test_the_seed_of_a_clip_is_in_its_headers(server, world, seed, read):
+    response = server.http.post("/v1/clips", json={"actions": "w-1", "seed": seed})
+    assert [world.specs[0].seed, int(response.headers["x-seed"])] == [read] * 2
+
+
+@pytest.mark.parametrize("body", [{"data": {"seed": "-1"}}, {"json": {"seed": -77}}])
+def test_a_negative_seed_is_a_random_one(server, world, body):
+    for _ in range(3):
+        (form,) = body.values()
+        (kind,) = body
+        response = server.http.post("/v1/clips", **{kind: form | {"actions": "w-1"}})
+        assert int(response.headers["x-seed"]) == world.specs[-1].seed >= 0
+    assert len({spec.seed for spec in world.specs}) == 3
+
+
 def test_everything_but_actions_has_a_default(server, world):
     num_frames(server.http.post("/v1/clips", data={"actions": "w-1", "prompt": ""}))
     (spec,) = world.specs
@@ -114,7 +130,6 @@ def test_everything_but_actions_has_a_default(server, world):
         ({"data": {"actions": "q-1"}}, "invalid_field", "actions[0]"),
         ({"data": {"actions": "w-241"}}, "invalid_field", "actions[0]"),
         ({"data": {"actions": "w-1", "seed": "x"}}, "invalid_field", "seed"),
-        ({"data": {"actions": "w-1", "seed": "-1"}}, "invalid_field", "seed"),
         ({"data": {"actions": "w-1", "size": "big"}}, "invalid_field", "size"),
         ({"data": {"actions": "w-1", "format": "gif"}}, "invalid_field", "format"),
         ({"data": {"actions": "w-1", "image": "/etc/passwd"}}, "invalid_field", "image"),

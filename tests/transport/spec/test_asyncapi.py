@@ -292,6 +292,7 @@ INITS = [
     {},
     dict.fromkeys(Init.__struct_fields__),
     {"prompt": "a hill", "first_frame": b"\x89PNG", "size": "832x480", "seed": 2**63 - 1},
+    {"seed": -1, "fps": 24.0},
     {"first_frame": "aGk=", "fps": 60, "max_chunks": 1, "condition_inputs": {}},
     {"condition_inputs": {"camera_actions": SCRIPT}, "extensions": True},
     {"realtime_output_format": "webp", "realtime_chroma_subsampling": "444"},
@@ -318,8 +319,8 @@ EVENTS = [
 ]
 WRONG_INITS = [
     ("prompt", "x" * 8001),
-    ("seed", -1),
-    ("seed", "7"),
+    ("seed", 2**63),
+    ("seed", "seven"),
     ("fps", 61),
     ("size", "large"),
     ("size", "0x480"),
@@ -329,7 +330,7 @@ WRONG_INITS = [
     ("condition_inputs", []),
     ("condition_inputs", {"camera_actions": [["q"]]}),
     ("condition_inputs", {"camera_actions": HELD}),
-    ("extensions", 1),
+    ("extensions", 2),
 ]
 WRONG_EVENTS = [
     ("fly", None),

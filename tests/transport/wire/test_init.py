@@ -77,6 +77,35 @@ def test_a_size_that_is_not_served_becomes_the_nearest(connect, info):
     assert (request.world.width, request.world.height) == (832, 480)
 
 
+@pytest.mark.parametrize("seed", [-1, -1.0, "-1", -(2**63)])
+def test_a_negative_seed_is_random_and_in_the_session(connect, seed):
+    seeds = set()
+    for _ in range(3):
+        protocol = connect()
+        request = protocol.receive(init(seed=seed, extensions=True), 0.0)
+        (session,) = protocol.send_session("s1")
+        assert msgpack.decode(session)["seed"] == request.world.seed >= 0
+        seeds.add(request.world.seed)
+    assert len(seeds) == 3
+
+
+@pytest.mark.parametrize("write", [int, float, str])
+def test_an_integer_may_be_a_whole_float_or_digits(connect, write):
+    fields = {
+        "seed": 65536,
+        "fps": 24,
+        "max_chunks": 5,
+        "num_inference_steps": 2,
+        "output_compression": 70,
+        "realtime_preview_max_width": 64,
+        "realtime_causal_sink_size": 3,
+        "realtime_causal_kv_cache_num_frames": 9,
+    }
+    request = connect().receive(init(**{name: write(value) for name, value in fields.items()}), 0.0)
+    assert request == connect().receive(init(**fields), 0.0)
+    assert (request.world.seed, request.fps, request.max_chunks) == (65536, 24, 5)
+
+
 @pytest.mark.parametrize(
     "sizes, size, served",
     [
@@ -161,7 +190,6 @@ def test_only_a_client_that_acknowledges_may_run_unpaced(connect):
             "condition_inputs.camera_actions.transitions",
             "missing",
         ),
-        ({"seed": -1}, "seed", ">= 0"),
     ],
 )
 def test_an_invalid_init_is_answered_and_another_may_follow(connect, fields, field, reason):
