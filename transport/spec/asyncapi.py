@@ -19,7 +19,7 @@ from transport.spec.schema import (
     refer,
 )
 from transport.wire import controls, errors, messages, pacing, protocol
-from transport.wire.controls import KEYS, MAX_SCRIPT_LATENT_FRAMES, MAX_TRANSITIONS
+from transport.wire.controls import MAX_SCRIPT_LATENT_FRAMES
 from transport.wire.errors import TransportError
 from transport.wire.event import KINDS
 from transport.wire.messages import (
@@ -34,9 +34,16 @@ from transport.wire.output_settings import EXTENSION_FORMATS
 
 # Types of fields that the Structs leave open and later checks narrow.
 KEY_MEANINGS = "w a s d walk, j l turn, i k look up and down"
-Key = Annotated[str, Meta(extra_json_schema={"enum": list(KEYS)})]
-Keys = Annotated[list[Key], Meta(description=f"Held in one latent frame: {KEY_MEANINGS}.")]
-Script = Annotated[list[Keys], Meta(max_length=MAX_SCRIPT_LATENT_FRAMES)]
+Keys = Annotated[
+    list[str],
+    Meta(
+        description=f"Held in one latent frame: {KEY_MEANINGS}. Case is folded, and other strings "
+        "are left out."
+    ),
+]
+Script = Annotated[
+    list[Keys], Meta(description=f"The last {MAX_SCRIPT_LATENT_FRAMES} latent frames are played.")
+]
 Image = Annotated[
     Any, Meta(extra_json_schema={"anyOf": [BYTES, {"type": "string"}, {"type": "null"}]})
 ]
@@ -62,7 +69,7 @@ ERROR_CODES: dict[str, str] = {
     "unknown_type": "`type` is not one that a client may send",
     "unknown_kind": "`kind` is not the kind of an event",
     "missing_field": "`field` is missing",
-    "queue_full": "more latent frames, transitions or messages than are kept",
+    "queue_full": "more messages behind a second `init` than are kept",
     "too_many_errors": "too many invalid messages in a minute",
     "timeout": "no valid init, or no ack, in time",
     # The docstring of an exception explains the code that it carries by default.
@@ -140,7 +147,7 @@ def _payload_types() -> dict[str, Any]:
     held = narrow(
         messages.HeldKeys,
         mode=Literal["state"],
-        transitions=Annotated[transitions, Meta(min_length=1, max_length=MAX_TRANSITIONS)],
+        transitions=transitions,
     )
     kinds: dict[str, Any] = {
         "camera_actions": Script | held,

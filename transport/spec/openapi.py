@@ -21,7 +21,7 @@ from transport.spec.asyncapi import Size
 from transport.spec.schema import BYTES, Schema, build_schemas, first_line, narrow, refer
 from transport.wire.controls import KEYS
 
-SEGMENT = f"(none|[{KEYS}]+)-[1-9][0-9]{{0,2}}"
+SEGMENT = f"([nN][oO][nN][eE]|[{KEYS}{KEYS.upper()}]+)-[1-9][0-9]{{0,2}}"
 Actions = Annotated[
     str, Meta(pattern=f"^{SEGMENT}(,{SEGMENT})*$", examples=["w-6,wl-4,none-2", "none-1"])
 ]

@@ -53,7 +53,7 @@ class Controls:
     def hold(self, states: Sequence[str], *, event_id: EventId = None) -> None:
         """Follows the keyboard through `states`; the last one stays held. Ends a script."""
         self._note("held", event_id, replaces=("script",))
-        self._has_new_keys = True
+        self._has_new_keys |= bool(states or self._script)
         self._script.clear()
         self._transitions.extend(states)
         while len(self._transitions) > MAX_TRANSITIONS:
@@ -122,14 +122,13 @@ def canonical(keys: Iterable[str]) -> str:
     return "".join(key for key in KEYS if key in held)
 
 
-def parse_keys(keys: Sequence[str], *, field: str) -> str:
-    """The keys as an action. Raises BadMessage with the path of the first one that is not a key."""
-    for position, key in enumerate(keys):
-        if key not in _KEY_SET:
-            path = f"{field}[{position}]"
-            raise BadMessage(
-                f"`{path}`: {quote(key)} is not a key, expected keys of '{KEYS}'", field=path
-            )
+def read_keys(names: Iterable[str], *, unknown: dict[str, None]) -> str:
+    """The keys of these names as an action. Upper case counts as lower case.
+
+    `unknown` receives the names that are not a key, in order. They are left out.
+    """
+    keys = [name.lower() for name in names]
+    unknown.update((key, None) for key in keys if key not in _KEY_SET)
     return canonical(keys)
 
 
@@ -140,7 +139,7 @@ def parse_actions(text: str, *, max_latent_frames: int = MAX_SCRIPT_LATENT_FRAME
     """
     actions: list[str] = []
     for position, segment in enumerate(text.split(",")):
-        keys, dash, count = segment.strip().partition("-")
+        keys, dash, count = segment.strip().lower().partition("-")
         field = f"actions[{position}]"
         known = keys == "none" or (keys != "" and _KEY_SET.issuperset(keys))
         if not (known and dash and count.isascii() and count.isdigit()):

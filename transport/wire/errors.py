@@ -107,12 +107,16 @@ def quote(value: object) -> str:
     return repr(text if len(text) <= MAX_QUOTED_CHARS else text[: MAX_QUOTED_CHARS - 1] + "…")
 
 
-def unknown_name(name: str, known: Sequence[str]) -> BadMessage:
-    """The error for a field that does not exist. It lists the known ones, and names the nearest."""
+def unknown_name(name: str, known: Sequence[str], *, parent: str = "") -> BadMessage:
+    """The error for a field that does not exist. It lists the known ones, and names the nearest.
+
+    `parent` is the path of the field that holds it.
+    """
     cut = name[:MAX_QUOTED_CHARS]
     nearest = "".join(f", the nearest is '{one}'" for one in get_close_matches(cut, known, n=1))
     listed = ", ".join(known)
-    return BadMessage(f"{quote(name)} is not a field{nearest}, expected: {listed}", field=cut)
+    path = f"{parent}.{cut}" if parent else cut
+    return BadMessage(f"{quote(name)} is not a field{nearest}, expected: {listed}", field=path)
 
 
 def truncate_reason(text: str) -> str:

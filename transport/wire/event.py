@@ -7,18 +7,17 @@ from functools import partial
 
 from msgspec import Raw, Struct
 
-from transport.wire.controls import MAX_SCRIPT_LATENT_FRAMES, MAX_TRANSITIONS, parse_keys
+from transport.wire.controls import KEYS, MAX_SCRIPT_LATENT_FRAMES, read_keys
 from transport.wire.errors import BadMessage, quote
 from transport.wire.messages import (
     MAX_PROMPT_CHARS,
     Encoding,
     Event,
     HeldKeys,
-    OutputChange,
     WarningMessage,
     decode_field,
 )
-from transport.wire.output_settings import merge_encoding
+from transport.wire.output_settings import merge_encoding, read_output_change
 
 KINDS = ("camera_actions", "prompt", "output", "key_frame", "composite_input")
 
@@ -62,7 +61,7 @@ def read_event(
     `encoding` is the present one. `extensions` is true if the client asked for them. `warnings`
     receives what is not as the event asks.
     """
-    read = partial(_read_part, encoding=encoding, extensions=extensions)
+    read = partial(_read_part, encoding=encoding, extensions=extensions, warnings=warnings)
     if event.kind != "composite_input":
         return [read(event.kind, event.payload, field="payload", kind_field="kind")]
     parts = decode_field(event.payload, dict[str, Raw], field="payload")
@@ -82,30 +81,36 @@ def read_event(
     ]
 
 
-def read_camera_actions(raw: Raw, *, field: str) -> PlayScript | HoldKeys:
-    """The payload of `camera_actions`.
+def read_camera_actions(
+    raw: Raw, *, field: str, warnings: list[WarningMessage]
+) -> PlayScript | HoldKeys:
+    """The payload of `camera_actions`. Raises BadMessage with the path of a part of another type.
 
-    Raises BadMessage with the path of the first wrong key, and one of code `queue_full` for too
-    many latent frames or transitions.
+    `warnings` receives the unknown keys, and the beginning of a script that is too long: as with
+    SGLang-Diffusion, neither voids the rest.
     """
-    if not _is_map(raw):
+    unknown: dict[str, None] = {}
+    actions: PlayScript | HoldKeys
+    if _is_map(raw):
+        held = decode_field(raw, HeldKeys, field=field)
+        if held.mode != "state":
+            path = f"{field}.mode"
+            raise BadMessage(f"`{path}`: {quote(held.mode)}, expected 'state'", field=path)
+        actions = HoldKeys([read_keys(one.actions, unknown=unknown) for one in held.transitions])
+    else:
         script = decode_field(raw, list[list[str]], field=field)
-        _check_length(len(script), MAX_SCRIPT_LATENT_FRAMES, what="latent frames", field=field)
-        return PlayScript(
-            [parse_keys(keys, field=f"{field}[{position}]") for position, keys in enumerate(script)]
-        )
-    held = decode_field(raw, HeldKeys, field=field)
-    if held.mode != "state":
-        path = f"{field}.mode"
-        raise BadMessage(f"`{path}`: {quote(held.mode)}, expected 'state'", field=path)
-    path = f"{field}.transitions"
-    _check_length(len(held.transitions), MAX_TRANSITIONS, what="transitions", field=path)
-    return HoldKeys(
-        [
-            parse_keys(transition.actions, field=f"{path}[{position}].actions")
-            for position, transition in enumerate(held.transitions)
-        ]
-    )
+        num_left_out = len(script) - MAX_SCRIPT_LATENT_FRAMES
+        if num_left_out > 0:
+            text = f"`{field}`: the first {num_left_out} latent frames are left out, expected at "
+            text += f"most {MAX_SCRIPT_LATENT_FRAMES}"
+            warnings.append(WarningMessage(text, "script_truncated", field))
+        newest = script[-MAX_SCRIPT_LATENT_FRAMES:]
+        actions = PlayScript([read_keys(keys, unknown=unknown) for keys in newest])
+    if unknown:
+        names = quote(", ".join(unknown))
+        text = f"`{field}`: {names} left out, expected keys of '{KEYS}'"
+        warnings.append(WarningMessage(text, "unknown_keys", field))
+    return actions
 
 
 def _read_part(
@@ -116,14 +121,15 @@ def _read_part(
     kind_field: str,
     encoding: Encoding,
     extensions: bool,
+    warnings: list[WarningMessage],
 ) -> ControlEvent:
     match kind:
         case "camera_actions":
-            return read_camera_actions(payload, field=field)
+            return read_camera_actions(payload, field=field, warnings=warnings)
         case "prompt":
             return _read_prompt(payload, field=field)
         case "output":
-            change = decode_field(payload, OutputChange, field=field)
+            change = read_output_change(payload, field=field)
             return ChangeOutput(
                 merge_encoding(encoding, change, extensions=extensions, field=field)
             )
@@ -156,13 +162,6 @@ def _refuse_repeats(kinds: list[str], *, field: str) -> None:
             path = f"{field}[{position}]"
             raise BadMessage(f"`{path}`: {quote(kind)} is listed twice", field=path)
         seen.add(kind)
-
-
-def _check_length(num: int, limit: int, *, what: str, field: str) -> None:
-    if num > limit:
-        raise BadMessage(
-            f"`{field}`: {num} {what} exceed the limit of {limit}", code="queue_full", field=field
-        )
 
 
 def _is_map(raw: Raw) -> bool:

@@ -69,7 +69,7 @@ def read_init(init: Init, info: WorldInfo, *, max_script_bytes: int) -> SessionR
         flushes_older=extensions and bool(init.realtime_cut_over),
         max_chunks=init.max_chunks,
         extensions=extensions,
-        script=_read_script(init, max_bytes=max_script_bytes),
+        script=_read_script(init, max_bytes=max_script_bytes, warnings=warnings),
         warnings=tuple(warnings),
     )
 
@@ -151,7 +151,7 @@ def _read_first_frame(raw: Raw, info: WorldInfo) -> bytes | str | None:
     return decode_field(raw, str, field="first_frame")
 
 
-def _read_script(init: Init, *, max_bytes: int) -> list[str]:
+def _read_script(init: Init, *, max_bytes: int, warnings: list[WarningMessage]) -> list[str]:
     raw = init.condition_inputs.camera_actions if init.condition_inputs else Raw()
     if is_absent(raw):
         return []
@@ -164,7 +164,7 @@ def _read_script(init: Init, *, max_bytes: int) -> list[str]:
             code="too_large",
             field=field,
         )
-    script = read_camera_actions(raw, field=field)
+    script = read_camera_actions(raw, field=field, warnings=warnings)
     if not isinstance(script, PlayScript):
         raise BadMessage(f"`{field}`: expected a list of lists of keys", field=field)
     return script.actions

@@ -19,7 +19,7 @@ T = TypeVar("T")
 Format = Literal["raw", "jpeg", "webp", "h264", "delta-zstd"]
 Chroma = Literal["420", "444"]  # JPEG samples colour at a quarter of the pixels, or at all
 DeliveryMode = Literal["all", "latest"]
-WarningCode = Literal["codec_failed", "size_changed"]
+WarningCode = Literal["codec_failed", "size_changed", "unknown_keys", "script_truncated"]
 
 MAX_PROMPT_CHARS = 8000
 DEFAULT_QUALITY = 90
@@ -92,10 +92,10 @@ class HeldKeys(Struct, frozen=True):
     """The payload of `camera_actions` that follows the keyboard. The alternative is a script."""
 
     mode: str
-    transitions: Annotated[list[Transition], Meta(min_length=1)]
+    transitions: list[Transition]
 
 
-class OutputChange(Struct, frozen=True, kw_only=True):
+class OutputChange(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The payload of `output`: how the next chunks travel. Absent fields keep their value."""
 
     realtime_output_format: str | None = None

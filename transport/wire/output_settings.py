@@ -3,8 +3,16 @@
 from dataclasses import dataclass
 from typing import get_args
 
-from transport.wire.errors import BadMessage, quote
-from transport.wire.messages import DEFAULT_QUALITY, Encoding, Format, OutputChange
+from msgspec import Raw
+
+from transport.wire.errors import BadMessage, quote, unknown_name
+from transport.wire.messages import (
+    DEFAULT_QUALITY,
+    Encoding,
+    Format,
+    OutputChange,
+    decode_field,
+)
 
 FORMAT_FIELD = "realtime_output_format"
 EXTENSION_FORMATS = ("delta-zstd",)  # not a part of the plain wire
@@ -33,6 +41,18 @@ def read_format(name: str | None, *, extensions: bool, field: str = FORMAT_FIELD
 def read_quality(quality: int | None) -> int:
     """The quality; absent or 0 means the default."""
     return quality or DEFAULT_QUALITY
+
+
+def read_output_change(raw: Raw, *, field: str) -> OutputChange:
+    """The payload of `output`. Raises BadMessage with the path below `field`.
+
+    Unlike elsewhere, an unknown field is an error: what it asks for would not happen.
+    """
+    known = OutputChange.__struct_fields__
+    for name in decode_field(raw, dict[str, Raw], field=field):
+        if name not in known:
+            raise unknown_name(name, known, parent=field)
+    return decode_field(raw, OutputChange, field=field)
 
 
 def merge_encoding(

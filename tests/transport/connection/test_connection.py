@@ -226,7 +226,7 @@ def test_a_text_frame_and_bad_bytes_are_answered(peer):
 
 def test_an_invalid_event_is_answered_and_the_session_continues(peer):
     peer.init(max_chunks=3)
-    peer.event("camera_actions", [["q"]])
+    peer.event("camera_actions", [[5]])
     error = peer.read_until("error")[-1]
     assert (error["code"], error["field"]) == ("invalid_field", "payload[0][0]")
     assert peer.close_of() == (1000, "done")

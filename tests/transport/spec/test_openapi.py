@@ -60,7 +60,7 @@ def test_a_description_of_a_world_validates(world):
     assert errors_of("WorldDescription", body | {"fps": "16"}) != []
 
 
-@pytest.mark.parametrize("text", ["w-6", "w-6,wl-4,none-2", "wasdijkl-240"])
+@pytest.mark.parametrize("text", ["w-6", "w-6,wl-4,none-2", "W-1,None-2", "wasdijkl-240"])
 def test_accepted_actions_validate(text):
     assert parse_actions(text)
     assert errors_of("ClipRequest", {"actions": text}) == []

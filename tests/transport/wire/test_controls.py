@@ -163,6 +163,7 @@ def test_pending_transitions_are_bounded_and_still_lose_no_tap():
 
 def test_the_grammar_of_actions():
     assert parse_actions("w-2, lw-1,none-2") == ["w", "w", "wl", "", ""]
+    assert parse_actions("W-1,Lw-1,None-1") == ["w", "wl", ""]
 
 
 @pytest.mark.parametrize(

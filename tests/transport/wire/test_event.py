@@ -5,6 +5,7 @@ from msgspec import Raw, msgpack
 
 from transport.wire.errors import BadMessage
 from transport.wire.event import HoldKeys, PlayScript, read_camera_actions
+from transport.wire.messages import ControlAck
 from transport.wire.protocol import State
 
 
@@ -12,8 +13,9 @@ def event(kind, payload, **fields):
     return msgpack.encode({"type": "event", "kind": kind, "payload": payload} | fields)
 
 
-def parse(payload):
-    return read_camera_actions(Raw(msgpack.encode(payload)), field="payload")
+def parse(payload, warnings=None):
+    raw = Raw(msgpack.encode(payload))
+    return read_camera_actions(raw, field="payload", warnings=[] if warnings is None else warnings)
 
 
 def test_a_thousand_repeats_of_a_payload_are_not_parsed(start):
@@ -56,7 +58,7 @@ def test_a_composite_applies_all_kinds_that_it_lists(start):
         ({"input_types": ["prompt", "composite_input"]}, "unknown_kind", "payload.input_types[1]"),
         ({"input_types": ["prompt", "camera_actions"]}, "missing_field", "payload.camera_actions"),
         (
-            {"input_types": ["prompt", "camera_actions"], "camera_actions": [["q"]]},
+            {"input_types": ["prompt", "camera_actions"], "camera_actions": [[5]]},
             "invalid_field",
             "payload.camera_actions[0][0]",
         ),
@@ -89,14 +91,7 @@ def test_a_composite_with_one_bad_part_applies_nothing(start, payload, code, fie
         ("prompt", "x" * 8001, "invalid_field", "payload"),
         ("prompt", 5, "invalid_field", "payload"),
         ("prompt", None, "missing_field", "payload"),
-        ("camera_actions", [["q"]], "invalid_field", "payload[0][0]"),
-        ("camera_actions", [["w"]] * 513, "queue_full", "payload"),
-        (
-            "camera_actions",
-            {"mode": "state", "transitions": [{"actions": []}] * 6400},
-            "queue_full",
-            "payload.transitions",
-        ),
+        ("camera_actions", [[5]], "invalid_field", "payload[0][0]"),
         ("composite_input", [], "invalid_field", "payload"),
     ],
 )
@@ -140,25 +135,17 @@ def test_held_keys_are_read_as_states():
 @pytest.mark.parametrize(
     "payload, field, reason",
     [
-        (
-            [["w"], ["w"], ["w"], ["q"]],
-            "payload[3][0]",
-            "'q' is not a key, expected keys of 'wasdijkl'",
-        ),
-        ([["W"]], "payload[0][0]", "'W' is not a key"),
-        ([["wa"]], "payload[0][0]", "'wa' is not a key"),
-        ([[""]], "payload[0][0]", "'' is not a key"),
+        ([["w"], ["w"], ["w"], [None]], "payload[3][0]", "expected `str`, got `None`"),
         ([["w"], "w"], "payload[1]", "expected `array`, got `str`"),
         ([["w", 5]], "payload[0][1]", "expected `str`, got `int`"),
         ("w", "payload", "expected `array`, got `str`"),
         (None, "payload", "missing required field `payload`"),
         ({"mode": "state"}, "payload.transitions", "missing required field"),
-        ({"mode": "state", "transitions": []}, "payload.transitions", "length >= 1"),
         ({"mode": "fly", "transitions": [{"actions": []}]}, "payload.mode", "expected 'state'"),
         (
-            {"mode": "state", "transitions": [{"actions": []}, {"actions": ["w", "q"]}]},
+            {"mode": "state", "transitions": [{"actions": []}, {"actions": ["w", 5]}]},
             "payload.transitions[1].actions[1]",
-            "'q' is not a key",
+            "expected `str`, got `int`",
         ),
         (
             {"mode": "state", "transitions": [{"actions": ["w"], "client_ts_ms": "now"}]},
@@ -174,17 +161,82 @@ def test_a_wrong_payload_is_named_by_its_path(payload, field, reason):
     assert reason in str(caught.value)
 
 
-def test_a_script_over_the_limit_names_both_numbers():
-    assert len(parse([["w"]] * 512).actions) == 512
-    with pytest.raises(BadMessage, match="513 latent frames .* 512") as caught:
-        parse([["w"]] * 513)
-    assert (caught.value.code, caught.value.field) == ("queue_full", "payload")
+@pytest.mark.parametrize(
+    "keys, action, unknown",
+    [
+        (["W"], "w", ""),
+        (["L", "w", "W"], "wl", ""),
+        (["q"], "", "q"),
+        (["w", "Shift", "Q", "shift"], "w", "shift, q"),
+        (["wa"], "", "wa"),
+        ([""], "", ""),
+        (["w", " w"], "w", " w"),
+    ],
+)
+@pytest.mark.parametrize("mode", ["script", "state"])
+def test_case_is_folded_and_unknown_keys_are_left_out(keys, action, unknown, mode):
+    warnings = []
+    if mode == "script":
+        assert parse([["a"], keys], warnings) == PlayScript(["a", action])
+    else:
+        transitions = [{"actions": ["a"]}, {"actions": keys}]
+        held = parse({"mode": "state", "transitions": transitions}, warnings)
+        assert held == HoldKeys(["a", action])
+    expected = [("unknown_keys", "payload")] if set(keys) - set("WLwa") else []
+    assert [(one.code, one.field) for one in warnings] == expected
+    for warning in warnings:
+        assert f"'{unknown}' left out, expected keys of 'wasdijkl'" in warning.content
 
 
-def test_a_history_over_the_limit_names_both_numbers():
-    history = {"mode": "state", "transitions": [{"actions": ["w"]}] * 512}
-    assert len(parse(history).states) == 512
-    history["transitions"].append({"actions": []})
-    with pytest.raises(BadMessage, match="513 transitions .* 512") as caught:
-        parse(history)
-    assert (caught.value.code, caught.value.field) == ("queue_full", "payload.transitions")
+def test_unknown_keys_are_not_quoted_at_length():
+    warnings = []
+    parse([[f"key {position}" for position in range(5000)]], warnings)
+    assert len(warnings) == 1
+    assert len(warnings[0].content) < 200
+
+
+def test_unknown_keys_are_a_warning_after_the_ack_of_a_client_with_extensions(start):
+    extended, plain = start(extensions=True), start()
+    ack, warning = extended.receive(event("camera_actions", [["w", "q"]], event_id=7), 0.0)
+    assert (ack, warning.code, warning.field) == (ControlAck(7), "unknown_keys", "payload")
+    (warning,) = extended.receive(event("camera_actions", [["w", "q"]]), 0.0)  # no id, no ack
+    assert warning.code == "unknown_keys"
+    composite = {"input_types": ["camera_actions"], "camera_actions": [["w", "q"]]}
+    (warning,) = extended.receive(event("composite_input", composite), 0.0)
+    assert warning.field == "payload.camera_actions"
+    assert plain.receive(event("camera_actions", [["w", "q"]], event_id=7), 0.0) == []
+    assert plain.controls.take_chunk(1).actions == ["w"]
+
+
+def test_a_history_without_transitions_ends_a_script_and_no_more(start):
+    protocol = start(extensions=True)
+    empty = {"mode": "state", "transitions": []}
+    protocol.receive(event("camera_actions", [["w"]] * 9), 0.0)
+    protocol.controls.take_chunk(3)
+    assert protocol.receive(event("camera_actions", empty, event_id=1), 0.0) == [ControlAck(1)]
+    taken = protocol.controls.take_chunk(3)
+    assert (taken.actions, taken.has_new_keys) == ([""] * 3, True)
+    held = {"mode": "state", "transitions": [{"actions": ["l"]}]}
+    protocol.receive(event("camera_actions", held), 0.0)
+    protocol.controls.take_chunk(3)
+    protocol.receive(event("camera_actions", empty), 0.0)
+    taken = protocol.controls.take_chunk(3)
+    assert (taken.actions, taken.has_new_keys) == (["l"] * 3, False)
+
+
+@pytest.mark.parametrize("num", [512, 513, 6000])
+def test_a_long_script_keeps_the_newest(num):
+    warnings = []
+    script = [["s"]] * (num - 512) + [["w"]] * 511 + [["l"]]
+    assert parse(script, warnings) == PlayScript(["w"] * 511 + ["l"])
+    assert [one.code for one in warnings] == (["script_truncated"] if num > 512 else [])
+    for warning in warnings:
+        assert f"first {num - 512} latent frames" in warning.content
+
+
+def test_a_long_history_loses_no_tap(start):
+    protocol = start()
+    keys = ["i", *("w" if position % 2 else "" for position in range(3000)), "l"]
+    held = {"mode": "state", "transitions": [{"actions": list(key)} for key in keys]}
+    assert protocol.receive(event("camera_actions", held), 0.0) == []
+    assert protocol.controls.take_chunk(3).actions == ["wi", "w", "l"]

@@ -181,9 +181,9 @@ def test_only_a_client_that_acknowledges_may_run_unpaced(connect):
         ({"first_frame": 5}, "first_frame", "expected `str`, got `int`"),
         ({"first_frame": [b"x"]}, "first_frame", "got `array`"),
         (
-            {"condition_inputs": {"camera_actions": [["w"], ["q"]]}},
+            {"condition_inputs": {"camera_actions": [["w"], [5]]}},
             "condition_inputs.camera_actions[1][0]",
-            "'q' is not a key",
+            "got `int`",
         ),
         (
             {"condition_inputs": {"camera_actions": {"mode": "state"}}},
@@ -234,6 +234,16 @@ def test_a_script_in_init_may_not_be_larger_than_one_in_an_event(connect):
     script = [[] for _ in range(70_000)]
     error = connect().receive(init(condition_inputs={"camera_actions": script}), 0.0)
     assert (error.code, error.field) == ("too_large", "condition_inputs.camera_actions")
+
+
+def test_unknown_keys_and_the_beginning_of_a_long_script_are_warnings(connect):
+    script = [["s"]] + [["W", "q"]] * 512
+    request = connect().receive(init(condition_inputs={"camera_actions": script}), 0.0)
+    assert request.script == ["w"] * 512
+    assert [(one.code, one.field) for one in request.warnings] == [
+        ("script_truncated", "condition_inputs.camera_actions"),
+        ("unknown_keys", "condition_inputs.camera_actions"),
+    ]
 
 
 def test_latest_and_flushing_are_for_clients_with_extensions(connect):

@@ -42,6 +42,32 @@ def test_an_invalid_output_event_changes_nothing(start, fields, field):
     assert protocol.output.encoding == Encoding()
 
 
+@pytest.mark.parametrize(
+    "name, nearest",
+    [
+        ("output_compresion", "output_compression"),
+        ("format", "realtime_output_format"),
+        ("Output_Compression", ""),
+        ("`x` - at `$.y`" + "z" * 5000, ""),
+        ("", ""),
+    ],
+)
+def test_an_unknown_field_of_an_output_event_is_an_error(start, name, nearest):
+    protocol = start(extensions=True)
+    change = {"realtime_output_format": "jpeg", name: 5}
+    composite = {"input_types": ["output"], "output": change}
+    for kind, payload, path in (
+        ("output", change, "payload."),
+        ("composite_input", composite, "payload.output."),
+    ):
+        error = protocol.receive(event(kind, payload, event_id=5), 0.0)
+        assert (error.code, error.event_id) == ("invalid_field", 5)
+        assert error.field == path + name[:48]
+        assert "realtime_output_format, output_compression, " in error.content
+        assert nearest in error.content and len(error.content) < 400
+    assert protocol.output.encoding == Encoding()
+
+
 def test_the_lossless_codec_is_for_clients_with_extensions(start):
     plain, extended = start(), start(extensions=True)
     answer = change_output(plain, realtime_output_format="delta-zstd")
