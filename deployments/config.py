@@ -17,6 +17,8 @@ from transport.wire.limits import ClientLimits
 PositiveInt = Annotated[int, Meta(ge=1)]
 NonNegativeInt = Annotated[int, Meta(ge=0)]
 PositiveFloat = Annotated[float, Meta(gt=0)]
+# As browsers send it: no path, no slash at the end. "null" is the origin of local files.
+Origin = Annotated[str, Meta(pattern="^([*]|null|https?://[^/ ]+)$")]
 
 
 class ServiceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -34,6 +36,8 @@ class ServiceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     step_timeout_s: PositiveFloat = 60.0  # a longer step has hung, and its world is lost
     lease_ttl_s: PositiveFloat = 30.0  # an idle time after which a session ends
     limits: ClientLimits = ClientLimits()  # limits of one client
+    # Origins whose pages may read the HTTP endpoints; "*": every origin, []: no other origin
+    cors_origins: tuple[Origin, ...] = ("*",)
 
 
 def parse_args(args: dict[str, Any]) -> ServiceConfig:

@@ -23,10 +23,13 @@ class Transport:
     def __init__(self, config: ServiceConfig, group: DeploymentHandle[Any]) -> None:
         configure_logging()
         self._world = LeasedWorld(group, world_info(config.preset), config)
-        self._limits = config.limits
+        self._config = config
 
     def __serve_build_asgi_app__(self) -> Starlette:
-        return add_serve_middleware(build_app(self._world, limits=self._limits))
+        config = self._config
+        return add_serve_middleware(
+            build_app(self._world, limits=config.limits, cors_origins=config.cors_origins)
+        )
 
 
 def world_info(preset: str) -> WorldInfo:

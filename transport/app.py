@@ -1,12 +1,14 @@
 """The ASGI application: the socket, the HTTP endpoints, the API documents and the page."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import FileResponse
 from starlette.routing import Mount, Route, WebSocketRoute
@@ -18,6 +20,7 @@ from transport.connection.connection import Connection
 from transport.event_loop_lag import EventLoopLag
 from transport.http.clip import clip_route
 from transport.http.health import health_route
+from transport.http.models import model_routes
 from transport.http.unrouted import describe_status, no_socket_route, upgrade_route
 from transport.http.world_info import opening_route, world_route
 from transport.paths import ASYNCAPI_PATH, OPENAPI_PATH, SOCKET_PATH
@@ -31,8 +34,13 @@ WEB = FOLDER / "web"
 SPEC = FOLDER / "spec"
 
 
-def build_app(world: World, *, limits: ClientLimits | None = None) -> Starlette:
-    """Serves `world`. `limits` bounds what clients may do; None: the defaults."""
+def build_app(
+    world: World, *, limits: ClientLimits | None = None, cors_origins: Sequence[str] = ("*",)
+) -> Starlette:
+    """Serves `world`. `limits` bounds what clients may do; None: the defaults.
+
+    Pages of `cors_origins` may read the HTTP endpoints; "*" stands for every origin.
+    """
     client_limits = limits or ClientLimits()
     capacity = CapacityLimits()
     lag = EventLoopLag()
@@ -47,6 +55,14 @@ def build_app(world: World, *, limits: ClientLimits | None = None) -> Starlette:
     return Starlette(
         lifespan=lifespan,
         exception_handlers={HTTPException: describe_status},
+        middleware=[
+            Middleware(
+                CORSMiddleware,
+                allow_origins=cors_origins,
+                allow_methods=["GET", "HEAD", "POST"],
+                allow_headers=["*"],
+            )
+        ],
         routes=[
             socket_route(world, limits=client_limits, capacity=capacity),
             no_socket_route(),
@@ -54,6 +70,7 @@ def build_app(world: World, *, limits: ClientLimits | None = None) -> Starlette:
             clip_route(world, limits=client_limits, capacity=capacity),
             world_route(world),
             opening_route(world),
+            *model_routes(world.info),
             health_route(world, lag),
             _file_route(ASYNCAPI_PATH, SPEC / "asyncapi.json"),
             _file_route(OPENAPI_PATH, SPEC / "openapi.json"),

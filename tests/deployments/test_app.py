@@ -25,11 +25,13 @@ def test_shipped_config_builds():
     [
         ({"presett": "pocket"}, r"^args\.presett: unknown key, did you mean 'preset'\?"),
         ({"limits": {"max_event_byte": 1}}, r"^args\.limits\.max_event_byte: .*'max_event_bytes'"),
-        ({"zzz": 1}, r"^args\.zzz: unknown key, expected one of camera_cache_bytes, device"),
+        ({"zzz": 1}, r"^args\.zzz: unknown key, expected one of camera_cache_bytes, cors_"),
         ({"lease_ttl_s": 0}, r"^args\.lease_ttl_s: .*> 0"),
         ({"preset": "huge"}, r"^args\.preset: 'huge' is not a choice, expected one of 'pocket'"),
         ({"dtype": "fp32"}, r"^args\.dtype: .*'auto', 'float32', 'bfloat16'"),
         ({"device": 3}, r"^args\.device: 3 is not a choice, expected one of 'cpu', 'cuda'"),
+        ({"cors_origins": ["example.com"]}, r"^args\.cors_origins\[0\]: .*https\?"),
+        ({"cors_origins": ["https://example.com/"]}, r"^args\.cors_origins\[0\]: .*https\?"),
     ],
 )
 def test_a_wrong_key_fails_with_its_path(change, reason):

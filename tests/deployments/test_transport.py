@@ -1,6 +1,12 @@
-from msgspec.structs import replace
+import sys
+from unittest.mock import Mock
 
-from deployments.transport import world_info
+import pytest
+from msgspec.structs import replace
+from starlette.testclient import TestClient
+
+from deployments.config import ServiceConfig
+from deployments.transport import Transport, world_info
 from lingbot.config import PRESETS
 
 
@@ -8,3 +14,21 @@ def test_only_a_presets_own_openings_are_served(monkeypatch):
     assert "pines" in {opening.name for opening in world_info("pocket").openings}
     monkeypatch.setitem(PRESETS, "bare", replace(PRESETS["pocket"], openings=None))
     assert world_info("bare").openings == ()
+
+
+@pytest.fixture
+def switch_interval():
+    """A transport changes that of its process."""
+    before = sys.getswitchinterval()
+    yield
+    sys.setswitchinterval(before)
+
+
+def test_the_application_follows_the_config(switch_interval):
+    config = ServiceConfig(cors_origins=("https://example.com",))
+    transport = Transport(config, Mock())  # of a group: no world is opened
+    with TestClient(transport.__serve_build_asgi_app__()) as http:
+        for origin, allowed in (("https://example.com",) * 2, ("https://example.org", None)):
+            answer = http.get("/v1/models", headers={"origin": origin})
+            assert answer.json()["data"][0]["id"] == "pocket"
+            assert answer.headers.get("access-control-allow-origin") == allowed

@@ -1,4 +1,23 @@
 import pytest
+from starlette.testclient import TestClient
+
+from transport.app import build_app
+
+GETS = [
+    "/",
+    "/health",
+    "/v1/world",
+    "/v1/openings/grey%20hill",
+    "/v1/models",
+    "/v1/models/fake",
+    "/models",
+    "/server_info",
+    "/model_info",
+    "/asyncapi.json",
+    "/openapi.json",
+    "/static/index.html",
+    "/none",
+]
 
 
 @pytest.mark.parametrize("path", ["/v1/openings/none", "/static/none.js", "/none"])
@@ -24,3 +43,48 @@ def test_a_socket_over_the_limit_is_closed_as_busy(world, serve):
             assert fourth.read()["type"] == "frame_batch"
         first.init()
         assert first.read()["type"] == "frame_batch"
+
+
+@pytest.mark.parametrize("path", GETS)
+def test_pages_of_any_origin_may_read(server, path):
+    """Upstream's web page is opened from a file, whose origin is "null"."""
+    for origin in ("null", "https://example.com"):
+        answer = server.http.get(path, headers={"origin": origin})
+        assert answer.headers["access-control-allow-origin"] == "*"
+
+
+def test_refusals_and_clips_may_be_read_too(server):
+    headers = {"origin": "https://example.com"}
+    for fields in ({"actions": "w-1"}, {"promt": "x"}):
+        answer = server.http.post("/v1/clips", data=fields, headers=headers)
+        assert answer.headers["access-control-allow-origin"] == "*"
+
+
+def preflight(http, path, method, origin="https://example.com"):
+    headers = {
+        "origin": origin,
+        "access-control-request-method": method,
+        "access-control-request-headers": "authorization,content-type",
+    }
+    return http.options(path, headers=headers)
+
+
+@pytest.mark.parametrize("path, method", [("/models", "GET"), ("/v1/clips", "POST")])
+def test_a_preflight_allows_what_an_endpoint_takes(server, path, method):
+    answer = preflight(server.http, path, method)
+    assert answer.status_code == 200
+    assert answer.headers["access-control-allow-origin"] == "*"
+    assert method in answer.headers["access-control-allow-methods"]
+    assert "authorization" in answer.headers["access-control-allow-headers"]
+    assert preflight(server.http, path, "DELETE").status_code == 400
+
+
+@pytest.mark.parametrize("origins", [["https://example.com"], []])
+def test_only_listed_origins_may_read(world, origins):
+    with TestClient(build_app(world, cors_origins=origins)) as http:
+        for origin in ("https://example.com", "https://example.org", "http://example.com", "null"):
+            answer = http.get("/models", headers={"origin": origin})
+            allowed = answer.headers.get("access-control-allow-origin")
+            assert allowed == (origin if origin in origins else None)
+            status = preflight(http, "/models", "GET", origin).status_code
+            assert status == (200 if origin in origins else 400)

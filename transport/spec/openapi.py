@@ -7,13 +7,25 @@ from msgspec import Meta
 from transport.http.clip_request import ClipRequest
 from transport.http.clip_response import Failure
 from transport.http.health import Health
+from transport.http.models import (
+    ModelCard,
+    ModelDescription,
+    ModelFailure,
+    ModelInfo,
+    ModelList,
+    ServerInfo,
+)
 from transport.http.world_info import WorldDescription
 from transport.paths import (
     ASYNCAPI_PATH,
     CLIPS_PATH,
     HEALTH_PATH,
+    MODEL_INFO_PATH,
+    MODEL_PATH,
+    MODELS_PATH,
     OPENAPI_PATH,
     OPENINGS_PATH,
+    SERVER_INFO_PATH,
     SOCKET_PATH,
     WORLD_PATH,
 )
@@ -26,11 +38,14 @@ Actions = Annotated[
     str, Meta(pattern=f"^{SEGMENT}(,{SEGMENT})*$", examples=["w-6,wl-4,none-2", "none-1"])
 ]
 
+_NAME: Schema = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
+
 
 def build_openapi() -> Schema:
     """The OpenAPI 3.1 document."""
     request = narrow(ClipRequest, actions=Actions, size=Size | None, format=Literal["mp4"])
-    _, schemas = build_schemas([request, Failure, Health, WorldDescription])
+    models = [ModelList, ModelDescription, ServerInfo, ModelInfo, ModelFailure]
+    _, schemas = build_schemas([request, Failure, Health, WorldDescription, *models])
     schemas["ClipForm"] = _form(schemas["ClipRequest"])
     return {
         "openapi": "3.1.0",
@@ -39,6 +54,7 @@ def build_openapi() -> Schema:
             CLIPS_PATH: {"post": _clips()},
             WORLD_PATH: {"get": _get("Facts of the served world.", ok=_json("WorldDescription"))},
             f"{OPENINGS_PATH}/{{name}}": {"get": _opening()},
+            **_models(),
             HEALTH_PATH: {"get": _health()},
             SOCKET_PATH: {"get": _socket()},
             ASYNCAPI_PATH: {"get": _get("The socket, as AsyncAPI.", ok=_document())},
@@ -84,11 +100,27 @@ def _form(request: Schema) -> Schema:
 def _opening() -> Schema:
     images = {kind: {"schema": BYTES} for kind in ("image/png", "image/jpeg")}
     operation = _get("An image that the model comes with.", ok=images)
-    operation["parameters"] = [
-        {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
-    ]
+    operation["parameters"] = [_NAME]
     operation["responses"]["404"] = _answer("There is no opening of this name.", _line())
     return operation
+
+
+def _models() -> Schema:
+    """The paths that upstream's clients read."""
+    bodies = {
+        MODELS_PATH: ModelList,
+        MODEL_PATH: ModelDescription,
+        SERVER_INFO_PATH: ServerInfo,
+        MODEL_INFO_PATH: ModelInfo,
+    }
+    paths = {
+        path: {"get": _get("For SGLang-Diffusion's clients.", ok=_json(body.__name__))}
+        for path, body in bodies.items()
+    }
+    operation = _get(first_line(ModelCard.__doc__), ok=_json("ModelCard"))
+    operation["parameters"] = [_NAME]
+    operation["responses"]["404"] = _answer("There is no such model.", _json("ModelFailure"))
+    return paths | {f"{MODELS_PATH}/{{name}}": {"get": operation}}
 
 
 def _socket() -> Schema:
