@@ -3,6 +3,10 @@
 Tested in `tests/lingbot/runtime/test_engine.py`.
 """
 
+from textwrap import shorten
+
+MAX_WEIGHTS_REASON_CHARS = 400
+
 
 class LingbotError(ValueError):
     """A value that the model cannot take. The text is safe to show to a user.
@@ -17,7 +21,11 @@ class LingbotError(ValueError):
 
 
 class WeightsError(LingbotError):
-    """A checkpoint folder that cannot be read."""
+    """A checkpoint that cannot be read. The text is one line, which begins with the file."""
+
+    def __init__(self, text: str, *, field: str | None = None) -> None:
+        # torch lists the tensors that do not fit, one a line.
+        super().__init__(shorten(text, MAX_WEIGHTS_REASON_CHARS, placeholder=" …"), field=field)
 
 
 class SessionClosed(LingbotError):

@@ -1,37 +1,79 @@
-"""Files of a checkpoint, read with reasons: safetensors and JSON."""
+"""Files of a checkpoint, read with reasons: safetensors and JSON. Imports no torch by itself."""
 
-import json
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
+from msgspec import Struct
+from safetensors import SafetensorError, safe_open
 
 from lingbot.errors import WeightsError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 T = TypeVar("T")
 
+LFS_POINTER = b"version https://git-lfs"
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+
+class ShardIndex(Struct):
+    """An `.index.json`: the file of each tensor, relative to the index."""
+
+    weight_map: dict[str, str]
+
+
+def read_tensors(path: Path) -> "dict[str, Tensor]":
     """The tensors of a safetensors file, or of all files that its `.index.json` names.
 
-    Raises WeightsError with the path.
+    Raises WeightsError with the damaged or missing file.
+    """
+    from safetensors.torch import load_file  # imported late: `check_tensors` needs no torch
+
+    tensors: dict[str, Tensor] = {}
+    for file in check_tensors(path):
+        try:
+            tensors |= load_file(file)
+        except (OSError, SafetensorError) as exc:
+            raise WeightsError(f"{file}: {exc}") from exc
+    return tensors
+
+
+def check_tensors(path: Path) -> list[Path]:
+    """The files that `read_tensors` reads. Reads their headers alone.
+
+    Raises WeightsError with the file that is missing, truncated or of another kind.
     """
     index = path.with_name(path.name + ".index.json")
-    try:
-        if path.exists() or not index.exists():
-            return load_file(path)
-        shards = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-        return {name: t for shard in shards for name, t in load_file(path.parent / shard).items()}
-    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as exc:
-        raise WeightsError(f"{path}: {exc}") from exc
+    files = [path]
+    if not path.exists() and index.exists():
+        shards = set(read_json(index, ShardIndex).weight_map.values())
+        files = [path.parent / shard for shard in sorted(shards)]
+    for file in files:
+        _refuse_lfs_pointer(file)
+        try:
+            with safe_open(file, framework="np"):
+                pass  # opening it has read the header and compared the size
+        except (OSError, SafetensorError) as exc:
+            raise WeightsError(f"{file}: not a whole safetensors file: {exc}") from exc
+    return files
 
 
 def read_json(path: Path, kind: type[T]) -> T:
     """A JSON file as a value of `kind`. Raises WeightsError with the path and the wrong field."""
+    _refuse_lfs_pointer(path)
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
-    except (OSError, msgspec.DecodeError) as exc:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise WeightsError(f"{path}: {exc}") from exc
+
+
+def _refuse_lfs_pointer(path: Path) -> None:
+    """Raises WeightsError, also for a file that cannot be opened."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(LFS_POINTER))
+    except OSError as exc:
+        raise WeightsError(f"{path}: {exc.strerror}") from exc
+    if start == LFS_POINTER:
+        raise WeightsError(f"{path}: a git-lfs pointer, not the file; `git lfs pull` fetches it")

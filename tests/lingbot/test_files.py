@@ -1,10 +1,19 @@
-"""JSON with reasons. `dit/test_weights.py` covers safetensors, whole and in shards."""
+"""Files with reasons. `dit/test_weights.py` covers whole checkpoints."""
+
+import json
+import subprocess
+import sys
 
 import msgspec
 import pytest
+import torch
+from safetensors.torch import save
 
 from lingbot.errors import WeightsError
-from lingbot.files import read_json, read_tensors
+from lingbot.files import check_tensors, read_json, read_tensors
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 1234\n"
+WHOLE = save({"weight": torch.arange(100.0)})
 
 
 class Shape(msgspec.Struct):
@@ -26,7 +35,76 @@ def test_unreadable_json_names_file_and_reason(tmp_path, text, reason):
         read_json(tmp_path / "config.json", Shape)
 
 
-def test_an_index_without_a_map_names_the_file(tmp_path):
-    (tmp_path / "model.safetensors.index.json").write_text("{}")
-    with pytest.raises(WeightsError, match=r"model\.safetensors.*weight_map"):
+@pytest.mark.parametrize("read", [read_tensors, check_tensors])
+@pytest.mark.parametrize(
+    "data, reason",
+    [
+        (None, "No such file"),
+        (POINTER, "a git-lfs pointer"),
+        (b"", "not a whole safetensors file"),
+        (WHOLE[:20], "not a whole safetensors file"),
+        (WHOLE[:-1], "not a whole safetensors file"),
+        (b"<!DOCTYPE html><html>not found</html>", "not a whole safetensors file"),
+        (b"PK\x03\x04" + bytes(200), "not a whole safetensors file"),
+    ],
+)
+@pytest.mark.parametrize("in_shards", [False, True])
+def test_a_damaged_file_is_named_and_described_in_one_line(tmp_path, read, data, reason, in_shards):
+    name = "part-1.safetensors" if in_shards else "model.safetensors"
+    if in_shards:
+        weight_map = {"weight": "part-0.safetensors", "bias": "part-1.safetensors"}
+        index = {"metadata": {}, "weight_map": weight_map}
+        (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+        (tmp_path / "part-0.safetensors").write_bytes(WHOLE)
+    if data is not None:
+        (tmp_path / name).write_bytes(data)
+    with pytest.raises(WeightsError) as raised:
+        read(tmp_path / "model.safetensors")
+    text = str(raised.value)
+    assert text.startswith(f"{tmp_path / name}: ") and reason in text and "\n" not in text
+
+
+@pytest.mark.parametrize(
+    "index, reason",
+    [
+        (b"{}", "weight_map"),
+        (b"[]", "got `array`"),
+        (b"null", "got `null`"),
+        (b'{"weight_map": ["a.safetensors"]}', "weight_map"),
+        (b'{"weight_map": {"weight": 3}}', "weight_map"),
+        (b"", "truncated"),
+        (b"\xff\xfe", "malformed"),
+        (POINTER, "a git-lfs pointer"),
+    ],
+)
+def test_a_damaged_index_is_named_and_described_in_one_line(tmp_path, index, reason):
+    path = tmp_path / "model.safetensors.index.json"
+    path.write_bytes(index)
+    with pytest.raises(WeightsError) as raised:
         read_tensors(tmp_path / "model.safetensors")
+    text = str(raised.value)
+    assert text.startswith(f"{path}: ") and reason in text and "\n" not in text
+
+
+def test_whole_shards_are_read_and_checked(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.safetensors").write_bytes(save({name: torch.ones(2)}))
+    weight_map = {"a": "a.safetensors", "b": "b.safetensors"}
+    index = json.dumps({"weight_map": weight_map})
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    assert read_tensors(tmp_path / "model.safetensors").keys() == {"a", "b"}
+    assert [file.name for file in check_tensors(tmp_path / "model.safetensors")] == [
+        "a.safetensors",
+        "b.safetensors",
+    ]
+
+
+def test_a_directory_is_no_file(tmp_path):
+    (tmp_path / "model.safetensors").mkdir()
+    with pytest.raises(WeightsError, match=r"model\.safetensors: Is a directory"):
+        read_tensors(tmp_path / "model.safetensors")
+
+
+def test_a_check_imports_no_torch():
+    code = "import sys, lingbot.files; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

@@ -40,3 +40,21 @@ def test_an_unknown_tensor_is_named(tmp_path):
     save_file({**load_file(path), "blocks.0.surprise": torch.zeros(1)}, path)
     with pytest.raises(WeightsError, match=r"blocks\.0\.surprise"):
         load_dit(tmp_path, **CPU)
+
+
+def test_tensors_that_do_not_fit_are_told_in_one_line(tmp_path):
+    save_dit(load_dit(GOLDEN, **CPU), tmp_path)
+    path = tmp_path / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    save_file({name: tensor for name, tensor in tensors.items() if "blocks.0" not in name}, path)
+    with pytest.raises(WeightsError, match=r"Missing key.*blocks\.0") as raised:
+        load_dit(tmp_path, **CPU)
+    text = str(raised.value)
+    assert text.startswith(f"{path}: ") and "\n" not in text and len(text) <= 400
+
+
+def test_a_config_of_another_kind_is_named(tmp_path):
+    save_dit(load_dit(GOLDEN, **CPU), tmp_path)
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(WeightsError, match=r"config\.json: Expected `object`, got `array`"):
+        load_dit(tmp_path, **CPU)
