@@ -2,19 +2,18 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from ray import serve
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RayServeException, RequestCancelledError
 from ray.serve.handle import DeploymentHandle
-from ray.serve.schema import ReplicaState  # type: ignore[attr-defined]
 
 from deployments.config import ServiceConfig
+from deployments.readiness import Readiness
 from deployments.sessions.waiting import WaitingClient, WaitingLine
 from deployments.world_group import Lease
 from deployments.world_rank import Refusal, SessionEnded, ignore_unretrieved
@@ -102,44 +101,6 @@ class LeasedSession:
             self._rank.touch.remote(self.id)
 
 
-def is_running(deployment: str) -> bool:
-    """True if any application of the cluster has a running replica of `deployment`."""
-    for application in serve.status().applications.values():
-        status = application.deployments.get(deployment)
-        if status is not None and status.replica_states.get(ReplicaState.RUNNING, 0) > 0:
-            return True
-    return False
-
-
-class Readiness:
-    """The state of the replica groups, shared by all callers in this process."""
-
-    def __init__(
-        self,
-        deployment: str,
-        *,
-        status_period_s: float = 1.0,
-        is_running: Callable[[str], bool] = is_running,
-    ) -> None:
-        """Asks Serve's controller, through `is_running`, at most once in `status_period_s`."""
-        self._deployment = deployment
-        self._status_period_s = status_period_s
-        self._is_running = is_running
-        self._ready = False
-        self._next_ask = 0.0
-        self._lock = asyncio.Lock()
-
-    async def ask(self) -> bool:
-        """True if a group is up. While the controller fails, the last answer stands."""
-        loop = asyncio.get_running_loop()
-        async with self._lock:
-            if loop.time() >= self._next_ask:
-                with suppress(RayError, RayServeException):
-                    self._ready = await asyncio.to_thread(self._is_running, self._deployment)
-                self._next_ask = loop.time() + self._status_period_s
-        return self._ready
-
-
 class LeasedWorld:
     """Opens worlds on any replica group that has room."""
 
@@ -157,7 +118,7 @@ class LeasedWorld:
         self._group = group.options(stream=True, _by_reference=False)
         self.info = info
         self._config = config
-        self._readiness = readiness or Readiness(group.deployment_name)
+        self._readiness = readiness or Readiness(group.app_name, group.deployment_name)
         self._notice_period_s = notice_period_s
         self._line = WaitingLine(
             queue_timeout_s=config.queue_timeout_s, warm_up_timeout_s=config.warm_up_timeout_s
@@ -194,6 +155,7 @@ class LeasedWorld:
         except BackPressureError as exc:
             raise Busy("every world is taken, and the queue is full") from exc
         except (RayError, RayServeException, StopAsyncIteration) as exc:
+            await self.ready()  # raises the reason if Serve has given up
             raise WorldLost("the world died while it was opened") from exc
         finally:
             self._line.leave(client)

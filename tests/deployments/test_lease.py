@@ -5,10 +5,10 @@ import asyncio
 import numpy as np
 import pytest
 from ray.exceptions import RayError
-from ray.serve.exceptions import BackPressureError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from deployments.config import ServiceConfig
-from deployments.lease import LeasedWorld, Readiness
+from deployments.lease import LeasedWorld
 from deployments.world_group import Lease
 from deployments.world_rank import Refusal, SessionEnded
 from transport.wire.errors import Busy, Refused, WorldFailed, WorldLost
@@ -86,7 +86,10 @@ class FakeReadiness:
         self.answers = list(answers)
 
     async def ask(self):
-        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
 
 def run(scenario, *, ready=(True,), **config):
@@ -145,6 +148,28 @@ def test_the_queue_clock_starts_after_a_long_warm_up():
         await opening
 
     run(scenario, ready=[False] * 20 + [True], queue_timeout_s=0.15, warm_up_timeout_s=60)
+
+
+def test_a_client_hears_why_serve_gave_up_while_it_waits():
+    async def scenario(world, group, messages):
+        with pytest.raises(WorldFailed, match="no folder"):
+            await (await start_opening(world, group, messages))
+        assert messages == [Warming()]
+        assert group.streams[0].cancelled and not len(world._line)
+
+    run(scenario, ready=[False, WorldFailed("no folder /no/such")], warm_up_timeout_s=60)
+
+
+def test_a_client_hears_why_serve_gave_up_before_it_came():
+    """Serve refuses calls of a deployment that it has given up."""
+
+    async def scenario(world, group, messages):
+        opening = await start_opening(world, group, messages)
+        group.streams[0].items.put_nowait(DeploymentUnavailableError("WorldGroup"))
+        with pytest.raises(WorldFailed, match="no folder"):
+            await opening
+
+    run(scenario, ready=[WorldFailed("no folder /no/such")])
 
 
 @pytest.mark.parametrize("ready, reason", [(True, "taken"), (False, "still warming up")])
@@ -269,18 +294,3 @@ def test_the_end_of_a_lease_has_a_reason(ending, reason):
         assert group.streams[0].cancelled
 
     run(scenario)
-
-
-def test_the_controller_is_asked_once_for_all_callers():
-    asked = []
-
-    def is_running(name):
-        asked.append(name)
-        return True
-
-    async def scenario():
-        readiness = Readiness("WorldGroup", is_running=is_running)
-        return await asyncio.gather(*(readiness.ask() for _ in range(20)))
-
-    assert asyncio.run(scenario()) == [True] * 20
-    assert asked == ["WorldGroup"]

@@ -60,6 +60,7 @@ class FakeWorld:
         self.live, self.specs, self.images, self.steps = set(), [], [], []
         self.on_open = self.on_step = None  # errors to raise
         self.paint = lambda shape, index: np.full(shape, index, np.uint8)
+        self.failure = None  # raised by `ready`
         self.news = []  # sent to a client that waits
         self.lost_because = None
         self.running, self.stepping = threading.Event(), threading.Event()
@@ -77,6 +78,8 @@ class FakeWorld:
         return FakeSession(self, spec, f"s{len(self.specs)}")
 
     async def ready(self):
+        if self.failure:
+            raise self.failure
         return self.running.is_set()
 
 

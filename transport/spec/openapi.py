@@ -132,7 +132,9 @@ def _socket() -> Schema:
 
 def _health() -> Schema:
     operation = _get(first_line(Health.__doc__), ok=_json("Health"))
-    operation["responses"]["503"] = _answer("The world is warming up.", _json("Health"))
+    operation["responses"]["503"] = _answer(
+        "The world is warming up, or has failed to start.", _json("Health")
+    )
     return operation
 
 

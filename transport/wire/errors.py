@@ -92,7 +92,7 @@ class WorldLost(TransportError):
 
 
 class WorldFailed(TransportError):
-    """The world raised an unexpected exception, whose text the client does not receive."""
+    """No world can be started, or one raised an exception, whose text the client does not get."""
 
     code = "internal"
     close_code = 1011

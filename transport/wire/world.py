@@ -117,10 +117,13 @@ class World(Protocol):
         """Opens a world, once there is room for it.
 
         `image` is the first frame, uint8 [height, width, 3]. `on_wait` receives the queue status.
-        Raises Busy, Refused or WorldLost. A cancelled call leaves nothing behind.
+        Raises Busy, Refused, WorldLost or WorldFailed. A cancelled call leaves nothing behind.
         """
         ...
 
     async def ready(self) -> bool:
-        """Returns True if a world can be opened without waiting for a warm-up."""
+        """Returns True if a world can be opened without waiting for a warm-up.
+
+        Raises WorldFailed with the reason if no world will be opened.
+        """
         ...

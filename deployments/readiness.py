@@ -1,0 +1,115 @@
+"""Whether worlds can be opened, from what Serve's controller reports about the replica groups."""
+
+import asyncio
+import re
+from collections.abc import Callable
+from contextlib import suppress
+
+from msgspec import Struct
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
+from ray.serve.schema import (  # type: ignore[attr-defined]
+    ApplicationStatus,
+    DeploymentStatus,
+    DeploymentStatusOverview,
+    ProxyStatus,
+    ReplicaState,
+    ServeStatus,
+)
+
+from transport.wire.errors import WorldFailed
+
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+MODULE = re.compile(r"^(?:\w+\.)+(?=\w+: )")  # of an exception's name
+UP = (ReplicaState.RUNNING, ReplicaState.PENDING_MIGRATION)
+
+
+class Readiness:
+    """The state of one application's replica groups, shared by all callers in this process."""
+
+    def __init__(
+        self,
+        application: str,
+        deployment: str,
+        *,
+        status_period_s: float = 1.0,
+        answer_timeout_s: float = 1.0,
+        ask_status: Callable[[], ServeStatus] = serve.status,
+    ) -> None:
+        """Asks Serve's controller, through `ask_status`, at most once in `status_period_s`."""
+        self._application = application
+        self._deployment = deployment
+        self._status_period_s = status_period_s
+        self._answer_timeout_s = answer_timeout_s
+        self._ask_status = ask_status
+        self._ready = False
+        self._failure: str | None = None
+        self._next_ask = 0.0
+        self._asking: asyncio.Task[None] | None = None
+
+    async def ask(self) -> bool:
+        """True if a group is up. While the controller does not answer, the last answer stands.
+
+        Raises WorldFailed with the reason when Serve has given up starting groups.
+        """
+        now = asyncio.get_running_loop().time()
+        if now >= self._next_ask and (self._asking is None or self._asking.done()):
+            self._asking = asyncio.create_task(self._refresh())
+            self._next_ask = now + self._status_period_s
+        if self._asking is not None:
+            await asyncio.wait([self._asking], timeout=self._answer_timeout_s)
+        if self._failure is not None:
+            raise WorldFailed(f"the world failed to start: {self._failure}")
+        return self._ready
+
+    async def _refresh(self) -> None:
+        with suppress(RayError, RayServeException):
+            self._update(await asyncio.to_thread(self._ask_status))
+
+    def _update(self, status: ServeStatus) -> None:
+        application = status.applications.get(self._application)
+        group = application and application.deployments.get(self._deployment)
+        # A new controller first lists nothing, and then the groups that it found as RECOVERING.
+        if not group or is_recovering(group):
+            return
+        self._ready = any(group.replica_states.get(state, 0) for state in UP)
+        given_up = group.status == DeploymentStatus.DEPLOY_FAILED and not self._ready
+        self._failure = reason_of(group.message) if given_up else None
+
+
+def is_recovering(group: DeploymentStatusOverview) -> bool:
+    """True while a new controller has not heard yet from the replicas of its predecessor."""
+    return group.replica_states.get(ReplicaState.RECOVERING, 0) > 0
+
+
+def reason_of(message: str) -> str:
+    """The reason in a deployment's message, in one line: the error that its traceback ends with."""
+    lines = COLOUR.sub("", message).strip().splitlines()
+    frames = [number for number, line in enumerate(lines) if line.startswith('  File "')]
+    errors = [line for line in lines[frames[-1] if frames else 0 :] if not line.startswith(" ")]
+    if not frames:  # "The deployment failed to start … Error:", and what happened
+        errors = errors[1:] or errors
+    return MODULE.sub("", errors[0]) if errors else "no reason was given"
+
+
+class Outcome(Struct, frozen=True):
+    """How a start ended."""
+
+    failure: str | None  # the reason in one line; None: worlds can be opened
+
+
+def outcome_of(status: ServeStatus) -> Outcome | None:
+    """The outcome of a start with one application; None while it goes on."""
+    for application in status.applications.values():
+        if application.status == ApplicationStatus.DEPLOY_FAILED:
+            failed = (
+                deployment.message
+                for deployment in application.deployments.values()
+                if deployment.status == DeploymentStatus.DEPLOY_FAILED
+            )
+            return Outcome(reason_of(next(failed, application.message)))
+        proxies = status.proxies.values()
+        if application.status == ApplicationStatus.RUNNING and proxies:
+            return Outcome(None) if set(proxies) == {ProxyStatus.HEALTHY} else None
+    return None
