@@ -14,13 +14,23 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-LFS_POINTER = b"version https://git-lfs"
+LFS_POINTER = b"version https://git-lfs"  # how git leaves a large file that it did not fetch
 
 
 class ShardIndex(Struct):
     """An `.index.json`: the file of each tensor, relative to the index."""
 
     weight_map: dict[str, str]
+
+
+def index_of(path: Path) -> Path:
+    """The path of the index of a safetensors file that is in shards."""
+    return path.with_name(path.name + ".index.json")
+
+
+def tensors_exist(path: Path) -> bool:
+    """True if `read_tensors` has a file to read: the whole one or an index."""
+    return path.is_file() or index_of(path).is_file()
 
 
 def read_tensors(path: Path) -> "dict[str, Tensor]":
@@ -44,13 +54,12 @@ def check_tensors(path: Path) -> list[Path]:
 
     Raises WeightsError with the file that is missing, truncated or of another kind.
     """
-    index = path.with_name(path.name + ".index.json")
     files = [path]
-    if not path.exists() and index.exists():
-        shards = set(read_json(index, ShardIndex).weight_map.values())
+    if not path.exists() and index_of(path).exists():
+        shards = set(read_json(index_of(path), ShardIndex).weight_map.values())
         files = [path.parent / shard for shard in sorted(shards)]
     for file in files:
-        _refuse_lfs_pointer(file)
+        _refuse_other_kinds(file)
         try:
             with safe_open(file, framework="np"):
                 pass  # opening it has read the header and compared the size
@@ -61,19 +70,25 @@ def check_tensors(path: Path) -> list[Path]:
 
 def read_json(path: Path, kind: type[T]) -> T:
     """A JSON file as a value of `kind`. Raises WeightsError with the path and the wrong field."""
-    _refuse_lfs_pointer(path)
+    _refuse_other_kinds(path)
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except (OSError, ValueError, RecursionError) as exc:  # ValueError: of msgspec, or not UTF-8
         raise WeightsError(f"{path}: {exc}") from exc
 
 
-def _refuse_lfs_pointer(path: Path) -> None:
-    """Raises WeightsError, also for a file that cannot be opened."""
+def _refuse_other_kinds(path: Path) -> None:
+    """Raises WeightsError for what is often in a file's place, and if it cannot be opened."""
     try:
         with path.open("rb") as file:
             start = file.read(len(LFS_POINTER))
+    except IsADirectoryError as exc:
+        raise WeightsError(f"{path}: is a folder, expected a file") from exc
     except OSError as exc:
         raise WeightsError(f"{path}: {exc.strerror}") from exc
+    except ValueError as exc:  # a null byte in the path
+        raise WeightsError(f"{str(path)!r}: {exc}") from exc
+    if not start:
+        raise WeightsError(f"{path}: is empty")
     if start == LFS_POINTER:
-        raise WeightsError(f"{path}: a git-lfs pointer, not the file; `git lfs pull` fetches it")
+        raise WeightsError(f"{path}: is a git-lfs pointer, not the file; `git lfs pull` fetches it")

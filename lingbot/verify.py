@@ -11,12 +11,20 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import torch
 from torch import Tensor
 
 from lingbot.camera.pose_file import actions_to_poses, interpolate_poses, relative_poses
 from lingbot.camera.rays import Intrinsics, plucker_map
-from lingbot.config import PATCH, SCHEDULE_V1, SCHEDULE_V2, ScheduleConfig
+from lingbot.config import (
+    PATCH,
+    SCHEDULE_V1,
+    SCHEDULE_V2,
+    SPATIAL_STRIDE,
+    Positive,
+    ScheduleConfig,
+)
 from lingbot.dit.camera_cache import CameraCache
 from lingbot.dit.kv_cache import KVWindow
 from lingbot.dit.model import WorldModel
@@ -24,13 +32,43 @@ from lingbot.dit.sampler import prepare_next_chunk, sample_chunk
 from lingbot.dit.schedule import build_steps
 from lingbot.dit.weights import DIT_FILE, load_dit, read_config
 from lingbot.errors import LingbotError, WeightsError
-from lingbot.files import read_json, read_tensors
+from lingbot.files import read_json, read_tensors, tensors_exist
 from lingbot.parallel.process_group import spawn_ranks
 from lingbot.parallel.ulysses import SINGLE, SequenceParallelGroup
 
 Errors = Iterator[tuple[str, float]]
 
+ROLLOUT_FILE = "rollout.safetensors"
+CAMERA_FILE = "camera.safetensors"
+CAMERA_META = "camera.json"
 CACHE_BYTES = 2**14  # a few latent frames of a small model, so that some are evicted
+
+# Recorded tensors and their shapes. A letter is one size in all shapes of a file: C chunks, S steps
+# (R with noise), F latent frames of a chunk, N of all, P poses, I cameras, A poses of the actions.
+ROLLOUT_INPUTS = {
+    "noise": "16 N h w",
+    "y": "20 N h w",
+    "plucker": "1 K N h w",
+    "context": "L D",
+    "step_noise": "C R 16 F h w",
+    "timesteps": "S",
+}
+ROLLOUT_OUTPUTS = {
+    "x0_sigmas": "S",
+    "renoise_sigmas": "R",
+    "flow_pred": "C S 16 F h w",
+    "x0": "16 N h w",
+    "kv0_k": "1 slots heads head_dim",
+    "kvlast_v": "1 slots heads head_dim",
+}
+CAMERA_INPUTS = {"c2w": "P 4 4", "intrinsics": "I 4"}
+CAMERA_OUTPUTS = {
+    "action_c2w": "A 4 4",
+    "intrinsics_scaled": "4",
+    "interpolated": "N 4 4",
+    "relative": "N 4 4",
+    "plucker": "1 384 N h w",
+}
 
 
 def relative_error(ours: Tensor, reference: Tensor) -> float:
@@ -41,10 +79,34 @@ def relative_error(ours: Tensor, reference: Tensor) -> float:
     return float((ours.double() - reference).norm() / reference.norm())
 
 
+def read_recorded(path: Path, inputs: dict[str, str], outputs: dict[str, str]) -> dict[str, Tensor]:
+    """The tensors of a golden file.
+
+    Raises WeightsError with the path unless all have their shapes and the inputs are finite. An
+    output that is not finite is an error of its own: `verify` reports it.
+    """
+    recorded = read_tensors(path)
+    sizes: dict[str, int] = {}
+    for name, letters in (inputs | outputs).items():
+        if name not in recorded:
+            raise WeightsError(f"{path}: no tensor '{name}'")
+        tensor, expected = recorded[name], letters.split()
+        known = dict(zip(expected, tensor.shape, strict=False)) | sizes
+        shape = [int(size) if size.isdigit() else known.get(size) for size in expected]
+        if list(tensor.shape) != shape or not tensor.is_floating_point() or not tensor.numel():
+            found = f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+            wanted = " ".join(str(sizes.get(size, size)) for size in expected)
+            raise WeightsError(f"{path}: '{name}' is {found}, expected floats [{wanted}]")
+        if name in inputs and not tensor.isfinite().all():
+            raise WeightsError(f"{path}: '{name}' has values that are not finite")
+        sizes |= {letter: known[letter] for letter in expected}
+    return recorded
+
+
 def verify_dit(folder: Path, group: SequenceParallelGroup) -> Errors:
     """Rerun a rollout of the DiT: its schedule, all flows and clean latents, and the window."""
     model = load_dit(folder, device=torch.device("cpu"), dtype=torch.float32)
-    recorded = read_tensors(folder / "rollout.safetensors")
+    recorded = read_recorded(folder / ROLLOUT_FILE, ROLLOUT_INPUTS, ROLLOUT_OUTPUTS)
     schedule = find_schedule(recorded)
     steps = build_steps(schedule)
     yield "timesteps", error_of([step.timestep for step in steps], recorded["timesteps"])
@@ -150,9 +212,19 @@ def slot_error(ours: Tensor, reference: Tensor) -> float:
 
 
 def verify_camera(folder: Path, group: SequenceParallelGroup) -> Errors:
-    """Recompute the poses and maps of a pose file and of an action string."""
-    recorded = read_tensors(folder / "camera.safetensors")
-    meta = read_json(folder / "camera.json", CameraMeta)
+    """Recompute the poses and maps of a pose file and of an action string.
+
+    Raises WeightsError for another size than that of the maps, or a focal length of 0 or less.
+    """
+    recorded = read_recorded(folder / CAMERA_FILE, CAMERA_INPUTS, CAMERA_OUTPUTS)
+    meta = read_json(folder / CAMERA_META, CameraMeta)
+    num_frames, *map_size = recorded["plucker"].shape[2:]
+    frame_size = [SPATIAL_STRIDE * size for size in map_size]
+    if [num_frames, *frame_size] != [meta.latent_frames, meta.height, meta.width]:
+        raise WeightsError(
+            f"{folder / CAMERA_META}: latent_frames, height and width are not {num_frames} and "
+            f"{frame_size}, as in {CAMERA_FILE}"
+        )
 
     walked = actions_to_poses(["".join(keys) for keys in meta.keys])
     yield "action_c2w", relative_error(torch.from_numpy(walked), recorded["action_c2w"])
@@ -160,6 +232,8 @@ def verify_camera(folder: Path, group: SequenceParallelGroup) -> Errors:
     intrinsics = Intrinsics(*recorded["intrinsics"][0].tolist()).scaled(
         source=(meta.source_width, meta.source_height), size=(meta.width, meta.height)
     )
+    if intrinsics.fx <= 0 or intrinsics.fy <= 0:
+        raise WeightsError(f"{folder / CAMERA_FILE}: 'intrinsics' needs fx and fy above 0")
     scaled_error = relative_error(torch.tensor(intrinsics), recorded["intrinsics_scaled"])
     yield "intrinsics_scaled", scaled_error
     c2w = recorded["c2w"].double().numpy()
@@ -174,18 +248,18 @@ def verify_camera(folder: Path, group: SequenceParallelGroup) -> Errors:
 class CameraMeta(msgspec.Struct, frozen=True, kw_only=True):
     """The camera.json of a golden folder."""
 
-    width: int
-    height: int
-    source_width: int
-    source_height: int
-    latent_frames: int
+    width: Positive
+    height: Positive
+    source_width: Positive
+    source_height: Positive
+    latent_frames: Positive
     keys: list[list[str]]
 
 
-# The files that a kind of folder holds, and its check.
+# The files that a kind of folder holds, and its check. Each safetensors file may be in shards.
 KINDS: dict[tuple[str, ...], Callable[[Path, SequenceParallelGroup], Errors]] = {
-    (DIT_FILE, "rollout.safetensors"): verify_dit,
-    ("camera.json", "camera.safetensors"): verify_camera,
+    (DIT_FILE, ROLLOUT_FILE): verify_dit,
+    (CAMERA_META, CAMERA_FILE): verify_camera,
 }
 
 
@@ -195,23 +269,23 @@ def verify(folder: Path, group: SequenceParallelGroup = SINGLE) -> Errors:
     All ranks of `group` call this, and all receive the same errors. Raises LingbotError for a
     folder of no known kind, or one with files that do not fit together.
     """
-    if not folder.is_dir():
-        raise LingbotError(f"{folder} is not a folder")
     try:
-        with torch.inference_mode():
+        if not folder.is_dir():
+            raise LingbotError(f"{folder} is not a folder")
+        with torch.inference_mode(), np.errstate(all="raise", under="ignore"):
             yield from find_check(folder)(folder, group)
     except LingbotError:
         raise
-    except KeyError as exc:
-        raise WeightsError(f"{folder}: no tensor {exc}") from exc
-    except (ValueError, IndexError, RuntimeError, OSError) as exc:
-        raise WeightsError(f"{folder}: {exc}") from exc
+    # The folder is all that a check depends on, so any error is about its content. numpy and torch
+    # raise nearly every type for numbers that do not fit together.
+    except Exception as exc:
+        raise WeightsError(f"{folder}: {exc or type(exc).__name__}") from exc
 
 
 def find_check(folder: Path) -> Callable[[Path, SequenceParallelGroup], Errors]:
     """Raises LingbotError for a folder of no known kind."""
     for files, check in KINDS.items():
-        if all((folder / name).exists() for name in files):
+        if all(tensors_exist(folder / name) for name in files):
             return check
     known = "; ".join(" and ".join(files) for files in KINDS)
     raise LingbotError(f"{folder} holds none of: {known}")
@@ -240,7 +314,7 @@ def main(argv: list[str] | None = None) -> int:
     else:
         errors = spawn_ranks(options.ranks, collect, options.folder)
     if isinstance(errors, LingbotError):
-        print(f"verify: {errors}", file=sys.stderr)
+        print("verify:", " ".join(str(errors).split()), file=sys.stderr)  # torch's have many lines
         return 2
     for name, error in errors:
         print(f"{name}: {error:.3g}")

@@ -87,17 +87,35 @@ def build_dit(official: OfficialConfig, tensors: dict[str, Tensor], *, source: P
         }
         fields = ModelConfig.__struct_fields__
         config = msgspec.convert({name: shape[name] for name in fields}, ModelConfig)
-    except KeyError as exc:
-        raise WeightsError(f"{source}: no tensor {exc}") from exc
+    except (KeyError, IndexError) as exc:
+        raise WeightsError(f"{source}: no tensor 'text_embedding.0.weight' [dim, width]") from exc
     except msgspec.ValidationError as exc:
         raise WeightsError(f"{source.with_name(CONFIG_FILE)}: {exc}") from exc
+    if config.num_layers > len(tensors):  # a wrong number must not build a million blocks
+        raise WeightsError(f"{source}: {len(tensors)} tensors cannot be {config.num_layers} layers")
     with torch.device("meta"):
         model = WorldModel(config)
-    try:
-        model.load_state_dict(tensors, strict=True, assign=True)
-    except RuntimeError as exc:
-        raise WeightsError(f"{source}: {exc}") from exc
+    compare_tensors(tensors, model.state_dict(), source=source)
+    model.load_state_dict(tensors, strict=True, assign=True)
     return model
+
+
+def compare_tensors(found: dict[str, Tensor], expected: dict[str, Tensor], *, source: Path) -> None:
+    """Raise WeightsError, with the file and one tensor, unless names, shapes and kinds agree."""
+    for text, names in (
+        ("no tensor", expected.keys() - found.keys()),
+        ("unknown tensor", found.keys() - expected.keys()),
+    ):
+        if names:
+            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+            raise WeightsError(f"{source}: {text} '{to_checkpoint(min(names))}'{more}")
+    for name, tensor in found.items():
+        shape = list(expected[name].shape)
+        if list(tensor.shape) != shape or not tensor.is_floating_point():
+            raise WeightsError(
+                f"{source}: tensor '{to_checkpoint(name)}' is {tensor.dtype} {list(tensor.shape)}, "
+                f"expected numbers of floating point {shape}"
+            )
 
 
 def save_dit(model: WorldModel, folder: Path) -> None:

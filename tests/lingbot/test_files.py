@@ -1,4 +1,4 @@
-"""Files with reasons. `dit/test_weights.py` covers whole checkpoints."""
+"""Files with reasons. `dit/test_weights.py` and `test_verify.py` cover tensors in shards."""
 
 import json
 import subprocess
@@ -40,8 +40,8 @@ def test_unreadable_json_names_file_and_reason(tmp_path, text, reason):
     "data, reason",
     [
         (None, "No such file"),
-        (POINTER, "a git-lfs pointer"),
-        (b"", "not a whole safetensors file"),
+        (POINTER, "is a git-lfs pointer"),
+        (b"", "is empty"),
         (WHOLE[:20], "not a whole safetensors file"),
         (WHOLE[:-1], "not a whole safetensors file"),
         (b"<!DOCTYPE html><html>not found</html>", "not a whole safetensors file"),
@@ -72,9 +72,9 @@ def test_a_damaged_file_is_named_and_described_in_one_line(tmp_path, read, data,
         (b"null", "got `null`"),
         (b'{"weight_map": ["a.safetensors"]}', "weight_map"),
         (b'{"weight_map": {"weight": 3}}', "weight_map"),
-        (b"", "truncated"),
+        (b"", "is empty"),
         (b"\xff\xfe", "malformed"),
-        (POINTER, "a git-lfs pointer"),
+        (POINTER, "is a git-lfs pointer"),
     ],
 )
 def test_a_damaged_index_is_named_and_described_in_one_line(tmp_path, index, reason):
@@ -101,7 +101,7 @@ def test_whole_shards_are_read_and_checked(tmp_path):
 
 def test_a_directory_is_no_file(tmp_path):
     (tmp_path / "model.safetensors").mkdir()
-    with pytest.raises(WeightsError, match=r"model\.safetensors: Is a directory"):
+    with pytest.raises(WeightsError, match=r"model\.safetensors: is a folder"):
         read_tensors(tmp_path / "model.safetensors")
 
 
