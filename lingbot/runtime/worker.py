@@ -68,6 +68,7 @@ class Worker:
         self._clock = clock
         self._sessions: dict[str, Session] = {}
         several = self._group.num_ranks > 1
+        self._chunk_s = engine.config.chunk_frames / engine.config.fps  # of media
         self._scheduler: Scheduler[Request] = Scheduler(
             heartbeat=partial(self._request, Heartbeat()) if several else None,
             heartbeat_s=heartbeat_s,
@@ -86,15 +87,39 @@ class Worker:
         """Queue a command on rank 0, from any thread; `deadline` is a time of `time.monotonic`.
 
         The earliest deadline is executed first. A step's deadline is the time at which its client
-        has nothing left to play. Cancelling the future of a queued command removes the command.
-        Raises UnicodeEncodeError for a command that cannot be sent to the other ranks.
+        has nothing left to play. An open may wait for one chunk of media after its `deadline`, and
+        as long after the open before it: until then, the steps that are waiting go first, so that
+        each is delayed by one open at most. Cancelling the future of a queued command removes the
+        command. Raises UnicodeEncodeError for a command that cannot be sent to the other ranks.
         """
         request = self._request(command)
+        owner = getattr(command, "session_id", "")
+        spacing_s = self._chunk_s if isinstance(command, OpenSession) else 0.0
         with self._changed:
-            ticket = self._scheduler.add(request, deadline=deadline)
+            ticket = self._scheduler.add(
+                request, owner=owner, deadline=deadline, spacing_s=spacing_s
+            )
             self._changed.notify()
         request.result.add_done_callback(partial(self._forget_cancelled, ticket))
         return request.result
+
+    def end_session(self, session_id: str) -> None:
+        """On rank 0, from any thread: remove the session's queued commands, and free the session.
+
+        The futures of the removed commands raise SessionClosed. A running command is finished
+        first. An unknown session is ignored.
+        """
+        with self._changed:
+            removed = self._scheduler.cancel_owner(session_id)
+        for request in removed:
+            if request.result.set_running_or_notify_cancel():
+                request.result.set_exception(SessionClosed(f"session {session_id} has ended"))
+        self.submit(CloseSession(session_id), deadline=-math.inf)
+
+    def position(self, session_id: str) -> int | None:
+        """The place of the session's open in the queue of opens, from 1; None if it has none."""
+        with self._changed:
+            return self._scheduler.position(session_id)
 
     def warm_up(self) -> None:
         """On rank 0, while `run` is running: run every shape, until the window has wrapped."""

@@ -20,7 +20,7 @@ class FakeEngine:
     """A session is its seed, and its frames are filled with it."""
 
     group = SINGLE
-    config = SimpleNamespace(width=1, height=1, window=1, chunk=1)
+    config = SimpleNamespace(width=1, height=1, window=1, chunk=1, chunk_frames=4, fps=16)
 
     def __init__(self):
         self.live, self.order, self.broken = [], [], None

@@ -2,6 +2,7 @@
 
 import math
 import threading
+from concurrent.futures import Future
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,6 +20,7 @@ class FakeEngine:
     """A session is a letter, its seed. Latents and frames add the chunk's first action."""
 
     group = SINGLE
+    config = SimpleNamespace(chunk_frames=12, fps=16)
 
     def __init__(self):
         self.done = []
@@ -41,8 +43,8 @@ class FakeEngine:
 
 
 def execute_all(engine, *queued):
-    """Run (deadline, command) pairs that were all submitted beforehand."""
-    worker = Worker(engine)
+    """Run (deadline, command) pairs that were all submitted beforehand; none is due yet."""
+    worker = Worker(engine, clock=lambda: -100.0)
     for deadline, command in [*queued, (math.inf, Stop())]:
         worker.submit(command, deadline=deadline)
     worker.run()
@@ -70,7 +72,7 @@ def test_a_session_with_a_late_deadline_gets_its_turn():
             return super().denoise(session, actions, context=context)
 
     engine = Eager()
-    worker = Worker(engine)
+    worker = Worker(engine, clock=lambda: -100.0)
     for deadline, command in [*OPENED, (4.5, StepSession("b", [""])), (0, StepSession("a", [""]))]:
         worker.submit(command, deadline=deadline)
     worker.submit(Stop(), deadline=math.inf)
@@ -86,6 +88,78 @@ def test_a_cancelled_command_leaves_the_queue_at_once_and_is_not_executed():
     worker.submit(Stop(), deadline=1)
     worker.run()
     assert engine.done == []
+
+
+def test_a_session_that_ends_takes_its_queued_commands_along():
+    """Those of another session stay. Nothing of the session is executed, however long the queue."""
+    engine = FakeEngine()
+    worker = Worker(engine)
+    queued = [
+        worker.submit(command, deadline=0)
+        for _ in range(20)
+        for command in (OpenSession("a", make_spec(seed=ord("a"))), StepSession("a", ["1"]))
+    ]
+    worker.submit(OPENED[1][1], deadline=0)
+    worker.submit(StepSession("b", ["1"]), deadline=9)
+    worker.end_session("a")
+    for result in queued:
+        with pytest.raises(SessionClosed):
+            result.result(0)
+    worker.submit(Stop(), deadline=math.inf)
+    worker.run()
+    assert engine.done == ["b1"]
+
+
+def test_a_session_that_ends_while_it_is_opened_is_freed_right_after():
+    class Opening(FakeEngine):
+        def open(self, spec):
+            worker.end_session("a")
+            self.done.append("open")
+            return super().open(spec)
+
+    engine = Opening()
+    worker = Worker(engine)
+    worker.submit(OPENED[0][1], deadline=0)
+    worker.submit(StepSession("b", ["1"]), deadline=-1e9).add_done_callback(Future.exception)
+    worker.submit(Stop(), deadline=math.inf)
+    worker.run()
+    assert engine.done == ["open", "close a"]
+    assert worker._sessions == {}
+
+
+def test_opens_and_the_steps_of_a_running_session_alternate():
+    """Each open takes longer than a chunk plays."""
+
+    class Walking(FakeEngine):
+        def open(self, spec):
+            nonlocal now
+            now += 2
+            self.done.append("open " + super().open(spec))
+            return self.done[-1][-1]
+
+        def denoise(self, session, actions, *, context):
+            nonlocal now
+            now += 0.4
+            if len(self.done) < 8:
+                worker.submit(StepSession(session, [""]), deadline=now)
+            return super().denoise(session, actions, context=context)
+
+    now, engine = 100.0, Walking()
+    worker = Worker(engine, clock=lambda: now)
+    worker.submit(StepSession("a", [""]), deadline=101)
+    for _, command in OPENED:
+        worker.submit(command, deadline=now)
+    worker.submit(Stop(), deadline=math.inf)
+    worker.run()
+    assert engine.done == ["open a", "a", "a", "open b", "a", "a", "open c", "a", "a"]
+
+
+def test_an_open_has_a_position_while_it_waits():
+    worker = Worker(FakeEngine())
+    for _, command in OPENED:
+        worker.submit(command, deadline=0)
+    worker.end_session("a")
+    assert [worker.position(name) for name in "abc"] == [None, 1, 2]
 
 
 # ---- sessions
