@@ -2,8 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from contextlib import suppress
+from contextvars import Context
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,11 +19,23 @@ from deployments.config import ServiceConfig
 from deployments.readiness import Readiness
 from deployments.sessions.waiting import WaitingClient, WaitingLine
 from deployments.world_group import Lease
-from deployments.world_rank import Refusal, SessionEnded, ignore_unretrieved
 from transport.wire.errors import Busy, Refused, WorldFailed, WorldLost
+from transport.wire.messages import Queued
 from transport.wire.world import OnWait, WorldInfo, WorldSpec
 
+Frames = NDArray[np.uint8]
+
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PendingFrames:
+    """The frames of a chunk that has been denoised. Awaited once, or dropped."""
+
+    receive: Callable[[], Coroutine[Any, Any, Frames]]
+
+    def __await__(self) -> Generator[Any, Any, Frames]:
+        return self.receive().__await__()
 
 
 class LeasedSession:
@@ -32,49 +47,49 @@ class LeasedSession:
         self._rank = lease.rank
         self._stream = stream
         self._step_timeout_s = config.step_timeout_s
-        self._pending_frames: set[asyncio.Task[NDArray[np.uint8]]] = set()
         self._lost = asyncio.create_task(self._wait_for_end())
         self._touching = asyncio.create_task(self._touch_every(config.lease_ttl_s / 3))
 
-    async def open(self, spec: WorldSpec, image: NDArray[np.uint8]) -> None:
-        """Raises Refused, WorldLost or WorldFailed."""
-        refusal: Refusal | None = await self._call(self._rank.open, spec, image)
-        if refusal is not None:
-            raise Refused(refusal.text, field=refusal.field)
+    async def open(self, spec: WorldSpec, image: Frames, *, on_wait: OnWait) -> None:
+        """Raises Refused, WorldLost or WorldFailed. `on_wait` receives the place in the queue."""
+        replies = self._call(self._rank.open, spec, image)
+        while isinstance(reply := await self._next(replies), Queued):
+            await on_wait(reply)
+        if reply is not None:
+            raise Refused(reply.text, field=reply.field)
 
     async def step(
         self, actions: Sequence[str], *, prompt: str | None, time_to_underrun_s: float
-    ) -> Awaitable[NDArray[np.uint8]]:
-        # This call does not wait for the step, which saves a round trip.
-        reply = self._rank.fetch_frames.remote(self.id)
-        await self._call(self._rank.step, list(actions), prompt, time_to_underrun_s)
-        frames = asyncio.create_task(self._answer(reply))
-        ignore_unretrieved(frames)
-        self._pending_frames.add(frames)
-        frames.add_done_callback(self._pending_frames.discard)
-        return frames
+    ) -> Awaitable[Frames]:
+        replies = self._call(self._rank.step, list(actions), prompt, time_to_underrun_s)
+        await self._next(replies)
+        return PendingFrames(partial(self._next, replies))
 
     async def lost(self) -> str:
         return await asyncio.shield(self._lost)
 
     def close(self) -> None:
-        for frames in self._pending_frames:
-            frames.cancel()
         self._touching.cancel()
         self._lost.cancel()
         cancel(self._stream)
 
-    async def _call(self, method: Any, *args: Any) -> Any:
-        """Call the rank directly. This works while the group's replica drains."""
-        return await self._answer(method.remote(self.id, *args))
+    def _call(self, method: Any, *args: Any) -> Any:
+        """Call a method of the rank, which streams its replies.
 
-    async def _answer(self, reply: Awaitable[Any]) -> Any:
+        A direct call works while the group's replica drains. Serve cancels the calls that a request
+        has made when its client leaves. This one is made outside of the request's context, because
+        it ends with its session instead, and without an error.
+        """
+        return Context().run(method.remote, self.id, *args)
+
+    async def _next(self, replies: Any) -> Any:
+        """The next reply of a call. Raises WorldLost or WorldFailed."""
         try:
             async with asyncio.timeout(self._step_timeout_s):
-                return await reply
+                return await (await anext(replies))
         except TimeoutError as exc:
             raise WorldLost(f"the world did not answer for {self._step_timeout_s:g} s") from exc
-        except SessionEnded as exc:
+        except StopAsyncIteration as exc:
             raise WorldLost("the world has ended") from exc
         except RayTaskError as exc:
             logger.exception("session %s: the world raised", self.id)
@@ -124,9 +139,7 @@ class LeasedWorld:
             queue_timeout_s=config.queue_timeout_s, warm_up_timeout_s=config.warm_up_timeout_s
         )
 
-    async def open(
-        self, spec: WorldSpec, image: NDArray[np.uint8], *, on_wait: OnWait
-    ) -> LeasedSession:
+    async def open(self, spec: WorldSpec, image: Frames, *, on_wait: OnWait) -> LeasedSession:
         stream: Any = self._group.lease.remote()
         try:
             lease = await self._first_item(stream, on_wait)
@@ -135,7 +148,7 @@ class LeasedWorld:
             cancel(stream)
             raise
         try:
-            await session.open(spec, image)
+            await session.open(spec, image, on_wait=on_wait)
         except BaseException:
             session.close()
             raise
@@ -147,7 +160,7 @@ class LeasedWorld:
     async def _first_item(self, stream: Any, on_wait: OnWait) -> Lease:
         first: asyncio.Future[Lease] = asyncio.ensure_future(anext(stream))
         # Ray turns a cancellation into an error, which nothing awaits then.
-        ignore_unretrieved(first)
+        first.add_done_callback(lambda done: done.cancelled() or done.exception())
         client = self._line.join(asyncio.get_running_loop().time())
         try:
             await self._wait(first, client, on_wait)

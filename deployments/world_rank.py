@@ -2,12 +2,10 @@
 
 import asyncio
 import logging
-import math
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +17,7 @@ from deployments.config import ServiceConfig
 from deployments.observability.logs import configure_logging
 from deployments.observability.metrics import CacheMetrics
 from deployments.sessions.registry import SessionRecord, SessionRegistry
+from transport.wire.messages import Queued
 from transport.wire.world import WorldSpec
 
 if TYPE_CHECKING:  # imported late: WorldGroup imports this class and stays without torch
@@ -65,19 +64,6 @@ class RankAssignment(Struct, frozen=True, kw_only=True):
     port: int = 0
 
 
-class SessionEnded(Exception):
-    """A call named a session that is unknown or has ended."""
-
-
-@dataclass(slots=True)
-class SessionFutures:
-    """The results that pending calls of one session await."""
-
-    # One future a step, in the order of the steps. `fetch_frames` takes them.
-    frames: "asyncio.Queue[asyncio.Future[Frames]]" = field(default_factory=asyncio.Queue)
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
-
-
 class WorldRank:
     """An asyncio actor. Calls arrive concurrently; the engine runs one at a time on its thread.
 
@@ -91,20 +77,23 @@ class WorldRank:
         *,
         load: "Callable[[SequenceParallelGroup], Engine] | None" = None,
         report_period_s: float = 5.0,
+        notice_period_s: float = 0.5,
         exit_grace_s: float = 1.0,
         exit_process: Callable[[int], object] = os._exit,
     ) -> None:
         """`report_period_s` is the time between two updates of the metrics.
 
+        A client whose open is queued gets its position every `notice_period_s`.
         `exit_grace_s` separates a failure and the end of the process, so that the reason arrives.
         """
         self._config = config
         self._load = load or partial(build_engine, config)
         self._report_period_s = report_period_s
+        self._notice_period_s = notice_period_s
         self._exit_grace_s = exit_grace_s
         self._exit_process = exit_process
         self._sessions = SessionRegistry(ttl_s=config.lease_ttl_s)
-        self._futures: dict[str, SessionFutures] = {}  # one for each session in the registry
+        self._ended: dict[str, asyncio.Event] = {}  # one for each session in the registry
         self._tasks: list[asyncio.Task[None]] = []
         self._store: Any = None  # the rendezvous, on rank 0 of several
         self._failure: asyncio.Future[None]
@@ -147,19 +136,23 @@ class WorldRank:
     def reserve(self, session_id: str) -> None:
         """Register a session. It expires unless its world is opened next."""
         self._sessions.reserve(session_id, time.monotonic())
-        self._futures[session_id] = SessionFutures()
+        self._ended[session_id] = asyncio.Event()
 
     async def wait_for_end(self, session_id: str) -> None:
         """Returns when the session has ended."""
-        if futures := self._futures.get(session_id):
-            await futures.ended.wait()
+        if ended := self._ended.get(session_id):
+            await ended.wait()
 
     async def open(
         self, session_id: str, spec: WorldSpec, image: NDArray[np.uint8]
-    ) -> Refusal | None:
-        """Open the reserved session's world. Raises SessionEnded if it has ended meanwhile."""
+    ) -> AsyncIterator[Queued | Refusal | None]:
+        """Open the reserved session's world.
+
+        Yields the client's position while the open is queued, then None or the refusal. A session
+        that has ended yields nothing more: an error that nobody reads would be logged.
+        """
         from lingbot.errors import LingbotError
-        from lingbot.runtime.commands import CloseSession, OpenSession
+        from lingbot.runtime.commands import OpenSession
         from lingbot.runtime.session import SessionSpec
 
         session_spec = SessionSpec(
@@ -170,53 +163,48 @@ class WorldRank:
             window=spec.window,
             sink=spec.sink,
         )
+        if not self._is_live(session_id):
+            return
+        opening = self._submit(OpenSession(session_id, session_spec))
+        while not (await asyncio.wait([opening], timeout=self._notice_period_s))[0]:
+            if position := self._worker.position(session_id):
+                yield Queued(position)
         try:
-            await self._execute(OpenSession(session_id, session_spec))
+            opening.result()
         except LingbotError as exc:
-            return refusal_of(exc)
-        if not self._sessions.mark_opened(session_id, time.monotonic()):
-            await self._execute(CloseSession(session_id))
-            raise SessionEnded(session_id)
-        logger.info("session %s opened, %d in all", session_id, len(self._sessions))
-        return None
+            if self._is_live(session_id):
+                yield refusal_of(exc)
+            return
+        if self._sessions.mark_opened(session_id, time.monotonic()):
+            logger.info("session %s opened, %d in all", session_id, len(self._sessions))
+            yield None
 
     async def step(
         self, session_id: str, actions: Sequence[str], prompt: str | None, time_to_underrun_s: float
-    ) -> None:
-        """Denoise the session's next chunk; see `WorldSession.step`.
+    ) -> AsyncIterator[Frames | None]:
+        """Generate the session's next chunk; see `WorldSession.step`.
 
-        Raises SessionEnded if the session has ended.
+        Yields None when the chunk has been denoised, then its frames, uint8 [T, H, W, 3]. A session
+        that has ended yields nothing more: an error that nobody reads would be logged.
         """
-        from lingbot.errors import SessionClosed
+        from lingbot.errors import LingbotError
         from lingbot.runtime.commands import StepSession
 
-        record, futures = self._live(session_id)
-        assert record.opened, "stepped before it was opened"
         self.touch(session_id)
-        frames: asyncio.Future[Frames]
+        context = None if prompt is None else await self._encode(prompt)
+        if not self._is_live(session_id):
+            return
+        command = StepSession(session_id, list(actions), context)
         try:
-            context = None if prompt is None else await self._encode(prompt)
-            decoding = await self._execute(
-                StepSession(session_id, list(actions), context),
-                time_to_underrun_s=time_to_underrun_s,
-            )
-            frames = asyncio.wrap_future(decoding)
-            ignore_unretrieved(frames)
-        except Exception as exc:
-            ended = isinstance(exc, SessionClosed)
-            futures.frames.put_nowait(failed_future(SessionEnded(session_id) if ended else exc))
-            if ended:
-                raise SessionEnded(session_id) from exc
-            raise
-        futures.frames.put_nowait(frames)
-
-    async def fetch_frames(self, session_id: str) -> Frames:
-        """The frames of the first step that was not fetched yet: uint8 [T, H, W, 3].
-
-        One caller may call it before the step. Raises what the step raises, or SessionEnded.
-        """
-        _, futures = self._live(session_id)
-        return await (await futures.frames.get())
+            decoding = await self._submit(command, time_to_underrun_s=time_to_underrun_s)
+            yield None
+            frames = await asyncio.wrap_future(decoding)
+        except LingbotError:
+            if self._is_live(session_id):
+                raise
+            return
+        if self._is_live(session_id):
+            yield frames
 
     def touch(self, session_id: str) -> None:
         """Restart the session's idle time. An unknown session is ignored."""
@@ -274,20 +262,13 @@ class WorldRank:
             time.sleep(self._exit_grace_s)
             self._exit_process(1)
 
-    def _live(self, session_id: str) -> tuple[SessionRecord, SessionFutures]:
-        record = self._sessions.get(session_id)
-        if record is None:
-            raise SessionEnded(session_id)
-        return record, self._futures[session_id]
+    def _is_live(self, session_id: str) -> bool:
+        return self._sessions.get(session_id) is not None
 
     def _free(self, record: SessionRecord, reason: str) -> None:
-        from lingbot.runtime.commands import CloseSession
-
-        futures = self._futures.pop(record.session_id)
-        futures.ended.set()
-        futures.frames.put_nowait(failed_future(SessionEnded(record.session_id)))
+        self._ended.pop(record.session_id).set()
+        self._worker.end_session(record.session_id)
         if record.opened:
-            self._worker.submit(CloseSession(record.session_id), deadline=-math.inf)
             logger.info("session %s closed: %s", record.session_id, reason)
 
     async def _encode(self, prompt: str) -> "NDArray[np.float32]":
@@ -295,11 +276,12 @@ class WorldRank:
         assert self._text_encoder is not None
         return await asyncio.to_thread(self._text_encoder.encode, prompt)
 
-    async def _execute(self, command: "Command", *, time_to_underrun_s: float = 0.0) -> Any:
-        """Execute a command on all ranks, earliest deadline first. Returns rank 0's result."""
-        return await asyncio.wrap_future(
-            self._worker.submit(command, deadline=time.monotonic() + time_to_underrun_s)
-        )
+    def _submit(
+        self, command: "Command", *, time_to_underrun_s: float = 0.0
+    ) -> "asyncio.Future[Any]":
+        """Execute a command on all ranks, earliest deadline first. The result is rank 0's."""
+        deadline = time.monotonic() + time_to_underrun_s
+        return asyncio.wrap_future(self._worker.submit(command, deadline=deadline))
 
     def _report(self, metrics: CacheMetrics) -> None:
         metrics.report(self._worker.engine.camera_cache.stats)
@@ -311,19 +293,6 @@ class WorldRank:
                 call()
 
         self._tasks.append(asyncio.create_task(run()))
-
-
-def failed_future(error: Exception) -> "asyncio.Future[Frames]":
-    """A future that raises `error`. Not awaiting it is allowed."""
-    future: asyncio.Future[Frames] = asyncio.get_running_loop().create_future()
-    ignore_unretrieved(future)
-    future.set_exception(error)
-    return future
-
-
-def ignore_unretrieved(future: "asyncio.Future[Any]") -> None:
-    """Suppress asyncio's complaint about an exception that is never retrieved."""
-    future.add_done_callback(lambda done: done.cancelled() or done.exception())
 
 
 def build_engine(config: ServiceConfig, group: "SequenceParallelGroup") -> "Engine":

@@ -1,6 +1,7 @@
 """Waiting for leases and their ends, on a stream that the test controls."""
 
 import asyncio
+from contextvars import ContextVar
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from deployments.config import ServiceConfig
 from deployments.lease import LeasedWorld
 from deployments.world_group import Lease
-from deployments.world_rank import Refusal, SessionEnded
+from deployments.world_rank import Refusal
 from transport.wire.errors import Busy, Refused, WorldFailed, WorldLost
 from transport.wire.messages import Queued, Warming
 from transport.wire.world import WorldSpec
@@ -20,29 +21,41 @@ IMAGE = np.zeros((1, 1, 3), np.uint8)
 
 
 class Remote:
-    """An actor's method: starts a coroutine, which nothing has to await."""
+    """An actor's method."""
 
     def __init__(self, call):
-        self.call = call
+        self.remote = call
 
-    def remote(self, *args):
-        result = self.call(*args)
-        if asyncio.iscoroutine(result):
-            result = asyncio.ensure_future(result)
-            result.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return result
+
+REQUEST = ContextVar("REQUEST", default=None)  # as Serve and Ray mark the calls of a request
 
 
 class FakeRank:
-    def __init__(self, answer=None):
-        self.answer = answer
-        self.open = self.step = self.fetch_frames = Remote(self.respond)
-        self.touch = Remote(lambda session_id: None)
+    """Streams its replies as Ray does: awaitables, of which errors raise. None ends a stream."""
 
-    async def respond(self, *args):
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        return self.answer
+    def __init__(self, *opening):
+        self.replies = opening or (None,)
+        self.open = self.step = Remote(self.respond)
+        self.touch = Remote(lambda session_id: None)
+        self.requests = []
+
+    def respond(self, *args):
+        self.requests.append(REQUEST.get())
+        return self.stream(self.replies)
+
+    async def stream(self, replies):
+        for reply in replies:
+            if reply is HANGS:
+                await asyncio.Event().wait()
+            future = asyncio.get_running_loop().create_future()
+            if isinstance(reply, Exception):
+                future.set_exception(reply)
+            else:
+                future.set_result(reply)
+            yield future
+
+
+HANGS = object()
 
 
 class FakeStream:
@@ -211,13 +224,18 @@ def test_a_client_that_leaves_while_it_waits_leaves_nothing():
     run(scenario)
 
 
-async def opened(world, group, answer=None):
+async def opened(world, group, *replies):
+    """An open session, whose next call of the rank gets `replies`."""
     opening = await start_opening(world, group, [])
     rank = FakeRank()
     group.streams[-1].items.put_nowait(Lease("a", rank))
     session = await opening
-    rank.answer = answer
+    rank.replies = replies
     return session
+
+
+async def step(session):
+    return await session.step(["w"], prompt=None, time_to_underrun_s=0)
 
 
 def test_a_spec_that_the_rank_refuses_is_refused():
@@ -231,55 +249,86 @@ def test_a_spec_that_the_rank_refuses_is_refused():
     run(scenario)
 
 
+def test_a_client_whose_open_is_queued_gets_its_position():
+    async def scenario(world, group, messages):
+        opening = await start_opening(world, group, messages)
+        rank = FakeRank(Queued(2), Queued(1), None)
+        group.streams[0].items.put_nowait(Lease("a", rank))
+        await opening
+        assert messages == [Queued(2), Queued(1)]
+
+    run(scenario)
+
+
+def test_a_client_that_leaves_while_its_world_is_opened_leaves_nothing():
+    async def scenario(world, group, messages):
+        opening = await start_opening(world, group, messages)
+        group.streams[0].items.put_nowait(Lease("a", FakeRank(Queued(1), HANGS)))
+        while not messages:
+            await asyncio.sleep(0)
+        opening.cancel()
+        await asyncio.wait([opening])
+        assert opening.cancelled() and group.streams[0].cancelled
+
+    run(scenario)
+
+
 def task_error():
     from ray.exceptions import RayTaskError
 
     return RayTaskError("step", "Traceback of the rank", ValueError("a secret"))
 
 
-@pytest.mark.parametrize(
-    "failure, expected, text",
-    [
-        (SessionEnded("a"), WorldLost, "has ended"),
-        (RayError("gone"), WorldLost, "died"),
-        (task_error(), WorldFailed, "^the world failed$"),
-    ],
-)
-def test_a_step_that_fails_raises_its_reason(failure, expected, text):
+FAILURES = [
+    ([], WorldLost, "has ended"),
+    ([RayError("gone")], WorldLost, "died"),
+    ([task_error()], WorldFailed, "^the world failed$"),
+    ([HANGS], WorldLost, r"did not answer for 0\.05 s"),
+]
+
+
+@pytest.mark.parametrize("replies, expected, text", FAILURES)
+@pytest.mark.parametrize("call", ["open", "step", "frames"])
+def test_a_call_that_fails_raises_its_reason(call, replies, expected, text):
     async def scenario(world, group, messages):
-        session = await opened(world, group, failure)
+        if call == "open":
+            opening = await start_opening(world, group, [])
+            group.streams[0].items.put_nowait(Lease("a", FakeRank(Queued(1), *replies)))
+            with pytest.raises(expected, match=text):
+                await opening
+            assert group.streams[0].cancelled
+            return
+        session = await opened(world, group, *([None] if call == "frames" else []), *replies)
+        pending = step(session) if call == "step" else await step(session)
         with pytest.raises(expected, match=text):
-            await session.step(["w"], prompt=None, time_to_underrun_s=0)
+            await pending
         session.close()
 
-    run(scenario)
+    run(scenario, step_timeout_s=0.05)
 
 
 def test_frames_come_after_their_step_and_need_not_be_awaited():
     async def scenario(world, group, messages):
-        session = await opened(world, group, "frames")
-        assert await (await session.step(["w"], prompt=None, time_to_underrun_s=0)) == "frames"
-        session._rank.fetch_frames = Remote(lambda *args: asyncio.Event().wait())
-        pending = await session.step(["w"], prompt=None, time_to_underrun_s=0)
-        session._rank.fetch_frames = Remote(session._rank.respond)
-        session._rank.answer = None
-        await session.step(["w"], prompt=None, time_to_underrun_s=0)
+        session = await opened(world, group, None, "frames")
+        first, second = await step(session), await step(session)
+        del first
+        assert await second == "frames"
         session.close()
-        with pytest.raises(asyncio.CancelledError):
-            await pending
 
     run(scenario)
 
 
-def test_a_step_that_hangs_raises_after_its_timeout():
+def test_the_rank_is_called_outside_of_the_request():
+    """Serve cancels the calls of a request when its client leaves."""
+
     async def scenario(world, group, messages):
-        session = await opened(world, group)
-        session._rank.step = Remote(lambda *args: asyncio.Event().wait())
-        with pytest.raises(WorldLost, match=r"did not answer for 0\.05 s"):
-            await session.step(["w"], prompt=None, time_to_underrun_s=0)
+        REQUEST.set("mine")
+        session = await opened(world, group, None, "frames")
+        await step(session)
+        assert session._rank.requests == [None, None]
         session.close()
 
-    run(scenario, step_timeout_s=0.05)
+    run(scenario)
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from deployments.config import ServiceConfig
-from deployments.world_rank import RankAssignment, Refusal, SessionEnded, WorldRank, refusal_of
+from deployments.world_rank import RankAssignment, Refusal, WorldRank, refusal_of
 from lingbot.errors import LingbotError
 from lingbot.parallel.ulysses import SINGLE
 from lingbot.runtime.commands import Stop
+from transport.wire.messages import Queued
 from transport.wire.world import WorldSpec
 
 
@@ -23,12 +24,14 @@ class FakeEngine:
     config = SimpleNamespace(width=1, height=1, window=1, chunk=1, chunk_frames=4, fps=16)
 
     def __init__(self):
-        self.live, self.order, self.broken = [], [], None
+        self.opened, self.live, self.order, self.broken = [], [], [], None
         self.gate, self.decode_gate = threading.Event(), threading.Event()
         self.gate.set()
         self.decode_gate.set()
 
     def open(self, spec):
+        self.gate.wait(5)
+        self.opened.append(spec.seed)
         if spec.seed == 13:
             raise LingbotError("thirteen is unlucky", field="seed")
         self.live.append(spec.seed)
@@ -61,14 +64,16 @@ def run(scenario, **config):
 
     async def run_in_loop():
         engine = FakeEngine()
-        rank = WorldRank(ServiceConfig(**config), load=lambda group: engine)
+        rank = WorldRank(ServiceConfig(**config), load=lambda group: engine, notice_period_s=0.01)
         await rank.start(RankAssignment())
         await rank.start_loop()
         assert engine.order and not engine.live  # it has been warmed up
         engine.order.clear()
+        engine.opened.clear()
         await asyncio.wait_for(scenario(rank, engine), 10)
         engine.gate.set()
-        await rank._execute(Stop())
+        engine.decode_gate.set()
+        await rank._submit(Stop())
 
     asyncio.run(run_in_loop())
 
@@ -78,24 +83,46 @@ async def until(condition):
         await asyncio.sleep(0.001)
 
 
-async def opened(rank, session_id, seed):
+async def all_of(replies):
+    return [reply async for reply in replies]
+
+
+def start(replies):
+    """A task that reads all replies of a call, as Ray does."""
+    return asyncio.create_task(all_of(replies))
+
+
+def start_opening(rank, session_id, seed):
     rank.reserve(session_id)
-    assert await rank.open(session_id, spec(seed), IMAGE) is None
+    return start(rank.open(session_id, spec(seed), IMAGE))
+
+
+async def opened(rank, session_id, seed):
+    assert await start_opening(rank, session_id, seed) == [None]
+
+
+def start_step(rank, session_id, *, time_to_underrun_s=0.0):
+    return start(rank.step(session_id, ["w"], None, time_to_underrun_s))
+
+
+async def denoised(rank, session_id):
+    """The replies of a step, after its first one."""
+    replies = rank.step(session_id, ["w"], None, 0)
+    assert await anext(replies) is None
+    return replies
 
 
 def test_a_session_lives_from_open_to_end():
     async def scenario(rank, engine):
         await opened(rank, "a", 5)
-        await rank.step("a", ["w"], None, 0)
-        assert (await rank.fetch_frames("a")).flat[0] == 5
+        first, frames = await start_step(rank, "a")
+        assert first is None and frames.flat[0] == 5
         waiting = asyncio.create_task(rank.wait_for_end("a"))
         rank.end("a", "enough")
         await waiting
         rank.end("a", "again")
         await until(lambda: engine.live == [])
-        for call in (rank.step("a", ["w"], None, 0), rank.fetch_frames("a")):
-            with pytest.raises(SessionEnded):
-                await call
+        assert await start_step(rank, "a") == []
         await rank.wait_for_end("a")
 
     run(scenario)
@@ -103,8 +130,8 @@ def test_a_session_lives_from_open_to_end():
 
 def test_a_refusal_of_the_engine_is_returned():
     async def scenario(rank, engine):
-        rank.reserve("a")
-        assert await rank.open("a", spec(13), IMAGE) == Refusal("thirteen is unlucky", "seed")
+        refusal = Refusal("thirteen is unlucky", "seed")
+        assert await start_opening(rank, "a", 13) == [refusal]
 
     run(scenario)
 
@@ -141,27 +168,32 @@ def test_ending_during_a_step_frees_after_it():
     async def scenario(rank, engine):
         await opened(rank, "a", 1)
         engine.gate.clear()
-        step = asyncio.create_task(rank.step("a", ["w"], None, 0))
-        fetch = asyncio.create_task(rank.fetch_frames("a"))
+        step = start_step(rank, "a")
         await until(rank.busy_s)
         rank.end("a", "left")
-        with pytest.raises(SessionEnded):  # at once, not after the step
-            await fetch
+        await asyncio.sleep(0.01)
         assert engine.live == [1]
         engine.gate.set()
-        await step
+        assert await step == [None]
         await until(lambda: engine.live == [])
 
     run(scenario)
 
 
-def test_frames_may_be_fetched_before_their_step():
+@pytest.mark.parametrize("ends", ["a", "b"])
+def test_the_frames_of_a_session_that_ended_are_not_sent(ends):
+    """One session's chunk is being decoded, and the other's waits for that."""
+
     async def scenario(rank, engine):
-        await opened(rank, "a", 7)
-        fetch = asyncio.create_task(rank.fetch_frames("a"))
-        await asyncio.sleep(0)
-        await rank.step("a", ["w"], None, 0)
-        assert (await fetch).flat[0] == 7
+        await opened(rank, "a", 1)
+        await opened(rank, "b", 2)
+        engine.decode_gate.clear()
+        rests = {name: await denoised(rank, name) for name in "ab"}
+        rank.end(ends, "left")
+        await until(lambda: len(engine.live) == 1)
+        engine.decode_gate.set()
+        frames = {name: await all_of(rest) for name, rest in rests.items()}
+        assert [name for name, replies in frames.items() if not replies] == [ends]
 
     run(scenario)
 
@@ -170,12 +202,12 @@ def test_the_next_chunk_is_denoised_before_the_last_one_is_decoded():
     async def scenario(rank, engine):
         await opened(rank, "a", 1)
         engine.decode_gate.clear()
-        for _ in range(2):
-            await rank.step("a", ["w"], None, 0)
+        rests = [await denoised(rank, "a") for _ in range(2)]
         assert engine.order == [1, 1]
         engine.decode_gate.set()
-        for _ in range(2):
-            assert (await rank.fetch_frames("a")).flat[0] == 1
+        for rest in rests:
+            (frames,) = await all_of(rest)
+            assert frames.flat[0] == 1
 
     run(scenario)
 
@@ -185,10 +217,10 @@ def test_the_session_with_the_earliest_deadline_steps_first():
         for seed, session_id in ((1, "a"), (2, "b"), (3, "c")):
             await opened(rank, session_id, seed)
         engine.gate.clear()
-        running = asyncio.create_task(rank.step("a", ["w"], None, 0))
+        running = start_step(rank, "a")
         await until(rank.busy_s)
         waiting = [
-            asyncio.create_task(rank.step(session_id, ["w"], None, time_to_underrun_s))
+            start_step(rank, session_id, time_to_underrun_s=time_to_underrun_s)
             for session_id, time_to_underrun_s in (("b", 0.9), ("c", 0.1))
         ]
         await asyncio.sleep(0.01)
@@ -199,29 +231,96 @@ def test_the_session_with_the_earliest_deadline_steps_first():
     run(scenario)
 
 
-def test_a_step_that_raises_fails_both_calls_that_wait_for_it():
+def test_a_step_that_raises_fails_its_call_only():
     async def scenario(rank, engine):
         await opened(rank, "a", 1)
         await opened(rank, "b", 2)
         engine.broken = ZeroDivisionError("oh")
-        fetch = asyncio.create_task(rank.fetch_frames("a"))
-        for call in (rank.step("a", ["w"], None, 0), fetch):
-            with pytest.raises(ZeroDivisionError):
-                await call
+        with pytest.raises(ZeroDivisionError):
+            await start_step(rank, "a")
+        engine.broken = LingbotError("no")
+        with pytest.raises(LingbotError):
+            await start_step(rank, "a")
         engine.broken = None
-        await rank.step("b", ["w"], None, 0)  # other sessions go on
+        assert len(await start_step(rank, "b")) == 2
 
     run(scenario)
 
 
-def test_a_lease_that_ended_before_its_world_opened_leaves_nothing():
+@pytest.mark.parametrize("end", ["end", "expire"])
+def test_opens_of_clients_that_left_are_never_executed(end):
+    """One step holds the engine; twenty clients come and leave. The next one is first in line."""
+
     async def scenario(rank, engine):
-        rank.reserve("a")
-        opening = asyncio.create_task(rank.open("a", spec(1), IMAGE))
+        await opened(rank, "w", 1)
+        engine.gate.clear()
+        step = start_step(rank, "w")
+        await until(rank.busy_s)
+        openings = [start_opening(rank, f"left {number}", 100 + number) for number in range(20)]
+        await until(lambda: len(rank._worker._scheduler) == 20)
+        if end == "end":
+            for number in range(20):
+                rank.end(f"left {number}", "the client left")
+        else:
+            rank.touch("w")
+            for number in range(20):
+                rank._sessions._records[f"left {number}"].touched -= 31
+            rank.expire_idle(time.monotonic())
+        assert len(rank._worker._scheduler) == 20  # closes, which take no time
+        next_one = start_opening(rank, "next", 2)
+        engine.gate.set()
+        assert (await next_one)[-1] is None
+        assert engine.opened == [1, 2]
+        for opening in openings:
+            assert None not in await opening
+        await step
+
+    run(scenario)
+
+
+def test_a_client_that_leaves_before_its_open_is_queued_leaves_nothing():
+    """Its prompt is still being encoded."""
+
+    async def scenario(rank, engine):
+        opening = start_opening(rank, "a", 1)
+        await asyncio.sleep(0)
         rank.end("a", "left at once")
-        with pytest.raises(SessionEnded):
-            await opening
-        await until(lambda: engine.live == [])
+        assert await opening == []
+        assert engine.opened == [] and rank._worker._sessions == {}
+
+    run(scenario)
+
+
+def test_a_client_that_leaves_while_its_world_is_opened_leaves_nothing():
+    async def scenario(rank, engine):
+        engine.gate.clear()
+        opening = start_opening(rank, "a", 1)
+        await until(rank.busy_s)
+        rank.end("a", "left")
+        engine.gate.set()
+        assert await opening == []
+        await until(lambda: rank._worker._sessions == {})
+        assert engine.opened == [1] and engine.live == []
+
+    run(scenario)
+
+
+def test_a_client_that_waits_for_its_open_gets_its_position():
+    async def scenario(rank, engine):
+        engine.gate.clear()
+        first = start_opening(rank, "a", 1)
+        await until(rank.busy_s)
+        second, third = (start_opening(rank, name, seed) for name, seed in (("b", 2), ("c", 3)))
+        await until(lambda: rank._worker.position("c") == 2)
+        await asyncio.sleep(0.05)
+        rank.end("b", "left")
+        await asyncio.sleep(0.05)
+        engine.gate.set()
+        *positions, last = await third
+        assert set(positions) == {Queued(2), Queued(1)} and last is None
+        assert sorted(positions, key=lambda one: -one.position) == positions
+        assert await first == [None]  # its open was running, not queued
+        assert set(await second) == {Queued(1)}
 
     run(scenario)
 
@@ -231,7 +330,7 @@ def test_a_step_that_hangs_shows_in_busy_s():
         await opened(rank, "a", 1)
         assert rank.busy_s() == 0
         engine.gate.clear()
-        step = asyncio.create_task(rank.step("a", ["w"], None, 0))
+        step = start_step(rank, "a")
         while rank.busy_s() < 0.05:
             await asyncio.sleep(0.01)
         engine.gate.set()
