@@ -4,15 +4,17 @@ Deflating frames takes tens of milliseconds a message and saves next to nothing.
 to turn it off. It has a hook: before a proxy starts its server, it calls the function that
 RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names. Set that variable in the environment of Ray.
 
-Tested in `tests/deployments/test_sockets.py`.
+`tests/deployments/test_sockets.py` tests it in a server.
 """
 
 import logging
+from contextlib import suppress
 from functools import partialmethod
 
 import uvicorn
 from starlette.middleware import Middleware
 from uvicorn._types import ASGISendEvent
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.http11 import Request
 
@@ -30,6 +32,9 @@ class SocketProtocol(WebSocketsSansIOProtocol):
 
     A transport that is closed first sends its whole buffer. A client that reads nothing would keep
     the transport and its session open.
+
+    A message to a client that has left is dropped, as uvicorn does for HTTP. An exception would
+    make Serve's proxy abandon its generator of messages, and log two tracebacks.
     """
 
     def handle_connect(self, event: Request) -> None:
@@ -42,7 +47,11 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         self._abort_later()
 
     async def send(self, message: ASGISendEvent) -> None:
-        await super().send(message)
+        await self.writable.wait()
+        if self.close_sent:  # after a missing pong
+            return
+        with suppress(ClientDisconnected):
+            await super().send(message)
         if message["type"] == "websocket.close":
             self._abort_later()
 

@@ -4,6 +4,7 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 
+from ray.exceptions import TaskCancelledError
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -16,7 +17,28 @@ def add_serve_middleware(app: Starlette) -> Starlette:
     """Adapt the application to Serve. Also shortens this process's thread switch interval."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     app.add_middleware(CopyViews)
+    app.add_middleware(ReceiveDisconnects)
     return app
+
+
+class ReceiveDisconnects:
+    """Turns a cancelled receive into the disconnect that it stands for.
+
+    When a client leaves, Serve cancels the calls of its request. One of them may be the call that
+    fetches the disconnect from the proxy.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def receive_disconnect() -> Message:
+            try:
+                return await receive()
+            except TaskCancelledError:
+                return {"type": f"{scope['type']}.disconnect"}
+
+        await self._app(scope, receive_disconnect, send)
 
 
 class CopyViews:

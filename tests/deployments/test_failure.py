@@ -2,12 +2,10 @@
 
 import asyncio
 import copy
-import json
 import os
 import re
 import signal
 import time
-import urllib.request
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -20,6 +18,7 @@ from websockets.asyncio.client import connect as open_socket
 from websockets.exceptions import ConnectionClosed
 
 from benchmarks.local_server import wait_until_ready
+from tests.deployments.dashboard import ask_dashboard
 from transport.client import connect
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("pair")]
@@ -61,17 +60,6 @@ def leaked_memory(server, before):
             if process.pid not in ours:
                 leaked -= {Path(mapped.path).name for mapped in process.memory_maps()}
     return leaked
-
-
-def ask_dashboard(server, path, *, put=None):
-    """The JSON answer of Ray's dashboard, to a GET or to a PUT of `put`; None if it is empty."""
-    address = re.search(r"http://127\.0\.0\.1:\d+", server.log.read_text())
-    request = urllib.request.Request(f"{address[0]}{path}")
-    if put is not None:
-        request.method, request.data = "PUT", json.dumps(put).encode()
-        request.add_header("content-type", "application/json")
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.loads(answer.read() or "null")
 
 
 def placement_groups(server):

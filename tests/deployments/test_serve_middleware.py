@@ -1,7 +1,10 @@
 import asyncio
 import pickle
 
-from deployments.serve_middleware import CopyViews
+import pytest
+from ray.exceptions import TaskCancelledError
+
+from deployments.serve_middleware import CopyViews, ReceiveDisconnects
 
 
 def send_through(*messages):
@@ -40,3 +43,34 @@ def test_texts_and_closes_pass():
     messages = [{"type": "websocket.send", "text": "a"}, {"type": "websocket.close", "code": 1000}]
     sent, _ = send_through(*messages)
     assert sent == messages
+
+
+def receive_through(receive, *, kind):
+    """The message that an application behind the middleware receives."""
+    received = []
+
+    async def app(scope, receive, send):
+        received.append(await receive())
+
+    asyncio.run(ReceiveDisconnects(app)({"type": kind}, receive, None))
+    return received
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+def test_a_cancelled_receive_is_a_disconnect(kind):
+    async def receive():
+        raise TaskCancelledError
+
+    assert receive_through(receive, kind=kind) == [{"type": f"{kind}.disconnect"}]
+
+
+def test_messages_and_other_errors_pass():
+    async def receive():
+        return {"type": "http.request", "body": b"a"}
+
+    async def fail():
+        raise ZeroDivisionError
+
+    assert receive_through(receive, kind="http") == [{"type": "http.request", "body": b"a"}]
+    with pytest.raises(ZeroDivisionError):
+        receive_through(fail, kind="http")

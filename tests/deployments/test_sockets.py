@@ -13,6 +13,7 @@ from websockets.exceptions import InvalidStatus
 
 from benchmarks.websocket_client import WebSocketClient
 from deployments.proxy import CLOSE_GRACE_S, PING_INTERVAL_S, PING_TIMEOUT_S
+from tests.deployments.dashboard import stored_bytes
 from transport.client import connect
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("server")]
@@ -78,6 +79,7 @@ def test_a_session_changes_its_codec_while_it_streams(server, psnr_of):
 def test_a_plain_client_that_reads_nothing_is_closed_and_sent_no_more_than_its_pace(server):
     """No send blocks behind the proxy. Only missing pongs reveal such a client."""
     began, known = time.monotonic(), set(logged(server, r"session (\w+) opened"))
+    num_bytes = stored_bytes(server)
     port = int(server.address.partition(":")[2])
     with WebSocketClient(port, receive_buffer_bytes=16_384):
         bound_s = PING_INTERVAL_S + PING_TIMEOUT_S + CLOSE_GRACE_S
@@ -96,6 +98,8 @@ def test_a_plain_client_that_reads_nothing_is_closed_and_sent_no_more_than_its_p
         num_frames = asyncio.run(asyncio.wait_for(scenario(), bound_s + 30))
     assert num_frames <= 16 * (bound_s + 5) + 2 * 12
     assert time.monotonic() - began < bound_s + 15
+    # Its frames, about 13 MB, leave the object store.
+    run(until(server, lambda: stored_bytes(server) < num_bytes + 2**20, timeout_s=10))
 
 
 def test_a_socket_on_a_wrong_path_gets_404_and_the_right_one(server):

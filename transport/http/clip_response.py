@@ -6,7 +6,8 @@ Tested in `tests/transport/http/test_clip.py`.
 """
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from functools import partial
 
 import anyio
@@ -87,12 +88,13 @@ class ClipResponse(Response):
                 "session %s opened: a clip of %d latent frames", session_id, num_latent_frames
             )
             try:
-                async for data in self._record(session):
-                    if not begun:
-                        begun = True
-                        await send(_start(self._spec.seed))
-                    with anyio.fail_after(self._timeout_s):
-                        await send({"type": "http.response.body", "body": data, "more_body": True})
+                async with aclosing(self._record(session)) as pieces:
+                    async for data in pieces:
+                        if not begun:
+                            begun = True
+                            await send(_start(self._spec.seed))
+                        with anyio.fail_after(self._timeout_s):
+                            await send(_body(data))
                 await send({"type": "http.response.body", "body": b""})
                 reason = "done"
             finally:
@@ -109,7 +111,7 @@ class ClipResponse(Response):
             logger.info("session %s closed: %s", session_id, reason)
         return None
 
-    async def _record(self, session: WorldSession) -> AsyncIterator[bytes]:
+    async def _record(self, session: WorldSession) -> AsyncGenerator[bytes, None]:
         """Pieces of the MP4. The actions are padded to whole chunks, and the video is cut back."""
         info, actions = self._world.info, self._actions
         chunk_size = info.chunk_latent_frames
@@ -155,6 +157,10 @@ def _start(seed: int) -> Message:
         (b"x-seed", str(seed).encode()),
     ]
     return {"type": "http.response.start", "status": 200, "headers": headers}
+
+
+def _body(data: bytes) -> Message:
+    return {"type": "http.response.body", "body": data, "more_body": True}
 
 
 async def _cancel_on_disconnect(receive: Receive, scope: CancelScope) -> None:
