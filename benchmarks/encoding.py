@@ -88,6 +88,7 @@ class SenderPath:
             position=0,
             controls=ChunkControls(actions=[], event_ids=[], prompt=None),
             event_id=None,
+            begun_s=0,
             waited_s=0,
             prepared_s=0,
             denoising_s=0,

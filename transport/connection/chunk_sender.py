@@ -84,6 +84,7 @@ class ChunkSender:
         self._encoding: Encoding | None = None
         self._encoder: Encoder
         self._dropped_frames = 0
+        self._begun_s: float | None = None  # when the last chunk that was sent had begun
         self.num_chunks = self.num_frames = self.num_bytes = 0
 
     async def send(self, chunk: GeneratedChunk, *, dropped_frames: int = 0) -> float:
@@ -94,8 +95,7 @@ class ChunkSender:
         """
         asked_s = anyio.current_time()
         frames = await chunk.frames
-        started_s = anyio.current_time()
-        decoding_s = started_s - asked_s
+        decoding_s = anyio.current_time() - asked_s
         stats = SendStats()
         self._apply_output()
         if dropped_frames > self._dropped_frames:  # a decoder may start after the gap
@@ -105,13 +105,8 @@ class ChunkSender:
         self.num_chunks += 1
         self.num_frames += len(frames)
         self.num_bytes += stats.num_bytes
-        message = self._describe(
-            chunk,
-            frames,
-            stats,
-            decoding_s=decoding_s,
-            sending_s=anyio.current_time() - started_s,
-        )
+        message = self._describe(chunk, frames, stats, decoding_s=decoding_s)
+        self._begun_s = chunk.begun_s
         await self._sender.send(self._protocol.send_stats(message))
         return decoding_s
 
@@ -233,22 +228,25 @@ class ChunkSender:
         stats: SendStats,
         *,
         decoding_s: float,
-        sending_s: float,
     ) -> ChunkStats:
-        forward_s = chunk.denoising_s + decoding_s
+        total_s = chunk.prepared_s + chunk.denoising_s  # of the first chunk: another may begin
+        if self._begun_s is not None:
+            # From beginning to beginning: under pacing this is regular even if chunks take
+            # different times, and a client's playback speed does not follow each of them.
+            total_s = chunk.begun_s - self._begun_s
         return ChunkStats(
             session_id=self._session_id,
             request_id=self._request_id(chunk),
             chunk_index=chunk.index,
             event_id=chunk.event_id,
             request_prepare_ms=milliseconds(chunk.prepared_s),
-            scheduler_forward_ms=milliseconds(forward_s),
+            scheduler_forward_ms=milliseconds(chunk.denoising_s + decoding_s),
             pace_wait_ms=milliseconds(chunk.waited_s),
             header_write_ms=milliseconds(stats.header_write_s),
             raw_payload_build_ms=milliseconds(stats.build_s),
             raw_write_ms=milliseconds(stats.payload_write_s),
             ws_write_ms=milliseconds(stats.header_write_s + stats.payload_write_s),
-            chunk_total_ms=milliseconds(chunk.prepared_s + forward_s + sending_s),
+            chunk_total_ms=milliseconds(total_s),
             num_batches=stats.num_batches,
             num_frames=len(frames),
             raw_bytes=frames.nbytes,

@@ -228,6 +228,7 @@ class Connection:
                 position=position,
                 controls=controls,
                 event_id=event_id,
+                begun_s=asked_s,
                 waited_s=waited_s,
                 prepared_s=started_s - asked_s,
                 denoising_s=denoised_s - started_s,

@@ -178,18 +178,22 @@ class AppliedControls(Struct, frozen=True):
 
 
 class ChunkStats(Struct, tag="chunk_stats", frozen=True, kw_only=True):
+    """The times of a chunk. Clients derive their playback speed from `chunk_total_ms`."""
+
     session_id: str
     request_id: str
     chunk_index: int
     event_id: int | None
     request_prepare_ms: int
-    scheduler_forward_ms: int
-    pace_wait_ms: int
+    scheduler_forward_ms: int  # denoising, and the wait for its decoded frames after that
+    pace_wait_ms: int  # for the media clock or an ack
     header_write_ms: int
     raw_payload_build_ms: int
     raw_write_ms: int
     ws_write_ms: int
-    chunk_total_ms: int
+    chunk_total_ms: (
+        int  # from the beginning of the chunk before to that of this one, with all waits
+    )
     num_batches: int
     num_frames: int
     raw_bytes: int
