@@ -229,7 +229,7 @@ class ChunkSender:
         *,
         decoding_s: float,
     ) -> ChunkStats:
-        total_s = chunk.prepared_s + chunk.denoising_s  # of the first chunk: another may begin
+        total_s = chunk.prepared_s + chunk.denoising_s  # first chunk: then another may begin
         if self._begun_s is not None:
             # From beginning to beginning: under pacing this is regular even if chunks take
             # different times, and a client's playback speed does not follow each of them.

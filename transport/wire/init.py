@@ -62,9 +62,8 @@ def read_init(init: Init, info: WorldInfo, *, max_script_bytes: int) -> SessionR
         first_frame=first_frame,
         encoding=_read_encoding(init, extensions=extensions),
         fps=init.fps or info.fps,
-        # Without acks only the media clock bounds the backlog. In `latest` mode frames that nobody
-        # will see are not generated ahead of time.
-        paced=init.realtime_output_pacing is not False or not extensions or latest,
+        # In `latest` mode frames that nobody will see are not generated ahead of time.
+        paced=init.realtime_output_pacing is not False or latest,
         latest=latest,
         flushes_older=extensions and bool(init.realtime_cut_over),
         max_chunks=init.max_chunks,

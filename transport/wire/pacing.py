@@ -1,8 +1,9 @@
 """When to generate the next chunk: just in time, so that its controls are fresh.
 
-A client that sends no acks is always paced by the media clock, which alone bounds its backlog. A
-client that acknowledges may have two chunks in flight, and may turn pacing off. Without an ack,
-generation stops; in `latest` mode it continues, and unsent chunks are dropped.
+A client that sends no acks is paced by the media clock, which alone bounds its backlog. Without
+pacing it may be 30 s of media ahead of that clock. A client that acknowledges may have two chunks
+in flight, and may turn pacing off. Without an ack, generation stops; in `latest` mode it continues,
+and unsent chunks are dropped.
 
 Pure: time is an argument, in seconds of any steady clock.
 """
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from transport.wire.errors import BadMessage
 
 MAX_UNACKNOWLEDGED_CHUNKS = 2
+MAX_LEAD_S = 30.0  # of media ahead of the clock, for a client with neither acks nor pacing
 SLACK_S = 0.1  # for encoding, sending and the client's own queue
 
 
@@ -88,6 +90,7 @@ class Pacer:
         waits_for_acks = self.acknowledged and not self.latest
         if waits_for_acks and num_unacknowledged >= MAX_UNACKNOWLEDGED_CHUNKS:
             return math.inf
-        if not self.paced:
+        if not self.paced and self.acknowledged:
             return 0.0
-        return max(0.0, self._playout_ends_s - self._lead_s - now_s)
+        lead_s = self._lead_s if self.paced else MAX_LEAD_S
+        return max(0.0, self._playout_ends_s - lead_s - now_s)

@@ -328,7 +328,7 @@ def test_a_plain_client_is_paced_by_the_media_clock(make_socket, make_world):
         started = anyio.current_time()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(socket.serve, world)
-            init = {"type": "init", "max_chunks": 4, "realtime_output_pacing": False}
+            init = {"type": "init", "max_chunks": 4}
             await socket.inbox.send(msgpack.encode(init))
         return anyio.current_time() - started
 

@@ -204,6 +204,20 @@ def test_a_client_that_follows_chunk_stats_plays_at_full_speed(play, fps, timeli
     assert max(lags_s) < 2
 
 
+@pytest.mark.parametrize("fps", [16, 25])
+def test_a_client_without_pacing_gets_30_s_of_media_at_once(play, fps):
+    init = {"fps": fps, "realtime_output_pacing": False}
+    received = play(init, denoising_s=0.05, decoding_s=0.05, seconds=90)
+    media_s, ahead_s = 0.0, []
+    for at_s, message in received:
+        if message["type"] == "frame_batch":
+            media_s += message["num_frames"] / fps
+            ahead_s.append(media_s - at_s)
+    assert 29 < max(ahead_s) < 31
+    assert ahead_s[-1] > 29, "it stays ahead"
+    assert next(at_s for at_s, _ in received if at_s > 0) < 1
+
+
 @pytest.mark.parametrize("output", [{}, {"realtime_output_pacing": False}])
 @pytest.mark.parametrize("period_s", [1.0, 1.5])
 def test_a_slow_world_is_shown_as_fast_as_it_is_generated(play, output, period_s):

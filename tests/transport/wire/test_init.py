@@ -147,8 +147,10 @@ def test_a_window_and_its_sink_become_the_nearest_served(connect, window, sink, 
     assert (request.world.window, request.world.sink) == served
 
 
-def test_only_a_client_that_acknowledges_may_run_unpaced(connect):
-    assert connect().receive(init(realtime_output_pacing=False), 0.0).paced
+def test_pacing_is_off_for_a_client_that_says_so(connect):
+    assert connect().receive(init(), 0.0).paced
+    assert connect().receive(init(realtime_output_pacing=True), 0.0).paced
+    assert not connect().receive(init(realtime_output_pacing=False), 0.0).paced
     assert connect().receive(init(extensions=True), 0.0).paced
     assert not connect().receive(init(realtime_output_pacing=False, extensions=True), 0.0).paced
 
@@ -254,6 +256,6 @@ def test_latest_and_flushing_are_for_clients_with_extensions(connect):
     }
     plain = connect().receive(init(**wish), 0.0)
     extended = connect().receive(init(extensions=True, **wish), 0.0)
-    assert (plain.latest, plain.flushes_older, plain.paced) == (False, False, True)
+    assert (plain.latest, plain.flushes_older, plain.paced) == (False, False, False)
     assert (extended.latest, extended.flushes_older) == (True, True)
     assert extended.paced, "frames that nobody will see are not generated ahead of time"

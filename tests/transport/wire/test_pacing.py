@@ -50,6 +50,22 @@ def test_a_world_that_overlaps_keeps_up_if_the_longer_half_does(denoising_s, dec
     assert max(periods) == pytest.approx(0.75)
 
 
+@pytest.mark.parametrize("denoising_s", [0.01, 0.2, 0.7])
+def test_a_client_with_neither_acks_nor_pacing_is_30_s_of_media_ahead(denoising_s):
+    pacer, now, waits = Pacer(fps=16, paced=False), 0.0, []
+    for index in range(1000):
+        waits.append(pacer.wait_s(now))
+        now += waits[-1] + denoising_s
+        pacer.generated(now, num_frames=12, took_s=denoising_s)
+        ahead_s = 0.75 * (index + 1) - (now - denoising_s)
+        assert ahead_s <= 30.75 + denoising_s, "the bound, and the chunk in generation"
+    num_at_once = waits.index(next(wait for wait in waits if wait > 0))
+    assert num_at_once >= 40, "30 s of media without a wait"
+    assert sum(waits[num_at_once:]) + denoising_s * (1000 - num_at_once) == pytest.approx(
+        0.75 * (1000 - num_at_once), rel=0.01
+    )
+
+
 def test_an_outlier_in_decoding_is_capped():
     pacer = Pacer(fps=16)
     pacer.generated(100.0, num_frames=12, took_s=0.1, decoding_s=5.0)
