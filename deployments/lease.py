@@ -74,13 +74,11 @@ class LeasedSession:
         cancel(self._stream)
 
     def _call(self, method: Any, *args: Any) -> Any:
-        """Call a method of the rank, which streams its replies.
+        """Call a method of the rank, which streams its replies, directly.
 
-        A direct call works while the group's replica drains. Serve cancels the calls that a request
-        has made when its client leaves. This one is made outside of the request's context, because
-        it ends with its session instead, and without an error.
+        This works while the group's replica drains.
         """
-        return Context().run(method.remote, self.id, *args)
+        return call_detached(method, self.id, *args)
 
     async def _next(self, replies: Any) -> Any:
         """The next reply of a call. Raises WorldLost or WorldFailed."""
@@ -140,7 +138,7 @@ class LeasedWorld:
         )
 
     async def open(self, spec: WorldSpec, image: Frames, *, on_wait: OnWait) -> LeasedSession:
-        stream: Any = self._group.lease.remote()
+        stream = call_detached(self._group.lease)
         try:
             lease = await self._first_item(stream, on_wait)
             session = LeasedSession(lease, stream, config=self._config)
@@ -185,6 +183,16 @@ class LeasedWorld:
             reason = self._line.give_up_reason(client, ready=ready, now=now())
             if reason is not None and not first.done():
                 raise Busy(reason)
+
+
+def call_detached(method: Any, *args: Any) -> Any:
+    """Call a method outside of the context of this process's request.
+
+    When a client leaves, Serve cancels its request and all calls made in the request's context. An
+    error of such a call could arrive before the cancellation, and look like a failed world. A lease
+    ends by `LeasedSession.close` instead, and the calls of a session end with it.
+    """
+    return Context().run(method.remote, *args)
 
 
 def cancel(stream: Any) -> None:

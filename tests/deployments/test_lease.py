@@ -81,13 +81,14 @@ class FakeGroup:
     deployment_name = "WorldGroup"
 
     def __init__(self):
-        self.streams = []
+        self.streams, self.requests = [], []
         self.lease = Remote(self.call)
 
     def options(self, **options):
         return self
 
     def call(self):
+        self.requests.append(REQUEST.get())
         self.streams.append(FakeStream())
         return self.streams[-1]
 
@@ -318,14 +319,14 @@ def test_frames_come_after_their_step_and_need_not_be_awaited():
     run(scenario)
 
 
-def test_the_rank_is_called_outside_of_the_request():
+def test_groups_and_ranks_are_called_outside_of_the_request():
     """Serve cancels the calls of a request when its client leaves."""
 
     async def scenario(world, group, messages):
         REQUEST.set("mine")
         session = await opened(world, group, None, "frames")
         await step(session)
-        assert session._rank.requests == [None, None]
+        assert group.requests == [None] and session._rank.requests == [None, None]
         session.close()
 
     run(scenario)
