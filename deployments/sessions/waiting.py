@@ -45,7 +45,7 @@ class WaitingLine:
         """
         if ready and not client.was_ready:
             client.since, client.was_ready = now, True
-        return Queued(self._clients.index(client) + 1) if ready else Warming()
+        return Queued(self._clients.index(client) + 1, all_taken=True) if ready else Warming()
 
     def give_up_reason(self, client: WaitingClient, *, ready: bool, now: float) -> str | None:
         """Why the client must give up now, or None if it may go on waiting."""

@@ -97,7 +97,8 @@ def test_clients_queue_when_all_worlds_are_taken_and_a_vanished_client_makes_roo
             for client in clients:
                 await client.recv()  # its world is open
             waiting = await join(stack, server)
-            assert msgpack.decode(await waiting.recv()) == {"type": "queued", "position": 1}
+            first = {"type": "queued", "position": 1, "all_taken": True}
+            assert msgpack.decode(await waiting.recv()) == first
             for position in range(2, QUEUE + 1):
                 queued = await join(stack, server)
                 assert msgpack.decode(await queued.recv())["position"] == position

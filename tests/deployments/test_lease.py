@@ -141,10 +141,10 @@ def test_a_waiting_client_gets_its_position():
         ]
         while not messages:
             await asyncio.sleep(0.01)
-        assert messages[0] == Queued(2)
+        assert messages[0] == Queued(2, all_taken=True)
         group.streams[0].items.put_nowait(Lease("a", FakeRank()))
         await first
-        while messages[-1] != Queued(1):
+        while messages[-1] != Queued(1, all_taken=True):
             await asyncio.sleep(0.01)
         group.streams[1].items.put_nowait(Lease("b", FakeRank()))
         assert (await second).id == "b"
@@ -152,10 +152,28 @@ def test_a_waiting_client_gets_its_position():
     run(scenario)
 
 
+def test_a_client_that_gives_up_leaves_no_lease_call():
+    async def scenario(world, group, messages):
+        async def give_up(message):
+            raise Refused("no patience", close_code=1008)
+
+        with pytest.raises(Refused, match="no patience"):
+            await world.open(SPEC, IMAGE, on_wait=give_up)
+        assert group.streams[0].cancelled
+        opening = await start_opening(world, group, messages)
+        while not messages:
+            await asyncio.sleep(0.01)
+        assert messages[0] == Queued(1, all_taken=True)
+        group.streams[1].items.put_nowait(Lease("a", FakeRank()))
+        await opening
+
+    run(scenario)
+
+
 def test_the_queue_clock_starts_after_a_long_warm_up():
     async def scenario(world, group, messages):
         opening = await start_opening(world, group, messages)
-        while Queued(1) not in messages:
+        while Queued(1, all_taken=True) not in messages:
             await asyncio.sleep(0.01)
         assert messages[0] == Warming() and not opening.done()
         group.streams[0].items.put_nowait(Lease("a", FakeRank()))

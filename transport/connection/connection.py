@@ -25,6 +25,10 @@ from transport.wire.protocol import Effect, ServerProtocol
 from transport.wire.world import World, WorldSession
 from transport.worker_limits import CapacityLimits, run_in_worker
 
+# SGLang-Diffusion's, and its text: a client without extensions hears nothing while it waits.
+PLAIN_QUEUE_TIMEOUT_S = 1.0
+PLAIN_QUEUE_ERROR = "another realtime session is already active"
+
 logger = logging.getLogger(__name__)
 
 
@@ -45,6 +49,7 @@ class Connection:
         self._requests_in, self._requests_out = anyio.create_memory_object_stream[SessionRequest](1)
         self._acked = anyio.Event()
         self._decoding_s = 0.0  # sending waited so long for the last chunk's frames
+        self._queued_since_s = 0.0
         self._session_id = "none"
         self._chunk_sender: ChunkSender | None = None
 
@@ -132,7 +137,8 @@ class Connection:
         while True:
             started_s = anyio.current_time()
             request, image = await self._negotiate(timeout_s=remaining_s)
-            remaining_s -= anyio.current_time() - started_s
+            self._queued_since_s = anyio.current_time()
+            remaining_s -= self._queued_since_s - started_s
             try:
                 return request, await self._world.open(
                     request.world, image, on_wait=self._send_queue_status
@@ -161,6 +167,13 @@ class Connection:
         await self._handle_effects(self._protocol.reject(error, anyio.current_time()))
 
     async def _send_queue_status(self, status: Queued | Warming) -> None:
+        """Raises Refused for a client that would wait in silence for a world of others."""
+        now_s = anyio.current_time()
+        assert self._protocol.request is not None
+        if isinstance(status, Warming) or self._protocol.request.extensions:
+            self._queued_since_s = now_s
+        elif status.all_taken and now_s - self._queued_since_s >= PLAIN_QUEUE_TIMEOUT_S:
+            raise Refused(PLAIN_QUEUE_ERROR, code="busy", close_code=1008)
         await self._sender.send(self._protocol.send_queue_status(status))
 
     async def _decode_image(self, request: SessionRequest) -> Frame:

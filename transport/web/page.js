@@ -128,7 +128,7 @@ function onState(state, detail) {
   if (state === "queued") {
     card.show({
       title: "Waiting for a world",
-      text: `All are taken. You are number ${detail.position} in line.`,
+      text: `${detail.all_taken ? "All are taken." : "Others open, too."} You are number ${detail.position} in line.`,
     });
   } else if (state === "warming") {
     card.show({ title: "Warming up", text: "The model is getting ready. This happens once." });

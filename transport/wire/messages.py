@@ -238,10 +238,11 @@ class SessionOpened(Struct, tag="session", frozen=True, kw_only=True):
     seed: int | None = None  # of the world; the drawn one if the init has a negative one
 
 
-class Queued(Struct, tag="queued", frozen=True):
-    """Extension: the client waits for a free world."""
+class Queued(Struct, tag="queued", frozen=True, omit_defaults=True):
+    """Extension: the client waits for a world."""
 
     position: int
+    all_taken: bool = False  # every world is taken; else it waits for its own to be opened
 
 
 class Warming(Struct, tag="warming", frozen=True):

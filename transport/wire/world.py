@@ -116,8 +116,9 @@ class World(Protocol):
     ) -> WorldSession:
         """Opens a world, once there is room for it.
 
-        `image` is the first frame, uint8 [height, width, 3]. `on_wait` receives the queue status.
-        Raises Busy, Refused, WorldLost or WorldFailed. A cancelled call leaves nothing behind.
+        `image` is the first frame, uint8 [height, width, 3]. `on_wait` receives the queue status,
+        and its error ends the wait. Raises Busy, Refused, WorldLost or WorldFailed. A call that is
+        cancelled or raises leaves nothing behind.
         """
         ...
 

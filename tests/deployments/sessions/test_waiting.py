@@ -11,10 +11,10 @@ def line():
 
 def test_positions_follow_the_order_of_arrival(line):
     first, second, third = (line.join(now) for now in (0, 1, 2))
-    assert line.status(third, ready=True, now=3) == Queued(3)
+    assert line.status(third, ready=True, now=3) == Queued(3, all_taken=True)
     line.leave(first)
-    assert line.status(second, ready=True, now=3) == Queued(1)
-    assert line.status(third, ready=True, now=3) == Queued(2)
+    assert line.status(second, ready=True, now=3) == Queued(1, all_taken=True)
+    assert line.status(third, ready=True, now=3) == Queued(2, all_taken=True)
     assert len(line) == 2
 
 
@@ -42,7 +42,7 @@ def test_a_client_gives_up_after_the_warm_up_timeout(line):
 def test_the_queue_clock_starts_when_the_warm_up_is_over(line):
     client = line.join(0)
     line.status(client, ready=False, now=800)
-    assert line.status(client, ready=True, now=801) == Queued(1)
+    assert line.status(client, ready=True, now=801) == Queued(1, all_taken=True)
     assert line.give_up_reason(client, ready=True, now=861) is None
     assert line.give_up_reason(client, ready=True, now=862)
 

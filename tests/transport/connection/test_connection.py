@@ -129,6 +129,54 @@ def test_a_plain_client_receives_nothing_while_it_waits(world, serve):
         assert kinds == ["frame_batch", "chunk_stats"]
 
 
+def wait_in_line(world, statuses, *, period_s):
+    """Makes each open wait for these statuses first."""
+    opened = world.open
+
+    async def open_late(spec, image, *, on_wait):
+        for status in statuses:
+            await anyio.sleep(period_s)
+            await on_wait(status)
+        return await opened(spec, image, on_wait=on_wait)
+
+    world.open = open_late
+
+
+TAKEN, OPENING = Queued(1, all_taken=True), Queued(1)
+
+
+def test_a_plain_client_is_refused_after_a_second_in_line(peer, world):
+    wait_in_line(world, [TAKEN] * 100, period_s=0.1)
+    started_s = time.monotonic()
+    peer.init()
+    error = peer.read()
+    assert 1.0 <= time.monotonic() - started_s < 5.0
+    assert (error["content"], error["code"]) == (
+        "another realtime session is already active",
+        "busy",
+    )
+    assert peer.close_of() == (1008, "another realtime session is already active")
+    assert world.live == set()
+
+
+@pytest.mark.parametrize(
+    "statuses, extensions",
+    [
+        ([TAKEN] * 3, False),  # a place comes free in time
+        ([TAKEN] * 3 + [Warming()] + [TAKEN] * 3, False),
+        ([Warming()] * 8, False),
+        ([OPENING] * 8, False),  # it has a place
+        ([TAKEN] * 8, True),
+    ],
+)
+def test_a_client_with_a_reason_to_wait_waits(peer, world, monkeypatch, statuses, extensions):
+    monkeypatch.setattr("transport.connection.connection.PLAIN_QUEUE_TIMEOUT_S", 0.25)
+    wait_in_line(world, statuses, period_s=0.05)
+    peer.init(max_chunks=1, extensions=extensions)
+    messages = peer.read_until("chunk_stats")
+    assert not [message for message in messages if message["type"] == "error"]
+
+
 def test_two_chunks_without_an_ack_stop_the_world(peer, world):
     peer.init(**FAST)
     peer.read_until("chunk_stats")

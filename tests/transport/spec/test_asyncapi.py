@@ -267,6 +267,7 @@ SENT = [
     STATS,
     SESSION,
     Queued(3),
+    Queued(3, all_taken=True),
     Warming(),
     ControlAck(9),
     WarningMessage("h264 failed", "codec_failed"),

@@ -255,6 +255,9 @@ def test_replies_on_literal_bytes(connect):
 def test_the_queue_status_is_for_clients_with_extensions(start):
     plain, extended = start(), start(extensions=True)
     assert extended.send_queue_status(Queued(2)) == [b"\x82\xa4type\xa6queued\xa8position\x02"]
+    assert extended.send_queue_status(Queued(2, all_taken=True)) == [
+        b"\x83\xa4type\xa6queued\xa8position\x02\xa9all_taken\xc3"
+    ]
     assert extended.send_queue_status(Warming()) == [b"\x81\xa4type\xa7warming"]
     assert plain.send_queue_status(Queued(2)) == plain.send_queue_status(Warming()) == []
 
