@@ -18,7 +18,14 @@ from av.video.reformatter import (
     VideoReformatter,
 )
 
-from transport.codecs.payload import Frame, FrameBatch, Frames, Payload, preview_size
+from transport.codecs.payload import (
+    DEFAULT_QUALITY,
+    Frame,
+    FrameBatch,
+    Frames,
+    Payload,
+    preview_size,
+)
 from transport.wire.messages import Encoding, VideoLayout
 
 CONTENT_TYPE = "video/h264"
@@ -39,7 +46,7 @@ class H264Encoder:
 
     def __init__(self, encoding: Encoding, *, fps: int) -> None:
         self._max_width = encoding.preview_max_width
-        self._crf = quality_to_crf(encoding.quality)
+        self._crf = quality_to_crf(encoding.quality or DEFAULT_QUALITY)
         self._fps = fps
         self._reformatter = VideoReformatter()
         self._stream: VideoCodecContext | None = None

@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 from transport.wire.messages import FrameBatchHeader, Layout
 
+DEFAULT_QUALITY = 90
+
 Frame = NDArray[np.uint8]  # [H, W, 3]
 Frames = NDArray[np.uint8]  # [T, H, W, 3]
 

@@ -9,7 +9,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from transport.codecs.payload import Frame, FrameBatch, Payload, preview_size
+from transport.codecs.payload import DEFAULT_QUALITY, Frame, FrameBatch, Payload, preview_size
 from transport.wire.messages import EncodedLayout, Encoding
 
 MAX_BATCH_FRAMES = 6
@@ -26,10 +26,11 @@ class PictureEncoder:
         self._max_width = encoding.preview_max_width
         self._name: Literal["jpeg", "webp"] = "webp" if encoding.format == "webp" else "jpeg"
         self._encode: Callable[[Frame], bytes]
+        quality = encoding.quality or DEFAULT_QUALITY
         if self._name == "webp":
-            self._encode = partial(encode_webp, quality=encoding.quality)
+            self._encode = partial(encode_webp, quality=quality)
         else:
-            self._encode = partial(encode_jpeg, quality=encoding.quality, chroma=encoding.chroma)
+            self._encode = partial(encode_jpeg, quality=quality, chroma=encoding.chroma or "420")
 
     def max_batch_frames(self, frame_bytes: int) -> int:
         return MAX_BATCH_FRAMES

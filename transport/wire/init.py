@@ -8,7 +8,7 @@ from msgspec import Raw, Struct
 from transport.wire.errors import BadMessage, quote
 from transport.wire.event import PlayScript, read_camera_actions
 from transport.wire.messages import Encoding, Init, WarningMessage, decode_field, is_absent
-from transport.wire.output_settings import read_format, read_quality
+from transport.wire.output_settings import read_format
 from transport.wire.world import WorldInfo, WorldSpec
 
 DEFAULT_SEED = 42
@@ -130,9 +130,9 @@ def _read_window(init: Init, info: WorldInfo) -> tuple[int | None, int | None]:
 def _read_encoding(init: Init, *, extensions: bool) -> Encoding:
     return Encoding(
         format=read_format(init.realtime_output_format, extensions=extensions),
-        quality=read_quality(init.output_compression),
+        quality=init.output_compression or None,
         preview_max_width=init.realtime_preview_max_width or None,
-        chroma=init.realtime_chroma_subsampling or "420",
+        chroma=init.realtime_chroma_subsampling,
     )
 
 

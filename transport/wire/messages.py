@@ -22,7 +22,6 @@ DeliveryMode = Literal["all", "latest"]
 WarningCode = Literal["codec_failed", "size_changed", "unknown_keys", "script_truncated"]
 
 MAX_PROMPT_CHARS = 8000
-DEFAULT_QUALITY = 90
 SPLIT_BYTES = 65_536  # a payload of this size or more travels in a frame of its own
 
 Prompt = Annotated[str, Meta(max_length=MAX_PROMPT_CHARS)]
@@ -259,9 +258,9 @@ class Encoding(Struct, frozen=True, kw_only=True):
     """How a session's frames travel."""
 
     format: Format = "raw"
-    quality: int = DEFAULT_QUALITY
+    quality: int | None = None  # None, here and below: the default of the format and the client
     preview_max_width: int | None = None  # None: as generated
-    chroma: Chroma = "420"
+    chroma: Chroma | None = None
 
 
 ServerMessage = ChunkStats | Error | SessionOpened | Queued | Warming | ControlAck | WarningMessage

@@ -7,7 +7,6 @@ from msgspec import Raw
 
 from transport.wire.errors import BadMessage, quote, unknown_name
 from transport.wire.messages import (
-    DEFAULT_QUALITY,
     Encoding,
     Format,
     OutputChange,
@@ -38,11 +37,6 @@ def read_format(name: str | None, *, extensions: bool, field: str = FORMAT_FIELD
     raise BadMessage(f"`{field}`: {quote(name)} is not one of {expected}", field=field)
 
 
-def read_quality(quality: int | None) -> int:
-    """The quality; absent or 0 means the default."""
-    return quality or DEFAULT_QUALITY
-
-
 def read_output_change(raw: Raw, *, field: str) -> OutputChange:
     """The payload of `output`. Raises BadMessage with the path below `field`.
 
@@ -69,7 +63,7 @@ def merge_encoding(
     max_width, chroma = change.realtime_preview_max_width, change.realtime_chroma_subsampling
     return Encoding(
         format=format,
-        quality=encoding.quality if quality is None else read_quality(quality),
+        quality=encoding.quality if quality is None else quality or None,
         preview_max_width=encoding.preview_max_width if max_width is None else max_width or None,
         chroma=chroma or encoding.chroma,
     )

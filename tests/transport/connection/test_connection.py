@@ -1,10 +1,12 @@
 import gc
+import io
 import threading
 import time
 
 import anyio
 import pytest
 from msgspec import msgpack
+from PIL import Image
 
 from transport.wire.errors import BadMessage, Refused
 from transport.wire.init import SessionRequest
@@ -49,6 +51,41 @@ def test_jpeg_comes_in_batches_of_six(peer):
     payloads = sum(batch["total_size"] for batch in batches)
     assert 0 < stats["ws_payload_bytes"] - payloads < 800  # two headers
     assert stats["raw_bytes"] == 9 * 16 * 32 * 3
+
+
+def jpeg_settings(data):
+    """The quantisation tables, and whether colour is sampled at all pixels."""
+    with Image.open(io.BytesIO(data)) as picture:
+        return picture.quantization, {layer[1:3] for layer in picture.layer} == {(1, 1)}
+
+
+@pytest.mark.parametrize(
+    "fields, quality, is_444",
+    [
+        ({}, 95, True),
+        ({"extensions": True}, 90, False),
+        ({"output_compression": 0}, 95, True),
+        ({"output_compression": 60}, 60, True),
+        ({"realtime_chroma_subsampling": "420"}, 95, False),
+        ({"extensions": True, "realtime_chroma_subsampling": "444"}, 90, True),
+    ],
+)
+@pytest.mark.parametrize("by_event", [False, True])
+def test_the_default_quality_of_jpeg_is_that_of_the_client(peer, fields, quality, is_444, by_event):
+    settings = fields | {"realtime_output_format": "jpeg"}
+    if by_event:
+        peer.init(extensions=fields.get("extensions"), realtime_output_format="webp")
+        peer.event("output", {k: v for k, v in settings.items() if k != "extensions"})
+    else:
+        peer.init(**settings)
+    batch = peer.read()
+    while batch.get("content_type") != "image/jpeg" or "payload" not in batch:
+        batch = peer.read()
+    tables, is_sampled_fully = jpeg_settings(batch["payload"][: batch["payload_lengths"][0]])
+    file = io.BytesIO()
+    Image.new("RGB", (32, 16)).save(file, "JPEG", quality=quality)
+    assert tables == jpeg_settings(file.getvalue())[0]
+    assert is_sampled_fully == is_444
 
 
 def test_the_world_is_opened_as_init_says(peer, world, make_png):
@@ -284,7 +321,7 @@ def test_one_client_does_not_disturb_another(server, world):
         one.init()
         other.init(max_chunks=3)
         other.read()
-        for _ in range(101):
+        for _ in range(500):  # in less than four minutes
             one.send(type="fly")
         assert one.close_of()[0] == 1008
         assert other.close_of() == (1000, "done")

@@ -23,7 +23,7 @@ def test_an_empty_init_takes_every_default(connect):
     assert (request.world.width, request.world.height, request.fps) == (112, 64, 16)
     assert (request.world.num_steps, request.max_chunks) == (None, None)
     assert (request.world.window, request.world.sink) == (None, None)
-    assert request.encoding == Encoding(format="raw", quality=90, preview_max_width=None)
+    assert request.encoding == Encoding(format="raw", quality=None, preview_max_width=None)
     assert (request.paced, request.extensions, request.script) == (True, False, [])
 
 

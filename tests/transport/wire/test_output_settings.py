@@ -21,9 +21,9 @@ def test_an_output_event_changes_what_it_names_and_no_more(start):
     change_output(protocol, output_compression=40, realtime_preview_max_width=320)
     assert protocol.output.encoding == Encoding(format="h264", quality=40, preview_max_width=320)
     change_output(protocol, output_compression=0, realtime_preview_max_width=0)
-    assert protocol.output.encoding == Encoding(format="h264", quality=90)
+    assert protocol.output.encoding == Encoding(format="h264")
     change_output(protocol, realtime_output_format="jpeg", realtime_chroma_subsampling="444")
-    assert protocol.output.encoding == Encoding(format="jpeg", quality=90, chroma="444")
+    assert protocol.output.encoding == Encoding(format="jpeg", chroma="444")
 
 
 @pytest.mark.parametrize(
