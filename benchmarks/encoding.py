@@ -87,7 +87,6 @@ class SenderPath:
             num_frames=len(frames),
             position=0,
             controls=ChunkControls(actions=[], event_ids=[], prompt=None),
-            event_id=None,
             begun_s=0,
             waited_s=0,
             prepared_s=0,

@@ -151,7 +151,7 @@ class ChunkSender:
             chunk_index=chunk.index,
             index=stats.num_batches,
             num_batches=num_batches,
-            event_id=chunk.event_id,
+            event_id=chunk.controls.event_id,
         )
         unit = self._protocol.send_batch(
             header,
@@ -238,7 +238,7 @@ class ChunkSender:
             session_id=self._session_id,
             request_id=self._request_id(chunk),
             chunk_index=chunk.index,
-            event_id=chunk.event_id,
+            event_id=chunk.controls.event_id,
             request_prepare_ms=milliseconds(chunk.prepared_s),
             scheduler_forward_ms=milliseconds(chunk.denoising_s + decoding_s),
             pace_wait_ms=milliseconds(chunk.waited_s),

@@ -21,7 +21,6 @@ class GeneratedChunk:
     num_frames: int
     position: int  # frames of the world before this chunk
     controls: ChunkControls
-    event_id: int | None  # the newest event that has taken effect
     begun_s: float  # when its turn had come, on the event loop's clock
     waited_s: float  # for the media clock or an ack
     prepared_s: float  # from the end of the wait to the call of the world

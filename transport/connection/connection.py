@@ -212,13 +212,11 @@ class Connection:
         self, session: WorldSession, slot: ChunkSlot, max_chunks: int | None
     ) -> None:
         protocol = self._protocol
-        event_id: int | None = None
         position = 0
         for index in itertools.islice(itertools.count(), max_chunks):
             waited_s = await self._wait_for_turn(protocol.wait_to_generate_s)
             asked_s = anyio.current_time()
             controls = protocol.take_controls()
-            event_id = controls.event_ids[-1] if controls.event_ids else event_id
             started_s = anyio.current_time()
             frames = await session.step(
                 controls.actions,
@@ -240,7 +238,6 @@ class Connection:
                 num_frames=num_frames,
                 position=position,
                 controls=controls,
-                event_id=event_id,
                 begun_s=asked_s,
                 waited_s=waited_s,
                 prepared_s=started_s - asked_s,

@@ -28,6 +28,7 @@ class ChunkControls:
     actions: list[str]  # one for each latent frame
     event_ids: list[int]  # in the order of their arrival
     prompt: str | None
+    event_id: int | None = None  # the newest event that is still in effect
     has_new_keys: bool = False  # keys or a script arrived for this chunk
 
 
@@ -40,6 +41,7 @@ class Controls:
     _transitions: deque[str] = field(default_factory=deque)  # the keys held after each
     _prompt: str | None = None
     _arrived: list[tuple[Part, int]] = field(default_factory=list)  # events since the last chunk
+    _in_effect: tuple[Part, int] | None = None  # the newest event that is still in effect
     _has_new_keys: bool = False
 
     def play_script(self, actions: Iterable[str], *, event_id: EventId = None) -> None:
@@ -67,6 +69,7 @@ class Controls:
 
     def take_chunk(self, num_latent_frames: int) -> ChunkControls:
         """The controls of the next chunk."""
+        self._update_effect()
         take = self._take_script if self._script else self._take_held
         actions = take(num_latent_frames)
         prompt, self._prompt = self._prompt, None
@@ -75,15 +78,31 @@ class Controls:
         self._arrived.clear()
         has_new_keys, self._has_new_keys = self._has_new_keys, False
         return ChunkControls(
-            actions=actions, event_ids=event_ids, prompt=prompt, has_new_keys=has_new_keys
+            actions=actions,
+            event_ids=event_ids,
+            prompt=prompt,
+            event_id=self._in_effect[1] if self._in_effect else None,
+            has_new_keys=has_new_keys,
         )
 
     def _note(self, part: Part, event_id: EventId, *, replaces: tuple[Part, ...]) -> None:
         """Records an event, and forgets older ones that will not take effect because of it."""
         self._arrived = [event for event in self._arrived if event[0] not in replaces]
+        if self._in_effect and (self._in_effect[0] == "prompt") == (part == "prompt"):
+            self._in_effect = None
         if event_id is not None:
             self._arrived.append((part, event_id))
             del self._arrived[:-MAX_TRANSITIONS]  # the newest of a flood
+
+    def _update_effect(self) -> None:
+        """Notes which event the next chunk follows. A script is in effect until it has run out."""
+        if self._arrived:
+            _, newest = self._arrived[-1]
+            parts = [part for part, event_id in self._arrived if event_id == newest]
+            # A composite event counts as its keys, as with SGLang-Diffusion.
+            self._in_effect = (min(parts, key=lambda part: part == "prompt"), newest)
+        elif self._in_effect and self._in_effect[0] == "script" and not self._script:
+            self._in_effect = None
 
     def _take_script(self, num_latent_frames: int) -> list[str]:
         num_left = min(num_latent_frames, len(self._script))

@@ -48,6 +48,7 @@ def read_init(init: Init, info: WorldInfo, *, max_script_bytes: int) -> SessionR
         text = f"`size`: {init.size} is not served, the frames are {served}"
         warnings.append(WarningMessage(text, "size_changed", "size"))
     extensions = bool(init.extensions)
+    warnings += _read_unsupported(init, extensions=extensions)
     latest = extensions and init.realtime_delivery == "latest"
     return SessionRequest(
         world=WorldSpec(
@@ -107,6 +108,21 @@ def read_steps(num_steps: int | None, info: WorldInfo) -> int | None:
         field = "num_inference_steps"
         raise BadMessage(f"`{field}`: {num_steps}, expected 1 to {info.max_steps}", field=field)
     return num_steps
+
+
+def _read_unsupported(init: Init, *, extensions: bool) -> list[WarningMessage]:
+    """Warnings about what SGLang-Diffusion can do and this server cannot.
+
+    Raises BadMessage for a client without extensions, which gets no warnings.
+    """
+    warnings = []
+    for field in ("enable_upscaling", "enable_frame_interpolation"):
+        if getattr(init, field):
+            text = f"`{field}` is not supported, expected false"
+            if not extensions:
+                raise BadMessage(f"invalid generate request: {text}", field=field)
+            warnings.append(WarningMessage(text, "not_supported", field))
+    return warnings
 
 
 def _read_window(init: Init, info: WorldInfo) -> tuple[int | None, int | None]:

@@ -19,7 +19,9 @@ T = TypeVar("T")
 Format = Literal["raw", "jpeg", "webp", "h264", "delta-zstd"]
 Chroma = Literal["420", "444"]  # JPEG samples colour at a quarter of the pixels, or at all
 DeliveryMode = Literal["all", "latest"]
-WarningCode = Literal["codec_failed", "size_changed", "unknown_keys", "script_truncated"]
+WarningCode = Literal[
+    "codec_failed", "size_changed", "unknown_keys", "script_truncated", "not_supported"
+]
 
 MAX_PROMPT_CHARS = 8000
 SPLIT_BYTES = 65_536  # a payload of this size or more travels in a frame of its own
@@ -57,6 +59,8 @@ class Init(Struct, tag="init", frozen=True, kw_only=True):
     realtime_causal_sink_size: Annotated[int, Meta(ge=0)] | None = None
     realtime_causal_kv_cache_num_frames: Positive | None = None
     condition_inputs: ConditionInputs | None = None
+    enable_upscaling: bool | None = None  # not supported, nor is the next
+    enable_frame_interpolation: bool | None = None
     extensions: bool | None = None
     realtime_chroma_subsampling: Chroma | None = None  # of JPEG
     # With extensions: "all" chunks, or the "latest". With "all", generation waits for missing acks.
@@ -122,7 +126,7 @@ class FrameBatchHeader(
     frame_batch_index: int
     num_frame_batches: int
     is_final_frame_batch: bool
-    event_id: int | None = None  # the newest event that took effect
+    event_id: int | None = None  # the newest event that is still in effect
 
 
 class RawLayout(Struct, frozen=True, kw_only=True):

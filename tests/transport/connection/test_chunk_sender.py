@@ -52,9 +52,12 @@ def chunk(frames, index=0, *, position=0, has_new_keys=False):
         num_frames=len(frames),
         position=position,
         controls=ChunkControls(
-            actions=["w", "", "wl"], event_ids=[7], prompt=None, has_new_keys=has_new_keys
+            actions=["w", "", "wl"],
+            event_ids=[7],
+            prompt=None,
+            event_id=7,
+            has_new_keys=has_new_keys,
         ),
-        event_id=7,
         begun_s=0.0,
         waited_s=0.001,
         prepared_s=0.002,

@@ -14,7 +14,6 @@ def chunk(index, num_frames=12, *, event_ids=(), has_new_keys=False):
         num_frames=num_frames,
         position=0,
         controls=controls,
-        event_id=None,
         begun_s=0.0,
         waited_s=0.0,
         prepared_s=0.0,

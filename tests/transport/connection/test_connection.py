@@ -157,6 +157,20 @@ def test_warnings_follow_the_session_of_a_client_with_extensions(server):
         assert kinds == ["frame_batch", "chunk_stats"]
 
 
+def test_the_event_id_leaves_the_headers_once_its_script_has_run_out(peer):
+    peer.init(extensions=True, realtime_output_pacing=False, max_chunks=8)
+    peer.event("camera_actions", [["w"]] * 4, event_id=7)
+    seen = []
+    for index in range(8):
+        *batches, stats = peer.read_until("chunk_stats")
+        headers = [batch for batch in batches if batch["type"] == "frame_batch"]
+        assert {header.get("event_id") for header in headers} == {stats["event_id"]}
+        seen.append(stats["event_id"])
+        peer.send(type="ack", chunk_index=index)
+    begin = seen.index(7)
+    assert seen == [None] * begin + [7, 7] + [None] * (6 - begin)
+
+
 def test_a_plain_client_receives_nothing_while_it_waits(world, serve):
     world.news = [Queued(2), Warming()]
     with serve(world) as server, server.dial() as peer:

@@ -106,6 +106,64 @@ def test_event_ids_are_in_the_order_of_their_arrival():
     assert controls.take_chunk(3).event_ids == [4, 5]
 
 
+def ids(controls, num):
+    return [controls.take_chunk(3).event_id for _ in range(num)]
+
+
+@pytest.mark.parametrize(
+    "num_latent_frames, expected",
+    [(0, [7, None]), (2, [7, None]), (3, [7, None]), (4, [7, 7, None]), (6, [7, 7, None, None])],
+)
+def test_a_script_is_in_effect_until_it_has_run_out(num_latent_frames, expected):
+    controls = Controls()
+    controls.play_script(["w"] * num_latent_frames, event_id=7)
+    assert ids(controls, len(expected)) == expected
+
+
+def test_held_keys_and_a_prompt_stay_in_effect():
+    controls = Controls()
+    controls.hold(["w"], event_id=1)
+    assert ids(controls, 3) == [1, 1, 1]
+    controls.set_prompt("rain", event_id=2)
+    assert ids(controls, 3) == [2, 2, 2]
+    controls.play_script(["w"] * 4, event_id=3)
+    assert ids(controls, 3) == [3, 3, None]
+    controls.play_script(["w"], event_id=4)
+    controls.set_prompt("snow", event_id=5)
+    assert ids(controls, 3) == [5, 5, 5]
+
+
+@pytest.mark.parametrize(
+    "replace",
+    [
+        lambda controls: controls.hold(["s"]),
+        lambda controls: controls.play_script(["s"] * 9),
+    ],
+)
+def test_an_event_that_is_replaced_by_one_without_an_id_is_in_effect_no_more(replace):
+    for begin in (Controls.hold, Controls.play_script):
+        controls = Controls()
+        begin(controls, ["w"] * 9, event_id=1)
+        assert ids(controls, 2) == [1, 1]
+        replace(controls)
+        assert ids(controls, 2) == [None, None]
+        controls.set_prompt("rain", event_id=2)
+        assert ids(controls, 2) == [2, 2]
+        replace(controls)
+        assert ids(controls, 1) == [2]
+
+
+def test_a_composite_event_is_in_effect_as_long_as_its_script():
+    for first, second in (("script", "prompt"), ("prompt", "script")):
+        controls = Controls()
+        for part in (first, second):
+            if part == "script":
+                controls.play_script(["w"] * 3, event_id=7)
+            else:
+                controls.set_prompt("rain", event_id=7)
+        assert ids(controls, 2) == [7, None]
+
+
 def test_an_event_that_never_takes_effect_has_no_id():
     controls = Controls()
     controls.hold(["w"], event_id=1)

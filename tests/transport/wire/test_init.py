@@ -248,6 +248,20 @@ def test_unknown_keys_and_the_beginning_of_a_long_script_are_warnings(connect):
     ]
 
 
+@pytest.mark.parametrize("field", ["enable_upscaling", "enable_frame_interpolation"])
+def test_an_unsupported_wish_is_a_warning_or_an_error(connect, field):
+    for value in (False, None):
+        request = connect().receive(init(extensions=True, **{field: value}), 0.0)
+        assert request.warnings == ()
+        assert isinstance(connect().receive(init(**{field: value}), 0.0), SessionRequest)
+    request = connect().receive(init(extensions=True, **{field: True}), 0.0)
+    (warning,) = request.warnings
+    assert (warning.code, warning.field) == ("not_supported", field)
+    error = connect().receive(init(**{field: True}), 0.0)
+    assert error.field == field
+    assert error.content.startswith("invalid generate request")
+
+
 def test_latest_and_flushing_are_for_clients_with_extensions(connect):
     wish = {
         "realtime_delivery": "latest",
