@@ -1,0 +1,103 @@
+"""A client that waits for its world, and inits that are sent before the answer to the first."""
+
+import time
+
+import anyio
+import pytest
+
+from transport.wire.errors import Refused
+from transport.wire.messages import Queued, Warming
+
+TAKEN, OPENING = Queued(1, all_taken=True), Queued(1)
+
+
+def wait_in_line(world, statuses, *, period_s):
+    """Makes each open wait for these statuses first."""
+    opened = world.open
+
+    async def open_late(spec, image, *, on_wait):
+        for status in statuses:
+            await anyio.sleep(period_s)
+            await on_wait(status)
+        return await opened(spec, image, on_wait=on_wait)
+
+    world.open = open_late
+
+
+def test_a_plain_client_is_refused_after_a_second_in_line(peer, world):
+    wait_in_line(world, [TAKEN] * 100, period_s=0.1)
+    started_s = time.monotonic()
+    peer.init()
+    error = peer.read()
+    assert 1.0 <= time.monotonic() - started_s < 5.0
+    assert (error["content"], error["code"]) == (
+        "another realtime session is already active",
+        "busy",
+    )
+    assert peer.close_of() == (1008, "another realtime session is already active")
+    assert world.live == set()
+
+
+@pytest.mark.parametrize(
+    "statuses, extensions",
+    [
+        ([TAKEN] * 3, False),  # a place comes free in time
+        ([TAKEN] * 3 + [Warming()] * 30 + [TAKEN] * 3, False),
+        ([OPENING] * 30, False),  # it has a place
+        ([TAKEN] * 30, True),
+    ],
+)
+def test_a_client_with_a_reason_to_wait_waits(peer, world, monkeypatch, statuses, extensions):
+    monkeypatch.setattr("transport.connection.connection.PLAIN_QUEUE_TIMEOUT_S", 0.5)
+    wait_in_line(world, statuses, period_s=0.02)
+    peer.init(max_chunks=1, extensions=extensions)
+    messages = peer.read_until("chunk_stats")
+    assert not [message for message in messages if message["type"] == "error"]
+
+
+def test_a_plain_client_receives_nothing_while_it_waits(world, serve):
+    world.news = [Queued(2), Warming()]
+    with serve(world) as server, server.dial() as peer:
+        peer.init(max_chunks=1)
+        peer.event("prompt", "rain", event_id=1)
+        kinds = [message["type"] for message in peer.read_until("chunk_stats")]
+        assert kinds == ["frame_batch", "chunk_stats"]
+
+
+@pytest.mark.parametrize("num_bad", [1, 3])
+@pytest.mark.parametrize("bad", [{"first_frame": b"no image"}, {"first_frame": "!"}, {"fps": 0}])
+def test_a_good_init_right_behind_bad_ones_plays(peer, world, bad, num_bad):
+    for _ in range(num_bad):
+        peer.init(**bad)
+        peer.event("prompt", "of a bad one")
+    peer.init(prompt="good", max_chunks=1, condition_inputs={"camera_actions": [["w"]]})
+    *errors, _, _ = peer.read_until("chunk_stats")
+    assert {error["type"] for error in errors} == {"error"}
+    assert errors[0]["field"] == next(iter(bad))
+    assert [spec.prompt for spec in world.specs] == ["good"]
+    assert world.steps == [(["w", "", ""], None)]
+    assert peer.close_of() == (1000, "done")
+
+
+def test_a_good_init_behind_one_that_the_world_refuses_plays(peer, world):
+    world.on_open = Refused("no such window")
+    peer.init()
+    assert peer.read()["code"] == "refused"
+    opened = world.open
+
+    async def refuse_the_first(spec, image, *, on_wait):
+        world.on_open = Refused("no") if spec.prompt == "bad" else None
+        return await opened(spec, image, on_wait=on_wait)
+
+    world.open = refuse_the_first
+    peer.init(prompt="bad")
+    peer.init(prompt="good", max_chunks=1)
+    assert [message["type"] for message in peer.read_until("chunk_stats")][0] == "error"
+    assert [spec.prompt for spec in world.specs] == ["good"]
+
+
+def test_the_first_of_two_good_inits_plays(peer, world):
+    peer.init(prompt="first", extensions=True)
+    peer.init(prompt="second")
+    assert peer.read_until("error")[0]["type"] == "session"
+    assert [spec.prompt for spec in world.specs] == ["first"]
