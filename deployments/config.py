@@ -19,6 +19,7 @@ NonNegativeInt = Annotated[int, Meta(ge=0)]
 PositiveFloat = Annotated[float, Meta(gt=0)]
 # As browsers send it: no path, no slash at the end. "null" is the origin of local files.
 Origin = Annotated[str, Meta(pattern="^([*]|null|https?://[^/ ]+)$")]
+HostName = Annotated[str, Meta(pattern="^([a-z0-9-]+[.])+[a-z][a-z0-9-]*$")]
 
 
 class ServiceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -38,6 +39,8 @@ class ServiceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     limits: ClientLimits = ClientLimits()  # limits of one client
     # Origins whose pages may read the HTTP endpoints; "*": every origin, []: no other origin
     cors_origins: tuple[Origin, ...] = ("*",)
+    # Hosts from which clients' first frames may be fetched by https URL; (): no URL is fetched
+    image_hosts: tuple[HostName, ...] = ()
 
 
 def parse_args(args: dict[str, Any]) -> ServiceConfig:

@@ -14,6 +14,7 @@ from deployments.observability.logs import configure_logging
 from deployments.serve_middleware import add_serve_middleware
 from lingbot.config import PATCH, PRESETS, SPATIAL_STRIDE
 from transport.app import build_app
+from transport.image_fetcher import ImageFetcher
 from transport.wire.world import Opening, WorldInfo
 
 
@@ -28,7 +29,12 @@ class Transport:
     def __serve_build_asgi_app__(self) -> Starlette:
         config = self._config
         return add_serve_middleware(
-            build_app(self._world, limits=config.limits, cors_origins=config.cors_origins)
+            build_app(
+                self._world,
+                limits=config.limits,
+                cors_origins=config.cors_origins,
+                fetcher=ImageFetcher(config.image_hosts),
+            )
         )
 
 

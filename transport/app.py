@@ -23,6 +23,7 @@ from transport.http.health import health_route
 from transport.http.models import model_routes
 from transport.http.unrouted import describe_status, no_socket_route, upgrade_route
 from transport.http.world_info import opening_route, world_route
+from transport.image_fetcher import ImageFetcher
 from transport.paths import ASYNCAPI_PATH, OPENAPI_PATH, SOCKET_PATH
 from transport.wire.errors import Busy
 from transport.wire.limits import ClientLimits
@@ -35,14 +36,20 @@ SPEC = FOLDER / "spec"
 
 
 def build_app(
-    world: World, *, limits: ClientLimits | None = None, cors_origins: Sequence[str] = ("*",)
+    world: World,
+    *,
+    limits: ClientLimits | None = None,
+    cors_origins: Sequence[str] = ("*",),
+    fetcher: ImageFetcher | None = None,
 ) -> Starlette:
     """Serves `world`. `limits` bounds what clients may do; None: the defaults.
 
-    Pages of `cors_origins` may read the HTTP endpoints; "*" stands for every origin.
+    Pages of `cors_origins` may read the HTTP endpoints; "*" stands for every origin. `fetcher`
+    fetches first frames; None: no URL is fetched.
     """
     client_limits = limits or ClientLimits()
     capacity = CapacityLimits()
+    fetcher = fetcher or ImageFetcher()
     lag = EventLoopLag()
 
     @asynccontextmanager
@@ -64,10 +71,10 @@ def build_app(
             )
         ],
         routes=[
-            socket_route(world, limits=client_limits, capacity=capacity),
+            socket_route(world, limits=client_limits, capacity=capacity, fetcher=fetcher),
             no_socket_route(),
             upgrade_route(),
-            clip_route(world, limits=client_limits, capacity=capacity),
+            clip_route(world, limits=client_limits, capacity=capacity, fetcher=fetcher),
             world_route(world),
             opening_route(world),
             *model_routes(world.info),
@@ -80,7 +87,9 @@ def build_app(
     )
 
 
-def socket_route(world: World, *, limits: ClientLimits, capacity: CapacityLimits) -> WebSocketRoute:
+def socket_route(
+    world: World, *, limits: ClientLimits, capacity: CapacityLimits, fetcher: ImageFetcher
+) -> WebSocketRoute:
     """At most `limits.max_sockets` sockets are open at once; another one is closed as `busy`."""
     num_sockets = 0
 
@@ -91,7 +100,7 @@ def socket_route(world: World, *, limits: ClientLimits, capacity: CapacityLimits
             return
         num_sockets += 1
         try:
-            await Connection(socket, world, limits=limits, capacity=capacity).run()
+            await Connection(socket, world, limits=limits, capacity=capacity, fetcher=fetcher).run()
         finally:
             num_sockets -= 1
 

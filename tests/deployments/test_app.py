@@ -32,6 +32,10 @@ def test_shipped_config_builds():
         ({"device": 3}, r"^args\.device: 3 is not a choice, expected one of 'cpu', 'cuda'"),
         ({"cors_origins": ["example.com"]}, r"^args\.cors_origins\[0\]: .*https\?"),
         ({"cors_origins": ["https://example.com/"]}, r"^args\.cors_origins\[0\]: .*https\?"),
+        ({"image_hosts": ["https://example.com"]}, r"^args\.image_hosts\[0\]: .*regex"),
+        ({"image_hosts": ["a.org", "10.0.0.1"]}, r"^args\.image_hosts\[1\]: .*regex"),
+        ({"image_hosts": ["example.com:8443"]}, r"^args\.image_hosts\[0\]: .*regex"),
+        ({"image_hosts": ["*.example.com"]}, r"^args\.image_hosts\[0\]: .*regex"),
     ],
 )
 def test_a_wrong_key_fails_with_its_path(change, reason):

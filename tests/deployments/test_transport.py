@@ -25,10 +25,15 @@ def switch_interval():
 
 
 def test_the_application_follows_the_config(switch_interval):
-    config = ServiceConfig(cors_origins=("https://example.com",))
+    config = ServiceConfig(
+        cors_origins=("https://example.com",), image_hosts=("images.example.com",)
+    )
     transport = Transport(config, Mock())  # of a group: no world is opened
     with TestClient(transport.__serve_build_asgi_app__()) as http:
         for origin, allowed in (("https://example.com",) * 2, ("https://example.org", None)):
             answer = http.get("/v1/models", headers={"origin": origin})
             assert answer.json()["data"][0]["id"] == "pocket"
             assert answer.headers.get("access-control-allow-origin") == allowed
+        fields = {"actions": "w-1", "image": "https://example.com/a.png"}
+        answer = http.post("/v1/clips", json=fields)
+        assert "does not list, expected one of: images.example.com" in answer.text

@@ -83,6 +83,26 @@ class FakeWorld:
         return self.running.is_set()
 
 
+class FakeFetcher:
+    """Fetches `image` for every https URL once `answering` is set."""
+
+    def __init__(self, image):
+        self.image, self.asked, self.cancelled = image, [], False
+        self.answering = threading.Event()
+
+    async def fetch(self, source, *, field):
+        if not (isinstance(source, str) and source.startswith("https:")):
+            return source
+        self.asked.append((source, field))
+        try:
+            while not self.answering.is_set():
+                await anyio.sleep(0.005)
+        except BaseException:
+            self.cancelled = True
+            raise
+        return self.image
+
+
 class PendingFrames:
     """The frames of a chunk, decoded once `decoding` is set."""
 
@@ -239,6 +259,11 @@ def make_png():
 
 
 @pytest.fixture
+def fetcher():
+    return FakeFetcher(png(color=(1, 2, 3)))
+
+
+@pytest.fixture
 def world():
     return FakeWorld()
 
@@ -248,8 +273,9 @@ def serve():
     """Serves a world in this process. `.http` is a client, and `.dial()` opens a socket."""
 
     @contextmanager
-    def serving(world, **limits):
-        with TestClient(build_app(world, limits=ClientLimits(**limits))) as http:
+    def serving(world, fetcher=None, **limits):
+        app = build_app(world, limits=ClientLimits(**limits), fetcher=fetcher)
+        with TestClient(app) as http:
 
             @contextmanager
             def dial():

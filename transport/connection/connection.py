@@ -17,6 +17,7 @@ from transport.connection.chunk_sender import ChunkSender
 from transport.connection.chunk_slot import ChunkSlot, GeneratedChunk
 from transport.connection.close import CloseReason, close, close_reason_for
 from transport.connection.sender import MessageSender
+from transport.image_fetcher import ImageFetcher
 from transport.wire.errors import BadMessage, Refused, TransportError, WorldLost
 from transport.wire.init import SessionRequest
 from transport.wire.limits import ClientLimits
@@ -36,12 +37,20 @@ class Connection:
     """One client and its world: the three tasks of a socket, and the state that they share."""
 
     def __init__(
-        self, socket: WebSocket, world: World, *, limits: ClientLimits, capacity: CapacityLimits
+        self,
+        socket: WebSocket,
+        world: World,
+        *,
+        limits: ClientLimits,
+        capacity: CapacityLimits,
+        fetcher: ImageFetcher | None = None,
     ) -> None:
+        """`fetcher` fetches a `first_frame` that is a URL; None: no URL is fetched."""
         self._socket = socket
         self._world = world
         self._limits = limits
         self._capacity = capacity
+        self._fetcher = fetcher or ImageFetcher()
         self._protocol = ServerProtocol(world.info, limits=limits)
         self._sender = MessageSender(
             socket, timeout_s=limits.ack_timeout_s, on_progress=self._protocol.note_progress
@@ -180,6 +189,7 @@ class Connection:
         source = request.first_frame
         if source is None:
             source = self._world.info.openings[0].image
+        source = await self._fetcher.fetch(source, field="first_frame")
         width, height = request.world.width, request.world.height
         decode = partial(decode_image, source, width=width, height=height)
         return await run_in_worker(decode, limiter=self._capacity.decode_image)

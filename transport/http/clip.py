@@ -11,6 +11,7 @@ from transport.codecs.image import decode_image
 from transport.codecs.payload import Frame
 from transport.http.clip_request import ClipRequest, read_clip_request
 from transport.http.clip_response import ClipResponse, error_response
+from transport.image_fetcher import ImageFetcher
 from transport.paths import CLIPS_PATH
 from transport.wire.controls import parse_actions
 from transport.wire.errors import BadMessage, TransportError, quote
@@ -22,17 +23,27 @@ from transport.worker_limits import CapacityLimits, run_in_worker
 logger = logging.getLogger(__name__)
 
 
-def clip_route(world: World, *, limits: ClientLimits, capacity: CapacityLimits) -> Route:
+def clip_route(
+    world: World, *, limits: ClientLimits, capacity: CapacityLimits, fetcher: ImageFetcher
+) -> Route:
     async def clips(request: Request) -> Response:
-        return await clip(request, world, limits=limits, capacity=capacity)
+        return await clip(request, world, limits=limits, capacity=capacity, fetcher=fetcher)
 
     return Route(CLIPS_PATH, clips, methods=["POST"])
 
 
 async def clip(
-    request: Request, world: World, *, limits: ClientLimits, capacity: CapacityLimits
+    request: Request,
+    world: World,
+    *,
+    limits: ClientLimits,
+    capacity: CapacityLimits,
+    fetcher: ImageFetcher | None = None,
 ) -> Response:
-    """Image, prompt, actions and seed to video/mp4; a request that cannot be used to an error."""
+    """Image, prompt, actions and seed to video/mp4; a request that cannot be used to an error.
+
+    `fetcher` fetches an image that is a URL; None: no URL is fetched.
+    """
     try:
         fields, upload = await read_clip_request(request, limits=limits)
         max_latent_frames = limits.max_clip_latent_frames
@@ -41,7 +52,6 @@ async def clip(
         if source is None and not world.info.openings:
             raise BadMessage("missing required field `image`", code="missing_field", field="image")
         spec = _read_spec(fields, world.info, has_image=source is not None)
-        image = await _decode_image(source, spec=spec, info=world.info, capacity=capacity)
     except ClientDisconnect:
         logger.info("clip dropped: the client left")
         return Response(status_code=499)
@@ -50,6 +60,12 @@ async def clip(
     except Exception:
         logger.exception("a clip failed")
         return error_response(TransportError("internal error"))
+    image = _load_image(
+        world.info.openings[0].image if source is None else source,
+        spec=spec,
+        capacity=capacity,
+        fetcher=fetcher or ImageFetcher(),
+    )
     return ClipResponse(
         world, spec, image, actions, capacity=capacity, timeout_s=limits.ack_timeout_s
     )
@@ -70,11 +86,10 @@ def _read_spec(fields: ClipRequest, info: WorldInfo, *, has_image: bool) -> Worl
     )
 
 
-async def _decode_image(
-    source: bytes | str | None, *, spec: WorldSpec, info: WorldInfo, capacity: CapacityLimits
+async def _load_image(
+    source: bytes | str, *, spec: WorldSpec, capacity: CapacityLimits, fetcher: ImageFetcher
 ) -> Frame:
-    """The first frame, from `source` or the first opening. Raises BadMessage."""
-    if source is None:
-        source = info.openings[0].image
+    """The first frame from an image or its URL. Raises BadMessage."""
+    source = await fetcher.fetch(source, field="image")
     decode = partial(decode_image, source, width=spec.width, height=spec.height, field="image")
     return await run_in_worker(decode, limiter=capacity.decode_image)

@@ -25,7 +25,7 @@ class ClipRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """The fields of every body type; a form may carry `image` as a file instead."""
 
     actions: str  # "w-6,wl-4,none-2"
-    image: str | None = None  # base64 or a data URL
+    image: str | None = None  # base64, a data URL, or an https URL of a listed host
     prompt: Prompt | None = None
     seed: Seed | None = None
     size: str | None = None

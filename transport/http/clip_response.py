@@ -6,7 +6,7 @@ Tested in `tests/transport/http/test_clip.py`.
 """
 
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import aclosing
 from functools import partial
 
@@ -50,14 +50,15 @@ class ClipResponse(Response):
         self,
         world: World,
         spec: WorldSpec,
-        image: Frame,
+        image: Awaitable[Frame],
         actions: Sequence[str],
         *,
         capacity: CapacityLimits,
         timeout_s: float,
     ) -> None:
-        """`image` is uint8 [H, W, 3]; `actions` holds the keys of each latent frame.
+        """Awaits `image`, uint8 [H, W, 3], unless the client disconnects before.
 
+        `actions` holds the keys of each latent frame.
         A send that takes longer than `timeout_s` ends the response and frees the world.
         """
         super().__init__()
@@ -81,7 +82,7 @@ class ClipResponse(Response):
         begun, reason = False, "the client left"  # the reason of a cancellation
         session_id = "none"
         try:
-            session = await self._world.open(self._spec, self._image, on_wait=_ignore)
+            session = await self._world.open(self._spec, await self._image, on_wait=_ignore)
             session_id = session.id
             num_latent_frames = len(self._actions)
             logger.info(

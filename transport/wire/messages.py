@@ -46,7 +46,7 @@ class Init(Struct, tag="init", frozen=True, kw_only=True):
     """The first message. Null and absent mean the world's own default."""
 
     prompt: Prompt | None = None  # without one: the opening's, or none for an own `first_frame`
-    first_frame: Raw = Raw()  # bytes of an encoded image, or str: base64 or a data URL
+    first_frame: Raw = Raw()  # an image as bytes, or str: base64, a data URL, an https URL
     size: str | None = None  # "WxH"; the nearest served size is used
     seed: Seed | None = None  # negative: drawn by the server
     fps: Fps | None = None

@@ -205,6 +205,34 @@ def test_an_invalid_init_is_answered_and_another_may_follow(peer, world, make_pn
     assert peer.read()["type"] == "frame_batch"
 
 
+def test_a_url_is_refused_unless_its_host_is_listed(peer, make_png):
+    """All presets of upstream's page send one."""
+    peer.init(first_frame="https://example.com/a.png")
+    error = peer.read()
+    assert error["field"] == "first_frame"
+    assert "this server fetches none (`image_hosts` is empty)" in error["content"]
+    peer.init(first_frame=make_png())
+    assert peer.read()["type"] == "frame_batch"
+
+
+def test_a_first_frame_may_be_fetched(world, serve, fetcher):
+    fetcher.answering.set()
+    with serve(world, fetcher) as server, server.dial() as peer:
+        peer.init(first_frame="https://example.com/a.png")
+        assert peer.read()["type"] == "frame_batch"
+    assert fetcher.asked == [("https://example.com/a.png", "first_frame")]
+    assert (world.images[0] == [1, 2, 3]).all()
+
+
+def test_a_client_that_leaves_cancels_its_fetch(world, serve, fetcher):
+    with serve(world, fetcher) as server, server.dial() as peer:
+        peer.init(first_frame="https://example.com/a.png")
+        while not fetcher.asked:
+            time.sleep(0.005)
+    assert fetcher.cancelled
+    assert world.specs == []
+
+
 def test_a_refusal_of_the_world_is_answered_and_another_init_may_follow(peer, world):
     world.on_open = Refused("no such window", field="realtime_causal_kv_cache_num_frames")
     peer.init()

@@ -178,9 +178,47 @@ def test_an_error_of_the_world_has_a_status(server, world, when, error, status, 
     assert world.live == set()
 
 
-def stream_clip(world, *, actions, num_steps, capacity=None, on_send=lambda message: None):
-    """The messages to a client that leaves after `num_steps`. `on_send` is called with each."""
-    body = msgspec.json.encode({"actions": actions})
+@pytest.mark.parametrize("form", ["data", "json"])
+def test_an_image_may_be_fetched(world, serve, fetcher, form):
+    fetcher.answering.set()
+    with serve(world, fetcher) as server:
+        fields = {"actions": "w-1", "image": "https://example.com/a.png"}
+        num_frames(server.http.post("/v1/clips", **{form: fields}))
+    assert fetcher.asked == [("https://example.com/a.png", "image")]
+    assert (world.images[0] == [1, 2, 3]).all()
+
+
+def test_a_url_is_refused_unless_its_host_is_listed(server, world):
+    fields = {"actions": "w-1", "image": "https://example.com/a.png"}
+    response = server.http.post("/v1/clips", data=fields)
+    assert error_of(response) == (400, "invalid_field", "image")
+    assert "this server fetches none (`image_hosts` is empty)" in response.text
+    assert world.specs == []
+
+
+def test_a_client_that_leaves_cancels_its_fetch(world, fetcher):
+    assert stream_clip(world, actions="w-1", num_steps=0, fetcher=fetcher) == []
+    assert fetcher.cancelled
+    assert world.specs == []
+
+
+def stream_clip(
+    world,
+    *,
+    actions,
+    num_steps,
+    capacity=None,
+    on_send=lambda message: None,
+    fetcher=None,
+):
+    """The messages to a client that leaves after `num_steps`. `on_send` is called with each.
+
+    With a fetcher the image is a URL, and the client leaves once it is being fetched.
+    """
+    fields = {"actions": actions}
+    if fetcher:
+        fields["image"] = "https://example.com/a.png"
+    body = msgspec.json.encode(fields)
     messages = [{"type": "http.request", "body": body, "more_body": False}]
     headers = [(b"content-type", b"application/json")]
     scope = {"type": "http", "method": "POST", "headers": headers}
@@ -189,7 +227,7 @@ def stream_clip(world, *, actions, num_steps, capacity=None, on_send=lambda mess
     async def receive():
         if messages:
             return messages.pop()
-        while len(world.steps) < num_steps:
+        while len(world.steps) < num_steps or (fetcher and not fetcher.asked):
             await anyio.sleep(0)
         return {"type": "http.disconnect"}
 
@@ -201,7 +239,11 @@ def stream_clip(world, *, actions, num_steps, capacity=None, on_send=lambda mess
         with anyio.fail_after(10):
             request = Request(scope, receive)
             response = await clip(
-                request, world, limits=ClientLimits(), capacity=capacity or CapacityLimits()
+                request,
+                world,
+                limits=ClientLimits(),
+                capacity=capacity or CapacityLimits(),
+                fetcher=fetcher,
             )
             await response(scope, receive, send)
 
