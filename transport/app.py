@@ -68,6 +68,7 @@ def build_app(
                 allow_origins=cors_origins,
                 allow_methods=["GET", "HEAD", "POST"],
                 allow_headers=["*"],
+                expose_headers=["x-seed"],
             )
         ],
         routes=[
