@@ -1,10 +1,21 @@
 import asyncio
 import io
+import os
+import pty
+import re
+import signal
 import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager, suppress
 
 import av
 import numpy as np
 import pytest
+from msgspec import msgpack
+from websockets.sync.server import serve as serve_sockets
 
 from transport.client import connect
 from transport.client.__main__ import main
@@ -86,14 +97,45 @@ def test_the_reason_of_an_error_is_raised(url, world):
         (["--actions", "q-1"], "'q-1': expected KEYS-COUNT"),
         (["--size", "0x0"], "`size`: '0x0'"),
         (["--image", "none.png"], "none.png: No such file"),
+        (["--image", "/"], "/: Is a directory"),
         (["--out", "none/walk.mp4"], "none is not a directory"),
+        (["--out", "/"], "/: Is a directory"),
+        (["--out", "/proc/walk.mp4"], "/proc/walk.mp4: "),
+        (["--out", "x" * 300], "x" * 300 + ": File name too long"),
+        (["--out", "/dev/full", "--actions", "w-1"], "/dev/full: No space left on device"),
+        (["--prompt", "rain \udcff"], "--prompt is not UTF-8"),
+        (["--size", "\udcff"], "--size is not UTF-8"),
+        (["--actions", "\udcff-1"], "'\\udcff-1': expected KEYS-COUNT"),
+        (["--image", "none\udcff.png"], "none\\udcff.png: No such file"),
+        (["--seed", str(2**64)], "--seed is too large"),
+        (["--url", "ws://127.0.0.1:99999/"], "--url ws://127.0.0.1:99999/: Port out of range"),
+        (["--url", "ws://127.0.0.1:no/"], "--url ws://127.0.0.1:no/: Port could not be"),
+        (["--url", "ws://127.0.0.1:-1/"], "--url ws://127.0.0.1:-1/: Port could not be"),
+        (["--url", "ws://[::1"], "--url ws://[::1: Invalid IPv6 URL"),
+        (["--url", "ws://"], "--url ws://: "),
+        (["--url", "ws://a..b/"], "--url ws://a..b/: "),
+        (["--url", f"ws://{'a' * 64}.b/"], "--url ws://aaaa"),
+        (["--url", "ws://127.0.0.1/\udcff"], "--url ws://127.0.0.1/\\udcff: "),
+        (["--url", "http://127.0.0.1/"], "--url http://127.0.0.1/: "),
+        (["--url", "walk"], "--url walk: "),
+        (["--url", "ws://none.invalid/"], "cannot reach ws://none.invalid/: "),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_1(url, tmp_path, capsys, options, reason):
-    assert walk(url, tmp_path / "a.mp4", *options) == 1
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1
-    assert lines[0].startswith(f"error: {reason}")
+    out = tmp_path / "a.mp4"
+    assert walk(url, out, *options) == 1
+    printed, err = capsys.readouterr()
+    (line,) = err.splitlines()
+    assert line.startswith(f"error: {reason}")
+    assert printed == "" and not out.exists()
+
+
+@pytest.mark.parametrize("scheme", ["socks5", "http"])
+def test_an_unusable_proxy_is_one_line_and_exit_1(tmp_path, capsys, monkeypatch, scheme):
+    monkeypatch.setenv("all_proxy", f"{scheme}://127.0.0.1:1")
+    monkeypatch.setenv("no_proxy", "")
+    assert walk("ws://none.invalid/", tmp_path / "a.mp4") == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_an_unreachable_server_is_one_line_and_exit_1(tmp_path, capsys):
@@ -106,3 +148,138 @@ def test_an_unreachable_server_is_one_line_and_exit_1(tmp_path, capsys):
 def test_a_url_without_a_world_is_one_line_and_exit_1(url, tmp_path, capsys):
     assert walk(url + "/none", tmp_path / "a.mp4") == 1
     assert " does not serve a world: " in capsys.readouterr().err
+
+
+@contextmanager
+def answer(data):
+    """A server that answers each request with these bytes and closes."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve():
+            with suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    with connection:
+                        if data:
+                            connection.recv(4096)
+                            connection.sendall(data)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    "data, reason",
+    [
+        (b"HTTP/1.1 500 Internal Server Error\r\n\r\n", "HTTP 500"),
+        (b"HTTP/1.1 404 Not Found\r\n\r\n", "HTTP 404"),
+        (b"HTTP/1.1 302 Found\r\nlocation: http://none.invalid/\r\n\r\n", " does not serve"),
+        (b"HTTP/1.1 200 OK\r\n\r\nhello", "HTTP 200"),
+        (b"SSH-2.0-OpenSSH\r\n", "does not serve a world"),
+        (b"", "error: "),
+    ],
+)
+@pytest.mark.parametrize("scheme", ["ws", "wss"])
+def test_a_server_of_another_kind_is_one_line_and_exit_1(tmp_path, capsys, scheme, data, reason):
+    with answer(data) as port:
+        assert walk(f"{scheme}://127.0.0.1:{port}/", tmp_path / "a.mp4") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert scheme == "wss" or reason in line
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [],
+        ["hello"],
+        [b""],
+        [b"\xc1"],
+        [msgpack.encode(7)],
+        [msgpack.encode({"kind": "session"})],
+        [msgpack.encode({"type": "session"})],
+        [msgpack.encode({"type": "queued", "position": "first"})],
+    ],
+)
+def test_a_socket_of_another_protocol_is_one_line_and_exit_1(tmp_path, capsys, messages):
+    def handle(connection):
+        for message in messages:
+            connection.send(message)
+
+    with serve_sockets(handle, "127.0.0.1", 0) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        port = server.socket.getsockname()[1]
+        assert walk(f"ws://127.0.0.1:{port}/", tmp_path / "a.mp4") == 1
+        server.shutdown()
+        thread.join()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: the server ")
+
+
+def test_an_earlier_walk_stays_when_the_next_one_fails(url, world, tmp_path, capsys):
+    out = tmp_path / "a.mp4"
+    out.write_bytes(b"an earlier walk")
+    world.on_open = Busy("every place is taken")
+    assert walk(url, out) == 1
+    assert out.read_bytes() == b"an earlier walk"
+    world.on_open = None
+    assert walk(url, out, "--actions", "w-1") == 0
+    with av.open(io.BytesIO(out.read_bytes())) as file:
+        assert sum(1 for _ in file.decode(video=0)) == 1
+
+
+def test_a_file_that_cannot_be_written_is_found_before_the_walk(url, world, capsys):
+    assert walk(url, "/proc/walk.mp4") == 1
+    assert world.specs == []
+
+
+def test_warnings_of_the_server_are_printed(url, tmp_path, capsys):
+    assert walk(url, tmp_path / "a.mp4", "--actions", "w-1", "--size", "1000x1000") == 0
+    assert "warning: " in capsys.readouterr().err
+
+
+def run_on_a_terminal(url, out, *options):
+    """The command on a terminal of its own. Returns its process and the terminal's other end."""
+    near, far = pty.openpty()
+    command = [sys.executable, "-m", "transport.client", "--url", url, "--out", str(out)]
+    process = subprocess.Popen(
+        ["env", "--default-signal=INT", *command, *options],
+        stdout=subprocess.DEVNULL,
+        stderr=far,
+    )
+    os.close(far)
+    return process, near
+
+
+def read_all(terminal):
+    data = b""
+    with suppress(OSError):  # the other end has closed
+        while block := os.read(terminal, 4096):
+            data += block
+    os.close(terminal)
+    return data.decode()
+
+
+def test_a_terminal_shows_the_progress(url, tmp_path):
+    process, terminal = run_on_a_terminal(url, tmp_path / "a.mp4", "--actions", "w-12")
+    text = read_all(terminal)
+    assert process.wait() == 0
+    assert re.findall(r"(\d+) of 45 frames", text) == ["9", "21", "33", "45"]
+    assert f"[{'#' * 40}] 45 of 45 frames" in text
+
+
+def test_ctrl_c_is_one_line_and_leaves_no_file(url, world, tmp_path):
+    world.running.clear()  # the walk cannot go on
+    process, terminal = run_on_a_terminal(url, tmp_path / "a.mp4")
+    while not world.specs:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    text = read_all(terminal)
+    world.running.set()
+    assert process.wait() == 130
+    assert text.count("\n") == 1 and text.endswith("error: interrupted\r\n")
+    assert not (tmp_path / "a.mp4").exists()

@@ -7,19 +7,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+from msgspec import msgpack
 from websockets.exceptions import WebSocketException
+from websockets.uri import parse_uri
 
 from transport.client import DEFAULT_URL, connect
+from transport.client.output_file import open_output, replace_content
 from transport.codecs.mp4 import Mp4Writer
 from transport.wire.controls import parse_actions
 from transport.wire.errors import TransportError
 from transport.wire.messages import Format, Warming
 
+BAR_CELLS = 40
+CLEAR_LINE = "\r\x1b[K"
+INTERRUPTED = 130  # a shell's status of a command that Ctrl-C ended
+
 
 async def record(
-    url: str, *, actions: Sequence[str], out: Path, init: dict[str, Any]
-) -> tuple[int, int]:
-    """Plays `actions`, one for each latent frame, and writes an MP4. Returns (frames, fps)."""
+    url: str, *, actions: Sequence[str], init: dict[str, Any]
+) -> tuple[Mp4Writer, int]:
+    """Plays `actions`, one for each latent frame. Returns a closed writer and the frames/s."""
     script = [list(action) for action in actions]
     async with connect(
         url, realtime_output_pacing=False, condition_inputs={"camera_actions": script}, **init
@@ -42,41 +49,55 @@ async def record(
                 writer = Mp4Writer(width=width, height=height, fps=session.fps)
             frames = chunk.frames[: num_frames - writer.num_frames]
             await asyncio.to_thread(writer.add, frames)
+            show_progress(writer.num_frames, num_frames)
             if writer.num_frames == num_frames:
                 break
+    for warning in client.warnings:
+        print(f"warning: {warning.content}", file=sys.stderr)
     if writer is None or writer.num_frames < num_frames:
         raise TransportError("the server ended the walk early")
-    await asyncio.to_thread(writer.close)
-    out.write_bytes(writer.take())
-    return num_frames, session.fps
+    return await asyncio.to_thread(writer.close), session.fps
+
+
+def show_progress(num_done: int, num_frames: int) -> None:
+    """Draws a bar on a terminal, over the bar before; its last call ends the line."""
+    if sys.stderr.isatty():
+        bar = "#" * (BAR_CELLS * num_done // num_frames)
+        end = "\n" if num_done == num_frames else ""
+        text = f"\r[{bar:{BAR_CELLS}}] {num_done} of {num_frames} frames"
+        print(text, end=end, file=sys.stderr, flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit status: 0, or 1 after one line on stderr."""
+    """The exit status: 0, or another after one line on stderr."""
     options = _parser().parse_args(argv)
-    if not options.out.parent.is_dir():
-        return _fail(f"{options.out.parent} is not a directory")
+    url = options.url
     try:
-        init = {
-            "prompt": options.prompt,
-            "seed": options.seed,
-            "size": options.size,
-            "realtime_output_format": options.format,
-            "first_frame": options.image.read_bytes() if options.image else None,
-        }
+        init = _read_init(options)
         actions = parse_actions(options.actions)
-        walk = record(options.url, actions=actions, out=options.out, init=init)
-        num_frames, fps = asyncio.run(walk)
-    except TransportError as exc:
+        _check_url(url)
+        if not options.out.parent.is_dir():
+            return _fail(f"{options.out.parent} is not a directory")
+        with open_output(options.out) as file:
+            writer, fps = asyncio.run(record(url, actions=actions, init=init))
+            replace_content(file, writer.take())
+    except KeyboardInterrupt:
+        return _fail("interrupted", status=INTERRUPTED)
+    except TransportError as exc:  # also those of files
         return _fail(str(exc))
     except WebSocketException as exc:
-        return _fail(f"{options.url} does not serve a world: {exc}")
+        return _fail(f"{url} does not serve a world: {exc}")
     except TimeoutError:
-        return _fail(f"{options.url} does not answer")
-    except OSError as exc:
-        place = exc.filename or f"cannot reach {options.url}"
-        return _fail(f"{place}: {exc.strerror or exc}")
-    print(f"{options.out}: {num_frames} frames, {num_frames / fps:.2f} s at {fps} frames/s")
+        return _fail(f"{url} does not answer")
+    # ImportError: a SOCKS proxy in the environment needs a package that is not installed.
+    except (OSError, ImportError) as exc:
+        reason = getattr(exc, "strerror", None) or str(exc) or type(exc).__name__
+        return _fail(f"cannot reach {url}: {reason}")
+    duration_s = writer.num_frames / fps
+    print(
+        f"{_printable(str(options.out))}: {writer.num_frames} frames, {duration_s:.2f} s at {fps} "
+        "frames/s"
+    )
     return 0
 
 
@@ -95,9 +116,44 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _fail(reason: str) -> int:
-    print(f"error: {reason}", file=sys.stderr)
-    return 1
+def _read_init(options: argparse.Namespace) -> dict[str, Any]:
+    """The fields of the wire's init. Raises TransportError for one that it cannot carry."""
+    for name in ("prompt", "seed", "size"):
+        try:
+            msgpack.encode(getattr(options, name))
+        except UnicodeEncodeError as exc:
+            raise TransportError(f"--{name} is not UTF-8, expected text in UTF-8") from exc
+        except OverflowError as exc:
+            raise TransportError(f"--{name} is too large, expected an integer of 64 bits") from exc
+    try:
+        first_frame = options.image.read_bytes() if options.image else None
+    except OSError as exc:
+        raise TransportError(f"{options.image}: {exc.strerror or exc}") from exc
+    return {
+        "prompt": options.prompt,
+        "seed": options.seed,
+        "size": options.size,
+        "realtime_output_format": options.format,
+        "first_frame": first_frame,
+    }
+
+
+def _check_url(url: str) -> None:
+    try:
+        parse_uri(url).host.encode("idna")
+    except (ValueError, WebSocketException) as exc:
+        raise TransportError(f"--url {url}: {exc}, expected ws://HOST:PORT/PATH") from exc
+
+
+def _fail(reason: str, *, status: int = 1) -> int:
+    start = CLEAR_LINE if sys.stderr.isatty() else ""  # erases an unfinished bar
+    print(f"{start}error: {_printable(' '.join(reason.split()))}", file=sys.stderr)
+    return status
+
+
+def _printable(text: str) -> str:
+    """The text with escapes for bytes that were no UTF-8."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 if __name__ == "__main__":

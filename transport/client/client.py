@@ -1,8 +1,8 @@
 """Opens a world over the WebSocket, sends controls and receives decoded chunks."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import msgspec
@@ -60,25 +60,10 @@ class Client:
     async def chunks(self) -> AsyncIterator[Chunk]:
         """Yields each chunk and acknowledges it, until the server closes the session.
 
-        Raises TransportError with the server's reason.
+        Raises TransportError with the server's reason, or for a message of another protocol.
         """
-        batches: list[Frames] = []
-        header = extras = None
-        while (data := await self._receive()) is not None:
-            fields: dict[str, Any] = msgpack.decode(data)
-            if fields["type"] in ("frame_batch", "frame_batch_header"):
-                header = msgspec.convert(fields | {"type": "frame_batch_header"}, FrameBatchHeader)
-                if header.frame_batch_index == 0 or extras is None:
-                    extras = msgspec.convert(fields, HeaderExtras)
-                batches.append(await self._receive_frames(fields))
-                if header.is_final_frame_batch:
-                    await self._send({"type": "ack", "chunk_index": header.chunk_index})
-                continue
-            message = msgspec.convert(fields, ServerMessage)
-            self._handle(message)
-            if isinstance(message, ChunkStats) and header is not None and extras is not None:
-                yield _build_chunk(header, extras, batches, message)
-                batches, header, extras = [], None, None
+        while (chunk := await self._read_chunk()) is not None:
+            yield chunk
 
     async def send_actions(self, script: Sequence[Sequence[str]]) -> int:
         """Plays a script: one list of keys a latent frame. Returns the event's id."""
@@ -117,15 +102,46 @@ class Client:
             data = await self._receive()
             if data is None:
                 raise TransportError("the server closed the socket before the world was open")
-            message = msgpack.decode(data, type=ServerMessage)
+            with _other_protocol():
+                message = msgpack.decode(data, type=ServerMessage)
             self._handle(message)
             if isinstance(message, Queued | Warming):
                 yield message
 
+    async def _read_chunk(self) -> Chunk | None:
+        """The next whole chunk; None after a normal close."""
+        batches: list[Frames] = []
+        header = extras = None
+        while (data := await self._receive()) is not None:
+            with _other_protocol():
+                fields = msgpack.decode(data, type=dict[str, Any])
+                if fields["type"] not in ("frame_batch", "frame_batch_header"):
+                    message = msgspec.convert(fields, ServerMessage)
+                else:
+                    message = msgspec.convert(
+                        fields | {"type": "frame_batch_header"}, FrameBatchHeader
+                    )
+                    if message.frame_batch_index == 0 or extras is None:
+                        extras = msgspec.convert(fields, HeaderExtras)
+            if isinstance(message, FrameBatchHeader):
+                header = message
+                batches.append(await self._receive_frames(fields))
+                if header.is_final_frame_batch:
+                    await self._send({"type": "ack", "chunk_index": header.chunk_index})
+                continue
+            self._handle(message)
+            if isinstance(message, ChunkStats) and header is not None and extras is not None:
+                return _build_chunk(header, extras, batches, message)
+        return None
+
     async def _receive_frames(self, header: dict[str, Any]) -> Frames:
         payload = header.get("payload") or await self._receive()
-        assert isinstance(payload, bytes)
-        return await asyncio.to_thread(self._decoder.decode, header, payload)
+        if payload is None:
+            raise TransportError("the server closed the socket before a payload")
+        try:
+            return await asyncio.to_thread(self._decoder.decode, header, payload)
+        except Exception as exc:  # each codec's library has errors of its own
+            raise TransportError(f"a payload cannot be decoded: {exc}") from exc
 
     async def _receive(self) -> bytes | None:
         """The next binary frame; None after a normal close."""
@@ -171,8 +187,18 @@ async def connect(url: str = DEFAULT_URL, **init: Any) -> AsyncIterator[Client]:
     # own, the socket would not read the server's answer to a close.
     async with open_socket(url, compression=None, max_size=None, max_queue=None) as socket:
         fields = {name: value for name, value in init.items() if value is not None}
-        await socket.send(msgpack.encode({"type": "init", "extensions": True} | fields))
-        yield Client(socket)
+        client = Client(socket)
+        await client._send({"type": "init", "extensions": True} | fields)
+        yield client
+
+
+@contextmanager
+def _other_protocol() -> Iterator[None]:
+    """Turns what decoding raises into TransportError."""
+    try:
+        yield
+    except (msgspec.MsgspecError, KeyError) as exc:
+        raise TransportError(f"the server speaks another protocol: {exc}") from exc
 
 
 def _build_chunk(
