@@ -1,0 +1,215 @@
+"""Image files, read as a browser shows them. The bytes are untrusted, so work has a bound."""
+
+import io
+import struct
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import ceil, floor
+
+from PIL import Image, ImageFile
+from PIL.ExifTags import Base as ExifTag
+from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
+
+from transport.codecs import icc, png
+from transport.codecs.image_format import FORMATS, NAMES, describe
+from transport.codecs.srgb import open_transform, to_eight_bits, to_srgb
+
+MAX_PIXELS = 110_000_000  # the photos of a camera of 108 megapixels
+MAX_DECODER_BYTES = 640 * 2**20
+MAX_SCANNED_PIXELS = 2_000_000_000  # in all scans of a JPEG; ten scans are usual
+MAX_TILES = 100_000  # or strips, of a TIFF
+OVERSAMPLING = 2  # an image reduced to twice the target size looks as good as the whole one
+STRIP_PIXELS = 2**21
+
+# Bytes that a decoder and Pillow hold for a pixel. WebP's decoder has two canvases and a copy.
+_PIXEL_BYTES = {"WEBP": 16, "AVIF": 12, "TIFF": 12}
+
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+_PHOTOMETRIC = ExifTag.PhotometricInterpretation  # of a TIFF
+
+_pillow_lock = threading.Lock()
+
+
+class Refused(ValueError):
+    """A readable file that is refused. The text names what it is."""
+
+
+def read_image(data: bytes, *, width: int, height: int) -> Image.Image:
+    """An upright sRGB image of this size: scaled to cover it, and cropped at its centre.
+
+    Black stands under transparent pixels, and where a truncated file ends. Raises ValueError, whose
+    text names what the file is.
+    """
+    try:
+        with _pillow_settings():
+            file = _open(data)
+            orientation = _read_orientation(file)
+            if orientation >= 5:  # rotated by 90 degrees
+                width, height = height, width
+            _check_cost(file, data, min_size=(OVERSAMPLING * width, OVERSAMPLING * height))
+            profile = _read_profile(file, data)
+            image = _decode(file)
+        image = _fit(image, profile, width, height)
+    except Refused:
+        raise
+    except Image.DecompressionBombError as exc:
+        raise ValueError(f"too large, expected at most {MAX_PIXELS} pixels") from exc
+    except Exception as exc:  # Pillow's decoders raise a dozen kinds for hostile bytes
+        raise ValueError(f"{describe(data)}, expected a {NAMES} image") from exc
+    return image.transpose(_TRANSPOSE[orientation]) if orientation in _TRANSPOSE else image
+
+
+@contextmanager
+def _pillow_settings() -> Iterator[None]:
+    """Sets what Pillow keeps for the whole process, and restores it."""
+    with _pillow_lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about metadata that do not matter here
+        before = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+def _open(data: bytes) -> ImageFile.ImageFile:
+    _check_tiles(data)
+    file = Image.open(io.BytesIO(png.without_rest(data)), formats=FORMATS)
+    if "progressive" in file.info:  # of a JPEG. Without its end, Pillow would decode nothing
+        file = Image.open(io.BytesIO(data + b"\xff\xd9"), formats=("JPEG",))
+    return file
+
+
+def _check_tiles(data: bytes) -> None:
+    """Raises Refused for a TIFF of very many parts: Pillow makes a decoder for each."""
+    if data[:4] not in (b"II*\0", b"MM\0*"):
+        return
+    directory, file = ImageFileDirectory_v2(data[:8]), io.BytesIO(data)
+    file.seek(directory.next)
+    directory.load(file)
+    for tag in (ExifTag.StripOffsets, ExifTag.TileOffsets):
+        if len(directory.get(tag, ())) > MAX_TILES:
+            raise Refused(f"a TIFF image in too many parts, expected at most {MAX_TILES}")
+
+
+def _read_orientation(image: Image.Image) -> int:
+    """EXIF's orientation, 1 to 8, in formats where a browser reads it.
+
+    Not `Image.getexif`, which also looks in texts. Pillow applies the orientation of a TIFF itself.
+    """
+    if image.format not in ("JPEG", "MPO", "PNG", "AVIF"):
+        return 1
+    try:
+        exif = Image.Exif()
+        exif.load(image.info["exif"])
+        orientation = exif[ExifTag.Orientation]
+    except Exception:  # none, or a damaged one
+        return 1
+    return orientation if orientation in _TRANSPOSE else 1
+
+
+def _check_cost(image: Image.Image, data: bytes, *, min_size: tuple[int, int]) -> None:
+    """Raises Refused, before any pixel is decoded, if that would take too much memory or time.
+
+    A JPEG will be decoded 2, 4 or 8 times smaller, with no side below that of `min_size`.
+    """
+    size = f"{image.width} x {image.height}"
+    num_pixels = image.width * image.height
+    if num_pixels > MAX_PIXELS:
+        raise Refused(f"too large, {size}, expected at most {MAX_PIXELS} pixels")
+    num_bytes = 0
+    if image.format in ("JPEG", "MPO"):
+        if data.count(b"\xff\xda") * num_pixels > MAX_SCANNED_PIXELS:
+            raise Refused(f"a JPEG image of {size} in too many scans, expected a baseline JPEG")
+        if "progressive" in image.info:  # all of its coefficients are in memory
+            num_bytes = 2 * len(image.getbands()) * num_pixels
+        image.draft(None, min_size)
+    num_bytes += image.width * image.height * _PIXEL_BYTES.get(image.format or "", 4)
+    if num_bytes > MAX_DECODER_BYTES:
+        raise Refused(
+            f"a {image.format} image of {size}, which takes {num_bytes // 2**20} MiB to decode, "
+            f"expected at most {MAX_DECODER_BYTES // 2**20} MiB, or a JPEG"
+        )
+
+
+def _read_profile(image: Image.Image, data: bytes) -> bytes | None:
+    """The ICC profile of the pixels, or None for sRGB. Raises Refused for an HDR image."""
+    embedded: bytes | None = image.info.get("icc_profile")
+    points = None
+    if image.format == "PNG":
+        embedded = png.embedded_profile(data)
+        points = png.code_points(data)  # they go before a profile
+    elif image.format == "AVIF" and not embedded:
+        at = data.find(b"colrnclx")
+        points = struct.unpack_from(">HH", data, at + 8) if at >= 0 else None
+    elif image.format == "BMP" and data[70:74] == b"DEBM":  # version 5: "MBED", embedded
+        start, length = struct.unpack_from("<II", data, 126)
+        embedded = data[14 + start :][:length]
+    if points is not None:
+        primaries, transfer = points
+        if transfer in icc.HDR_TRANSFERS:
+            raise Refused("an HDR image (PQ or HLG), expected one of standard dynamic range")
+        if image.format == "AVIF" and transfer in icc.VIDEO_TRANSFERS:
+            transfer = icc.SRGB_TRANSFER  # as in a browser's videos
+        return icc.profile_of_code_points(primaries, transfer)
+    gamma = image.info.get("gamma")  # of a PNG
+    if embedded or "srgb" in image.info or not gamma:
+        return embedded
+    return icc.profile_of_gamma(1 / gamma, image.info.get("chromaticity"))
+
+
+def _decode(file: ImageFile.ImageFile) -> Image.Image:
+    """The first frame, with at most 8 bits in a channel. The rest of a truncated file is black."""
+    if getattr(file, "default_image", False):
+        file.seek(1)  # the frames of an APNG follow an image for programs that cannot animate
+    if file.format == "PNG":
+        png.scale_transparency(file)
+    is_interlaced, extents = file.info.get("interlace"), None
+    if file.format == "GIF":
+        _, extents, _, args = file.tile[0]
+        is_interlaced = args is not None and args[1]
+    try:
+        file.load()
+    except OSError:
+        file.tile = []  # then Pillow gives the part that it has decoded
+        # With a palette the rest is not black, and no part of an interlaced image is complete.
+        if file.mode == "P" or is_interlaced or file.getbbox(alpha_only=False) is None:
+            raise
+    if extents is None or extents == (0, 0, *file.size):
+        is_inverted = isinstance(file, TiffImageFile) and file.tag_v2.get(_PHOTOMETRIC) == 0
+        return to_eight_bits(file, is_inverted=is_inverted)
+    canvas = Image.new("RGBA", file.size)  # the frame covers a part of it
+    canvas.paste(file.convert("RGBA").crop(extents), extents[:2])
+    return canvas
+
+
+def _fit(image: Image.Image, profile: bytes | None, width: int, height: int) -> Image.Image:
+    """The centre of the image in sRGB, scaled to this size.
+
+    The conversion goes strip by strip, so that it needs little memory.
+    """
+    scale = min(image.width / width, image.height / height)
+    left, top = (image.width - width * scale) / 2, (image.height - height * scale) / 2
+    box = floor(left), floor(top), ceil(left + width * scale), ceil(top + height * scale)
+    factor = max(1, int(scale / OVERSAMPLING))
+    transform = open_transform(image, profile)
+    rows = factor * max(1, STRIP_PIXELS // (image.width * factor))
+    strips = Image.new("RGB", (ceil((box[2] - box[0]) / factor), ceil((box[3] - box[1]) / factor)))
+    for row in range(box[1], box[3], rows):
+        strip = image.crop((box[0], row, box[2], min(row + rows, box[3])))
+        strips.paste(to_srgb(strip, transform).reduce(factor), (0, (row - box[1]) // factor))
+    left, top = (left - box[0]) / factor, (top - box[1]) / factor
+    fitted = left, top, left + width * scale / factor, top + height * scale / factor
+    return strips.resize((width, height), Image.Resampling.LANCZOS, box=fitted)
