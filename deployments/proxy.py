@@ -18,6 +18,8 @@ from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.http11 import Request
 
+from transport.wire.limits import MAX_MESSAGE_BYTES
+
 HOOK = "deployments.proxy:configure_sockets"
 # A client without a pong is gone, or reads so slowly that frames pile up on the way to it.
 PING_INTERVAL_S = 5.0
@@ -70,6 +72,7 @@ def configure_sockets() -> list[Middleware]:
         ws_per_message_deflate=False,
         ws_ping_interval=PING_INTERVAL_S,
         ws_ping_timeout=PING_TIMEOUT_S,
+        ws_max_size=MAX_MESSAGE_BYTES,
     )
     logger.info("WebSockets without permessage-deflate, a ping every %g s", PING_INTERVAL_S)
     return []

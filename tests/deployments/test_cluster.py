@@ -150,8 +150,9 @@ def test_bad_input_is_answered_and_other_sessions_go_on(server):
                 await socket.send(wrong)
                 answer = msgpack.decode(await socket.recv())
                 assert answer["type"] == "error" and answer["code"] and answer["content"]
-            with contextlib.suppress(ConnectionClosed):
-                await socket.send(b"\0" * 20_000_000)
+            await socket.send(b"\0" * 20_000_000)
+            assert msgpack.decode(await socket.recv())["code"] == "too_large"
+            with pytest.raises(ConnectionClosed):
                 await socket.recv()
             assert socket.close_code == 1009
 

@@ -1,13 +1,16 @@
 """Sockets behind Serve's proxy: negotiation, payloads and the cost of a deaf client."""
 
 import asyncio
+import io
 import json
 import re
 import time
 import urllib.request
 
+import numpy as np
 import pytest
 import websockets.sync.client
+from PIL import Image
 from websockets.asyncio.client import connect as open_socket
 from websockets.exceptions import InvalidStatus
 
@@ -45,6 +48,20 @@ def test_no_socket_deflates_and_the_log_shows_it(server):
         assert "Sec-WebSocket-Extensions" not in client.response.headers
         assert client.protocol.extensions == []
     run(until(server, lambda: len(logged(server, "WebSocket opened, extensions: none")) > before))
+
+
+def test_an_image_of_nearly_16_mib_opens_a_world(server):
+    file = io.BytesIO()
+    Image.new("RGB", (2360, 2360), (200, 100, 50)).save(file, "BMP")  # not compressed
+    assert 15.9 < len(file.getvalue()) / 2**20 < 16
+
+    async def scenario():
+        init = {"first_frame": file.getvalue(), "max_chunks": 1}
+        async with connect(server.ws, **init, realtime_output_format="raw") as client:
+            return [chunk async for chunk in client.chunks()]
+
+    (chunk,) = asyncio.run(asyncio.wait_for(scenario(), TIMEOUT_S))
+    assert np.abs(chunk.frames[0].mean(axis=(0, 1)) - (200, 100, 50)).max() < 20
 
 
 def test_a_session_changes_its_codec_while_it_streams(server, psnr_of):

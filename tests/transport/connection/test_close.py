@@ -117,7 +117,7 @@ def test_the_wait_for_a_world_does_not_count_against_the_init(world, serve):
 @pytest.mark.parametrize("kind", ["init", "event"])
 def test_a_message_over_the_limit_ends_the_socket(peer, world, kind):
     if kind == "init":
-        peer.init(first_frame=bytes(8 * 1024 * 1024))
+        peer.init(first_frame=bytes(16 * 1024 * 1024))
     else:
         peer.init()
         peer.event("prompt", "x" * 65_536)

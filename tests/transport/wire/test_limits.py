@@ -1,7 +1,7 @@
 import msgspec
 import pytest
 
-from transport.wire.limits import ClientLimits
+from transport.wire.limits import MAX_MESSAGE_BYTES, ClientLimits
 
 
 @pytest.mark.parametrize(
@@ -9,6 +9,7 @@ from transport.wire.limits import ClientLimits
     [
         ("max_sockets", 0),
         ("max_init_bytes", 1023),
+        ("max_init_bytes", MAX_MESSAGE_BYTES + 1),
         ("max_event_bytes", 1023),
         ("max_errors", -1),
         ("init_timeout_s", 0),

@@ -8,7 +8,7 @@ const TEXTS = {
   unknown: ["The walk ended", ""],
   // The names below are error codes of the wire.
   refused: ["The server refused this world", ""],
-  too_large: ["That was too large", "The server takes pictures of up to 8 MiB."],
+  too_large: ["That was too large", "The server takes pictures of up to 16 MiB."],
   timeout: ["The server gave up waiting", "This page was silent for too long. Walk again?"],
   internal: ["Something broke in the server", "It is not your doing. Walking again may work."],
   world_lost: [
