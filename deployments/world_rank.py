@@ -301,9 +301,11 @@ def build_engine(config: ServiceConfig, group: "SequenceParallelGroup") -> "Engi
 
     import torch
 
+    from lingbot.runtime.cpu_cores import threads_per_rank
     from lingbot.runtime.presets import load_engine
 
-    torch.set_num_threads(config.threads)
+    threads = threads_per_rank(group.num_ranks) if config.threads == "auto" else config.threads
+    torch.set_num_threads(threads)
     return load_engine(
         config.preset,
         weights=None if config.weights is None else Path(config.weights),

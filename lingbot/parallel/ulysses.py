@@ -8,7 +8,8 @@ Shape letters: B batch, F latent frames, T tokens of a latent frame, t those of 
 H heads, h those of this rank, D head_dim, C any width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -16,6 +17,8 @@ from torch import Tensor
 
 from lingbot.config import ModelConfig
 from lingbot.errors import LingbotError
+
+T = TypeVar("T")
 
 
 class SequenceParallelGroup:
@@ -40,6 +43,14 @@ class SequenceParallelGroup:
             raise LingbotError(
                 f"a latent frame of {tokens} tokens cannot be split over {self.num_ranks} ranks"
             )
+
+    def from_rank_0(self, compute: Callable[[], T]) -> T:
+        """The result of `compute` on rank 0, on every rank. Other ranks do not call it."""
+        results: list[Any] = [compute() if self.rank == 0 else None]
+        if self.process_group is not None:
+            dist.broadcast_object_list(results, src=0, group=self.process_group)
+        result: T = results[0]
+        return result
 
     def split(self, num_tokens: int) -> list[int]:
         """How many tokens of a latent frame each rank has; the first ranks may have one more."""

@@ -9,6 +9,7 @@ from lingbot.dit.weights import load_dit
 from lingbot.errors import LingbotError, WeightsError
 from lingbot.parallel.ulysses import SINGLE, SequenceParallelGroup
 from lingbot.runtime.engine import Engine
+from lingbot.runtime.fastest_dtype import fastest_dtype
 from lingbot.text.pocket import HashedWordEncoder
 from lingbot.text.protocol import TextEncoder
 from lingbot.vae.codec import LatentCodec
@@ -23,18 +24,6 @@ def find_preset(name: str) -> Preset:
     return PRESETS[name]
 
 
-def fastest_dtype(device: torch.device | str) -> torch.dtype:
-    """bfloat16 on GPUs and on processors with bfloat16 products, float32 elsewhere.
-
-    The processor's feature flags decide, not a measurement: ranks on machines of one kind must
-    agree. With mixed machines the config must name the type.
-    """
-    if torch.device(device).type == "cuda":
-        return torch.bfloat16
-    has_products = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if has_products else torch.float32
-
-
 def load_engine(
     preset: str,
     *,
@@ -46,22 +35,28 @@ def load_engine(
 ) -> Engine:
     """The engine of a preset, with the weights of its own folder or of the folder `weights`.
 
-    `dtype` None is `fastest_dtype`. Raises LingbotError for an unknown preset, or one that needs a
-    weights folder and has none; WeightsError for a folder that cannot be read.
+    `dtype` None is bfloat16 on a GPU, and on a CPU the type that rank 0 measures as the faster.
+    Raises LingbotError for an unknown preset, or one that needs a weights folder and has none;
+    WeightsError for a folder that cannot be read.
     """
     found = find_preset(preset)
     folder = weights or found.folder
     if folder is None:
         raise LingbotError(f"preset {preset!r} needs a folder of weights", field="weights")
     device = torch.device(device)
-    dtype = dtype or fastest_dtype(device)
-    model = load_dit(folder, device=device, dtype=dtype, file=found.dit_file)
+    if dtype is None and device.type == "cuda":
+        dtype = torch.bfloat16  # tensor cores need no measurement
+    model = load_dit(folder, device=device, dtype=dtype or torch.float32, file=found.dit_file)
     text_shape = (model.config.text_len, model.config.text_dim)
     if text_shape != (found.text_len, found.text_dim):
         raise WeightsError(
             f"{folder}: text_len and text_dim must be {found.text_len} and {found.text_dim}, "
             f"not {text_shape[0]} and {text_shape[1]}"
         )
+    if dtype is None:
+        # The ranks must agree, and no two measurements do.
+        dtype = group.from_rank_0(lambda: fastest_dtype(model.config, found.world))
+        model = model.to(dtype)
     return Engine(
         found.world,
         model=model,

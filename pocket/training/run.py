@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lingbot.runtime.presets import fastest_dtype
 from pocket.training.config import TrainingConfig
 
 WARM_UP_STEPS = 50
@@ -29,7 +28,7 @@ class RunContext:
     batch_factor: int = 1  # multiplies the clips of a batch
     num_processes: int = 0  # render clips; 0: this process does
     save_every_s: float = 120  # between checkpoints
-    dtype: torch.dtype | None = None  # of matrix products; None: the device's fastest
+    dtype: torch.dtype | None = None  # of matrix products; None: see `autocast`
 
     @property
     def deadline_passed(self) -> bool:
@@ -40,8 +39,18 @@ class RunContext:
 
         On other devices bfloat16 is much slower than float32.
         """
-        dtype = self.dtype or fastest_dtype(self.device)
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=dtype is torch.bfloat16)
+        if self.dtype is not None:
+            enabled = self.dtype is torch.bfloat16
+        else:
+            enabled = multiplies_bfloat16(self.device)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """True for a GPU, and for a processor with instructions for products in bfloat16."""
+    cpu = torch.cpu
+    on_gpu = device.type == "cuda"
+    return on_gpu or cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported()
 
 
 class DeadlineReached(Exception):

@@ -7,19 +7,25 @@ from msgspec.structs import replace
 
 from lingbot.config import PRESETS
 from lingbot.errors import LingbotError, WeightsError
-from lingbot.runtime.presets import fastest_dtype, load_engine, load_text_encoder
+from lingbot.runtime import presets
+from lingbot.runtime.presets import load_engine, load_text_encoder
 from lingbot.text.pocket import WORDS
 
 POCKET = PRESETS["pocket"]
 
 
-@pytest.mark.parametrize("has_products, dtype", [(True, torch.bfloat16), (False, torch.float32)])
-def test_an_engine_uses_the_type_of_the_processors_products(monkeypatch, has_products, dtype):
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_products)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    assert fastest_dtype("cpu") == load_engine("pocket").dtype == dtype
-    assert load_engine("pocket", dtype=torch.float32).dtype == torch.float32
-    assert fastest_dtype("cuda") == torch.bfloat16
+@pytest.mark.parametrize("faster", [torch.bfloat16, torch.float32])
+def test_an_engine_on_a_cpu_computes_in_the_type_that_was_measured_as_faster(monkeypatch, faster):
+    asked = []
+    monkeypatch.setattr(presets, "fastest_dtype", lambda *shape: asked.append(shape) or faster)
+    engine = load_engine("pocket")
+    assert engine.dtype == next(engine.vae.network.parameters()).dtype == faster
+    assert asked == [(engine.model.config, POCKET.world)]
+
+
+def test_a_named_type_is_not_measured(monkeypatch):
+    monkeypatch.delattr(presets, "fastest_dtype")
+    assert load_engine("pocket", dtype=torch.bfloat16).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("load", [load_engine, load_text_encoder])
