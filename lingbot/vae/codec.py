@@ -38,7 +38,7 @@ class LatentCodec:
         tensors = read_tensors(path)
         try:
             mean, std = (tensors.pop(name).float() for name in ("latents_mean", "latents_std"))
-            network = TinyVAE.from_state_dict(tensors)
+            network = TinyVAE.from_state_dict(tensors).fuse()
         except (KeyError, RuntimeError) as exc:
             raise WeightsError(f"{path}: {exc}") from exc
         network = network.to(device=device, dtype=dtype).eval().requires_grad_(False)

@@ -1,5 +1,6 @@
 import json
 import math
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -44,8 +45,10 @@ def relative_error(out, expected):
 
 
 @torch.inference_mode()
-def test_decode_matches_the_golden_frames(official, golden):
-    decoded = official.decode(golden["latents"], DecoderState())
+@pytest.mark.parametrize("fused", [False, True])
+def test_decode_matches_the_golden_frames(official, golden, fused):
+    vae = deepcopy(official).fuse() if fused else official
+    decoded = vae.decode(golden["latents"], DecoderState())
     assert decoded.shape == golden["decoded"].shape
     assert relative_error(decoded, golden["decoded"]) < 1e-5
 
@@ -64,6 +67,24 @@ def test_decoding_in_pieces_equals_decoding_at_once(narrow, sizes):
     pieces = [narrow.decode(piece, state) for piece in latents.split(sizes, dim=1)]
     assert whole.shape == (2, 4 * sum(sizes) - 3, 3, 24, 32)
     torch.testing.assert_close(torch.cat(pieces, dim=1), whole, rtol=1e-5, atol=1e-6)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("widths", [(12, 10, 8, 6), (6, 8, 4, 16), (5, 5, 5, 5)])
+@pytest.mark.parametrize("size", [(3, 4), (1, 1), (1, 5)])
+def test_fused_decoding_equals_the_layers_one_by_one(widths, size):
+    torch.manual_seed(0)
+    plain = TinyVAE(encoder_channels=(4, 4, 4, 4), decoder_channels=widths).eval()
+    fused = deepcopy(plain).fuse()
+    states = [DecoderState(), DecoderState()]
+    for num_frames in (1, 3, 2):
+        latents = 3 * torch.randn(2, num_frames, 16, *size)
+        slow, fast = (
+            vae.decode(latents, state, clamp=False)
+            for vae, state in zip((plain, fused), states, strict=True)
+        )
+        assert slow.std() > 1e-3
+        torch.testing.assert_close(fast, slow, rtol=1e-5, atol=1e-6)
 
 
 @torch.inference_mode()
