@@ -8,12 +8,7 @@ PARALLEL := -n 3 --dist loadgroup --no-loadscope-reorder --durations=10
 .PHONY: serve test test-slow lint clean
 
 serve: .venv/serve
-	$(BIN)/python -m deployments.config serve_config.yaml
-	@echo "the page opens at http://127.0.0.1:8000/ once the world has warmed up"
-	@# Serve gives its proxies 5 s to come up; busy cores take longer.
-	RAY_AUTH_MODE=disabled RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S=60 \
-		RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=deployments.proxy:configure_sockets \
-		$(BIN)/serve run serve_config.yaml
+	@$(BIN)/python -m deployments.serve serve_config.yaml
 
 test: .venv/dev
 	@start=$$(date +%s) && $(MAKE) --no-print-directory lint \

@@ -1,4 +1,4 @@
-"""A local server for tests and benchmarks: `serve run` of the shipped config."""
+"""A local server for tests and benchmarks: `deployments.serve` with the shipped config."""
 
 import signal
 import socket
@@ -15,8 +15,6 @@ from typing import Any
 
 import msgspec
 import psutil
-
-from deployments.proxy import HOOK
 
 ROOT = Path(__file__).parents[1]
 
@@ -110,20 +108,15 @@ def edit_config(args: dict[str, Any], *, num_ranks: int, port: int) -> bytes:
 def start_server(config: Path, address: str) -> LocalServer:
     """Run a config. The server writes its files into the config's folder."""
     folder = config.parent
-    # A cluster of its own, isolated from any other, that logs every line at once.
     environment = [
-        "RAY_ADDRESS=local",
-        "RAY_AUTH_MODE=disabled",
-        "RAY_DEDUP_LOGS=0",
-        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S=60",  # the default of 5 is short on busy cores
-        f"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH={HOOK}",
+        "RAY_DEDUP_LOGS=0",  # logs every line at once
         f"RAY_TMPDIR={folder}",
     ]
-    serve = Path(sys.executable).with_name("serve")
+    command = [sys.executable, "-m", "deployments.serve", str(config)]
     with open(folder / "log", "wb") as output:
         process = subprocess.Popen(
             # A shell's background job ignores SIGINT, and its children inherit that.
-            ["env", "--default-signal=INT", *environment, serve, "run", config],
+            ["env", "--default-signal=INT", *environment, *command],
             cwd=ROOT,
             stdout=output,
             stderr=subprocess.STDOUT,

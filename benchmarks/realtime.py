@@ -1,6 +1,6 @@
 """The whole stack in real time, with one client over loopback: `python -m benchmarks.realtime`.
 
-Starts `serve run serve_config.yaml` on a free port and walks 60 chunks of the pocket world. The
+Starts a server of the shipped config on a free port and walks 60 chunks of the pocket world. The
 first 6 are not counted.
 
 1. Paced as a browser walks, with keys tapped at random moments: time from a key to its first frame

@@ -14,7 +14,7 @@ from msgspec import Struct
 from pydantic import BaseModel, ValidationError
 from ray.runtime_env import RuntimeEnv
 from ray.serve.config import AutoscalingConfig
-from ray.serve.schema import DeploymentSchema, ServeDeploySchema
+from ray.serve.schema import ServeDeploySchema
 from ray.util.placement_group import VALID_PLACEMENT_GROUP_STRATEGIES
 
 from deployments.config import ServiceConfig, parse_args
@@ -31,7 +31,13 @@ class ConfigFile(Struct, frozen=True, kw_only=True):
     port: int
     route_prefix: str
     args: ServiceConfig
-    deployments: dict[str, DeploymentSchema]
+    deployments: dict[str, dict[str, Any]]  # Ray's sections, by name
+
+    @property
+    def bundles(self) -> list[dict[str, float]]:
+        """The resources of each rank of a replica group."""
+        bundles: list[dict[str, float]] = self.deployments["WorldGroup"]["placement_group_bundles"]
+        return bundles
 
 
 def read_config_file(path: Path) -> ConfigFile:
@@ -53,15 +59,21 @@ def read_config_file(path: Path) -> ConfigFile:
         config = parse_args(args)
     except ConfigError as exc:
         raise ConfigError(f"{where}.{exc}") from exc
-    for index, deployment in enumerate(application.get("deployments") or ()):
+    deployments = application.get("deployments") or ()
+    for index, deployment in enumerate(deployments):
         _check_deployment(deployment, path=f"{where}.deployments[{index}]")
+    by_name = {deployment["name"]: deployment for deployment in deployments}
+    if not by_name.get("WorldGroup", {}).get("placement_group_bundles"):
+        raise ConfigError(
+            f"{where}.deployments: WorldGroup needs placement_group_bundles, one for each rank"
+        )
     (parsed,) = schema.applications
     return ConfigFile(
         host=schema.http_options.host,
         port=schema.http_options.port,
         route_prefix=parsed.route_prefix or "/",
         args=config,
-        deployments={each.name: each for each in parsed.deployments},
+        deployments=by_name,
     )
 
 

@@ -2,7 +2,7 @@
 
 Deflating frames takes tens of milliseconds a message and saves next to nothing. Serve has no option
 to turn it off. It has a hook: before a proxy starts its server, it calls the function that
-RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names. Set that variable in the environment of Ray.
+RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names. `deployments.serve` sets that variable.
 
 `tests/deployments/test_sockets.py` tests it in a server.
 """

@@ -58,7 +58,8 @@ def fields_of(schema: Any) -> dict[str, Any]:
 
 
 def suggest(key: str, known: list[str]) -> str:
-    """The nearest known key, or all of them."""
-    if near := get_close_matches(key, known, n=1):
-        return f"did you mean '{near[0]}'?"
+    """The nearest known key, or all of them. Upper and lower case are alike."""
+    by_lower = {name.lower(): name for name in known}
+    if near := get_close_matches(key.lower(), by_lower, n=1):
+        return f"did you mean '{by_lower[near[0]]}'?"
     return f"expected one of {', '.join(sorted(known))}"

@@ -44,7 +44,7 @@ def test_the_shipped_file_is_valid():
     file = read_config_file(SHIPPED)
     assert (file.host, file.port, file.route_prefix) == ("127.0.0.1", 8000, "/")
     assert file.args.preset == "pocket"
-    assert file.deployments["WorldGroup"].placement_group_bundles == [{"CPU": 1}]
+    assert file.bundles == [{"CPU": 1}]
 
 
 @pytest.mark.parametrize(
@@ -87,6 +87,8 @@ def test_an_unknown_key_anywhere_fails_with_the_nearest_one(written, path, neare
         ((*GROUP, "health_check_period_s"), 0, r"health_check_period_s: .*greater than 0"),
         ((*GROUP, "placement_group_strategy"), "STRICT", r"_strategy: .*'STRICT_PACK'"),
         ((*TRANSPORT, "num_replicas"), 0, r"deployments\[0\]\.num_replicas"),
+        ((*GROUP, "placement_group_bundles"), [], r"WorldGroup needs placement_group_bundles"),
+        ((*APP, "deployments"), [], r"^applications\[0\]\.deployments: WorldGroup needs"),
         (("applications",), [], r"^applications: expected one application"),
     ],
 )

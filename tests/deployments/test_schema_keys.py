@@ -37,6 +37,7 @@ def test_known_keys_and_choices_pass(value):
     "value, reason",
     [
         ({"leafs": []}, "leafs: unknown key, did you mean 'leaves'?"),
+        ({"LEAVES": []}, "LEAVES: unknown key, did you mean 'leaves'?"),
         ({"qqqq": 1}, "qqqq: unknown key, expected one of count, free, leaves, named"),
         ({8000: 1}, "8000: unknown key, expected one of count, free, leaves, named"),
         ({"leaves": [{}, {"siez": 1}]}, "leaves[1].siez: unknown key, did you mean 'size'?"),

@@ -1,0 +1,122 @@
+"""What a start would fail on later, checked on this machine before Ray starts."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+from ray._private.utils import get_num_cpus  # as Ray counts them, in containers, too
+
+from deployments.config import ServiceConfig
+from deployments.config_file import ConfigFile
+from deployments.schema_keys import ConfigError, suggest
+from lingbot.config import PRESETS
+from lingbot.errors import WeightsError
+from lingbot.files import check_tensors, read_json
+
+ARGS = "applications[0].args"
+MEMORY = ("memory", "object_store_memory")  # Ray measures these itself
+
+ROUNDING = 1e-6  # of shares like 1/3
+
+
+class Heads(Struct):
+    """The key of a checkpoint's config.json that limits the ranks."""
+
+    num_heads: int
+
+
+def check_machine(file: ConfigFile) -> None:
+    """Raise ConfigError for weights, a device or resources that this machine does not have."""
+    check_weights(file.args, num_ranks=len(file.bundles))
+    available = find_resources(file)
+    check_device(file, num_gpus=available["GPU"])
+    check_resources(file, available)
+
+
+def check_weights(config: ServiceConfig, *, num_ranks: int) -> None:
+    """Raise ConfigError for a file of weights that is missing or damaged, or too many ranks.
+
+    Reads headers only.
+    """
+    preset = PRESETS[config.preset]
+    folder = preset.folder if config.weights is None else Path(config.weights)
+    if folder is None:
+        raise ConfigError(f"{ARGS}.weights: preset {config.preset!r} needs a folder of weights")
+    if not folder.is_dir():
+        raise ConfigError(f"{ARGS}.weights: no folder {folder}")
+    try:
+        for name in (preset.dit_file, preset.vae_file):
+            check_tensors(folder / name)
+        num_heads = read_json((folder / preset.dit_file).with_name("config.json"), Heads).num_heads
+    except WeightsError as exc:
+        raise ConfigError(f"{ARGS}.weights: {exc}") from exc
+    if num_heads % num_ranks:
+        raise ConfigError(
+            f"placement_group_bundles of WorldGroup: num_heads {num_heads} must be divisible by "
+            f"the {num_ranks} ranks"
+        )
+
+
+def check_device(file: ConfigFile, *, num_gpus: float) -> None:
+    """Raise ConfigError for `device: cuda` without a GPU, on this machine or in a bundle."""
+    if file.args.device != "cuda":
+        return
+    if not num_gpus:
+        raise ConfigError(f"{ARGS}.device: this machine has no CUDA device, expected 'cpu'")
+    for index, bundle in enumerate(file.bundles):
+        if not bundle.get("GPU"):
+            raise ConfigError(
+                f"placement_group_bundles[{index}] of WorldGroup: no GPU, expected one with "
+                "device: cuda"
+            )
+
+
+def check_resources(file: ConfigFile, available: dict[str, float]) -> None:
+    """Raise ConfigError if the deployments need more than `available`, by Ray's names."""
+    if isinstance(threads := file.args.threads, int) and threads > available["CPU"]:
+        raise ConfigError(f"{ARGS}.threads: {threads}, but there are {available['CPU']:g} CPUs")
+    needed: Counter[str] = Counter()
+    for deployment in file.deployments.values():
+        for resource, amount in replica_resources(deployment).items():
+            needed[resource] += amount * num_replicas(deployment)  # type: ignore[assignment]
+    for resource, amount in needed.items():
+        if resource not in MEMORY and amount > available.get(resource, 0) + ROUNDING:
+            has = f"this machine has {available.get(resource, 0):g}"
+            if resource not in available:
+                has = f"no such resource, {suggest(resource, list(available))}"
+            raise ConfigError(f"deployments: they need {amount:g} {resource}, {has}")
+
+
+def replica_resources(deployment: dict[str, Any]) -> dict[str, float]:
+    """The resources of one replica, with the ranks that run in its placement group."""
+    if bundles := deployment.get("placement_group_bundles"):
+        total: Counter[str] = Counter()
+        for bundle in bundles:
+            total.update(bundle)
+        return dict(total)
+    options = deployment.get("ray_actor_options") or {}
+    return {
+        "CPU": options.get("num_cpus", 1),
+        "GPU": options.get("num_gpus") or 0,
+        **(options.get("resources") or {}),
+    }
+
+
+def num_replicas(deployment: dict[str, Any]) -> int:
+    """The replicas that the deployment starts with."""
+    autoscaling = deployment.get("autoscaling_config") or {}
+    if autoscaling or deployment.get("num_replicas") == "auto":
+        minimum = autoscaling.get("min_replicas", 1)
+        return int(autoscaling.get("initial_replicas") or minimum)
+    return int(deployment.get("num_replicas") or 1)
+
+
+def find_resources(file: ConfigFile) -> dict[str, float]:
+    """The CPUs and GPUs that Ray will find on this machine."""
+    num_gpus = 0
+    if file.args.device == "cuda" or any(bundle.get("GPU") for bundle in file.bundles):
+        import torch  # imported late: it takes seconds, and nothing else here needs it
+
+        num_gpus = torch.cuda.device_count()
+    return {"CPU": get_num_cpus(), "GPU": num_gpus}

@@ -1,0 +1,157 @@
+"""The command `python -m deployments.serve FILE`: Serve's own `serve run`, checked and watched.
+
+It sets Ray's environment, refuses a config that cannot work before Ray starts, prints the address
+once a world can be entered, and ends with status 1 when its cluster is gone.
+"""
+
+import argparse
+import os
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import ray
+from ray import serve
+from ray.serve.scripts import cli
+
+from deployments.config_file import ConfigFile, read_config_file
+from deployments.preflight import check_machine
+from deployments.proxy import HOOK
+from deployments.readiness import outcome_of
+from deployments.schema_keys import ConfigError
+
+# docs/operating.md has the reasons.
+ENVIRONMENT = {
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": HOOK,
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+    "RAY_worker_niceness": "0",
+}
+CLUSTER_PROCESSES = ("gcs_server", "raylet")  # Ray starts each once, as a child of this process
+WATCH_PERIOD_S = 1.0
+
+
+def main(argv: Sequence[str]) -> int:
+    """Serve a config until it is interrupted. The last line on stderr is the reason of a failure.
+
+    Returns 1 for a config that cannot work.
+    """
+    parser = argparse.ArgumentParser("python -m deployments.serve", description=__doc__)
+    parser.add_argument("file", type=Path)
+    path = parser.parse_args(argv).file
+    set_environment()
+    try:
+        file = read_config_file(path)
+        check_machine(file)
+        port = hold_port(file.host, file.port)
+    except ConfigError as exc:
+        print(f"{path}: {exc}", file=sys.stderr)
+        return 1
+    with port:
+        return run(path, file)
+
+
+def set_environment() -> None:
+    """The variables that the operator has not set. The cluster is always one of this process."""
+    environment = os.environ  # noqa: TID251  this command is where Ray's environment is made
+    for name, value in ENVIRONMENT.items():
+        environment.setdefault(name, value)
+    environment["RAY_ADDRESS"] = "local"
+
+
+def hold_port(host: str, port: int) -> socket.socket:
+    """A socket that keeps other servers off this port until it is closed, but not our own proxy.
+
+    Serve's proxies set SO_REUSEPORT, so that two servers could share a port. A bind without the
+    option is refused while the port is taken. Raises ConfigError.
+    """
+    holder = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind((host, port))
+    except (OSError, OverflowError) as exc:
+        holder.close()
+        reason = exc.strerror if isinstance(exc, OSError) else str(exc)
+        raise ConfigError(f"http_options: cannot listen on {host}:{port}: {reason}") from exc
+    # Now that it is bound: share with sockets that set SO_REUSEPORT, and with no other.
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    return holder
+
+
+def run(path: Path, file: ConfigFile) -> int:
+    """Serve's `serve run` of a checked config, with an eye on the cluster."""
+    ended = threading.Event()
+    threading.Thread(target=end_with_cluster, args=[ended], daemon=True).start()
+    threading.Thread(target=announce, args=[address_of(file), ended], daemon=True).start()
+    try:
+        cli(["run", str(path)], standalone_mode=False)
+    except Exception as exc:
+        print(f"{path}: {type(exc).__name__}: {exc}", file=sys.stderr)
+        return 1
+    finally:
+        ended.set()  # Ray stops the cluster's processes when this process exits
+    return 0
+
+
+def address_of(file: ConfigFile) -> str:
+    """The page's address, as a browser on this machine reaches it."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(file.host, file.host)
+    return f"http://{host}:{file.port}{file.route_prefix.rstrip('/')}/"
+
+
+def announce(address: str, ended: threading.Event) -> None:
+    """Print the address once a world can be entered, or the reason when Serve has given up."""
+    while not ended.wait(WATCH_PERIOD_S):
+        outcome = None
+        if ray.is_initialized():
+            with suppress(Exception):  # Serve has not started, or has stopped meanwhile
+                outcome = outcome_of(serve.status())
+        if outcome is not None:
+            failure = outcome.failure and f"the world failed to start: {outcome.failure}"
+            print(failure or f"the page is open at {address}", file=sys.stderr, flush=True)
+            return
+
+
+def end_with_cluster(ended: threading.Event, *, period_s: float = WATCH_PERIOD_S) -> None:
+    """End this process, and what is left of the cluster, when a process of the cluster is gone.
+
+    `serve run` would wait forever, and hide the failure from whoever restarts it.
+    """
+    started: set[str] = set()
+    processes: set[psutil.Process] = set()
+    while not ended.wait(period_s):
+        processes |= set(psutil.Process().children(recursive=True))
+        running = running_children()
+        if lost := (started - running):
+            kill(processes)
+            print(f"the cluster is gone: its {min(lost)} has ended", file=sys.stderr, flush=True)
+            os._exit(1)
+        started |= running.intersection(CLUSTER_PROCESSES)
+
+
+def running_children() -> set[str]:
+    """Names of this process's children that have not ended."""
+    names = set()
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):
+            if child.status() != psutil.STATUS_ZOMBIE:
+                names.add(child.name())
+    return names
+
+
+def kill(processes: set[psutil.Process]) -> None:
+    """Kill those that still run, so that their ports and memory are free. Waits up to 5 s."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(processes, timeout=5)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

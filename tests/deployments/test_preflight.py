@@ -1,0 +1,170 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from msgspec.structs import replace
+
+from deployments import preflight
+from deployments.config import ServiceConfig, parse_args
+from deployments.config_file import read_config_file
+from deployments.preflight import (
+    check_device,
+    check_machine,
+    check_resources,
+    check_weights,
+    num_replicas,
+    replica_resources,
+)
+from deployments.schema_keys import ConfigError
+from lingbot.config import PRESETS
+
+FILE = read_config_file(Path(__file__).parents[2] / "serve_config.yaml")
+POCKET = PRESETS["pocket"]
+
+
+def with_group(**changes):
+    group = FILE.deployments["WorldGroup"] | changes
+    return replace(FILE, deployments=FILE.deployments | {"WorldGroup": group})
+
+
+def with_args(**changes):
+    return replace(FILE, args=parse_args(changes))
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """A copy of the pocket world's weights."""
+    for path in POCKET.folder.iterdir():
+        if path.is_file():
+            shutil.copy(path, tmp_path)
+    return tmp_path
+
+
+def check(weights, num_ranks=1):
+    check_weights(ServiceConfig(weights=str(weights)), num_ranks=num_ranks)
+
+
+def test_the_shipped_config_fits_this_machine():
+    check_machine(FILE)
+
+
+def test_whole_weights_pass(weights):
+    check(weights)
+    check(weights, num_ranks=2)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def edit_heads(path):
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_heads": "four"}))
+
+
+@pytest.mark.parametrize(
+    "name, damage, reason",
+    [
+        (POCKET.dit_file, Path.unlink, "No such file"),
+        (POCKET.vae_file, Path.unlink, "No such file"),
+        (POCKET.dit_file, truncate, "not a whole safetensors file"),
+        (POCKET.vae_file, lambda path: path.write_text("version https://git-lfs…"), "git-lfs"),
+        ("config.json", Path.unlink, "No such file"),
+        ("config.json", lambda path: path.write_text("null"), "got `null`"),
+        ("config.json", edit_heads, "num_heads"),
+    ],
+)
+def test_a_missing_or_damaged_file_is_named(weights, name, damage, reason):
+    damage(weights / name)
+    with pytest.raises(ConfigError) as raised:
+        check(weights)
+    text = str(raised.value)
+    assert text.startswith(f"applications[0].args.weights: {weights / name}: ") and reason in text
+
+
+def test_a_folder_that_is_none_is_named(weights):
+    for folder in (weights / "none", weights / "config.json"):
+        with pytest.raises(ConfigError, match=f"args.weights: no folder {folder}"):
+            check(folder)
+
+
+def test_a_preset_without_weights_needs_a_folder(monkeypatch):
+    monkeypatch.setitem(PRESETS, "pocket", replace(POCKET, folder=None))
+    with pytest.raises(ConfigError, match="'pocket' needs a folder of weights"):
+        check_weights(ServiceConfig(), num_ranks=1)
+
+
+def test_the_number_of_ranks_divides_the_heads(weights):
+    with pytest.raises(ConfigError, match="num_heads 4 must be divisible by the 3 ranks"):
+        check_machine(with_group(placement_group_bundles=[{"CPU": 0.1}] * 3))
+
+
+def test_cuda_needs_a_device_and_a_gpu_in_each_bundle(monkeypatch):
+    cuda = with_args(device="cuda")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(ConfigError, match=r"args\.device: this machine has no CUDA device"):
+        check_machine(cuda)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ConfigError, match=r"placement_group_bundles\[0\] of WorldGroup: no GPU"):
+        check_machine(cuda)
+    check_device(
+        replace(cuda, deployments={"WorldGroup": {"placement_group_bundles": [{"GPU": 1}]}}),
+        num_gpus=2,
+    )
+
+
+@pytest.mark.parametrize(
+    "file, reason",
+    [
+        (with_args(threads=3), r"args\.threads: 3, but there are 2 CPUs"),
+        (with_group(placement_group_bundles=[{"CPU": 3}]), "need 3 CPU, this machine has 2"),
+        (with_group(placement_group_bundles=[{"CPU": 1.5}] * 2), "need 3 CPU, this machine has 2"),
+        (with_group(num_replicas=3), "need 3 CPU, this machine has 2"),
+        (with_group(placement_group_bundles=[{"CPU": 1, "GPU": 1}]), "1 GPU, this machine has 0"),
+        (with_group(placement_group_bundles=[{"cpu": 1}]), "no such resource, did you mean 'CPU'"),
+        (with_group(placement_group_bundles=[{"TPU": 4}]), "need 4 TPU, no such resource"),
+    ],
+)
+def test_resources_beyond_the_machines_are_refused(file, reason):
+    with pytest.raises(ConfigError, match=reason):
+        check_resources(file, {"CPU": 2, "GPU": 0})
+
+
+def test_resources_within_the_machines_pass():
+    check_resources(with_group(num_replicas=2), {"CPU": 2, "GPU": 0})
+    check_resources(
+        with_group(placement_group_bundles=[{"CPU": 1, "memory": 1e12}]), {"CPU": 2, "GPU": 0}
+    )
+
+
+def test_a_container_counts_the_cpus_that_ray_counts(monkeypatch):
+    monkeypatch.setattr(preflight, "get_num_cpus", lambda: 0.5)
+    with pytest.raises(ConfigError, match=r"threads: 1, but there are 0\.5 CPUs"):
+        check_machine(FILE)
+
+
+@pytest.mark.parametrize(
+    "deployment, resources, replicas",
+    [
+        ({}, {"CPU": 1, "GPU": 0}, 1),
+        ({"ray_actor_options": {"num_cpus": 0}, "num_replicas": 4}, {"CPU": 0, "GPU": 0}, 4),
+        (
+            {"ray_actor_options": {"num_gpus": 1, "resources": {"X": 2}}, "num_replicas": "auto"},
+            {"CPU": 1, "GPU": 1, "X": 2},
+            1,
+        ),
+        (
+            {
+                "placement_group_bundles": [{"CPU": 1, "GPU": 1}, {"GPU": 1}],
+                "autoscaling_config": {"min_replicas": 0, "max_replicas": 4},
+            },
+            {"CPU": 1, "GPU": 2},
+            0,
+        ),
+        ({"autoscaling_config": {"initial_replicas": 3}}, {"CPU": 1, "GPU": 0}, 3),
+    ],
+)
+def test_what_a_deployment_starts_with(deployment, resources, replicas):
+    assert replica_resources(deployment) == resources
+    assert num_replicas(deployment) == replicas

@@ -1,0 +1,124 @@
+"""The command that starts a server: refusals before Ray starts, and the watch over its cluster."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from benchmarks.local_server import free_port, local_server
+from deployments.schema_keys import ConfigError
+from deployments.serve import ENVIRONMENT, hold_port, main
+
+ROOT = Path(__file__).parents[2]
+
+
+def listen(host, port):
+    """A server's socket, with the options of Serve's proxies."""
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.bind((host, port))
+    listener.listen()
+    return listener
+
+
+def config_file(folder, *, port, **args):
+    content = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
+    content["http_options"]["port"] = port
+    content["applications"][0]["args"] |= args
+    path = folder / "serve_config.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_a_held_port_is_refused_to_other_servers_and_free_for_our_proxy(host):
+    port = free_port()
+    with hold_port(host, port):
+        with pytest.raises(ConfigError, match=f"cannot listen on 0.0.0.0:{port}: Address already"):
+            hold_port("0.0.0.0", port)
+        with listen(host, port):  # every connection reaches it, and none the holder
+            for _ in range(20):
+                socket.create_connection(("127.0.0.1", port), timeout=5).close()
+            with pytest.raises(ConfigError, match="Address already in use"):
+                hold_port("127.0.0.1", port)
+    hold_port(host, port).close()
+
+
+def test_a_port_is_free_again_right_after_its_connections(tmp_path):
+    """Closed by the server first, a connection stays in TIME_WAIT for a minute."""
+    port = free_port()
+    with listen("127.0.0.1", port) as listener, socket.create_connection(("127.0.0.1", port)) as to:
+        listener.accept()[0].close()
+        assert to.recv(1) == b""
+    hold_port("127.0.0.1", port).close()
+
+
+@pytest.mark.parametrize("host, port", [("192.0.2.77", 8000), ("no.such.host.invalid", 8000)])
+def test_an_address_of_another_machine_is_refused(host, port):
+    with pytest.raises(ConfigError, match=f"cannot listen on {host}:{port}: "):
+        hold_port(host, port)
+
+
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        ({"weights": "/no/such/folder"}, "applications[0].args.weights: no folder /no/such/folder"),
+        ({"threats": 1}, "applications[0].args.threats: unknown key, did you mean 'threads'?"),
+        ({}, "cannot listen on 127.0.0.1:{port}: Address already in use"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_one_line_before_ray_starts(
+    tmp_path, capfd, monkeypatch, change, reason
+):
+    for name in [*ENVIRONMENT, "RAY_ADDRESS"]:
+        monkeypatch.setenv(name, "")  # restored after the command has changed it
+    port = free_port()
+    with listen("127.0.0.1", port):
+        path = config_file(tmp_path, port=port, **change)
+        assert main([str(path)]) == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"{path}: ") and line.endswith(reason.format(port=port))
+
+
+def test_the_command_without_a_file_prints_its_usage():
+    command = [sys.executable, "-m", "deployments.serve"]
+    usage = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert usage.returncode == 2 and usage.stderr.startswith("usage: python -m deployments.serve")
+
+
+def test_operators_have_the_whole_list_of_variables():
+    text = (ROOT / "docs/operating.md").read_text()
+    for name, value in ENVIRONMENT.items():
+        assert f"`{name}={value}`" in text
+
+
+@pytest.mark.cluster
+@pytest.mark.xdist_group("serve")
+@pytest.mark.parametrize("victim", ["raylet", pytest.param("gcs_server", marks=pytest.mark.slow)])
+def test_a_server_ends_with_a_reason_when_its_cluster_is_gone(victim):
+    with local_server() as server:
+        address = f"the page is open at {server.http}/"
+        deadline = time.monotonic() + 30
+        while address not in server.log.read_text().splitlines():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        processes = server.processes()
+        assert {process.nice() for process in processes} == {0}
+        (process,) = (each for each in processes if each.name() == victim)
+        os.kill(process.pid, signal.SIGKILL)
+        assert server.process.wait(15) == 1
+        last = server.log.read_text().splitlines()[-1]
+        assert last == f"the cluster is gone: its {victim} has ended"
+        _, alive = psutil.wait_procs(processes, timeout=10)
+        assert not alive
+        with pytest.raises(OSError, match="refused"):
+            urllib.request.urlopen(f"{server.http}/health", timeout=5)
