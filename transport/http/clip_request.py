@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from urllib.parse import quote_from_bytes
 
 import anyio
 import msgspec
@@ -17,8 +18,10 @@ from transport.wire.limits import ClientLimits
 from transport.wire.messages import Positive, Prompt, Seed, explain
 
 JSON = "application/json"
-FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
+URL_FORM = "application/x-www-form-urlencoded"
+FORMS = ("multipart/form-data", URL_FORM)
 CHARSETS = ("utf-8", "utf8", "us-ascii")
+ASCII = bytes(range(128))
 
 
 class ClipRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -47,8 +50,13 @@ async def read_clip_request(
     for name in QueryParams(request.scope.get("query_string", b"")):
         raise BadMessage(f"{quote(name)} is a query parameter, expected all fields in the body")
     try:
-        if _read_media_type(request) == JSON:
+        media_type = _read_media_type(request)
+        if media_type == JSON:
             return _read_json(body), None
+        if (
+            media_type == URL_FORM
+        ):  # curl's -d leaves text as it is, which Starlette takes for Latin-1
+            body = quote_from_bytes(body, safe=ASCII).encode()
         return await _read_form(request, body)
     except msgspec.ValidationError as exc:
         raise explain(str(exc)) from exc
@@ -124,6 +132,7 @@ async def _read_form(request: Request, body: bytes) -> tuple[ClipRequest, bytes 
         _check_once(name for name, _ in form.multi_items())
         for name, value in form.items():
             if not isinstance(value, UploadFile):
+                _check_text(name, value, body)
                 fields[name] = value
             elif name == "image":
                 upload = await value.read()
@@ -137,6 +146,13 @@ async def _read_form(request: Request, body: bytes) -> tuple[ClipRequest, bytes 
     # A form sends its empty inputs, too: they count as absent.
     fields = {name: value for name, value in fields.items() if value}
     return msgspec.convert(fields, ClipRequest, strict=False), upload or None
+
+
+def _check_text(name: str, text: str, body: bytes) -> None:
+    """Raises BadMessage for bytes that are not UTF-8. Starlette replaces them, or guesses."""
+    is_guess = not body.isascii() and text.encode() not in body
+    if is_guess or "\ufffd" in text:
+        raise BadMessage(f"`{name}` is in another charset, expected UTF-8", field=name)
 
 
 def _check_upload(file: UploadFile, data: bytes) -> None:

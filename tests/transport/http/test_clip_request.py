@@ -1,4 +1,5 @@
 import socket
+from urllib.parse import quote
 
 import pytest
 
@@ -144,6 +145,35 @@ def test_utf_8_may_be_named(post, world, charset):
     body = '{"actions": "w-1", "prompt": "né"}'.encode()
     assert post(body, f"Application/JSON; charset={charset}").status_code == 200
     assert world.specs[0].prompt == "né"
+
+
+@pytest.mark.parametrize("text", ["né", "雪", "né 😀"])
+def test_text_of_every_body_is_utf_8(post, world, text):
+    raw = text.encode()
+    bodies = {
+        "application/json": b'{"actions": "w-1", "prompt": "%b"}' % raw,
+        FORM: b"actions=w-1&prompt=%b" % raw,  # as curl's -d sends it
+        f"{FORM}; charset=utf-8": f"actions=w-1&prompt={quote(text)}".encode(),
+        PARTS: parts(part(b'name="prompt"', raw)),
+    }
+    for kind, body in bodies.items():
+        assert post(body, kind).is_success
+    assert [spec.prompt for spec in world.specs] == [text] * 4
+
+
+@pytest.mark.parametrize(
+    "body, kind",
+    [
+        (b"actions=w-1&prompt=n\xe9", FORM),
+        (b"actions=w-1&prompt=n%E9", FORM),
+        (parts(part(b'name="prompt"', b"n\xe9")), PARTS),
+        (parts(part(b'name="prompt"', "雪".encode("shift-jis"))), PARTS),
+    ],
+)
+def test_text_in_another_charset_is_refused(post, world, body, kind):
+    error = refusal(post(body, kind))
+    assert error["content"] == "`prompt` is in another charset, expected UTF-8"
+    assert world.specs == []
 
 
 def test_a_compressed_body_is_refused(post):
