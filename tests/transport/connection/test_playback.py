@@ -3,39 +3,17 @@
 A whole connection runs on a virtual clock, so minutes of it take a second.
 """
 
-import asyncio
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import anyio
 import pytest
-from msgspec import msgpack
 from msgspec.structs import replace
 
-from transport.connection.connection import Connection
-from transport.wire.limits import ClientLimits
-from transport.worker_limits import CapacityLimits
+from tests.transport.connection.virtual_clock import serve_on_virtual_clock
 
 TICK_S = 1 / 60  # of a browser's display
-
-
-class VirtualClock(asyncio.SelectorEventLoop):
-    """An event loop whose clock jumps to the next timer instead of waiting for it."""
-
-    def __init__(self):
-        super().__init__()
-        self._now_s = 0.0
-        select = self._selector.select
-
-        def jump(timeout=None):
-            self._now_s += timeout or 0.0
-            return select(0)
-
-        self._selector.select = jump
-
-    def time(self):
-        return self._now_s
 
 
 @dataclass
@@ -65,29 +43,6 @@ class TimedSession:
 
     def close(self):
         pass
-
-
-@dataclass
-class Socket:
-    """A client that sends one init and notes when each message arrives."""
-
-    init: dict
-    received: list = field(default_factory=list)
-
-    async def accept(self):
-        pass
-
-    async def receive(self):
-        if self.init is None:
-            await anyio.sleep(math.inf)
-        data, self.init = msgpack.encode(self.init), None
-        return {"type": "websocket.receive", "bytes": data}
-
-    async def send_bytes(self, data):
-        self.received.append((anyio.current_time(), msgpack.decode(data)))
-
-    async def close(self, code, reason):
-        self.closed_with = code, reason
 
 
 @dataclass
@@ -163,7 +118,7 @@ def play(make_world, monkeypatch):
     """Serves one session on a virtual clock. Returns what its client has received, and when."""
 
     def run(init, *, denoising_s, decoding_s, seconds):
-        world, socket = make_world(), Socket({"type": "init"} | init)
+        world = make_world()
         world.info = replace(world.info, fps=init["fps"])
 
         async def open_timed(spec, image, *, on_wait):
@@ -172,20 +127,8 @@ def play(make_world, monkeypatch):
 
             return TimedSession(denoising_s, decoding_s, paint)
 
-        async def at_once(work, *, limiter):
-            return work()
-
-        async def scenario():
-            with anyio.move_on_after(seconds):
-                await Connection(
-                    socket, world, limits=ClientLimits(), capacity=CapacityLimits()
-                ).run()
-
         world.open = open_timed
-        for module in ("connection", "chunk_sender"):  # a thread knows no virtual clock
-            monkeypatch.setattr(f"transport.connection.{module}.run_in_worker", at_once)
-        anyio.run(scenario, backend_options={"loop_factory": VirtualClock})
-        return socket.received
+        return serve_on_virtual_clock(world, init, monkeypatch, seconds=seconds).received
 
     return run
 
