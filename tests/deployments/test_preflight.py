@@ -140,7 +140,7 @@ def test_resources_within_the_machines_pass():
 
 def test_a_container_counts_the_cpus_that_ray_counts(monkeypatch):
     monkeypatch.setattr(preflight, "get_num_cpus", lambda: 0.5)
-    with pytest.raises(ConfigError, match=r"threads: 1, but there are 0\.5 CPUs"):
+    with pytest.raises(ConfigError, match=r"need 1 CPU, this machine has 0\.5"):
         check_machine(FILE)
 
 
