@@ -1,6 +1,7 @@
 """The page in a real Chromium, on the real stack."""
 
 import io
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -61,20 +62,78 @@ def test_the_statistics_are_plausible(page: Page) -> None:
     wait_for_hud(page)
 
 
+def upload(page: Page, name: str, data: bytes, kind: str = "image/png") -> None:
+    page.set_input_files("#upload", {"name": name, "mimeType": kind, "buffer": data})
+
+
 def test_an_upload_opens_a_world_and_an_unreadable_file_is_named(page: Page) -> None:
-    page.set_input_files("#upload", {"name": "a.png", "mimeType": "image/png", "buffer": b"no"})
+    upload(page, "a.png", b"no")
     page.wait_for_selector("#start-notice:visible")
     assert "a.png" in page.inner_text("#start-notice")
-    page.set_input_files(
-        "#upload", {"name": "b.png", "mimeType": "image/png", "buffer": png(3000, 2000)}
-    )
+    data = png(3000, 2000)
+    upload(page, "b.png", data)
     page.wait_for_selector("text=Your picture")
     assert not page.is_visible("#start-notice")
     sent = listen_to_client(page)
     enter(page)
     assert sent[0]["prompt"] == "A world to walk in"
+    assert sent[0]["first_frame"] == data, "the server decodes the file itself"
+
+
+def test_a_truncated_photo_is_sent_as_it_is(page: Page) -> None:
+    data = io.BytesIO()
+    Image.linear_gradient("L").resize((640, 480)).save(data, "JPEG")
+    cut = data.getvalue()[:-500]
+    upload(page, "cut.jpg", cut, "image/jpeg")
+    page.wait_for_selector("text=Your picture")
+    assert answer_and_enter(page)[0]["first_frame"] == cut
+
+
+SVG = b"""<svg xmlns="http://www.w3.org/2000/svg" width="3000" height="2000">
+<rect width="3000" height="2000" fill="rgb(200, 100, 50)"/></svg>"""
+
+
+def large_bmp() -> bytes:
+    data = io.BytesIO()
+    Image.new("RGB", (3000, 2000), (200, 100, 50)).save(data, "BMP")
+    assert data.tell() > 16 * 2**20
+    return data.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["svg+xml", "bmp"])
+def test_what_the_server_does_not_take_is_sent_as_a_png(page: Page, kind: str) -> None:
+    upload(page, "a", SVG if kind == "svg+xml" else large_bmp(), f"image/{kind}")
+    page.wait_for_selector("text=Your picture")
+    sent = answer_and_enter(page)
     with Image.open(io.BytesIO(sent[0]["first_frame"])) as image:
-        assert image.size == (1280, 853)
+        assert (image.format, image.size) == ("PNG", (1280, 853))
+        assert image.convert("RGB").getpixel((640, 400)) == (200, 100, 50)
+
+
+# Every canvas reads as white, as in Firefox with resistFingerprinting.
+WHITE_CANVAS = """() => {
+    CanvasRenderingContext2D.prototype.getImageData = (x, y, width, height) =>
+        new ImageData(new Uint8ClampedArray(4 * width * height).fill(255), width, height);
+    HTMLCanvasElement.prototype.toBlob = (resolve) => resolve(new Blob([]));
+}"""
+
+
+def test_an_upload_is_intact_where_the_canvas_cannot_be_read(page: Page) -> None:
+    page.evaluate(WHITE_CANVAS)
+    upload(page, "large.bmp", large_bmp(), "image/bmp")
+    page.wait_for_selector("#start-notice:visible")
+    assert "does not let pages read" in page.inner_text("#start-notice")
+    data = png(3000, 2000)
+    upload(page, "b.png", data)
+    page.wait_for_selector("text=Your picture")
+    assert answer_and_enter(page)[0]["first_frame"] == data
+
+
+def answer_and_enter(page: Page) -> list[dict[str, Any]]:
+    """The messages of the page to a server that shows one grey frame."""
+    sent = answer_init(page, *chunk(grey(1, 128), index=0))
+    enter(page)
+    return sent
 
 
 def test_an_empty_prompt_falls_back_to_that_of_the_chosen_opening(page: Page) -> None:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-# What Serve's proxy accepts. It closes the socket of a larger message without an error.
+# Serve's proxy accepts so much. For a larger message it closes the socket without an error.
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024
 
 NumBytes = Annotated[int, Meta(ge=1024)]

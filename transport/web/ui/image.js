@@ -1,6 +1,9 @@
 /** Images that a session can start from: uploads, and previews of openings. */
 
-const MAX_UPLOAD_PX = 1280; // a PNG with this side stays well under the 8 MiB of an init
+// An init holds 16 MiB by default. Its other fields need little.
+const MAX_UPLOAD_BYTES = 16 * 2 ** 20 - 2 ** 16;
+const MAX_UPLOAD_PX = 1280; // a PNG with this side is well below MAX_UPLOAD_BYTES
+const DRAWN_TYPES = ["image/svg+xml", "image/x-icon", "image/vnd.microsoft.icon"]; // unknown to the server
 
 /** Crops an image as the server does: an ImageBitmap of width x height, from the centre. */
 export async function cropToCover(url, [width, height]) {
@@ -19,19 +22,54 @@ export async function cropToCover(url, [width, height]) {
 }
 
 /**
- * Converts a file to a PNG of at most MAX_UPLOAD_PX a side, upright and without metadata.
- * Returns { bytes, url }. Rejects if the browser cannot read the file as an image.
+ * The picture of a file: { bytes, url }. The bytes of the file itself are sent, so that one decoder,
+ * the server's, makes every first frame. Only what the server does not take is drawn here.
+ *
+ * Rejects with a message for the user.
  */
 export async function readUpload(file) {
-  const bitmap = await createImageBitmap(file);
-  const scale = Math.min(1, MAX_UPLOAD_PX / Math.max(bitmap.width, bitmap.height));
+  const image = new Image();
+  await new Promise((resolve) => {
+    image.onload = image.onerror = resolve; // decode() would reject a truncated file, which shows
+    image.src = URL.createObjectURL(file);
+  });
+  if (image.naturalWidth === 0) {
+    URL.revokeObjectURL(image.src);
+    throw new Error(
+      `${file.name} is not a picture that this browser can read. PNG, JPEG and WebP work.`,
+    );
+  }
+  const isDrawn = file.size > MAX_UPLOAD_BYTES || DRAWN_TYPES.includes(file.type);
+  const blob = isDrawn ? await drawAsPng(image) : file;
+  return { bytes: new Uint8Array(await blob.arrayBuffer()), url: image.src };
+}
+
+/** A PNG of at most MAX_UPLOAD_PX a side, upright. */
+async function drawAsPng(image) {
+  const scale = Math.min(1, MAX_UPLOAD_PX / Math.max(image.naturalWidth, image.naturalHeight));
   const canvas = document.createElement("canvas");
-  canvas.width = Math.max(1, Math.round(bitmap.width * scale));
-  canvas.height = Math.max(1, Math.round(bitmap.height * scale));
+  canvas.width = Math.max(1, Math.round(image.naturalWidth * scale));
+  canvas.height = Math.max(1, Math.round(image.naturalHeight * scale));
   const context = canvas.getContext("2d", { alpha: false });
+  if (!isReadable(context))
+    throw new Error(
+      "This browser does not let pages read what they draw. PNG, JPEG and WebP below 16 MiB work.",
+    );
   context.imageSmoothingQuality = "high";
-  context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
-  bitmap.close();
-  const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
-  return { bytes: new Uint8Array(await blob.arrayBuffer()), url: URL.createObjectURL(blob) };
+  context.drawImage(image, 0, 0, canvas.width, canvas.height);
+  return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
+}
+
+/** False where other pixels are read than drawn, as with Firefox's resistFingerprinting. */
+function isReadable(context) {
+  const colors = [
+    [10, 200, 90],
+    [240, 30, 160],
+  ];
+  return colors.every((color) => {
+    context.fillStyle = `rgb(${color})`;
+    context.fillRect(0, 0, 1, 1);
+    const read = context.getImageData(0, 0, 1, 1).data;
+    return color.every((value, at) => Math.abs(value - read[at]) < 8); // some add a little noise
+  });
 }

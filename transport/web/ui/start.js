@@ -92,10 +92,8 @@ export class Start {
       this.#addCard({ name: "Your picture", prompt: UPLOAD_PROMPT, url, bytes });
       this.#choose(this.#openings.length - 1);
       element("enter").disabled = false;
-    } catch {
-      this.notify(
-        `${file.name} is not a picture that this browser can read. PNG, JPEG and WebP work.`,
-      );
+    } catch (error) {
+      this.notify(error.message);
     }
   }
 
