@@ -6,7 +6,7 @@ Tested in `tests/deployments/test_app.py`.
 """
 
 import sys
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -14,6 +14,7 @@ from msgspec import Meta, Struct
 from deployments.schema_keys import ConfigError, check_keys
 from transport.wire.limits import ClientLimits
 
+T = TypeVar("T")
 PositiveInt = Annotated[int, Meta(ge=1)]
 NonNegativeInt = Annotated[int, Meta(ge=0)]
 PositiveFloat = Annotated[float, Meta(gt=0)]
@@ -38,21 +39,37 @@ class ServiceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     warm_up_timeout_s: PositiveFloat = 900.0  # how long a client or a start waits for warm-up
     step_timeout_s: PositiveFloat = 60.0  # a longer step has hung, and its world is lost
     lease_ttl_s: PositiveFloat = 30.0  # an idle time after which a session ends
-    limits: ClientLimits = ClientLimits()  # limits of one client
+    limits: ClientLimits = ClientLimits()  # limits of one client, at the start
     # Origins whose pages may read the HTTP endpoints; "*": every origin, []: no other origin
     cors_origins: tuple[Origin, ...] = ("*",)
     # Hosts from which clients' first frames may be fetched by https URL; (): no URL is fetched
     image_hosts: tuple[HostName, ...] = ()
 
 
+class LiveConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """`user_config` of Transport: a redeploy that changes no more than this replaces nothing."""
+
+    limits: ClientLimits
+
+
+def parse_user_config(user_config: dict[str, Any]) -> LiveConfig:
+    """Raises ConfigError with the path of the wrong key."""
+    return parse(user_config, LiveConfig, path="user_config")
+
+
 def parse_args(args: dict[str, Any]) -> ServiceConfig:
     """Raises ConfigError with the path of the wrong key."""
-    check_keys(args, ServiceConfig, path="args")
+    return parse(args, ServiceConfig, path="args")
+
+
+def parse(section: dict[str, Any], schema: type[T], *, path: str) -> T:
+    """A section of the file as `schema`. Raises ConfigError with the path of the wrong key."""
+    check_keys(section, schema, path=path)
     try:
-        return msgspec.convert(args, ServiceConfig)
+        return msgspec.convert(section, schema)
     except msgspec.ValidationError as exc:
-        reason, _, path = str(exc).partition(" - at `$")
-        raise ConfigError(f"args{path.rstrip('`')}: {reason}") from exc
+        reason, _, below = str(exc).partition(" - at `$")
+        raise ConfigError(f"{path}{below.rstrip('`')}: {reason}") from exc
 
 
 if __name__ == "__main__":

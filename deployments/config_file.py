@@ -17,7 +17,7 @@ from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import ServeDeploySchema
 from ray.util.placement_group import VALID_PLACEMENT_GROUP_STRATEGIES
 
-from deployments.config import ServiceConfig, parse_args
+from deployments.config import ServiceConfig, parse_args, parse_user_config
 from deployments.schema_keys import ConfigError, check_choice, check_keys, suggest
 
 IMPORT_PATH = "deployments.app:build"
@@ -93,11 +93,22 @@ def _check_deployment(deployment: dict[str, Any], *, path: str) -> None:
     """Check what Ray's schema leaves to a later step of the deployment."""
     check_choice(deployment["name"], DEPLOYMENTS, path=f"{path}.name")
     _check_runtime_env(deployment.get("ray_actor_options") or {}, path=f"{path}.ray_actor_options")
+    if user_config := deployment.get("user_config"):
+        _check_user_config(deployment["name"], user_config, path=path)
     if autoscaling := deployment.get("autoscaling_config"):
         _validate(AutoscalingConfig, autoscaling, path=f"{path}.autoscaling_config")
     strategy = deployment.get("placement_group_strategy", "PACK")
     strategies = sorted(VALID_PLACEMENT_GROUP_STRATEGIES)
     check_choice(strategy, strategies, path=f"{path}.placement_group_strategy")
+
+
+def _check_user_config(name: str, user_config: dict[str, Any], *, path: str) -> None:
+    if name != "Transport":
+        raise ConfigError(f"{path}.user_config: {name} has none")
+    try:
+        parse_user_config(user_config)
+    except ConfigError as exc:
+        raise ConfigError(f"{path}.{exc}") from exc
 
 
 def _check_runtime_env(section: dict[str, Any], *, path: str) -> None:

@@ -8,7 +8,7 @@ from msgspec import Struct
 from ray.serve.handle import DeploymentHandle
 from starlette.applications import Starlette
 
-from deployments.config import ServiceConfig
+from deployments.config import ServiceConfig, parse_user_config
 from deployments.lease import LeasedWorld
 from deployments.observability.logs import configure_logging
 from deployments.serve_middleware import add_serve_middleware
@@ -25,13 +25,21 @@ class Transport:
         configure_logging()
         self._world = LeasedWorld(group, world_info(config.preset), config)
         self._config = config
+        self._limits = config.limits
+
+    def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Serve calls this with `user_config`, at the start and whenever it changes.
+
+        The limits hold for new sockets and requests.
+        """
+        self._limits = parse_user_config(user_config).limits
 
     def __serve_build_asgi_app__(self) -> Starlette:
         config = self._config
         return add_serve_middleware(
             build_app(
                 self._world,
-                limits=config.limits,
+                limits=lambda: self._limits,
                 cors_origins=config.cors_origins,
                 fetcher=ImageFetcher(config.image_hosts),
             )

@@ -1,6 +1,6 @@
 """The ASGI application: the socket, the HTTP endpoints, the API documents and the page."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -38,16 +38,15 @@ SPEC = FOLDER / "spec"
 def build_app(
     world: World,
     *,
-    limits: ClientLimits | None = None,
+    limits: Callable[[], ClientLimits] = ClientLimits,
     cors_origins: Sequence[str] = ("*",),
     fetcher: ImageFetcher | None = None,
 ) -> Starlette:
-    """Serves `world`. `limits` bounds what clients may do; None: the defaults.
+    """Serves `world`. `limits` gives the bounds of a new socket or request; they may change.
 
     Pages of `cors_origins` may read the HTTP endpoints; "*" stands for every origin. `fetcher`
     fetches first frames; None: no URL is fetched.
     """
-    client_limits = limits or ClientLimits()
     capacity = CapacityLimits()
     fetcher = fetcher or ImageFetcher()
     lag = EventLoopLag()
@@ -72,10 +71,10 @@ def build_app(
             )
         ],
         routes=[
-            socket_route(world, limits=client_limits, capacity=capacity, fetcher=fetcher),
+            socket_route(world, limits=limits, capacity=capacity, fetcher=fetcher),
             no_socket_route(),
             upgrade_route(),
-            clip_route(world, limits=client_limits, capacity=capacity, fetcher=fetcher),
+            clip_route(world, limits=limits, capacity=capacity, fetcher=fetcher),
             world_route(world),
             opening_route(world),
             *model_routes(world.info),
@@ -89,19 +88,26 @@ def build_app(
 
 
 def socket_route(
-    world: World, *, limits: ClientLimits, capacity: CapacityLimits, fetcher: ImageFetcher
+    world: World,
+    *,
+    limits: Callable[[], ClientLimits],
+    capacity: CapacityLimits,
+    fetcher: ImageFetcher,
 ) -> WebSocketRoute:
-    """At most `limits.max_sockets` sockets are open at once; another one is closed as `busy`."""
+    """At most `max_sockets` sockets are open at once; another one is closed as `busy`."""
     num_sockets = 0
 
     async def realtime(socket: WebSocket) -> None:
         nonlocal num_sockets
-        if num_sockets >= limits.max_sockets:
-            await reject(socket, Busy(f"all {limits.max_sockets} sockets are taken"))
+        own_limits = limits()
+        if num_sockets >= own_limits.max_sockets:
+            await reject(socket, Busy(f"all {own_limits.max_sockets} sockets are taken"))
             return
         num_sockets += 1
         try:
-            await Connection(socket, world, limits=limits, capacity=capacity, fetcher=fetcher).run()
+            await Connection(
+                socket, world, limits=own_limits, capacity=capacity, fetcher=fetcher
+            ).run()
         finally:
             num_sockets -= 1
 

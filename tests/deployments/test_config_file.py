@@ -89,6 +89,12 @@ def test_an_unknown_key_anywhere_fails_with_the_nearest_one(written, path, neare
         ((*TRANSPORT, "num_replicas"), 0, r"deployments\[0\]\.num_replicas"),
         ((*GROUP, "placement_group_bundles"), [], r"WorldGroup needs placement_group_bundles"),
         ((*APP, "deployments"), [], r"^applications\[0\]\.deployments: WorldGroup needs"),
+        ((*GROUP, "user_config"), {"limits": {}}, r"\[1\]\.user_config: WorldGroup has none"),
+        (
+            (*TRANSPORT, "user_config"),
+            {"limits": {"max_socket": 3}},
+            r"^applications\[0\]\.deployments\[0\]\.user_config\.limits\.max_socket: unknown key",
+        ),
         (("applications",), [], r"^applications: expected one application"),
     ],
 )

@@ -6,8 +6,10 @@ from msgspec.structs import replace
 from starlette.testclient import TestClient
 
 from deployments.config import ServiceConfig
+from deployments.schema_keys import ConfigError
 from deployments.transport import Transport, world_info
 from lingbot.config import PRESETS
+from transport.wire.limits import ClientLimits
 
 
 def test_only_a_presets_own_openings_are_served(monkeypatch):
@@ -37,3 +39,13 @@ def test_the_application_follows_the_config(switch_interval):
         fields = {"actions": "w-1", "image": "https://example.com/a.png"}
         answer = http.post("/v1/clips", json=fields)
         assert "does not list, expected one of: images.example.com" in answer.text
+
+
+def test_a_user_config_replaces_the_limits_of_the_args():
+    transport = Transport(ServiceConfig(limits=ClientLimits(max_sockets=7)), Mock())
+    assert transport._limits.max_sockets == 7
+    transport.reconfigure({"limits": {"max_sockets": 3}})
+    assert transport._limits == ClientLimits(max_sockets=3)
+    with pytest.raises(ConfigError, match=r"user_config\.limits\.max_socket: unknown key"):
+        transport.reconfigure({"limits": {"max_socket": 3}})
+    assert transport._limits.max_sockets == 3

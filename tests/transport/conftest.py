@@ -274,7 +274,7 @@ def serve():
 
     @contextmanager
     def serving(world, fetcher=None, **limits):
-        app = build_app(world, limits=ClientLimits(**limits), fetcher=fetcher)
+        app = build_app(world, limits=lambda: ClientLimits(**limits), fetcher=fetcher)
         with TestClient(app) as http:
 
             @contextmanager
@@ -294,7 +294,7 @@ def listen():
     @contextmanager
     def listening(world, **limits):
         with socket.create_server(("127.0.0.1", 0)) as listener:
-            app = build_app(world, limits=ClientLimits(**limits))
+            app = build_app(world, limits=lambda: ClientLimits(**limits))
             config = uvicorn.Config(app, ws="websockets-sansio", log_level="warning")
             server = uvicorn.Server(config)
             thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -1,7 +1,10 @@
 import pytest
+from msgspec import msgpack
 from starlette.testclient import TestClient
 
 from transport.app import build_app
+from transport.paths import SOCKET_PATH
+from transport.wire.limits import ClientLimits
 
 GETS = [
     "/",
@@ -89,3 +92,17 @@ def test_only_listed_origins_may_read(world, origins):
             assert allowed == (origin if origin in origins else None)
             status = preflight(http, "/models", "GET", origin).status_code
             assert status == (200 if origin in origins else 400)
+
+
+def test_changed_limits_hold_for_the_next_socket(world):
+    limits = ClientLimits(max_sockets=1)
+    with (
+        TestClient(build_app(world, limits=lambda: limits)) as http,
+        http.websocket_connect(SOCKET_PATH),
+    ):
+        with http.websocket_connect(SOCKET_PATH) as second:
+            assert msgpack.decode(second.receive_bytes())["code"] == "busy"
+        limits = ClientLimits(max_sockets=2)
+        with http.websocket_connect(SOCKET_PATH) as second:
+            second.send_bytes(msgpack.encode({"type": "dance"}))
+            assert msgpack.decode(second.receive_bytes())["code"] == "unknown_type"

@@ -1,6 +1,7 @@
 """`POST /v1/clips`: checks a request for one clip against the world. `ClipResponse` answers it."""
 
 import logging
+from collections.abc import Callable
 from functools import partial
 
 from starlette.requests import ClientDisconnect, Request
@@ -24,10 +25,14 @@ logger = logging.getLogger(__name__)
 
 
 def clip_route(
-    world: World, *, limits: ClientLimits, capacity: CapacityLimits, fetcher: ImageFetcher
+    world: World,
+    *,
+    limits: Callable[[], ClientLimits],
+    capacity: CapacityLimits,
+    fetcher: ImageFetcher,
 ) -> Route:
     async def clips(request: Request) -> Response:
-        return await clip(request, world, limits=limits, capacity=capacity, fetcher=fetcher)
+        return await clip(request, world, limits=limits(), capacity=capacity, fetcher=fetcher)
 
     return Route(CLIPS_PATH, clips, methods=["POST"])
 

@@ -1,0 +1,110 @@
+"""`serve deploy` of a changed config while a client walks."""
+
+import asyncio
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+from msgspec import msgpack
+from websockets.asyncio.client import connect as open_socket
+from websockets.exceptions import ConnectionClosed
+
+from benchmarks.local_server import local_server, wait_until_ready
+from transport.client import connect
+
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("serve")]
+
+REPLICAS = ("ServeReplica:lingbot:Transport", "ServeReplica:lingbot:WorldGroup", "ray::WorldRank")
+
+
+@pytest.fixture(scope="module")
+def server():
+    with local_server() as running:
+        yield running
+
+
+def deploy(server, change):
+    """Change the server's config file and deploy it as an operator does."""
+    path = server.folder / "serve_config.yaml"
+    config = msgspec.yaml.decode(path.read_bytes())
+    change(config["applications"][0])
+    path.write_bytes(msgspec.yaml.encode(config))
+    dashboard = re.search(r"http://127\.0\.0\.1:\d+", server.log.read_text())[0]
+    command = [Path(sys.executable).with_name("serve"), "deploy", path, "--address", dashboard]
+    subprocess.run(command, check=True, timeout=60)
+
+
+def processes(server):
+    return {name: server.descendants(name) for name in REPLICAS}
+
+
+async def walk_until_the_end(socket):
+    """Acknowledge every chunk. Returns the last message."""
+    last = None
+    with pytest.raises(ConnectionClosed):
+        while True:
+            last = msgpack.decode(await socket.recv())
+            if last["type"] == "chunk_stats":
+                ack = {"type": "ack", "chunk_index": last["chunk_index"]}
+                await socket.send(msgpack.encode(ack))
+    return last
+
+
+def test_changed_limits_replace_no_process_and_hold_for_new_sockets(server):
+    def one_socket(application):
+        (transport,) = (d for d in application["deployments"] if d["name"] == "Transport")
+        transport["user_config"] = {"limits": {"max_sockets": 1}}
+
+    async def scenario():
+        before = processes(server)
+        async with connect(server.ws) as walker:
+            chunks = walker.chunks()
+            await anext(chunks)
+            await asyncio.to_thread(deploy, server, one_socket)
+            while not await is_refused(server):
+                assert (await anext(chunks)).frames.shape[0] == 12
+            for _ in range(3):
+                await anext(chunks)
+        assert processes(server) == before
+
+    asyncio.run(asyncio.wait_for(scenario(), 120))
+
+
+async def is_refused(server):
+    """Whether a second socket is one too many."""
+    early = {"type": "event", "kind": "prompt", "payload": "before the init"}
+    async with open_socket(server.ws) as socket:
+        try:
+            await socket.send(msgpack.encode(early))
+            return msgpack.decode(await socket.recv())["code"] == "busy"
+        except ConnectionClosed as closed:
+            return closed.rcvd.code == 1013
+
+
+def test_changed_args_replace_the_world_and_the_walker_is_told(server):
+    def smaller_cache(application):
+        application["args"]["camera_cache_bytes"] = 1_000_000
+
+    async def scenario():
+        before = processes(server)
+        async with open_socket(server.ws, max_size=None) as socket:
+            # A chunk of JPEG is small enough for a single message.
+            init = {"type": "init", "extensions": True, "realtime_output_format": "jpeg"}
+            await socket.send(msgpack.encode(init))
+            await socket.recv()
+            await asyncio.to_thread(deploy, server, smaller_cache)
+            last = await walk_until_the_end(socket)
+        assert (last["type"], last["code"]) == ("error", "world_lost")
+        assert socket.close_code == 1012
+        while set(processes(server)["ray::WorldRank"]) & set(before["ray::WorldRank"]):
+            await asyncio.sleep(0.2)
+        await asyncio.to_thread(wait_until_ready, server)
+        async with connect(server.ws) as client:
+            async for chunk in client.chunks():
+                assert chunk.frames.shape[0] == 9
+                break
+
+    asyncio.run(asyncio.wait_for(scenario(), 180))
