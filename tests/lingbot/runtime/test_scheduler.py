@@ -1,4 +1,4 @@
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lingbot.runtime.scheduler import Scheduler
@@ -98,6 +98,8 @@ def test_opens_without_a_step_follow_each_other_at_once():
     assert drain(scheduler, now=0.1) == ["open a", "open b", "open c"]
 
 
+# The machine does other work, too, so an example has no deadline.
+@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_a_step_waits_for_one_open_at_most(data):
     """Steps and opens arrive at random while entries of random lengths are executed."""
