@@ -28,7 +28,7 @@ from msgspec import msgpack
 from websockets.asyncio.client import connect as open_socket
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
-from benchmarks.leftovers import ask_dashboard, placement_groups, shared_memory
+from benchmarks.dashboard import APPLICATIONS, ask_dashboard, placement_groups
 from benchmarks.local_server import (
     LocalServer,
     edit_config,
@@ -37,14 +37,13 @@ from benchmarks.local_server import (
     stop_server,
     wait_until_ready,
 )
-from benchmarks.machine import describe_cpus
+from benchmarks.machine import describe_cpus, shared_memory
 from benchmarks.table import print_table
 
 STRIKE_AFTER_CHUNKS = 4
 WATCH_S = 30.0  # a walker that still walks so long after the fault has survived it
 NEW_CLIENT_TIMEOUT_S = 180.0
 SETTLE_S = 10.0  # before what is left over is counted
-APPLICATIONS = "/api/serve/applications/"
 INIT = {
     "type": "init",
     "extensions": True,

@@ -12,6 +12,15 @@ def describe_cpus() -> dict[str, Any]:
     return {"cpus": os.cpu_count() or 1, "processor": platform.machine()}
 
 
+def shared_memory() -> set[str]:
+    """Names of this machine's segments, except those that only other programs create.
+
+    Those are a browser's segments, and the semaphores of Python's multiprocessing.
+    """
+    others = ("chromium", "sem.mp-")
+    return {name for name in os.listdir("/dev/shm") if not any(part in name for part in others)}
+
+
 def describe_machine() -> dict[str, Any]:
     """Adds the accelerator and the number of CPUs that are free now. Prints both."""
     import torch  # here, because other benchmarks need no torch

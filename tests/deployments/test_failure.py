@@ -17,8 +17,9 @@ from msgspec import msgpack
 from websockets.asyncio.client import connect as open_socket
 from websockets.exceptions import ConnectionClosed
 
+from benchmarks.dashboard import APPLICATIONS, ask_dashboard, placement_groups
 from benchmarks.local_server import wait_until_ready
-from tests.deployments.dashboard import ask_dashboard
+from benchmarks.machine import shared_memory
 from transport.client import connect
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("pair")]
@@ -26,7 +27,6 @@ pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("pair")]
 STEP_TIMEOUT_S = 10  # of `pair`
 DEATH_TIMEOUT_S = STEP_TIMEOUT_S / 2  # a death is noticed by itself, before a step times out
 RANK = "ray::WorldRank"
-APPLICATIONS = "/api/serve/applications/"
 
 
 def find_rank(server, number):
@@ -42,15 +42,6 @@ def find_replica(server):
     return pid
 
 
-def shared_memory():
-    """Names of this machine's segments, except those that only other tests create.
-
-    Those are a browser's segments, and the semaphores of Python's multiprocessing.
-    """
-    others = ("chromium", "sem.mp-")
-    return {name for name in os.listdir("/dev/shm") if not any(part in name for part in others)}
-
-
 def leaked_memory(server, before):
     """Segments newer than `before` that no process outside the server's cluster has mapped."""
     leaked = shared_memory() - before
@@ -60,12 +51,6 @@ def leaked_memory(server, before):
             if process.pid not in ours:
                 leaked -= {Path(mapped.path).name for mapped in process.memory_maps()}
     return leaked
-
-
-def placement_groups(server):
-    """The states of all placement groups that the cluster has had."""
-    listed = ask_dashboard(server, "/api/v0/placement_groups?limit=1000&detail=False")
-    return [group["state"] for group in listed["data"]["result"]["result"]]
 
 
 async def stream_until_the_end(server, on_chunk):

@@ -14,9 +14,9 @@ from PIL import Image
 from websockets.asyncio.client import connect as open_socket
 from websockets.exceptions import InvalidStatus
 
+from benchmarks.dashboard import stored_bytes
 from benchmarks.websocket_client import WebSocketClient
 from deployments.proxy import CLOSE_GRACE_S, PING_INTERVAL_S, PING_TIMEOUT_S
-from tests.deployments.dashboard import stored_bytes
 from transport.client import connect
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("server")]

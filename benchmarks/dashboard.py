@@ -1,21 +1,13 @@
-"""What a server has left behind: shared memory, placement groups, and Ray's dashboard to ask."""
+"""Questions to the Ray dashboard of a local server: placement groups, objects, redeploys."""
 
 import json
-import os
 import re
 import urllib.request
 from typing import Any
 
 from benchmarks.local_server import LocalServer
 
-
-def shared_memory() -> set[str]:
-    """Names of this machine's segments, except those that only other programs create.
-
-    Those are a browser's segments, and the semaphores of Python's multiprocessing.
-    """
-    others = ("chromium", "sem.mp-")
-    return {name for name in os.listdir("/dev/shm") if not any(part in name for part in others)}
+APPLICATIONS = "/api/serve/applications/"  # a PUT of a Serve config deploys it
 
 
 def ask_dashboard(server: LocalServer, path: str, *, put: Any = None) -> Any:
@@ -34,3 +26,9 @@ def placement_groups(server: LocalServer) -> list[str]:
     """The states of all placement groups that the cluster has had."""
     listed = ask_dashboard(server, "/api/v0/placement_groups?limit=1000&detail=False")
     return [group["state"] for group in listed["data"]["result"]["result"]]
+
+
+def stored_bytes(server: LocalServer) -> int:
+    """Bytes of the cluster's objects, as far as a process still holds a reference."""
+    listed = ask_dashboard(server, "/api/v0/objects?limit=10000&detail=True")
+    return sum(max(0, each["object_size"] or 0) for each in listed["data"]["result"]["result"])
