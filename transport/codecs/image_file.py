@@ -200,16 +200,23 @@ def _fit(image: Image.Image, profile: bytes | None, width: int, height: int) -> 
 
     The conversion goes strip by strip, so that it needs little memory.
     """
-    scale = min(image.width / width, image.height / height)
-    left, top = (image.width - width * scale) / 2, (image.height - height * scale) / 2
-    box = floor(left), floor(top), ceil(left + width * scale), ceil(top + height * scale)
-    factor = max(1, int(scale / OVERSAMPLING))
+    # The part that has the wanted shape. `min` makes one side exactly that of the image.
+    part_width = min(image.width, image.height * width / height)
+    part_height = min(image.height, image.width * height / width)
+    left, top = (image.width - part_width) / 2, (image.height - part_height) / 2
+    right, bottom = left + part_width, top + part_height
+    box = floor(left), floor(top), min(ceil(right), image.width), min(ceil(bottom), image.height)
+    factor = max(1, int(part_width / width / OVERSAMPLING))
     transform = open_transform(image, profile)
     rows = factor * max(1, STRIP_PIXELS // (image.width * factor))
     strips = Image.new("RGB", (ceil((box[2] - box[0]) / factor), ceil((box[3] - box[1]) / factor)))
     for row in range(box[1], box[3], rows):
         strip = image.crop((box[0], row, box[2], min(row + rows, box[3])))
         strips.paste(to_srgb(strip, transform).reduce(factor), (0, (row - box[1]) // factor))
-    left, top = (left - box[0]) / factor, (top - box[1]) / factor
-    fitted = left, top, left + width * scale / factor, top + height * scale / factor
+    fitted = (
+        (left - box[0]) / factor,
+        (top - box[1]) / factor,
+        min((right - box[0]) / factor, strips.width),
+        min((bottom - box[1]) / factor, strips.height),
+    )
     return strips.resize((width, height), Image.Resampling.LANCZOS, box=fitted)

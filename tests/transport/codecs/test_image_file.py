@@ -154,6 +154,17 @@ def test_a_crop_is_that_of_the_upright_image(orientation, scale):
     assert_looks_like(shown, np.asarray(expected))
 
 
+@pytest.mark.parametrize("width, height", [(208, 128), (832, 480), (64, 112)])
+def test_an_image_of_one_colour_stays_of_one_colour_at_any_size(width, height):
+    """No edge is taken from outside of the image, however the sizes are rounded."""
+    generator = np.random.default_rng(5)
+    thin = [(1, 1), (1, 5000), (5000, 1), (6000, 1800), (3, 9000)]
+    for size in thin + generator.integers(1, 1500, (60, 2)).tolist():
+        data = encode(Image.new("RGB", tuple(size), (200, 100, 50)), "PNG", compress_level=1)
+        shown = read(data, width=width, height=height)
+        assert (shown == [200, 100, 50]).all(), size
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF"])
 def test_a_large_image_looks_like_the_small_one_of_which_it_was_made(kind, monkeypatch):
     monkeypatch.setattr(image_file, "STRIP_PIXELS", 20_000)  # several strips, the last one shorter
