@@ -1,22 +1,33 @@
 """The command that starts a server: refusals before Ray starts, and the watch over its cluster."""
 
+import asyncio
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
 import psutil
 import pytest
 import yaml
+from msgspec import msgpack
+from safetensors.numpy import load_file, save_file
+from websockets.asyncio.client import connect as open_socket
+from websockets.exceptions import ConnectionClosed
 
-from benchmarks.local_server import free_port, local_server
+from benchmarks.local_server import free_port, local_server, start_server, stop_server
 from deployments.schema_keys import ConfigError
 from deployments.serve import ENVIRONMENT, hold_port, main
+from lingbot.config import PRESETS
 
+POCKET = PRESETS["pocket"]
 ROOT = Path(__file__).parents[2]
 
 
@@ -101,16 +112,69 @@ def test_operators_have_the_whole_list_of_variables():
         assert f"`{name}={value}`" in text
 
 
+@pytest.fixture
+def unfit_weights(tmp_path):
+    """Whole files, which pass the checks of a start; the model lacks a tensor."""
+    folder = tmp_path / "weights"
+    shutil.copytree(POCKET.folder, folder)
+    tensors = load_file(folder / POCKET.dit_file)
+    del tensors["head.head.weight"]
+    save_file(tensors, folder / POCKET.dit_file)
+    return folder
+
+
+@pytest.mark.cluster
+@pytest.mark.xdist_group("serve")
+def test_a_start_that_serve_gives_up_is_told_to_the_terminal_to_health_and_to_clients(
+    unfit_weights,
+):
+    reason = f"the world failed to start: WeightsError: {unfit_weights / POCKET.dit_file}: "
+
+    async def last_message():
+        async with open_socket(server.ws) as socket:
+            await socket.send(msgpack.encode({"type": "init", "extensions": True}))
+            with pytest.raises(ConnectionClosed):
+                while True:
+                    last = msgpack.decode(await socket.recv())
+            return last, socket.close_code
+
+    # Ray's paths of sockets must be short, and pytest's folders are deep.
+    with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder:
+        port = free_port()
+        path = config_file(Path(folder), port=port, weights=str(unfit_weights))
+        server = start_server(path, f"127.0.0.1:{port}")
+        try:
+            wait_for(lambda: "Failed to update the deployments" in server.log.read_text())
+            given_up = time.monotonic()
+            wait_for(lambda: reason in server.log.read_text())
+            with pytest.raises(urllib.error.HTTPError) as answer:
+                urllib.request.urlopen(f"{server.http}/health", timeout=5)
+            health = json.loads(answer.value.read())
+            error, close_code = asyncio.run(asyncio.wait_for(last_message(), 30))
+            told_s = time.monotonic() - given_up
+        finally:
+            stop_server(server)
+    assert (answer.value.code, health["status"]) == (503, "failed")
+    assert health["reason"].startswith(reason) and "head.head.weight" in health["reason"]
+    assert (error["type"], close_code) == ("error", 1011)
+    assert error["content"] == health["reason"]
+    assert told_s < 5
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 200
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 @pytest.mark.cluster
 @pytest.mark.xdist_group("serve")
 @pytest.mark.parametrize("victim", ["raylet", pytest.param("gcs_server", marks=pytest.mark.slow)])
 def test_a_server_ends_with_a_reason_when_its_cluster_is_gone(victim):
     with local_server() as server:
         address = f"the page is open at {server.http}/"
-        deadline = time.monotonic() + 30
-        while address not in server.log.read_text().splitlines():
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_for(lambda: address in server.log.read_text().splitlines())
         processes = server.processes()
         assert {process.nice() for process in processes} == {0}
         (process,) = (each for each in processes if each.name() == victim)
