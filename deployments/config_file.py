@@ -48,6 +48,8 @@ def read_config_file(path: Path) -> ConfigFile:
     content = _read_yaml(path)
     check_keys(content, ServeDeploySchema, path="")
     schema = _validate(ServeDeploySchema, content, path="")
+    if not 0 < (port := schema.http_options.port) < 2**16:
+        raise ConfigError(f"http_options.port: {port} is not a port, expected 1 to 65535")
     if len(schema.applications) != 1:
         raise ConfigError("applications: expected one application")
     (application,) = content["applications"]
@@ -70,7 +72,7 @@ def read_config_file(path: Path) -> ConfigFile:
     (parsed,) = schema.applications
     return ConfigFile(
         host=schema.http_options.host,
-        port=schema.http_options.port,
+        port=port,
         route_prefix=parsed.route_prefix or "/",
         args=config,
         deployments=by_name,
@@ -93,7 +95,7 @@ def _check_deployment(deployment: dict[str, Any], *, path: str) -> None:
     """Check what Ray's schema leaves to a later step of the deployment."""
     check_choice(deployment["name"], DEPLOYMENTS, path=f"{path}.name")
     _check_runtime_env(deployment.get("ray_actor_options") or {}, path=f"{path}.ray_actor_options")
-    if user_config := deployment.get("user_config"):
+    if (user_config := deployment.get("user_config")) is not None:
         _check_user_config(deployment["name"], user_config, path=path)
     if autoscaling := deployment.get("autoscaling_config"):
         _validate(AutoscalingConfig, autoscaling, path=f"{path}.autoscaling_config")

@@ -78,6 +78,8 @@ def test_an_unknown_key_anywhere_fails_with_the_nearest_one(written, path, neare
     "path, value, reason",
     [
         (("http_options", "port"), "eight", r"^http_options\.port: .*integer"),
+        (("http_options", "port"), 0, r"^http_options\.port: 0 is not a port, expected 1 to 65535"),
+        (("http_options", "port"), 70000, r"^http_options\.port: 70000 is not a port"),
         (("proxy_location",), "everynode", r"^proxy_location: .*'HeadOnly' or 'EveryNode'"),
         ((*APP, "import_path"), "deployments.app:biuld", r"import_path: .*'deployments.app:build'"),
         ((*APP, "args", "device"), "gpu", r"^applications\[0\]\.args\.device: .*'cpu', 'cuda'"),
@@ -90,6 +92,7 @@ def test_an_unknown_key_anywhere_fails_with_the_nearest_one(written, path, neare
         ((*GROUP, "placement_group_bundles"), [], r"WorldGroup needs placement_group_bundles"),
         ((*APP, "deployments"), [], r"^applications\[0\]\.deployments: WorldGroup needs"),
         ((*GROUP, "user_config"), {"limits": {}}, r"\[1\]\.user_config: WorldGroup has none"),
+        ((*TRANSPORT, "user_config"), {}, r"\[0\]\.user_config: .*missing required field `limits`"),
         (
             (*TRANSPORT, "user_config"),
             {"limits": {"max_socket": 3}},
