@@ -59,9 +59,11 @@ class KVWindow:
         """
         check_window(window, sink=sink, chunk=chunk)
         num_heads = config.num_heads // num_ranks
-        shape = (config.num_layers, 1, window, tokens, num_heads, config.head_dim)
+        shape = (config.num_layers, 1, num_heads, window, tokens, config.head_dim)
         k, v = (torch.zeros(shape, device=device, dtype=dtype) for _ in range(2))
-        return cls(k_NBFTHD=k, v_NBFTHD=v, sink=sink)
+        # In memory the tokens of a head lie side by side, which attention reads fastest.
+        order = (0, 1, 3, 4, 2, 5)
+        return cls(k_NBFTHD=k.permute(order), v_NBFTHD=v.permute(order), sink=sink)
 
     @property
     def window(self) -> int:

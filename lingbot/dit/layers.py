@@ -33,11 +33,17 @@ def layer_norm(x: Tensor, eps: float) -> Tensor:
 
 def affine_layer_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
     """Layer norm with weights, in float32."""
-    return layer_norm(x, norm.eps) * norm.weight.float() + norm.bias.float()
+    shape = (x.shape[-1],)
+    return F.layer_norm(x.float(), shape, norm.weight.float(), norm.bias.float(), norm.eps)
 
 
 def modulate(x: Tensor, *, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
-    return layer_norm(x, eps) * (1 + scale) + shift
+    return torch.addcmul(shift, layer_norm(x, eps), 1 + scale)
+
+
+def gated_residual(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
+    """x + y * gate in float32, the type of x and gate."""
+    return torch.addcmul(x, y.float(), gate)
 
 
 def rope_angles(
@@ -89,8 +95,12 @@ def apply_rope(x: Tensor, rope: Tensor) -> Tensor:
     The rotation runs in float32; the result has the type of x.
     """
     cos, sin = rope
-    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    rotated = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1)
+    pairs = x.float().unflatten(-1, (-1, 2))
+    if torch.compiler.is_compiling():  # the compiler fuses this, and has no complex kernels
+        even, odd = pairs.unbind(-1)
+        rotated = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1)
+    else:  # a twelfth of the time
+        rotated = torch.view_as_real(torch.view_as_complex(pairs) * torch.complex(cos, sin))
     return rotated.flatten(-2).to(x.dtype)
 
 

@@ -22,6 +22,7 @@ from lingbot.dit.layers import (
     affine_layer_norm,
     apply_rope,
     attention,
+    gated_residual,
     linear,
     mlp,
     modulate,
@@ -158,11 +159,11 @@ class Block(nn.Module):
         """
         modulation = self.modulate_by(temb6)
         attended = kv_cache.attend(layer, *self.project(x, modulation, rope))
-        x = x + self.self_attn.output(attended) * modulation.gate
+        x = gated_residual(x, self.self_attn.output(attended), modulation.gate)
         x = self.camera(x, maps)
         x = x + self.cross_attn(affine_layer_norm(self.norm3, x), text)
         hidden = modulate(x, shift=modulation.ffn_shift, scale=modulation.ffn_scale, eps=self.eps)
-        return x + mlp(self.ffn, hidden) * modulation.ffn_gate
+        return gated_residual(x, mlp(self.ffn, hidden), modulation.ffn_gate)
 
 
 class Head(nn.Module):

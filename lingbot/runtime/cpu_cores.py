@@ -10,8 +10,8 @@ from pathlib import Path
 def threads_per_rank(num_ranks: int) -> int:
     """How many threads a rank uses for denoising, and rank 0 as many for decoding.
 
-    Each rank denoises, and rank 0 decodes at the same time; that makes `num_ranks + 1` shares. More
-    threads than cores would wait for each other in every product.
+    The cores are divided into `num_ranks + 1` shares: each rank denoises, and rank 0 decodes at the
+    same time. More threads than cores would wait for each other in every product.
     """
     return max(1, usable_cores() // (num_ranks + 1))
 

@@ -23,9 +23,9 @@ logger = logging.getLogger(__name__)
 def fastest_dtype(model: ModelConfig, world: WorldConfig) -> torch.dtype:
     """The type in which this machine's CPU computes `model` faster. Runs ten blocks of it.
 
-    A processor's feature flags do not tell: with AVX-512 BF16 and without AMX a product can be
-    slower in bfloat16. One block is a fair sample: it has linear layers, attention and conversions
-    in the proportions of a chunk, at the size that is served.
+    A processor's feature flags do not answer this: with AVX-512 BF16 and without AMX a product can
+    be slower in bfloat16. One block is a fair sample: it has linear layers, attention and
+    conversions in the proportions of a chunk, at the size that is served.
     """
     least_s = measure([prepare_block(model, world, dtype) for dtype in DTYPES])
     fastest = DTYPES[least_s.index(min(least_s))]

@@ -91,8 +91,8 @@ class TimeGrow(nn.Module):
 class GrowConv(nn.Module):
     """A `TimeGrow` and the 3x3 convolution behind it, as one transposed convolution.
 
-    Both are linear. A 3x3 convolution over doubled pixels sees each of them through 2x2 of its
-    taps, so that 4 products make an output pixel instead of 9, and no doubled image is written.
+    Both are linear, so that their kernels can be composed. An output pixel depends on 2x2 input
+    pixels: it takes 4 products instead of 9, and the upsampled image is never written.
     """
 
     def __init__(self, grow: TimeGrow, conv: nn.Conv2d) -> None:

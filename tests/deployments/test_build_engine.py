@@ -1,4 +1,4 @@
-"""What a config's `threads` and `dtype` become on a rank, in this process."""
+"""A config's `threads` and `dtype` on a rank, in this process."""
 
 from types import SimpleNamespace
 

@@ -68,6 +68,8 @@ def test_each_rank_keeps_its_share_of_the_heads_and_no_more(num_ranks):
     for kept in (window.k_NBFTHD, window.v_NBFTHD):
         assert kept.shape == (3, 1, 9, 5, 4 // num_ranks, 4)
         assert kept.untyped_storage().nbytes() == 3 * 9 * 5 * 16 * 4 // num_ranks
+        one_head = kept[0, 0, :, :, 0]
+        assert one_head.is_contiguous() and one_head.flatten(0, 1).shape == (9 * 5, 4)
     assert (window.window, window.num_tokens) == (9, 5)
 
 
