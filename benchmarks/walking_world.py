@@ -34,6 +34,7 @@ from deployments.serve_middleware import SWITCH_INTERVAL_S, add_serve_middleware
 from transport.app import build_app
 from transport.codecs.payload import Frame, Frames
 from transport.event_loop_lag import EventLoopLag
+from transport.wire.messages import WarningMessage
 from transport.wire.world import OnWait, Opening, WorldInfo, WorldSpec
 
 WIDTH, HEIGHT = 832, 480
@@ -85,6 +86,9 @@ class WalkingSession:
         frames = await reply
         os.write(self._arrivals_file, f"{self.id}-{index} {time.monotonic()}\n".encode())
         return frames
+
+    def take_warnings(self) -> list[WarningMessage]:
+        return []
 
     async def lost(self) -> str:
         await asyncio.Event().wait()

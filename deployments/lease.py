@@ -20,7 +20,7 @@ from deployments.readiness import Readiness
 from deployments.sessions.waiting import WaitingClient, WaitingLine
 from deployments.world_group import Lease
 from transport.wire.errors import Busy, Refused, WorldFailed, WorldLost
-from transport.wire.messages import Queued
+from transport.wire.messages import Queued, WarningMessage
 from transport.wire.world import OnWait, WorldInfo, WorldSpec
 
 Frames = NDArray[np.uint8]
@@ -47,6 +47,7 @@ class LeasedSession:
         self._rank = lease.rank
         self._stream = stream
         self._step_timeout_s = config.step_timeout_s
+        self._warnings: list[WarningMessage] = []
         self._lost = asyncio.create_task(self._wait_for_end())
         self._touching = asyncio.create_task(self._touch_every(config.lease_ttl_s / 3))
 
@@ -65,6 +66,10 @@ class LeasedSession:
         await self._next(replies)
         return PendingFrames(partial(self._next, replies))
 
+    def take_warnings(self) -> list[WarningMessage]:
+        warnings, self._warnings = self._warnings, []
+        return warnings
+
     async def lost(self) -> str:
         return await asyncio.shield(self._lost)
 
@@ -81,7 +86,12 @@ class LeasedSession:
         return call_detached(method, self.id, *args)
 
     async def _next(self, replies: Any) -> Any:
-        """The next reply of a call. Raises WorldLost or WorldFailed."""
+        """The next reply of a call, behind its warnings. Raises WorldLost or WorldFailed."""
+        while isinstance(reply := await self._reply(replies), WarningMessage):
+            self._warnings.append(reply)
+        return reply
+
+    async def _reply(self, replies: Any) -> Any:
         try:
             async with asyncio.timeout(self._step_timeout_s):
                 return await (await anext(replies))

@@ -17,7 +17,7 @@ from deployments.config import ServiceConfig
 from deployments.observability.logs import configure_logging
 from deployments.observability.metrics import CacheMetrics
 from deployments.sessions.registry import SessionRecord, SessionRegistry
-from transport.wire.messages import Queued
+from transport.wire.messages import Queued, WarningMessage
 from transport.wire.world import WorldSpec
 
 if TYPE_CHECKING:  # imported late: WorldGroup imports this class and stays without torch
@@ -145,16 +145,19 @@ class WorldRank:
 
     async def open(
         self, session_id: str, spec: WorldSpec, image: NDArray[np.uint8]
-    ) -> AsyncIterator[Queued | Refusal | None]:
+    ) -> AsyncIterator[Queued | WarningMessage | Refusal | None]:
         """Open the reserved session's world.
 
-        Yields the client's position while the open is queued, then None or the refusal. A session
-        that has ended yields nothing more: an error that nobody reads would be logged.
+        Yields a warning if the prompt is too long, the client's position while the open is queued,
+        then None or the refusal. A session that has ended yields nothing more: an error that nobody
+        reads would be logged.
         """
         from lingbot.errors import LingbotError
         from lingbot.runtime.commands import OpenSession
         from lingbot.runtime.session import SessionSpec
 
+        if warning := self._warn_if_truncated(spec.prompt):
+            yield warning
         session_spec = SessionSpec(
             first_frame=image,
             context=await self._encode(spec.prompt),
@@ -181,16 +184,19 @@ class WorldRank:
 
     async def step(
         self, session_id: str, actions: Sequence[str], prompt: str | None, time_to_underrun_s: float
-    ) -> AsyncIterator[Frames | None]:
+    ) -> AsyncIterator[WarningMessage | Frames | None]:
         """Generate the session's next chunk; see `WorldSession.step`.
 
-        Yields None when the chunk has been denoised, then its frames, uint8 [T, H, W, 3]. A session
-        that has ended yields nothing more: an error that nobody reads would be logged.
+        Yields a warning if the prompt is too long, None when the chunk has been denoised, then its
+        frames, uint8 [T, H, W, 3]. A session that has ended yields nothing more: an error that
+        nobody reads would be logged.
         """
         from lingbot.errors import LingbotError
         from lingbot.runtime.commands import StepSession
 
         self.touch(session_id)
+        if prompt is not None and (warning := self._warn_if_truncated(prompt)):
+            yield warning
         context = None if prompt is None else await self._encode(prompt)
         if not self._is_live(session_id):
             return
@@ -270,6 +276,14 @@ class WorldRank:
         self._worker.end_session(record.session_id)
         if record.opened:
             logger.info("session %s closed: %s", record.session_id, reason)
+
+    def _warn_if_truncated(self, prompt: str) -> WarningMessage | None:
+        assert self._text_encoder is not None
+        num_words = self._text_encoder.num_truncated(prompt)
+        if not num_words:
+            return None
+        text = f"the prompt is too long: its last {num_words} words have no effect"
+        return WarningMessage(text, "prompt_truncated", "prompt")
 
     async def _encode(self, prompt: str) -> "NDArray[np.float32]":
         """A prompt's context. The encoder runs off the event loop, and on rank 0 only."""

@@ -67,7 +67,7 @@ def build_app(
                 allow_origins=cors_origins,
                 allow_methods=["GET", "HEAD", "POST"],
                 allow_headers=["*"],
-                expose_headers=["x-seed"],
+                expose_headers=["x-seed", "x-warning"],
             )
         ],
         routes=[

@@ -13,7 +13,7 @@ from deployments.lease import LeasedWorld
 from deployments.world_group import Lease
 from deployments.world_rank import Refusal
 from transport.wire.errors import Busy, Refused, WorldFailed, WorldLost
-from transport.wire.messages import Queued, Warming
+from transport.wire.messages import Queued, Warming, WarningMessage
 from transport.wire.world import WorldSpec
 
 SPEC = WorldSpec(prompt="", seed=1, width=1, height=1)
@@ -275,6 +275,23 @@ def test_a_client_whose_open_is_queued_gets_its_position():
         group.streams[0].items.put_nowait(Lease("a", rank))
         await opening
         assert messages == [Queued(2), Queued(1)]
+
+    run(scenario)
+
+
+def test_warnings_of_the_rank_are_kept_until_they_are_taken():
+    first, second = (WarningMessage(text, "prompt_truncated", "prompt") for text in ("one", "two"))
+
+    async def scenario(world, group, messages):
+        opening = await start_opening(world, group, messages)
+        rank = FakeRank(first, Queued(1), None)
+        group.streams[-1].items.put_nowait(Lease("a", rank))
+        session = await opening
+        assert (messages, session.take_warnings()) == ([Queued(1)], [first])
+        rank.replies = (second, None, IMAGE)
+        assert (await (await step(session)) == IMAGE).all()
+        assert session.take_warnings() == [second]
+        assert session.take_warnings() == []
 
     run(scenario)
 

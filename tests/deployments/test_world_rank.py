@@ -7,12 +7,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from deployments.config import ServiceConfig
 from deployments.world_rank import RankAssignment, Refusal, WorldRank, refusal_of
 from lingbot.errors import LingbotError
 from lingbot.parallel.ulysses import SINGLE
 from lingbot.runtime.commands import Stop
+from lingbot.text.pocket import WORDS
 from transport.wire.messages import Queued
 from transport.wire.world import WorldSpec
 
@@ -124,6 +126,21 @@ def test_a_session_lives_from_open_to_end():
         await until(lambda: engine.live == [])
         assert await start_step(rank, "a") == []
         await rank.wait_for_end("a")
+
+    run(scenario)
+
+
+def test_a_prompt_that_is_cut_is_a_warning():
+    long = " ".join(["forest lake meadow dawn"] * 3 + sorted(WORDS))
+
+    async def scenario(rank, engine):
+        rank.reserve("a")
+        warning, done = await start(rank.open("a", replace(spec(5), prompt=long), IMAGE))
+        assert (warning.code, warning.field, done) == ("prompt_truncated", "prompt", None)
+        assert f"its last {len(WORDS) - 16} words" in warning.content
+        warning, denoised, _ = await start(rank.step("a", ["w"], long, 0))
+        assert (warning.code, denoised) == ("prompt_truncated", None)
+        assert len(await start(rank.step("a", ["w"], "a forest at dawn", 0))) == 2
 
     run(scenario)
 

@@ -59,6 +59,7 @@ class FakeWorld:
         )
         self.live, self.specs, self.images, self.steps = set(), [], [], []
         self.on_open = self.on_step = None  # errors to raise
+        self.warnings = []
         self.paint = lambda shape, index: np.full(shape, index, np.uint8)
         self.failure = None  # raised by `ready`
         self.news = []  # sent to a client that waits
@@ -134,6 +135,10 @@ class FakeSession:
         num_frames = 9 if self.num_chunks == 1 else 12
         shape = (num_frames, self.spec.height, self.spec.width, 3)
         return PendingFrames(self.world.paint(shape, self.num_chunks), self.world.decoding)
+
+    def take_warnings(self):
+        warnings, self.world.warnings = self.world.warnings, []
+        return warnings
 
     async def lost(self):
         while self.world.lost_because is None:

@@ -3,7 +3,7 @@
 import itertools
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import anyio
@@ -21,7 +21,7 @@ from transport.image_fetcher import ImageFetcher
 from transport.wire.errors import BadMessage, Refused, TransportError, WorldLost
 from transport.wire.init import SessionRequest
 from transport.wire.limits import ClientLimits
-from transport.wire.messages import Ack, Error, Queued, Warming
+from transport.wire.messages import Ack, Error, Queued, Warming, WarningMessage
 from transport.wire.protocol import Effect, ServerProtocol
 from transport.wire.world import World, WorldSession
 from transport.worker_limits import CapacityLimits, run_in_worker
@@ -205,8 +205,7 @@ class Connection:
             request.encoding.format,
         )
         await self._sender.send(self._protocol.send_session(session.id))
-        for warning in request.warnings:
-            await self._sender.send(self._protocol.send_warning(warning))
+        await self._send_warnings([*request.warnings, *session.take_warnings()])
         await self._handle_effects(self._protocol.release(anyio.current_time()))
         slot = ChunkSlot(latest=request.latest)
         self._chunk_sender = ChunkSender(
@@ -217,6 +216,10 @@ class Connection:
             tasks.start_soon(self._generate, session, slot, request.max_chunks)
             await self._send_chunks(self._chunk_sender, slot)
             tasks.cancel_scope.cancel()
+
+    async def _send_warnings(self, warnings: Sequence[WarningMessage]) -> None:
+        for warning in warnings:
+            await self._sender.send(self._protocol.send_warning(warning))
 
     async def _generate(
         self, session: WorldSession, slot: ChunkSlot, max_chunks: int | None
@@ -234,6 +237,7 @@ class Connection:
                 time_to_underrun_s=protocol.time_to_underrun_s(started_s),
             )
             denoised_s = anyio.current_time()
+            await self._send_warnings(session.take_warnings())
             num_frames = self._num_frames_of(index)
             protocol.chunk_generated(
                 denoised_s,

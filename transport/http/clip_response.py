@@ -20,7 +20,7 @@ from starlette.types import Message, Receive, Scope, Send
 from transport.codecs.mp4 import Mp4Writer
 from transport.codecs.payload import Frame
 from transport.wire.errors import Busy, ErrorCode, TooLarge, TransportError, WorldLost
-from transport.wire.messages import Queued, Warming
+from transport.wire.messages import Queued, Warming, WarningMessage
 from transport.wire.world import World, WorldSession, WorldSpec
 from transport.worker_limits import CapacityLimits, run_in_worker
 
@@ -93,7 +93,7 @@ class ClipResponse(Response):
                     async for data in pieces:
                         if not begun:
                             begun = True
-                            await send(_start(self._spec.seed))
+                            await send(_start(self._spec.seed, session.take_warnings()))
                         with anyio.fail_after(self._timeout_s):
                             await send(_body(data))
                 await send({"type": "http.response.body", "body": b""})
@@ -151,11 +151,12 @@ def error_response(error: TransportError) -> Response:
     return Response(msgspec.json.encode(body), status_code=status, media_type="application/json")
 
 
-def _start(seed: int) -> Message:
+def _start(seed: int, warnings: Sequence[WarningMessage]) -> Message:
     headers = [
         (b"content-type", MEDIA_TYPE.encode()),
         (b"cache-control", b"no-store"),
         (b"x-seed", str(seed).encode()),
+        *((b"x-warning", warning.content.encode("ascii", "replace")) for warning in warnings),
     ]
     return {"type": "http.response.start", "status": 200, "headers": headers}
 

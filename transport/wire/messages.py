@@ -20,7 +20,12 @@ Format = Literal["raw", "jpeg", "webp", "h264", "delta-zstd"]
 Chroma = Literal["420", "444"]  # JPEG samples colour at a quarter of the pixels, or at all
 DeliveryMode = Literal["all", "latest"]
 WarningCode = Literal[
-    "codec_failed", "size_changed", "unknown_keys", "script_truncated", "not_supported"
+    "codec_failed",
+    "size_changed",
+    "prompt_truncated",
+    "unknown_keys",
+    "script_truncated",
+    "not_supported",
 ]
 
 MAX_PROMPT_CHARS = 8000

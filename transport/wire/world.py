@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 
-from transport.wire.messages import Queued, Warming
+from transport.wire.messages import Queued, Warming, WarningMessage
 
 if TYPE_CHECKING:  # numpy is not needed at run time, and this folder does not import it
     import numpy as np
@@ -94,6 +94,10 @@ class WorldSession(Protocol):
         `time_to_underrun_s`: seconds until the client has no frames left to show. The session with
         the earliest deadline goes first.
         """
+        ...
+
+    def take_warnings(self) -> list[WarningMessage]:
+        """Returns what is not as requested, such as a truncated prompt, since the last call."""
         ...
 
     async def lost(self) -> str:

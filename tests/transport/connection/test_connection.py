@@ -10,7 +10,7 @@ from PIL import Image
 
 from transport.wire.errors import BadMessage, Refused
 from transport.wire.init import SessionRequest
-from transport.wire.messages import Queued, Warming
+from transport.wire.messages import Queued, Warming, WarningMessage
 
 FAST = {"extensions": True, "realtime_output_pacing": False}
 
@@ -155,6 +155,16 @@ def test_warnings_follow_the_session_of_a_client_with_extensions(server):
         assert (warning["type"], warning["code"]) == ("warning", "size_changed")
         kinds = [message["type"] for message in plain.read_until("chunk_stats")]
         assert kinds == ["frame_batch", "chunk_stats"]
+
+
+def test_a_warning_of_the_world_is_sent_when_it_comes(peer, world):
+    first, second = (WarningMessage(text, "prompt_truncated", "prompt") for text in ("one", "two"))
+    world.warnings = [first]
+    peer.init(extensions=True)
+    assert [peer.read()["type"], peer.read()["content"]] == ["session", "one"]
+    world.warnings = [second]
+    assert peer.read_until("warning")[-1]["content"] == "two"
+    assert world.warnings == []
 
 
 def test_the_event_id_leaves_the_headers_once_its_script_has_run_out(peer):

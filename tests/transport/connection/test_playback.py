@@ -38,6 +38,9 @@ class TimedSession:
         await anyio.sleep(done_s - anyio.current_time())
         return frames
 
+    def take_warnings(self):
+        return []
+
     async def lost(self):
         await anyio.sleep(math.inf)
 

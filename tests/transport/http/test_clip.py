@@ -10,6 +10,7 @@ from starlette.requests import Request
 from transport.http.clip import clip
 from transport.wire.errors import Busy, Refused, WorldFailed, WorldLost
 from transport.wire.limits import ClientLimits
+from transport.wire.messages import WarningMessage
 from transport.worker_limits import CapacityLimits
 
 
@@ -104,6 +105,13 @@ def test_a_long_prompt_is_taken(server, world, body):
 def test_the_seed_of_a_clip_is_in_its_headers(server, world, seed, read):
     response = server.http.post("/v1/clips", json={"actions": "w-1", "seed": seed})
     assert [world.specs[0].seed, int(response.headers["x-seed"])] == [read] * 2
+
+
+def test_a_warning_about_a_clip_is_in_its_headers(server, world):
+    world.warnings = [WarningMessage("the prompt is too long", "prompt_truncated", "prompt")]
+    response = server.http.post("/v1/clips", json={"actions": "w-1"})
+    assert response.headers["x-warning"] == "the prompt is too long"
+    assert "x-warning" not in server.http.post("/v1/clips", json={"actions": "w-1"}).headers
 
 
 @pytest.mark.parametrize("body", [{"data": {"seed": "-1"}}, {"json": {"seed": -77}}])
