@@ -117,6 +117,14 @@ def test_a_repeated_field_is_refused(post, world, name, form):
     assert world.specs == []
 
 
+def test_a_body_of_very_many_texts_is_refused_unparsed(post, world):
+    error = refusal(
+        post(b"{" + b'"actions": "w-1", ' * 10_000 + b'"format": "mp4"}', "application/json")
+    )
+    assert error["content"].startswith("the body has too many texts, expected one object")
+    assert world.specs == []
+
+
 def test_query_parameters_are_refused(server, world):
     response = server.http.post("/v1/clips?seed=7", data={"actions": "w-1"})
     assert refusal(response)["content"] == (
