@@ -43,7 +43,9 @@ class Walked:
 
 def load_pocket(options: argparse.Namespace) -> tuple[Engine, Times, Times]:
     """A warm engine, and the lists that receive its times of denoising and of decoding."""
-    engine = load_engine("pocket", device=options.device, camera_cache_bytes=256 * MIB)
+    engine = load_engine(
+        "pocket", device=options.device, dtype=options.dtype, camera_cache_bytes=256 * MIB
+    )
     warm = engine.open(random_spec(engine.config))
     for actions in WALK:
         engine.step(warm, actions)
@@ -158,6 +160,7 @@ def main() -> None:
     options = parser.parse_args()
     machine = describe_machine()
     torch.set_num_threads(1)
+    options.dtype = load_engine("pocket", device=options.device).dtype  # the same in all walks
     walks = compare_walks(options)
     print()
     for name, value in walks.items():
