@@ -19,6 +19,7 @@ from websockets.sync.server import serve as serve_sockets
 
 from transport.client import connect
 from transport.client.__main__ import main
+from transport.codecs.decoder import Decoder
 from transport.paths import SOCKET_PATH
 from transport.wire.errors import Busy, TransportError
 from transport.wire.messages import Warming
@@ -218,6 +219,15 @@ def test_a_socket_of_another_protocol_is_one_line_and_exit_1(tmp_path, capsys, m
         thread.join()
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: the server ")
+
+
+def test_a_payload_that_cannot_be_decoded_is_one_line(url, tmp_path, capsys, monkeypatch):
+    def fail(*args):
+        raise OSError("broken data stream")  # Pillow's error, which is not the network's
+
+    monkeypatch.setattr(Decoder, "decode", fail)
+    assert walk(url, tmp_path / "a.mp4", "--format", "webp") == 1
+    assert capsys.readouterr().err == "error: a payload cannot be decoded: broken data stream\n"
 
 
 def test_an_earlier_walk_stays_when_the_next_one_fails(url, world, tmp_path, capsys):
