@@ -58,6 +58,7 @@ class ScheduleConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 SCHEDULE_V1 = ScheduleConfig(indices=(0, 179, 358, 679), shift=10.0)
 SCHEDULE_V2 = ScheduleConfig(indices=(0, 250, 500, 750), shift=5.0)
+SCHEDULE_V2_CLI = ScheduleConfig(indices=SCHEDULE_V2.indices, shift=10.0)  # v2's command line
 
 
 class WorldConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -21,6 +21,7 @@ from lingbot.config import (
     PATCH,
     SCHEDULE_V1,
     SCHEDULE_V2,
+    SCHEDULE_V2_CLI,
     SPATIAL_STRIDE,
     Positive,
     ScheduleConfig,
@@ -130,7 +131,7 @@ def error_of(ours: Sequence[float], reference: Tensor) -> float:
 def find_schedule(recorded: dict[str, Tensor]) -> ScheduleConfig:
     """The known schedule that visits the recorded timesteps. Raises LingbotError if none does."""
     timesteps = recorded["timesteps"].tolist()
-    for schedule in (SCHEDULE_V1, SCHEDULE_V2):
+    for schedule in (SCHEDULE_V1, SCHEDULE_V2, SCHEDULE_V2_CLI):
         if [step.timestep for step in build_steps(schedule)] == timesteps:
             return schedule
     raise LingbotError(f"timesteps {timesteps} belong to no known schedule")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lingbot.verify import main, verify
+from lingbot.verify import find_schedule, main, verify
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -16,6 +16,11 @@ def test_golden_folders_are_reproduced(name):
     errors = dict(verify(GOLDEN / name))
     assert len(errors) >= 5
     assert max(errors.values()) < 1e-5, errors
+
+
+def test_the_schedule_of_v2s_command_line_is_found():
+    timesteps = torch.tensor([999.0, 967.0, 908.0, 768.0])
+    assert find_schedule({"timesteps": timesteps}).shift == 10.0
 
 
 def test_the_report_ends_with_the_worst_error(capsys):
