@@ -82,14 +82,26 @@ def role_of(command: list[str]) -> str:
     return role if role in ROLES else OTHERS
 
 
-def read_metrics(server: LocalServer) -> str:
-    """All of Ray's metrics, as text."""
-    (group,) = json.loads(server.metrics_targets.read_text())
-    texts = []
-    for address in group["targets"]:
-        with urllib.request.urlopen(f"http://{address}/metrics", timeout=30) as answer:
-            texts.append(answer.read().decode())
-    return "\n".join(texts)
+def read_metrics(server: LocalServer, *, timeout_s: float = 30.0) -> str:
+    """All of Ray's metrics, as text.
+
+    Ray's agents may listen some seconds later than the server. Raises OSError after `timeout_s`.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        try:
+            (group,) = json.loads(server.metrics_targets.read_text())
+            return "\n".join(map(_get_metrics, group["targets"]))
+        except OSError:
+            if time.monotonic() > deadline_s:
+                raise
+            time.sleep(0.5)
+
+
+def _get_metrics(address: str) -> str:
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=30) as answer:
+        text: str = answer.read().decode()
+    return text
 
 
 def sum_of(metrics: str, name: str, labels: str = "") -> int:

@@ -1,14 +1,20 @@
+import http.server
+import json
 import os
+import threading
+import time
 
 import psutil
 import pytest
 
+from benchmarks.local_server import LocalServer
 from benchmarks.server_sample import (
     OTHERS,
     ProcessFigures,
     Sample,
     count_tracebacks,
     ongoing,
+    read_metrics,
     role_of,
     sum_of,
     to_row,
@@ -50,6 +56,40 @@ def test_metrics_are_summed_over_nodes_and_replicas():
     assert ongoing(METRICS, "WorldGroup") == 4
     assert ongoing(METRICS, "Transport") == 9
     assert sum_of(METRICS, "ray_object_store") == 0
+
+
+def test_metrics_of_an_agent_that_listens_late_are_read(tmp_path):
+    server = LocalServer("127.0.0.1:1", None, tmp_path)
+    server.metrics_targets.parent.mkdir()
+    agent = http.server.HTTPServer(("127.0.0.1", 0), Agent, bind_and_activate=False)
+    agent.server_bind()
+
+    def answer_late():
+        time.sleep(0.6)
+        agent.server_activate()
+        agent.handle_request()
+        agent.server_close()
+
+    thread = threading.Thread(target=answer_late)
+    address = f"127.0.0.1:{agent.server_address[1]}"
+    thread.start()
+    server.metrics_targets.write_text(json.dumps([{"targets": [address]}]))
+    assert read_metrics(server) == METRICS
+    thread.join()
+
+
+def test_metrics_that_nobody_serves_are_an_error(tmp_path):
+    with pytest.raises(OSError):
+        read_metrics(LocalServer("127.0.0.1:1", None, tmp_path), timeout_s=0)
+
+
+class Agent(http.server.BaseHTTPRequestHandler):
+    """Ray's agent of one node."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(METRICS.encode())
 
 
 def test_figures_of_a_process_add_up():
