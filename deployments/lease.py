@@ -167,7 +167,8 @@ class LeasedWorld:
 
     async def _first_item(self, stream: Any, on_wait: OnWait) -> Lease:
         first: asyncio.Future[Lease] = asyncio.ensure_future(anext(stream))
-        # Ray turns a cancellation into an error, which nothing awaits then.
+        # Whoever gives up cancels the stream, which ends this future with an error. To cancel the
+        # future itself would make Ray's callback for a late answer fail.
         first.add_done_callback(lambda done: done.cancelled() or done.exception())
         client = self._line.join(asyncio.get_running_loop().time())
         try:
@@ -180,7 +181,6 @@ class LeasedWorld:
             raise WorldLost("the world died while it was opened") from exc
         finally:
             self._line.leave(client)
-            first.cancel()
 
     async def _wait(
         self, first: "asyncio.Future[Lease]", client: WaitingClient, on_wait: OnWait
