@@ -20,7 +20,7 @@ def test_a_prompt_of_too_many_tokens_is_refused(engine):
 
 
 def test_a_block_is_compiled_once_for_all_chunks_of_a_full_window():
-    """In one graph, also for another session; the eager block gives the same bits."""
+    """In one graph, also for another session; the eager block gives the same latents."""
     compiled, eager = make_engine(), make_engine()
     graphs = []
 
@@ -34,5 +34,7 @@ def test_a_block_is_compiled_once_for_all_chunks_of_a_full_window():
             compiled.model.blocks[0].compile(backend=record, fullgraph=True)
         for session, twin in pairs:
             latents = compiled.denoise(session, actions)
-            assert torch.equal(latents, eager.denoise(twin, actions))
+            # Not the same bits: a compiler gets the rotary embedding in real numbers.
+            expected = eager.denoise(twin, actions)
+            torch.testing.assert_close(latents, expected, rtol=1e-4, atol=1e-4)
     assert len(graphs) == 1
