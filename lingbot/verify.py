@@ -106,7 +106,7 @@ def read_recorded(path: Path, inputs: dict[str, str], outputs: dict[str, str]) -
 
 def verify_dit(folder: Path, group: SequenceParallelGroup) -> Errors:
     """Rerun a rollout of the DiT: its schedule, all flows and clean latents, and the window."""
-    model = load_dit(folder, device=torch.device("cpu"), dtype=torch.float32)
+    model = load_dit(folder, device=torch.device("cpu"), dtype=torch.float32).fuse()
     recorded = read_recorded(folder / ROLLOUT_FILE, ROLLOUT_INPUTS, ROLLOUT_OUTPUTS)
     schedule = find_schedule(recorded)
     steps = build_steps(schedule)

@@ -7,7 +7,7 @@ L text tokens, C dim, H heads, D head_dim, N layers, h and w latent rows and col
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -69,6 +69,13 @@ class Modulation(NamedTuple):
     ffn_gate: Tensor
 
 
+class FusedWeights(NamedTuple):
+    """The weights of q, k and v one below the other: [3 * C, C], and [3 * C]."""
+
+    weight: Tensor
+    bias: Tensor
+
+
 class SelfAttention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -76,10 +83,29 @@ class SelfAttention(nn.Module):
         self.q, self.k, self.v, self.o = (nn.Linear(config.dim, config.dim) for _ in range(4))
         self.norm_q = RMSNorm(config.dim, config.eps)
         self.norm_k = RMSNorm(config.dim, config.eps)
+        self.qkv: FusedWeights | None = None
+
+    @torch.no_grad()
+    def fuse(self) -> None:
+        """Make one product of q, k and v, for inference and in the present type and device.
+
+        The three layers remain, as views of the joint weights.
+        """
+        layers = (self.q, self.k, self.v)
+        self.qkv = FusedWeights(
+            torch.cat([layer.weight for layer in layers]),
+            torch.cat([layer.bias for layer in layers]),
+        )
+        for layer, weight, bias in zip(layers, *(t.chunk(3) for t in self.qkv), strict=True):
+            layer.weight.data, layer.bias.data = weight, bias
 
     def project(self, x: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x [B, F, T, C] -> rotated q and k, and v: [B, F, T, H, D] each."""
-        q, k, v = self.norm_q(linear(self.q, x)), self.norm_k(linear(self.k, x)), linear(self.v, x)
+        if self.qkv is None:
+            q, k, v = (linear(layer, x) for layer in (self.q, self.k, self.v))
+        else:
+            q, k, v = F.linear(x.to(self.qkv.weight.dtype), *self.qkv).chunk(3, dim=-1)
+        q, k = self.norm_q(q), self.norm_k(k)
         q, k, v = (split_heads(t, self.num_heads) for t in (q, k, v))
         return apply_rope(q, rope), apply_rope(k, rope), v
 
@@ -199,6 +225,12 @@ class WorldModel(nn.Module):
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.head = Head(config)
+
+    def fuse(self) -> Self:
+        """Fuse all blocks' q, k and v; `SelfAttention.fuse` has the conditions."""
+        for block in self._blocks():
+            block.self_attn.fuse()
+        return self
 
     def embed_text(self, context: Tensor) -> tuple[TextKV, ...]:
         """A prompt's keys and values for all blocks: context [B, L, text_dim], L <= text_len.

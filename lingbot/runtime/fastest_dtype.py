@@ -58,6 +58,7 @@ def prepare_block(
     """A call that runs a block of `model` in `dtype`, on a chunk whose KV window is full."""
     F, (rows, columns), C = world.chunk, world.grid, model.dim
     block = Block(model).to(dtype)
+    block.self_attn.fuse()
     window = KVWindow.empty(
         replace(model, num_layers=1),
         window=world.window,

@@ -59,7 +59,7 @@ def load_engine(
         model = model.to(dtype)
     return Engine(
         found.world,
-        model=model,
+        model=model.fuse(),
         vae=LatentCodec.load(folder / found.vae_file, device=device, dtype=dtype),
         camera_cache_bytes=camera_cache_bytes,
         group=group,
