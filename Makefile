@@ -15,7 +15,7 @@ test: .venv/dev
 		&& $(BIN)/pytest $(PARALLEL) -m "not slow and not alone" && $(BIN)/pytest -m alone \
 		&& echo "make test: $$(( $$(date +%s) - start )) s"
 
-# CI runs these too: the pocket world at its full size, and claims repeated on another rank.
+# CI runs these too: tests of minutes, or with a server of their own, and repeated claims.
 test-slow: .venv/dev
 	$(BIN)/pytest $(PARALLEL) -m slow
 

@@ -10,7 +10,7 @@ from benchmarks import rude_clients
 from benchmarks.rude_clients import KINDS, Report, be_rude, observe, print_report, settled_sample
 from benchmarks.server_sample import count_tracebacks
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("server")]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.xdist_group("server")]
 
 REFUSED = {"send_garbage", "send_too_much", "send_text", "flood_with_events"}
 

@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed
 from benchmarks.local_server import local_server, wait_until_ready
 from transport.client import connect
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("serve")]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.xdist_group("serve")]
 
 REPLICAS = ("ServeReplica:lingbot:Transport", "ServeReplica:lingbot:WorldGroup", "ray::WorldRank")
 
