@@ -16,7 +16,7 @@ from transport.image_fetcher import ImageFetcher
 from transport.paths import CLIPS_PATH
 from transport.wire.controls import parse_actions
 from transport.wire.errors import BadMessage, TransportError, quote
-from transport.wire.init import read_prompt, read_seed, read_size, read_steps
+from transport.wire.init import read_prompt, read_seed, read_size, read_steps, warn_of_size
 from transport.wire.limits import ClientLimits
 from transport.wire.world import World, WorldInfo, WorldSpec
 from transport.worker_limits import CapacityLimits, run_in_worker
@@ -72,7 +72,13 @@ async def clip(
         fetcher=fetcher or ImageFetcher(),
     )
     return ClipResponse(
-        world, spec, image, actions, capacity=capacity, timeout_s=limits.ack_timeout_s
+        world,
+        spec,
+        image,
+        actions,
+        capacity=capacity,
+        timeout_s=limits.ack_timeout_s,
+        warnings=warn_of_size(fields.size, served=f"{spec.width}x{spec.height}"),
     )
 
 

@@ -55,11 +55,13 @@ class ClipResponse(Response):
         *,
         capacity: CapacityLimits,
         timeout_s: float,
+        warnings: Sequence[WarningMessage] = (),
     ) -> None:
         """Awaits `image`, uint8 [H, W, 3], unless the client disconnects before.
 
         `actions` holds the keys of each latent frame.
         A send that takes longer than `timeout_s` ends the response and frees the world.
+        The headers have `warnings`, and then those of the world.
         """
         super().__init__()
         self._timeout_s = timeout_s
@@ -68,6 +70,7 @@ class ClipResponse(Response):
         self._image = image
         self._actions = actions
         self._capacity = capacity
+        self._warnings = warnings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with anyio.create_task_group() as tasks:
@@ -93,7 +96,8 @@ class ClipResponse(Response):
                     async for data in pieces:
                         if not begun:
                             begun = True
-                            await send(_start(self._spec.seed, session.take_warnings()))
+                            warnings = [*self._warnings, *session.take_warnings()]
+                            await send(_start(self._spec.seed, warnings))
                         with anyio.fail_after(self._timeout_s):
                             await send(_body(data))
                 await send({"type": "http.response.body", "body": b""})

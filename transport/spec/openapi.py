@@ -77,6 +77,10 @@ def _clips() -> Schema:
         "500": "The world failed.",
         "503": "Every world is in use, or the world was lost. Try again later.",
     }
+    headers = {
+        "x-seed": _header("The seed of the world.", "integer"),
+        "x-warning": _header("What is not as requested; absent if nothing is.", "string"),
+    }
     return {
         "summary": "One walk as a video.",
         "requestBody": {
@@ -84,7 +88,7 @@ def _clips() -> Schema:
             "content": {kind: {"schema": refer(name)} for kind, name in bodies.items()},
         },
         "responses": {
-            "200": _answer("The video.", {"video/mp4": {"schema": BYTES}}),
+            "200": _answer("The video.", {"video/mp4": {"schema": BYTES}}) | {"headers": headers},
             **{status: _answer(text, _json("Failure")) for status, text in refusals.items()},
         },
     }
@@ -144,6 +148,10 @@ def _get(summary: str, *, ok: Schema) -> Schema:
 
 def _answer(description: str, content: Schema) -> Schema:
     return {"description": description, "content": content}
+
+
+def _header(description: str, kind: str) -> Schema:
+    return {"description": description, "schema": {"type": kind}}
 
 
 def _json(name: str) -> Schema:

@@ -41,12 +41,8 @@ def read_init(init: Init, info: WorldInfo, *, max_script_bytes: int) -> SessionR
     """
     window, sink = _read_window(init, info)
     first_frame = _read_first_frame(init.first_frame, info)
-    warnings: list[WarningMessage] = []
     width, height = read_size(init.size, info)
-    served = f"{width}x{height}"
-    if init.size not in (None, served):
-        text = f"`size`: {init.size} is not served, the frames are {served}"
-        warnings.append(WarningMessage(text, "size_changed", "size"))
+    warnings = warn_of_size(init.size, served=f"{width}x{height}")
     extensions = bool(init.extensions)
     warnings += _read_unsupported(init, extensions=extensions)
     latest = extensions and init.realtime_delivery == "latest"
@@ -85,6 +81,14 @@ def read_size(size: str | None, info: WorldInfo) -> tuple[int, int]:
             f"`size`: {quote(size)}, expected 'WIDTHxHEIGHT', each 1 to {MAX_SIDE}", field="size"
         )
     return info.nearest_size(width, height)
+
+
+def warn_of_size(size: str | None, *, served: str) -> list[WarningMessage]:
+    """A warning if the served "WxH" is not the requested one."""
+    if size in (None, served):
+        return []
+    text = f"`size`: {size} is not served, the frames are {served}"
+    return [WarningMessage(text, "size_changed", "size")]
 
 
 def read_prompt(prompt: str | None, info: WorldInfo, *, has_image: bool) -> str:

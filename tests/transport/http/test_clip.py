@@ -114,6 +114,16 @@ def test_a_warning_about_a_clip_is_in_its_headers(server, world):
     assert "x-warning" not in server.http.post("/v1/clips", json={"actions": "w-1"}).headers
 
 
+def test_another_size_than_the_requested_one_is_a_warning(server, world):
+    world.info = msgspec.structs.replace(world.info, sizes=((32, 16),))
+    for size, warned in [
+        ("16x32", "`size`: 16x32 is not served, the frames are 32x16"),
+        ("32x16", None),
+    ]:
+        response = server.http.post("/v1/clips", json={"actions": "w-1", "size": size})
+        assert response.headers.get("x-warning") == warned
+
+
 @pytest.mark.parametrize("body", [{"data": {"seed": "-1"}}, {"json": {"seed": -77}}])
 def test_a_negative_seed_is_a_random_one(server, world, body):
     for _ in range(3):
