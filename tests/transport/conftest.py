@@ -328,3 +328,20 @@ def server(world, serve):
 def peer(server):
     with server.dial() as one:
         yield one
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    from tests.transport.image_site import write_certificate  # here: its imports take a while
+
+    path = tmp_path_factory.mktemp("tls") / "server.pem"
+    write_certificate(path)
+    return path
+
+
+@pytest.fixture
+def site(certificate):
+    """A server of images, and fetchers for which it is behind every name."""
+    from tests.transport.image_site import Site
+
+    return Site(certificate)
