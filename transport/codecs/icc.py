@@ -78,8 +78,8 @@ def _profile(chromaticity: Chromaticity, curve: Sequence[float]) -> bytes | None
 def _to_xyz(chromaticity: Chromaticity) -> NDArray[np.float64]:
     """The matrix [3, 3] from linear RGB to XYZ under D50."""
     pairs = zip(chromaticity[::2], chromaticity[1::2], strict=True)
-    white, *colors = (np.array([x / y, 1.0, (1 - x - y) / y]) for x, y in pairs)
-    primaries = np.column_stack(colors)
+    white, *colours = (np.array([x / y, 1.0, (1 - x - y) / y]) for x, y in pairs)
+    primaries = np.column_stack(colours)
     scales = np.linalg.solve(primaries, white)
     cones = np.diag((_BRADFORD @ _D50) / (_BRADFORD @ white))
     matrix: NDArray[np.float64] = (

@@ -35,14 +35,12 @@ _TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
 _PHOTOMETRIC = ExifTag.PhotometricInterpretation  # of a TIFF
 
 _pillow_lock = threading.Lock()
 
 
-class Refused(ValueError):
+class UnsuitableImage(ValueError):
     """A readable file that is refused. The text names what it is."""
 
 
@@ -62,7 +60,7 @@ def read_image(data: bytes, *, width: int, height: int) -> Image.Image:
             profile = _read_profile(file, data)
             image = _decode(file)
         image = _fit(image, profile, width, height)
-    except Refused:
+    except UnsuitableImage:
         raise
     except Image.DecompressionBombError as exc:
         raise ValueError(f"too large, expected at most {MAX_PIXELS} pixels") from exc
@@ -93,7 +91,7 @@ def _open(data: bytes) -> ImageFile.ImageFile:
 
 
 def _check_tiles(data: bytes) -> None:
-    """Raises Refused for a TIFF of very many parts: Pillow makes a decoder for each."""
+    """Raises UnsuitableImage for a TIFF of very many parts: Pillow makes a decoder for each."""
     if data[:4] not in (b"II*\0", b"MM\0*"):
         return
     directory, file = ImageFileDirectory_v2(data[:8]), io.BytesIO(data)
@@ -101,7 +99,7 @@ def _check_tiles(data: bytes) -> None:
     directory.load(file)
     for tag in (ExifTag.StripOffsets, ExifTag.TileOffsets):
         if len(directory.get(tag, ())) > MAX_TILES:
-            raise Refused(f"a TIFF image in too many parts, expected at most {MAX_TILES}")
+            raise UnsuitableImage(f"a TIFF image in too many parts, expected at most {MAX_TILES}")
 
 
 def _read_orientation(image: Image.Image) -> int:
@@ -121,31 +119,33 @@ def _read_orientation(image: Image.Image) -> int:
 
 
 def _check_cost(image: Image.Image, data: bytes, *, min_size: tuple[int, int]) -> None:
-    """Raises Refused, before any pixel is decoded, if that would take too much memory or time.
+    """Raises UnsuitableImage if decoding would take too much memory or time. Decodes no pixel.
 
     A JPEG will be decoded 2, 4 or 8 times smaller, with no side below that of `min_size`.
     """
     size = f"{image.width} x {image.height}"
     num_pixels = image.width * image.height
     if num_pixels > MAX_PIXELS:
-        raise Refused(f"too large, {size}, expected at most {MAX_PIXELS} pixels")
+        raise UnsuitableImage(f"too large, {size}, expected at most {MAX_PIXELS} pixels")
     num_bytes = 0
     if image.format in ("JPEG", "MPO"):
         if data.count(b"\xff\xda") * num_pixels > MAX_SCANNED_PIXELS:
-            raise Refused(f"a JPEG image of {size} in too many scans, expected a baseline JPEG")
+            raise UnsuitableImage(
+                f"a JPEG image of {size} in too many scans, expected a baseline JPEG"
+            )
         if "progressive" in image.info:  # all of its coefficients are in memory
             num_bytes = 2 * len(image.getbands()) * num_pixels
         image.draft(None, min_size)
     num_bytes += image.width * image.height * _PIXEL_BYTES.get(image.format or "", 4)
     if num_bytes > MAX_DECODER_BYTES:
-        raise Refused(
+        raise UnsuitableImage(
             f"a {image.format} image of {size}, which takes {num_bytes // 2**20} MiB to decode, "
             f"expected at most {MAX_DECODER_BYTES // 2**20} MiB, or a JPEG"
         )
 
 
 def _read_profile(image: Image.Image, data: bytes) -> bytes | None:
-    """The ICC profile of the pixels, or None for sRGB. Raises Refused for an HDR image."""
+    """The ICC profile of the pixels, or None for sRGB. Raises UnsuitableImage for an HDR image."""
     embedded: bytes | None = image.info.get("icc_profile")
     points = None
     if image.format == "PNG":
@@ -160,7 +160,9 @@ def _read_profile(image: Image.Image, data: bytes) -> bytes | None:
     if points is not None:
         primaries, transfer = points
         if transfer in icc.HDR_TRANSFERS:
-            raise Refused("an HDR image (PQ or HLG), expected one of standard dynamic range")
+            raise UnsuitableImage(
+                "an HDR image (PQ or HLG), expected one of standard dynamic range"
+            )
         if image.format == "AVIF" and transfer in icc.VIDEO_TRANSFERS:
             transfer = icc.SRGB_TRANSFER  # as in a browser's videos
         return icc.profile_of_code_points(primaries, transfer)

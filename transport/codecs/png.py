@@ -43,7 +43,7 @@ def without_rest(data: bytes) -> bytes:
 
 
 def code_points(data: bytes) -> tuple[int, int] | None:
-    """The color primaries and the transfer function of ITU-T H.273 in chunk cICP, or None."""
+    """The colour primaries and the transfer function of ITU-T H.273 in chunk cICP, or None."""
     body = _find(data, b"cICP")
     return (body[0], body[1]) if body is not None and len(body) == 4 else None
 
@@ -60,13 +60,13 @@ def embedded_profile(data: bytes) -> bytes | None:
 
 
 def scale_transparency(image: ImageFile) -> None:
-    """Give the transparent color the depth of Pillow's pixels. Call it before they are decoded."""
-    color = image.info.get("transparency")
+    """Give the transparent colour the depth of Pillow's pixels. Call it before they are decoded."""
+    colour = image.info.get("transparency")
     raw_mode = image.tile[0].args
-    if raw_mode in _SCALES and isinstance(color, int):
-        image.info["transparency"] = color * _SCALES[raw_mode]
-    elif raw_mode == "RGB;16B" and isinstance(color, tuple):
-        image.info["transparency"] = tuple(value >> 8 for value in color)
+    if raw_mode in _SCALES and isinstance(colour, int):
+        image.info["transparency"] = colour * _SCALES[raw_mode]
+    elif raw_mode == "RGB;16B" and isinstance(colour, tuple):
+        image.info["transparency"] = tuple(value >> 8 for value in colour)
 
 
 def _find(data: bytes, name: bytes) -> bytes | None:
