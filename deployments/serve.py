@@ -1,7 +1,7 @@
 """The command `python -m deployments.serve FILE`: Serve's own `serve run`, checked and watched.
 
-It sets Ray's environment, refuses a config that cannot work before Ray starts, prints the address
-once a world can be entered, and ends with status 1 when its cluster is gone.
+It sets Ray's environment, and refuses a config that cannot work before Ray starts. It prints the
+address once a world can be entered, and ends with status 1 when its cluster is gone.
 """
 
 import argparse
@@ -74,9 +74,9 @@ def hold_port(host: str, port: int) -> socket.socket:
     try:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         holder.bind((host, port))
-    except (OSError, OverflowError) as exc:
+    except (OSError, UnicodeError) as exc:  # UnicodeError: a name that the resolver cannot take
         holder.close()
-        reason = exc.strerror if isinstance(exc, OSError) else str(exc)
+        reason = exc.strerror if isinstance(exc, OSError) else "not a host name"
         raise ConfigError(f"http_options: cannot listen on {host}:{port}: {reason}") from exc
     # Now that it is bound: share with sockets that set SO_REUSEPORT, and with no other.
     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
@@ -121,7 +121,7 @@ def announce(address: str, ended: threading.Event) -> None:
 def end_with_cluster(ended: threading.Event, *, period_s: float = WATCH_PERIOD_S) -> None:
     """End this process, and what is left of the cluster, when a process of the cluster is gone.
 
-    `serve run` would wait forever, and hide the failure from whoever restarts it.
+    `serve run` would wait forever, and hide the failure from a supervisor that restarts it.
     """
     started: set[str] = set()
     processes: set[psutil.Process] = set()

@@ -73,10 +73,10 @@ def test_a_port_is_free_again_right_after_its_connections(tmp_path):
     hold_port("127.0.0.1", port).close()
 
 
-@pytest.mark.parametrize("host, port", [("192.0.2.77", 8000), ("no.such.host.invalid", 8000)])
-def test_an_address_of_another_machine_is_refused(host, port):
-    with pytest.raises(ConfigError, match=f"cannot listen on {host}:{port}: "):
-        hold_port(host, port)
+@pytest.mark.parametrize("host", ["192.0.2.77", "no.such.host.invalid", "x" * 70])
+def test_an_address_of_another_machine_is_refused(host):
+    with pytest.raises(ConfigError, match=f"cannot listen on {host}:8000: ."):
+        hold_port(host, 8000)
 
 
 @pytest.mark.parametrize(
