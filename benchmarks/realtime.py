@@ -8,8 +8,8 @@ first 6 are not counted.
 2. As fast as acks allow: a chunk's period over its media time. Below 1, the stack keeps up.
 3. Half as long, paced: the most that the object store held.
 
-With --speed, only the second of these: under a minute, and the figure that tells whether a machine
-is fast enough. Its p95 should be below 0.8.
+With --speed, only the second of these: in under a minute. A machine is fast enough if its p95 is
+below 0.8.
 
 With --browser, the client is the page in a headless Chromium on the same machine, keys are held for
 seconds, and the figures are the page's own statistics. A chunk has arrived when the page

@@ -35,7 +35,7 @@ from transport.wire.limits import ClientLimits
 
 MAX_AT_ONCE = 6
 MIN_SAMPLES = 5
-EARLY_MINUTE = 5.0  # memory grows until caches are full; what grows from here on is kept
+EARLY_MINUTE = 5.0  # until then, memory grows because caches fill up
 FREEZE_S = 25.0  # longer than the server waits for a pong
 CLIENT_TIMEOUT_S = 60.0
 SETTLE_S = 60.0  # the most until the last sessions have ended, and Ray's metrics show it
@@ -211,7 +211,7 @@ KINDS: tuple[RudeClient, ...] = (
 
 @dataclass(kw_only=True)
 class Report:
-    """What was seen in a run."""
+    """The figures of a run."""
 
     samples: list[Sample] = field(default_factory=list)
     walks: list[Walk] = field(default_factory=list)  # more than one: the server ended the others

@@ -29,7 +29,7 @@ OTHERS = "other processes"
 
 
 class ProcessFigures(Struct, kw_only=True):
-    """Of all processes of a role together."""
+    """The sums over all processes of a role."""
 
     count: int = 0
     uss_mib: float = 0.0  # memory that only this process uses

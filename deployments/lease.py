@@ -167,8 +167,8 @@ class LeasedWorld:
 
     async def _first_item(self, stream: Any, on_wait: OnWait) -> Lease:
         first: asyncio.Future[Lease] = asyncio.ensure_future(anext(stream))
-        # Whoever gives up cancels the stream, which ends this future with an error. To cancel the
-        # future itself would make Ray's callback for a late answer fail.
+        # A caller that gives up cancels the stream, which ends this future with an error. To cancel
+        # the future itself would make Ray's callback for a late answer fail.
         first.add_done_callback(lambda done: done.cancelled() or done.exception())
         client = self._line.join(asyncio.get_running_loop().time())
         try:

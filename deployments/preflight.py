@@ -1,4 +1,4 @@
-"""What a start would fail on later, checked on this machine before Ray starts."""
+"""Checks of this machine before Ray starts, for causes of a failure that would show later."""
 
 from collections import Counter
 from pathlib import Path
@@ -16,8 +16,7 @@ from lingbot.files import check_tensors, read_json
 
 ARGS = "applications[0].args"
 MEMORY = ("memory", "object_store_memory")  # Ray measures these itself
-
-ROUNDING = 1e-6  # of shares like 1/3
+ROUNDING = 1e-6  # a tolerance for shares like 1/3
 
 
 class Heads(Struct):

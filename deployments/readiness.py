@@ -1,4 +1,4 @@
-"""Whether worlds can be opened, from what Serve's controller reports about the replica groups."""
+"""The readiness of worlds, from the report of Serve's controller about the replica groups."""
 
 import asyncio
 import re
@@ -21,7 +21,7 @@ from ray.serve.schema import (  # type: ignore[attr-defined]
 from transport.wire.errors import WorldFailed
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-MODULE = re.compile(r"^(?:\w+\.)+(?=\w+: )")  # of an exception's name
+MODULE = re.compile(r"^(?:\w+\.)+(?=\w+: )")  # before an exception's name
 UP = (ReplicaState.RUNNING, ReplicaState.PENDING_MIGRATION)
 
 

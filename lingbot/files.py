@@ -73,7 +73,7 @@ def read_json(path: Path, kind: type[T]) -> T:
     _refuse_other_kinds(path)
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
-    except (OSError, ValueError, RecursionError) as exc:  # ValueError: of msgspec, or not UTF-8
+    except (OSError, ValueError, RecursionError) as exc:  # ValueError: msgspec's, or not UTF-8
         raise WeightsError(f"{path}: {exc}") from exc
 
 

@@ -1,4 +1,4 @@
-"""Clients that leave, at every point of a session: what they leave behind, and what is logged."""
+"""Clients that leave at every point of a session: no session is left, and no traceback."""
 
 import asyncio
 import contextlib

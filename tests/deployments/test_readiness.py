@@ -1,4 +1,4 @@
-"""What is concluded from Serve's status, on statuses as its controller gives them."""
+"""Conclusions from Serve's status, on statuses as its controller gives them."""
 
 import asyncio
 import threading

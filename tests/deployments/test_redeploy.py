@@ -74,7 +74,7 @@ def test_changed_limits_replace_no_process_and_hold_for_new_sockets(server):
 
 
 async def is_refused(server):
-    """Whether a second socket is one too many."""
+    """True if a second socket is one too many."""
     early = {"type": "event", "kind": "prompt", "payload": "before the init"}
     async with open_socket(server.ws) as socket:
         try:

@@ -22,7 +22,7 @@ class SessionRequest(Struct, frozen=True, kw_only=True):
     """A valid init: the world to open, and how its chunks are generated and sent."""
 
     world: WorldSpec
-    first_frame: bytes | str | None  # an encoded image; None: that of the first opening
+    first_frame: bytes | str | None  # an encoded image; None: the first opening's
     encoding: Encoding
     fps: int
     paced: bool  # by the media clock
@@ -31,7 +31,7 @@ class SessionRequest(Struct, frozen=True, kw_only=True):
     max_chunks: int | None
     extensions: bool
     script: list[str]  # actions
-    warnings: tuple[WarningMessage, ...] = ()  # what is not as the init asks
+    warnings: tuple[WarningMessage, ...] = ()  # differences from the init
 
 
 def read_init(init: Init, info: WorldInfo, *, max_script_bytes: int) -> SessionRequest:

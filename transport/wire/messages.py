@@ -2,9 +2,8 @@
 
 A payload of 64 KiB or more travels bare, in a binary frame of its own. Unknown fields are ignored,
 so either side may be upgraded first. A client may also write an integer as a whole float or as
-digits in a string. The tags, the fields and their order are those of
-SGLang-Diffusion's realtime endpoint. Extensions are sent only to clients that asked for them in
-`init`.
+digits in a string. The tags, the fields and their order are those of SGLang-Diffusion's realtime
+endpoint. Extensions are sent only to clients that asked for them in `init`.
 """
 
 import math
@@ -199,9 +198,7 @@ class ChunkStats(Struct, tag="chunk_stats", frozen=True, kw_only=True):
     raw_payload_build_ms: int
     raw_write_ms: int
     ws_write_ms: int
-    chunk_total_ms: (
-        int  # from the beginning of the chunk before to that of this one, with all waits
-    )
+    chunk_total_ms: int  # from the start of the last chunk to that of this one, with all waits
     num_batches: int
     num_frames: int
     raw_bytes: int

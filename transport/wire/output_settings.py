@@ -6,12 +6,7 @@ from typing import get_args
 from msgspec import Raw
 
 from transport.wire.errors import BadMessage, quote, unknown_name
-from transport.wire.messages import (
-    Encoding,
-    Format,
-    OutputChange,
-    decode_field,
-)
+from transport.wire.messages import Encoding, Format, OutputChange, decode_field
 
 FORMAT_FIELD = "realtime_output_format"
 EXTENSION_FORMATS = ("delta-zstd",)  # not a part of the plain wire
@@ -40,7 +35,7 @@ def read_format(name: str | None, *, extensions: bool, field: str = FORMAT_FIELD
 def read_output_change(raw: Raw, *, field: str) -> OutputChange:
     """The payload of `output`. Raises BadMessage with the path below `field`.
 
-    Unlike elsewhere, an unknown field is an error: what it asks for would not happen.
+    Unlike elsewhere, an unknown field is an error, because it would have no effect.
     """
     known = OutputChange.__struct_fields__
     for name in decode_field(raw, dict[str, Raw], field=field):

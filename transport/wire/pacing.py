@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from transport.wire.errors import BadMessage
 
 MAX_UNACKNOWLEDGED_CHUNKS = 2
-MAX_LEAD_S = 30.0  # of media ahead of the clock, for a client with neither acks nor pacing
+MAX_LEAD_S = 30.0  # ahead of the media clock, for a client with neither acks nor pacing
 SLACK_S = 0.1  # for encoding, sending and the client's own queue
 
 

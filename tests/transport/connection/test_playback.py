@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from tests.transport.connection.virtual_clock import serve_on_virtual_clock
 
-TICK_S = 1 / 60  # of a browser's display
+TICK_S = 1 / 60  # a frame of a browser's display
 
 
 @dataclass
