@@ -126,6 +126,7 @@ async def _read_form(request: Request, body: bytes) -> tuple[ClipRequest, bytes 
     async def replay() -> Message:
         return {"type": "http.request", "body": body, "more_body": False}
 
+    _check_end(request, body)
     try:
         form = await Request(request.scope, replay).form(max_part_size=len(body) + 1)
     except HTTPException as exc:  # Starlette's answer to a body that its header does not describe
@@ -151,6 +152,19 @@ async def _read_form(request: Request, body: bytes) -> tuple[ClipRequest, bytes 
     # A form sends its empty inputs, too: they count as absent.
     fields = {name: value for name, value in fields.items() if value}
     return msgspec.convert(fields, ClipRequest, strict=False), upload or None
+
+
+def _check_end(request: Request, body: bytes) -> None:
+    """Raises BadMessage for a multipart form without its end: the parser drops its last part."""
+    kind, options = parse_options_header(request.headers["content-type"])
+    boundary = options.get(b"boundary")
+    is_multipart = kind.decode("latin-1") != URL_FORM
+    if is_multipart and boundary and b"--" + boundary + b"--" not in body:
+        end = quote(f"--{boundary.decode('latin-1')}--")
+        raise BadMessage(
+            f"the body is not a form: its end is missing, expected {end}",
+            code="malformed",
+        )
 
 
 def _check_text(name: str, text: str, body: bytes) -> None:

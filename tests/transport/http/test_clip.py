@@ -57,6 +57,30 @@ def test_a_file_a_form_and_json_are_equivalent(server, world, make_png):
         assert (first_frame == [1, 2, 3]).all()
 
 
+def test_a_form_without_its_end_is_refused(server, world, make_png):
+    body = b""
+    for name, value in (("actions", b"w-1"), ('image"; filename="a.png', make_png())):
+        body += f'--X\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n'.encode()
+        body += value + b"\r\n"
+
+    def post(content):
+        headers = {"content-type": "multipart/form-data; boundary=X"}
+        return server.http.post("/v1/clips", content=content, headers=headers)
+
+    for cut in (body, body[:-20], body[: body.index(b"image")]):
+        response = post(cut)
+        assert error_of(response) == (400, "malformed", None)
+        assert response.json()["error"]["content"].endswith("its end is missing, expected '--X--'")
+    assert world.specs == []
+    assert num_frames(post(body + b"--X--")) == 1
+
+
+def test_a_size_that_is_not_served_gets_a_warning(server):
+    response = server.http.post("/v1/clips", json={"actions": "w-1", "size": "17x31"})
+    warning = response.headers["x-warning"]
+    assert warning.startswith("`size`: 17x31 is not served, the frames are ")
+
+
 def test_half_a_surrogate_pair_is_refused(server, world):
     """UTF-7 can encode one, so no form may declare it as its charset."""
     parts = {"actions": "w-3", "prompt": "a +2AA- b"}
