@@ -19,8 +19,8 @@ PositiveInt = Annotated[int, Meta(ge=1)]
 NonNegativeInt = Annotated[int, Meta(ge=0)]
 PositiveFloat = Annotated[float, Meta(gt=0)]
 # As browsers send it: no path, no slash at the end. "null" is the origin of local files.
-Origin = Annotated[str, Meta(pattern="^([*]|null|https?://[^/ ]+)$")]
-HostName = Annotated[str, Meta(pattern="^([a-z0-9-]+[.])+[a-z][a-z0-9-]*$")]
+Origin = Annotated[str, Meta(pattern="^([*]|null|https?://[^/\\s]+)\\Z")]
+HostName = Annotated[str, Meta(pattern="^([a-z0-9-]+[.])+[a-z][a-z0-9-]*\\Z")]
 
 
 class ServiceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

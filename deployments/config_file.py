@@ -4,16 +4,20 @@ Ray Serve ignores unknown keys in most of its sections. Here they are errors.
 """
 
 import argparse
+import math
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import yaml
 from msgspec import Struct
 from pydantic import BaseModel, ValidationError
 from ray.runtime_env import RuntimeEnv
-from ray.serve.config import AutoscalingConfig
+from ray.serve._private.constants import DEFAULT_MAX_ONGOING_REQUESTS
+from ray.serve.config import AutoscalingConfig, ProxyLocation
 from ray.serve.schema import ServeDeploySchema
 from ray.util.placement_group import VALID_PLACEMENT_GROUP_STRATEGIES
 
@@ -55,6 +59,7 @@ def read_config_file(path: Path) -> ConfigFile:
     (application,) = content["applications"]
     where = "applications[0]"
     check_choice(application["import_path"], [IMPORT_PATH], path=f"{where}.import_path")
+    _check_exposed(schema, path=where)
     _check_runtime_env(application, path=where)
     args = application.get("args") or {}
     try:
@@ -64,11 +69,15 @@ def read_config_file(path: Path) -> ConfigFile:
     deployments = application.get("deployments") or ()
     for index, deployment in enumerate(deployments):
         _check_deployment(deployment, path=f"{where}.deployments[{index}]")
+        if deployment["name"] in [earlier["name"] for earlier in deployments[:index]]:
+            name = f"{where}.deployments[{index}].name"
+            raise ConfigError(f"{name}: '{deployment['name']}' is given twice")
     by_name = {deployment["name"]: deployment for deployment in deployments}
     if not by_name.get("WorldGroup", {}).get("placement_group_bundles"):
         raise ConfigError(
             f"{where}.deployments: WorldGroup needs placement_group_bundles, one for each rank"
         )
+    _check_max_sockets(config, by_name.get("Transport", {}), path=where)
     (parsed,) = schema.applications
     return ConfigFile(
         host=schema.http_options.host,
@@ -81,20 +90,72 @@ def read_config_file(path: Path) -> ConfigFile:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = msgspec.yaml.decode(path.read_bytes())
+        data = path.read_bytes()
+        _check_repeats(yaml.compose(data, yaml.CSafeLoader))
+        content = msgspec.yaml.decode(data)
     except OSError as exc:
         raise ConfigError(exc.strerror) from exc
-    except msgspec.DecodeError as exc:
+    except ConfigError:
+        raise
+    except Exception as exc:  # PyYAML raises a dozen kinds, such as KeyError for `!!bool maybe`
         raise ConfigError(f"not YAML, {' '.join(str(exc).split())}") from exc
     if not isinstance(content, dict):
         raise ConfigError("expected a mapping with the key 'applications'")
     return content
 
 
+def _check_repeats(root: yaml.Node | None) -> None:
+    """Raise ConfigError for a key that a mapping has twice. YAML's readers keep the last."""
+    visited: set[int] = set()  # an alias is its anchor's node once more
+    nodes = [root]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, yaml.SequenceNode) and id(node) not in visited:
+            nodes += node.value
+        elif isinstance(node, yaml.MappingNode) and id(node) not in visited:
+            lines: dict[str, int] = {}
+            for key, value in node.value:
+                nodes.append(value)
+                if not isinstance(key, yaml.ScalarNode):
+                    continue
+                line = key.start_mark.line + 1
+                if key.value in lines:
+                    first = lines[key.value]
+                    raise ConfigError(
+                        f"line {line}: '{key.value}' is given twice, first in line {first}"
+                    )
+                lines[key.value] = line
+        visited.add(id(node))
+
+
+def _check_exposed(schema: ServeDeploySchema, *, path: str) -> None:
+    """Raise ConfigError if no proxy would take requests, or none for this route."""
+    if schema.proxy_location is ProxyLocation.Disabled:
+        raise ConfigError("proxy_location: Disabled, expected 'EveryNode' or 'HeadOnly'")
+    (application,) = schema.applications
+    prefix = application.route_prefix
+    if prefix != "/" and not re.fullmatch(r"(/[^/{}\s]+)+", prefix or ""):
+        raise ConfigError(f"{path}.route_prefix: {prefix!r}, expected '/' or a path like '/worlds'")
+
+
+def _check_max_sockets(config: ServiceConfig, transport: dict[str, Any], *, path: str) -> None:
+    """Raise ConfigError if Ray would hold back sockets that we must answer `busy`."""
+    limits, source = config.limits, "args"
+    if (user_config := transport.get("user_config")) is not None:
+        limits, source = parse_user_config(user_config).limits, "user_config"
+    max_ongoing = transport.get("max_ongoing_requests", DEFAULT_MAX_ONGOING_REQUESTS)
+    if int(max_ongoing) <= limits.max_sockets:
+        raise ConfigError(
+            f"{path}.deployments: max_ongoing_requests of Transport is {max_ongoing}, expected "
+            f"more than {source}.limits.max_sockets, {limits.max_sockets}"
+        )
+
+
 def _check_deployment(deployment: dict[str, Any], *, path: str) -> None:
     """Check what Ray's schema leaves to a later step of the deployment."""
     check_choice(deployment["name"], DEPLOYMENTS, path=f"{path}.name")
     _check_runtime_env(deployment.get("ray_actor_options") or {}, path=f"{path}.ray_actor_options")
+    _check_amounts(deployment, path=path)
     if (user_config := deployment.get("user_config")) is not None:
         _check_user_config(deployment["name"], user_config, path=path)
     if autoscaling := deployment.get("autoscaling_config"):
@@ -102,6 +163,24 @@ def _check_deployment(deployment: dict[str, Any], *, path: str) -> None:
     strategy = deployment.get("placement_group_strategy", "PACK")
     strategies = sorted(VALID_PLACEMENT_GROUP_STRATEGIES)
     check_choice(strategy, strategies, path=f"{path}.placement_group_strategy")
+
+
+def _check_amounts(deployment: dict[str, Any], *, path: str) -> None:
+    """Raise ConfigError for a resource's amount that is no number, or a bundle of nothing."""
+    options = deployment.get("ray_actor_options") or {}
+    numbers = {name: options.get(name) for name in ("num_cpus", "num_gpus", "memory")}
+    where = f"{path}.ray_actor_options"
+    sections = {where: numbers, f"{where}.resources": options.get("resources") or {}}
+    for index, bundle in enumerate(deployment.get("placement_group_bundles") or ()):
+        where = f"{path}.placement_group_bundles[{index}]"
+        sections[where] = bundle
+        if not any(bundle.values()):
+            raise ConfigError(f"{where}: no resources, expected some, such as {{CPU: 1}}")
+    for where, section in sections.items():
+        for name, amount in section.items():
+            is_number = isinstance(amount, int | float) and 0 <= amount < math.inf
+            if amount is not None and not is_number:
+                raise ConfigError(f"{where}.{name}: {amount!r}, expected a number, 0 or more")
 
 
 def _check_user_config(name: str, user_config: dict[str, Any], *, path: str) -> None:
@@ -129,7 +208,7 @@ def _validate(model: type[BaseModel], value: object, *, path: str) -> Any:
         for part in error["loc"]:
             path += f"[{part}]" if isinstance(part, int) else f".{part}"
         reason = error["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"{path.lstrip('.')}: {reason}") from exc
+        raise ConfigError(f"{path}: {reason}".lstrip(".: ")) from exc
 
 
 def main(argv: Sequence[str]) -> int:

@@ -42,14 +42,16 @@ def check_weights(config: ServiceConfig, *, num_ranks: int) -> None:
     folder = preset.folder if config.weights is None else Path(config.weights)
     if folder is None:
         raise ConfigError(f"{ARGS}.weights: preset {config.preset!r} needs a folder of weights")
-    if not folder.is_dir():
-        raise ConfigError(f"{ARGS}.weights: no folder {folder}")
     try:
+        if not folder.is_dir():
+            raise ConfigError(f"{ARGS}.weights: no folder {folder}")
         for name in (preset.dit_file, preset.vae_file):
             check_tensors(folder / name)
         num_heads = read_json((folder / preset.dit_file).with_name("config.json"), Heads).num_heads
     except WeightsError as exc:
         raise ConfigError(f"{ARGS}.weights: {exc}") from exc
+    except OSError as exc:  # of a path that is too long, or in a folder that is closed to us
+        raise ConfigError(f"{ARGS}.weights: {exc.filename}: {exc.strerror}") from exc
     if num_heads % num_ranks:
         raise ConfigError(
             f"placement_group_bundles of WorldGroup: num_heads {num_heads} must be divisible by "
@@ -96,7 +98,7 @@ def replica_resources(deployment: dict[str, Any]) -> dict[str, float]:
         return dict(total)
     options = deployment.get("ray_actor_options") or {}
     return {
-        "CPU": options.get("num_cpus", 1),
+        "CPU": 1 if (num_cpus := options.get("num_cpus")) is None else num_cpus,
         "GPU": options.get("num_gpus") or 0,
         **(options.get("resources") or {}),
     }

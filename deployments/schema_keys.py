@@ -14,27 +14,43 @@ def check_keys(value: object, schema: Any, *, path: str) -> None:
     """Raise ConfigError at the first key that `schema` lacks, or value that is not a choice.
 
     `schema` is a type annotation. The fields of msgspec's and of pydantic's classes are followed,
-    through lists and unions. Other types and other values pass: their parser checks them.
+    through lists and unions. Other types and values pass: their parser checks them.
     """
     schema = without_annotations(schema)
     arguments = get_args(schema)
     if get_origin(schema) in (Union, types.UnionType):
-        arms = [arm for arm in arguments if arm is not types.NoneType]
-        for arm in arms if value is not None else ():
-            # Beside other types a literal is one possibility, not the list of choices.
-            if len(arms) == 1 or get_origin(without_annotations(arm)) is not Literal:
-                check_keys(value, arm, path=path)
+        _check_union(value, arguments, path=path)
     elif get_origin(schema) is Literal:
         check_choice(value, arguments, path=path)
     elif isinstance(value, list) and get_origin(schema) in (list, tuple):
         for index, item in enumerate(value):
             check_keys(item, arguments[0], path=f"{path}[{index}]")
-    elif isinstance(value, dict) and (fields := fields_of(schema)):
+    elif fields := fields_of(schema):
+        if not isinstance(value, dict):
+            raise ConfigError(f"{path}: {value!r}, expected a mapping")
         for key, item in value.items():
             where = f"{path}.{key}" if path else str(key)
             if key not in fields:
                 raise ConfigError(f"{where}: unknown key, {suggest(str(key), list(fields))}")
             check_keys(item, fields[key], path=where)
+
+
+def _check_union(value: object, schemas: Iterable[Any], *, path: str) -> None:
+    """Raise ConfigError for a value that fits no arm of a union. None fits all."""
+    arms = [without_annotations(arm) for arm in schemas if arm is not types.NoneType]
+    if value is None:
+        return
+    if len(arms) == 1:
+        check_keys(value, arms[0], path=path)
+        return
+    literals = [choice for arm in arms if get_origin(arm) is Literal for choice in get_args(arm)]
+    types_beside = [arm for arm in arms if get_origin(arm) is not Literal]
+    if literals and isinstance(value, str) and value not in literals and str not in types_beside:
+        names = ", ".join([*map(repr, literals), *(arm.__name__ for arm in types_beside)])
+        raise ConfigError(f"{path}: {value!r} is not a choice, expected one of {names}")
+    for arm in types_beside:
+        if isinstance(value, dict) or not fields_of(arm):
+            check_keys(value, arm, path=path)
 
 
 def check_choice(value: object, choices: Iterable[object], *, path: str) -> None:

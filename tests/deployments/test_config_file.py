@@ -92,6 +92,31 @@ def test_an_unknown_key_anywhere_fails_with_the_nearest_one(written, path, neare
         ((*GROUP, "placement_group_bundles"), [], r"WorldGroup needs placement_group_bundles"),
         ((*APP, "deployments"), [], r"^applications\[0\]\.deployments: WorldGroup needs"),
         ((*GROUP, "user_config"), {"limits": {}}, r"\[1\]\.user_config: WorldGroup has none"),
+        (("http_options",), None, r"^http_options: None, expected a mapping"),
+        ((*APP, "deployments"), [None], r"deployments\[0\]: None, expected a mapping"),
+        (("proxy_location",), "Disabled", r"^proxy_location: Disabled, expected 'EveryNode'"),
+        ((*APP, "route_prefix"), "worlds", r"route_prefix: 'worlds', expected '/'"),
+        ((*APP, "route_prefix"), "/worlds/", r"route_prefix: '/worlds/', expected '/'"),
+        ((*APP, "route_prefix"), None, r"route_prefix: None, expected '/'"),
+        ((*APP, "port"), 8001, r"^Port 8001 is set in the config for application"),
+        ((*APP, "args", "threads"), "Auto", r"threads: 'Auto' is not a choice.* 'auto', int"),
+        ((*APP, "args", "image_hosts"), ["a.b\n"], r"image_hosts\[0\]: "),
+        ((*TRANSPORT, "max_ongoing_requests"), 150, r"is 150, .*args\.limits\.max_sockets, 150"),
+        (
+            (*TRANSPORT, "user_config"),
+            {"limits": {"max_sockets": 200}},
+            r"is 200, .*user_config\.limits\.max_sockets, 200",
+        ),
+        (
+            (*TRANSPORT, "name"),
+            "WorldGroup",
+            r"deployments\[1\]\.name: 'WorldGroup' is given twice",
+        ),
+        ((*TRANSPORT, "ray_actor_options", "num_cpus"), "1", r"num_cpus: '1', expected a number"),
+        ((*GROUP, "ray_actor_options", "resources"), {"a": "x"}, r"resources\.a: 'x', expected"),
+        ((*GROUP, "placement_group_bundles"), [{"CPU": "1e0"}], r"\[0\]\.CPU: '1e0', expected"),
+        ((*GROUP, "placement_group_bundles"), [{"CPU": -1}], r"bundles\[0\]\.CPU: -1, expected"),
+        ((*GROUP, "placement_group_bundles"), [{"CPU": 0}], r"bundles\[0\]: no resources"),
         ((*TRANSPORT, "user_config"), {}, r"\[0\]\.user_config: .*missing required field `limits`"),
         (
             (*TRANSPORT, "user_config"),
@@ -125,6 +150,10 @@ def test_a_wrong_value_of_autoscaling_fails_with_its_path(tmp_path):
         (b"\xff\xfe\x00", "not YAML"),
         (b"", "expected a mapping"),
         (b"- 1", "expected a mapping"),
+        (b"a: 2001-99-99", "not YAML, month must be"),
+        (b"a: !!bool maybe", "not YAML, 'maybe'"),
+        (b"a: {b: 1, c: 2, b: 3}", "line 1: 'b' is given twice, first in line 1"),
+        (b"a:\n  - b: 1\n    b: 2\n", "line 3: 'b' is given twice, first in line 2"),
         (b"{}", "applications: Field required"),
     ],
 )
@@ -135,6 +164,18 @@ def test_a_file_that_is_no_config_gets_one_line(tmp_path, capsys, data, reason):
     assert main([str(path)]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"{path}: ") and reason in line
+
+
+def test_anchors_and_merges_are_followed(tmp_path):
+    text = SHIPPED.read_text().replace(
+        "http_options:\n", "http_options:\n  <<: &port {port: 8005}\n"
+    )
+    path = tmp_path / "serve_config.yaml"
+    path.write_text(text.replace("  port: 8000\n", ""))
+    assert read_config_file(path).port == 8005
+    path.write_text("applications: &self [*self]\n")
+    with pytest.raises(ConfigError, match="expected a mapping"):
+        read_config_file(path)
 
 
 def test_the_command_checks_a_file_and_prints_its_usage_without_one(written):

@@ -89,6 +89,18 @@ def test_a_folder_that_is_none_is_named(weights):
             check(folder)
 
 
+def test_a_path_that_cannot_be_opened_is_named(tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match="args.weights: /aaa.*: File name too long"):
+        check("/" + "a" * 300)
+
+    def deny(path, **options):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "stat", deny)  # as for a folder of another user
+    with pytest.raises(ConfigError, match=f"args.weights: {tmp_path}: Permission denied"):
+        check(tmp_path)
+
+
 def test_a_preset_without_weights_needs_a_folder(monkeypatch):
     monkeypatch.setitem(PRESETS, "pocket", replace(POCKET, folder=None))
     with pytest.raises(ConfigError, match="'pocket' needs a folder of weights"):

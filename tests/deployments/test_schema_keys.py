@@ -26,7 +26,6 @@ class Tree(Struct):
         {"leaves": [{"size": 2}, {"kind": "big"}, {"kind": None}]},
         {"named": None, "free": {"anything": {"size": 1}}, "count": 3},
         {"leaves": "not a list", "named": 7},  # a parser's business
-        "not a mapping",
     ],
 )
 def test_known_keys_and_choices_pass(value):
@@ -36,6 +35,8 @@ def test_known_keys_and_choices_pass(value):
 @pytest.mark.parametrize(
     "value, reason",
     [
+        ({"leaves": [7]}, "leaves[0]: 7, expected a mapping"),
+        ({"count": "Auto"}, "count: 'Auto' is not a choice, expected one of 'auto', int"),
         ({"leafs": []}, "leafs: unknown key, did you mean 'leaves'?"),
         ({"LEAVES": []}, "LEAVES: unknown key, did you mean 'leaves'?"),
         ({"qqqq": 1}, "qqqq: unknown key, expected one of count, free, leaves, named"),
