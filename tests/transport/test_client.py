@@ -99,6 +99,7 @@ def test_the_reason_of_an_error_is_raised(url, world):
         (["--size", "0x0"], "`size`: '0x0'"),
         (["--image", "none.png"], "none.png: No such file"),
         (["--image", "/"], "/: Is a directory"),
+        (["--image", "/dev/zero"], "/dev/zero: too large, expected at most 33554432 bytes"),
         (["--out", "none/walk.mp4"], "none is not a directory"),
         (["--out", "/"], "/: Is a directory"),
         (["--out", "/proc/walk.mp4"], "/proc/walk.mp4: "),

@@ -16,6 +16,7 @@ from transport.client.output_file import open_output, replace_content
 from transport.codecs.mp4 import Mp4Writer
 from transport.wire.controls import parse_actions
 from transport.wire.errors import TransportError
+from transport.wire.limits import MAX_MESSAGE_BYTES
 from transport.wire.messages import Format, Warming
 
 BAR_CELLS = 40
@@ -116,6 +117,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _read_image(path: Path) -> bytes:
+    """Raises TransportError for a file that cannot be read, or is larger than any message."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_MESSAGE_BYTES + 1)  # at most: a device file has no end
+    except OSError as exc:
+        raise TransportError(f"{path}: {exc.strerror or exc}") from exc
+    if len(data) > MAX_MESSAGE_BYTES:
+        raise TransportError(f"{path}: too large, expected at most {MAX_MESSAGE_BYTES} bytes")
+    return data
+
+
 def _read_init(options: argparse.Namespace) -> dict[str, Any]:
     """The fields of the wire's init. Raises TransportError for one that it cannot carry."""
     for name in ("prompt", "seed", "size"):
@@ -125,10 +138,7 @@ def _read_init(options: argparse.Namespace) -> dict[str, Any]:
             raise TransportError(f"--{name} is not UTF-8, expected text in UTF-8") from exc
         except OverflowError as exc:
             raise TransportError(f"--{name} is too large, expected an integer of 64 bits") from exc
-    try:
-        first_frame = options.image.read_bytes() if options.image else None
-    except OSError as exc:
-        raise TransportError(f"{options.image}: {exc.strerror or exc}") from exc
+    first_frame = None if options.image is None else _read_image(options.image)
     return {
         "prompt": options.prompt,
         "seed": options.seed,

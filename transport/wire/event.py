@@ -19,6 +19,7 @@ from transport.wire.messages import (
 )
 from transport.wire.output_settings import merge_encoding, read_output_change
 
+MAX_NAMED_KEYS, MAX_KEY_CHARS = 6, 16  # of unknown keys, in a warning
 KINDS = ("camera_actions", "prompt", "output", "key_frame", "composite_input")
 
 
@@ -70,6 +71,9 @@ def read_event(
     if not kinds:
         raise BadMessage(f"`{types_field}`: expected at least one kind", field=types_field)
     _refuse_repeats(kinds, field=types_field)
+    for name in parts.keys() - {"input_types", *kinds}:
+        text = f"`payload`: {quote(name)} is left out, because `input_types` does not list it"
+        warnings.append(WarningMessage(text, "not_supported", "payload"))
     return [
         read(
             kind,
@@ -107,7 +111,7 @@ def read_camera_actions(
         newest = script[-MAX_SCRIPT_LATENT_FRAMES:]
         actions = PlayScript([read_keys(keys, unknown=unknown) for keys in newest])
     if unknown:
-        names = quote(", ".join(unknown))
+        names = ", ".join(repr(key[:MAX_KEY_CHARS]) for key in list(unknown)[:MAX_NAMED_KEYS])
         text = f"`{field}`: {names} left out, expected keys of '{KEYS}'"
         warnings.append(WarningMessage(text, "unknown_keys", field))
     return actions

@@ -75,12 +75,6 @@ def test_a_form_without_its_end_is_refused(server, world, make_png):
     assert num_frames(post(body + b"--X--")) == 1
 
 
-def test_a_size_that_is_not_served_gets_a_warning(server):
-    response = server.http.post("/v1/clips", json={"actions": "w-1", "size": "17x31"})
-    warning = response.headers["x-warning"]
-    assert warning.startswith("`size`: 17x31 is not served, the frames are ")
-
-
 def test_half_a_surrogate_pair_is_refused(server, world):
     """UTF-7 can encode one, so no form may declare it as its charset."""
     parts = {"actions": "w-3", "prompt": "a +2AA- b"}

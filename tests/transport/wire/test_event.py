@@ -47,6 +47,8 @@ def test_a_composite_applies_all_kinds_that_it_lists(start):
         "not_listed": 5,
     }
     assert protocol.receive(event("composite_input", payload, event_id=3), 0.0) == []
+    (warning,) = start(extensions=True).receive(event("composite_input", payload), 0.0)
+    assert warning.content.startswith("`payload`: 'not_listed' is left out")
     taken = protocol.controls.take_chunk(3)
     assert (taken.actions, taken.prompt, taken.event_ids) == (["w"] * 3, "rain", [3])
 
@@ -167,7 +169,7 @@ def test_a_wrong_payload_is_named_by_its_path(payload, field, reason):
         (["W"], "w", ""),
         (["L", "w", "W"], "wl", ""),
         (["q"], "", "q"),
-        (["w", "Shift", "Q", "shift"], "w", "shift, q"),
+        (["w", "Shift", "Q", "", "shift"], "w", "shift', 'q', '"),
         (["wa"], "", "wa"),
         ([""], "", ""),
         (["w", " w"], "w", " w"),
