@@ -218,4 +218,5 @@ def test_a_busy_page_does_not_delay_frames(page: Page) -> None:
     )
     shown = {when: figures["framesShown"] for when, figures in stats.items()}
     assert shown["atOnce"] == shown["before"], "the page was not busy"
-    assert shown["after"] >= shown["before"] + 4  # 9 on an idle machine
+    # 9 on an idle machine; a worker that the page blocks shows one at most, behind the block.
+    assert shown["after"] >= shown["before"] + 2
