@@ -1,17 +1,16 @@
-"""What clients see when a process dies or the config changes: `python -m benchmarks.faults`.
+"""Kills and redeploys as clients see them: `python -m benchmarks.faults`.
 
 For each fault a walker walks the pocket world of a server of its own on loopback. The fault strikes
 once four chunks have arrived. From then on a new client tries again and again to open a world, and
 leaves after its first frame. A server that exits is started again, as a supervisor would.
 
-Columns: what the walker was told, when, and the longest time between two of its chunks; when the
-new client had its first frame; what the server's own process did; what was left over. Times are
-seconds since the fault. Prints a table with a row for each try, then one JSON line.
+Columns: the walker's last error, its time, and the longest time between two of its chunks; the time
+of the new client's first frame; the state of the server's own process; leftovers. Times are seconds
+since the fault. Prints a table with a row for each try, then one JSON line.
 """
 
 import argparse
 import asyncio
-import copy
 import json
 import signal
 import tempfile
@@ -19,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,6 @@ def deploy(deployment: str | None, **changes: Any) -> Fault:
 
     def strike(server: LocalServer) -> None:
         config = msgspec.yaml.decode((server.folder / "serve_config.yaml").read_bytes())
-        config = copy.deepcopy(config)
         (application,) = config["applications"]
         section = application["args"]
         if deployment is not None:
@@ -95,7 +94,8 @@ FAULTS: dict[str, Fault] = {
     "kill controller": kill("ray::ServeController"),
     "kill gcs": kill("gcs_server"),
     "kill raylet": kill("raylet"),
-    "deploy limits": deploy(None, limits={"max_errors": 50}),
+    "deploy limits": deploy("Transport", user_config={"limits": {"max_errors": 50}}),
+    "deploy limits in args": deploy(None, limits={"max_errors": 50}),
     "deploy group": deploy(None, camera_cache_bytes=64 * 2**20),
     "deploy transport": deploy("Transport", max_ongoing_requests=201),
 }
@@ -103,7 +103,7 @@ FAULTS: dict[str, Fault] = {
 
 @dataclass(kw_only=True)
 class Walk:
-    """What the walker has seen."""
+    """The walker's observations."""
 
     arrived_s: list[float] = field(default_factory=list)
     last: dict[str, Any] = field(default_factory=dict)  # the last message without a payload
@@ -220,7 +220,7 @@ async def observe(supervisor: Supervisor, fault: Fault) -> dict[str, Any]:
     walking.cancel()
     await asyncio.sleep(SETTLE_S)
     supervising.cancel()
-    gaps_s = [b - a for a, b in zip(seen.arrived_s, seen.arrived_s[1:], strict=False)]
+    gaps_s = [after - before for before, after in pairwise(seen.arrived_s)]
     closed_s = seen.closed_s
     return {
         "walker": "walks on" if closed_s is None else f"{told(seen.last)} {seen.close_code}",

@@ -50,7 +50,7 @@ def check_weights(config: ServiceConfig, *, num_ranks: int) -> None:
         num_heads = read_json((folder / preset.dit_file).with_name("config.json"), Heads).num_heads
     except WeightsError as exc:
         raise ConfigError(f"{ARGS}.weights: {exc}") from exc
-    except OSError as exc:  # of a path that is too long, or in a folder that is closed to us
+    except OSError as exc:  # the path is too long, or a folder on it is closed to us
         raise ConfigError(f"{ARGS}.weights: {exc.filename}: {exc.strerror}") from exc
     if num_heads % num_ranks:
         raise ConfigError(

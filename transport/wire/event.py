@@ -19,7 +19,7 @@ from transport.wire.messages import (
 )
 from transport.wire.output_settings import merge_encoding, read_output_change
 
-MAX_NAMED_KEYS, MAX_KEY_CHARS = 6, 16  # of unknown keys, in a warning
+MAX_NAMED_KEYS, MAX_KEY_CHARS = 6, 16  # a warning quotes so many unknown keys, cut to this length
 KINDS = ("camera_actions", "prompt", "output", "key_frame", "composite_input")
 
 
