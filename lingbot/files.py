@@ -1,6 +1,10 @@
-"""Files of a checkpoint, read with reasons: safetensors and JSON. Imports no torch by itself."""
+"""Files of a checkpoint, read with reasons: safetensors, state dicts and JSON.
+
+Imports no torch by itself.
+"""
 
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -31,6 +35,29 @@ def index_of(path: Path) -> Path:
 def tensors_exist(path: Path) -> bool:
     """True if `read_tensors` has a file to read: the whole one or an index."""
     return path.is_file() or index_of(path).is_file()
+
+
+def read_state_dict(path: Path) -> "dict[str, Tensor]":
+    """The tensors of a `.pth` file that holds a plain state dict.
+
+    They are mapped from the file, so that memory is taken for what is read alone. Raises
+    WeightsError with the damaged or missing file; no code of the file is run.
+    """
+    import torch  # imported late: `check_tensors` needs no torch
+
+    _refuse_other_kinds(path)
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (OSError, RuntimeError, EOFError, ValueError, UnpicklingError) as exc:
+        raise WeightsError(f"{path}: not a whole PyTorch file of tensors") from exc
+    is_state_dict = isinstance(found, dict) and all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in found.items()
+    )
+    if not is_state_dict or not found:
+        raise WeightsError(
+            f"{path}: is a {type(found).__name__}, expected a map of tensors by name"
+        )
+    return dict(found)
 
 
 def read_tensors(path: Path) -> "dict[str, Tensor]":

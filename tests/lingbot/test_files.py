@@ -1,8 +1,11 @@
 """Files with reasons. `dit/test_weights.py` and `test_verify.py` cover tensors in shards."""
 
+import io
 import json
 import subprocess
 import sys
+from collections import OrderedDict
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -10,7 +13,7 @@ import torch
 from safetensors.torch import save
 
 from lingbot.errors import WeightsError
-from lingbot.files import check_tensors, read_json, read_tensors
+from lingbot.files import check_tensors, read_json, read_state_dict, read_tensors
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 1234\n"
 WHOLE = save({"weight": torch.arange(100.0)})
@@ -108,3 +111,38 @@ def test_a_directory_is_no_file(tmp_path):
 def test_a_check_imports_no_torch():
     code = "import sys, lingbot.files; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def saved(value):
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+def test_a_state_dict_is_read(tmp_path):
+    (tmp_path / "vae.pth").write_bytes(saved(OrderedDict(weight=torch.arange(3.0))))
+    assert read_state_dict(tmp_path / "vae.pth")["weight"].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "data, reason",
+    [
+        (None, "No such file"),
+        (POINTER, "is a git-lfs pointer"),
+        (b"", "is empty"),
+        (saved({"weight": torch.ones(100)})[:-80], "not a whole PyTorch file"),
+        (b"<!DOCTYPE html><html>not found</html>", "not a whole PyTorch file"),
+        (saved(Path("no tensor")), "not a whole PyTorch file"),
+        (saved({"weight": 3}), "is a dict, expected a map of tensors"),
+        (saved({}), "is a dict, expected a map of tensors"),
+        (saved(torch.ones(2)), "is a Tensor, expected a map of tensors"),
+    ],
+)
+def test_a_damaged_state_dict_is_named_and_described_in_one_line(tmp_path, data, reason):
+    path = tmp_path / "vae.pth"
+    if data is not None:
+        path.write_bytes(data)
+    with pytest.raises(WeightsError) as raised:
+        read_state_dict(path)
+    text = str(raised.value)
+    assert text.startswith(f"{path}: ") and reason in text and "\n" not in text

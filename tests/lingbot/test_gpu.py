@@ -19,7 +19,8 @@ from lingbot.files import read_tensors
 from lingbot.parallel.process_group import join
 from lingbot.parallel.ulysses import SINGLE
 from lingbot.runtime.commands import OpenSession
-from lingbot.verify import find_schedule, relative_error
+from lingbot.verify.dit import find_schedule
+from lingbot.verify.recorded import relative_error
 from tests.lingbot.running_worker import execute, running, walk_ahead
 from tests.lingbot.toy import WALK, make_engine, make_spec
 

@@ -6,7 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lingbot.verify import find_schedule, main, verify
+from lingbot.verify.__main__ import main
+from lingbot.verify.dit import find_schedule
+from lingbot.verify.folder import verify
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

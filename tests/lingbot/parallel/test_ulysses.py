@@ -16,7 +16,7 @@ from lingbot.dit.kv_cache import KVWindow, ShardedWindow
 from lingbot.errors import LingbotError
 from lingbot.parallel.process_group import spawn_ranks
 from lingbot.parallel.ulysses import SINGLE, SequenceParallelGroup
-from lingbot.verify import collect
+from lingbot.verify.folder import collect
 from tests.lingbot.toy import SHAPE, WALK, make_engine, make_spec
 
 GOLDEN = Path(__file__).parents[2] / "golden"

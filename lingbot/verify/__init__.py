@@ -1,0 +1,1 @@
+"""Golden folders: what the public reference computed, compared with what we compute."""
