@@ -32,9 +32,10 @@ from lingbot.memory_plan import (
 )
 from lingbot.runtime.fastest_dtype import prepare_block
 from lingbot.runtime.presets import load_engine
+from lingbot.runtime.session import SessionSpec
 from lingbot.vae.tiny import DecoderState, TinyVAE
 from tests.lingbot.live_bytes import peak_bytes
-from tests.lingbot.toy import SHAPE, WALK, WORLD, make_engine, make_spec
+from tests.lingbot.toy import SHAPE, WALK, WORLD, make_engine, make_image, make_spec
 
 V1, POCKET = PRESETS["v1-14b"], PRESETS["pocket"]
 LARGE = Size(832, 480)
@@ -42,6 +43,7 @@ LARGE = Size(832, 480)
 
 def sum_of_bytes(tensors):
     """Bytes of the storages, each counted once."""
+    tensors = [tensor for tensor in tensors if isinstance(tensor, torch.Tensor)]
     storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage() for tensor in tensors}
     return sum(storage.nbytes() for storage in storages.values())
 
@@ -101,7 +103,7 @@ def test_a_pocket_session_and_its_weights_are_as_large_as_planned():
     assert plan.weights == sum_of_bytes(engine.model.parameters())
     network = engine.vae.network
     assert plan.vae == sum_of_bytes([*network.parameters(), *network.buffers()])
-    session = engine.open(make_spec_of(world))
+    session = engine.open(SessionSpec(first_frame=make_image(world.size)))
     engine.step(session, WALK[0])
     (planned,) = plan.sessions
     window = session.window
@@ -110,14 +112,6 @@ def test_a_pocket_session_and_its_weights_are_as_large_as_planned():
     assert planned.vae == sum_of_bytes(session.decoder.memory)
     assert planned.condition == sum_of_bytes(session.condition)
     assert planned.total == planned.kv + planned.text + planned.vae + planned.condition
-
-
-def make_spec_of(world):
-    import numpy as np
-
-    from lingbot.runtime.session import SessionSpec
-
-    return SessionSpec(first_frame=np.full((world.size.height, world.size.width, 3), 7, np.uint8))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -175,8 +169,7 @@ def test_a_wan_vae_holds_about_what_is_planned(monkeypatch, dtype):
         decode(0)
         decode(1)
     held = peak_bytes(lambda: decode(2))
-    tensors = [entry for entry in state if isinstance(entry, torch.Tensor)]
-    assert decoder_state_bytes(V1, size, **options) == sum_of_bytes(tensors)
+    assert decoder_state_bytes(V1, size, **options) == sum_of_bytes(state)
     assert held <= decoding_bytes(V1, size, chunk=3, **options) <= 1.25 * held
 
     past = [None] * num_causal_convs(vae.encoder)
