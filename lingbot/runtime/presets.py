@@ -1,19 +1,24 @@
 """Presets to engines and text encoders."""
 
+import logging
 from pathlib import Path
 
 import msgspec
 import torch
 
-from lingbot.config import PRESETS, ModelConfig, Preset, WorldConfig
+from lingbot.config import PRESETS, ModelConfig, Preset, VaeKind, WorldConfig
 from lingbot.dit.weights import load_dit
 from lingbot.errors import LingbotError, WeightsError
+from lingbot.memory_plan import plan_memory
 from lingbot.parallel.ulysses import SINGLE, SequenceParallelGroup
 from lingbot.runtime.engine import Engine
 from lingbot.runtime.fastest_dtype import fastest_dtype
+from lingbot.runtime.free_memory import free_for_rank
 from lingbot.text.pocket import HashedWordEncoder
 from lingbot.text.protocol import TextEncoder
 from lingbot.vae.codec import LatentCodec
+
+logger = logging.getLogger(__name__)
 
 
 def find_preset(name: str) -> Preset:
@@ -30,6 +35,9 @@ def load_engine(
     *,
     world: WorldConfig | None = None,
     weights: Path | None = None,
+    assets: Path | None = None,
+    vae: VaeKind | None = None,
+    tiny_vae: Path | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     camera_cache_bytes: int = 0,
@@ -37,32 +45,50 @@ def load_engine(
 ) -> Engine:
     """The engine of a preset, with the weights of its own folder or of the folder `weights`.
 
-    `world` is what `Preset.configure` returned; None is the preset's own.
-    `dtype` None is bfloat16 on a GPU, and on a CPU the type that rank 0 measures as the faster.
-    Raises LingbotError for an unknown preset, or one that needs a weights folder and has none;
-    WeightsError for a folder that cannot be read.
+    `world` is what `Preset.configure` returned; None is the preset's own. `assets` is a folder of
+    parts that `weights` lacks, and `tiny_vae` a file of the tiny VAE. `dtype` None is bfloat16 on a
+    GPU, and on a CPU the type that rank 0 measures as the faster.
+    Raises LingbotError for an unknown preset, one that needs a weights folder and has none, or a
+    world that does not fit into the free memory; WeightsError for a folder that cannot be read.
     """
     found = find_preset(preset)
-    world = world or found.world
+    world, vae, device = world or found.world, found.choose_vae(vae), torch.device(device)
     folder = weights or found.folder
     if folder is None:
         raise LingbotError(f"preset {preset!r} needs a folder of weights", field="weights")
-    device = torch.device(device)
-    if dtype is None and device.type == "cuda":
-        dtype = torch.bfloat16  # tensor cores need no measurement
-    model = load_dit(folder, device=device, dtype=dtype or torch.float32, file=found.dit_file)
+    dtype = dtype or choose_dtype(found, world, device=device, group=group)
+    plan = plan_memory(
+        found,
+        world,
+        vae=vae,
+        itemsize=dtype.itemsize,
+        camera_cache_bytes=camera_cache_bytes,
+        num_ranks=group.num_ranks,
+        is_gpu=device.type == "cuda",
+        free=free_for_rank(device, group),
+    )
+    plan.check()
+    logger.info("%s", plan)
+    model = load_dit(folder, device=device, dtype=dtype, file=found.dit_file)
     check_shape(model.config, found, folder=folder)
-    if dtype is None:
-        # The ranks must agree, and no two measurements do.
-        dtype = group.from_rank_0(lambda: fastest_dtype(model.config, world))
-        model = model.to(dtype)
     return Engine(
         world,
         model=model.fuse(),
         vae=LatentCodec.load(folder / found.vae_file, device=device, dtype=dtype),
         camera_cache_bytes=camera_cache_bytes,
         group=group,
+        memory=plan,
     )
+
+
+def choose_dtype(
+    preset: Preset, world: WorldConfig, *, device: torch.device, group: SequenceParallelGroup
+) -> torch.dtype:
+    """The type in which a device computes a preset's model faster."""
+    if device.type == "cuda":
+        return torch.bfloat16  # tensor cores need no measurement
+    # The ranks must agree, and no two measurements do.
+    return group.from_rank_0(lambda: fastest_dtype(preset.model, world))
 
 
 def check_shape(shape: ModelConfig, preset: Preset, *, folder: Path) -> None:

@@ -75,3 +75,16 @@ def test_a_presets_text_encoder_gives_contexts_that_its_model_takes():
     shape = load_engine("pocket").model.config
     assert context.shape == (shape.text_len, shape.text_dim)
     assert context.dtype == np.float32
+
+
+def test_a_world_that_does_not_fit_is_refused_with_the_sum_before_its_weights_are_read(monkeypatch):
+    monkeypatch.setattr(presets, "free_for_rank", lambda device, group: 2**20)
+    monkeypatch.delattr(presets, "load_dit")
+    with pytest.raises(LingbotError, match=r"weights 0\.03 .* window 12 .* 0\.00 are free: 0 fit"):
+        load_engine("pocket", dtype=torch.float32)
+
+
+def test_an_engine_carries_the_plan_of_its_memory():
+    plan = load_engine("pocket", dtype=torch.bfloat16, camera_cache_bytes=2**20).memory
+    assert plan.camera_cache == 2**20
+    assert plan.num_fitting(plan.largest) > 10
