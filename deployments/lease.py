@@ -16,12 +16,13 @@ from ray.serve.exceptions import BackPressureError, RayServeException, RequestCa
 from ray.serve.handle import DeploymentHandle
 
 from deployments.config import ServiceConfig
+from deployments.group_memory import GroupMemory
 from deployments.readiness import Readiness
 from deployments.sessions.waiting import WaitingClient, WaitingLine
 from deployments.world_group import Lease
 from transport.wire.errors import Busy, Refused, WorldFailed, WorldLost
 from transport.wire.messages import Queued, WarningMessage
-from transport.wire.world import OnWait, WorldInfo, WorldSpec
+from transport.wire.world import OnWait, WorldInfo, WorldMemory, WorldSpec
 
 Frames = NDArray[np.uint8]
 
@@ -137,6 +138,7 @@ class LeasedWorld:
         notice_period_s: float = 0.5,
     ) -> None:
         """A waiting client gets a message every `notice_period_s`."""
+        self._memory = GroupMemory(group, ready=self.ready)
         # Through gRPC, a caller that was killed is noticed within milliseconds.
         self._group = group.options(stream=True, _by_reference=False)
         self.info = info
@@ -161,6 +163,9 @@ class LeasedWorld:
             session.close()
             raise
         return session
+
+    async def memory(self) -> WorldMemory | None:
+        return await self._memory.ask()
 
     async def ready(self) -> bool:
         return await self._readiness.ask()

@@ -1,18 +1,22 @@
 """Checks of this machine before Ray starts, for causes of a failure that would show later."""
 
+import subprocess
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
 from ray._private.utils import get_num_cpus  # as Ray counts them, in containers, too
+from ray.serve._private.constants import DEFAULT_MAX_ONGOING_REQUESTS
 
 from deployments.config import ServiceConfig
 from deployments.config_file import ConfigFile
 from deployments.schema_keys import ConfigError, suggest
 from lingbot.config import PRESETS
-from lingbot.errors import WeightsError
+from lingbot.errors import LingbotError, WeightsError
 from lingbot.files import check_tensors, read_json
+from lingbot.memory_plan import plan_memory
+from lingbot.runtime.free_memory import free_host_memory
 
 ARGS = "applications[0].args"
 MEMORY = ("memory", "object_store_memory")  # Ray measures these itself
@@ -31,6 +35,7 @@ def check_machine(file: ConfigFile) -> None:
     available = find_resources(file)
     check_device(file, num_gpus=available["GPU"])
     check_resources(file, available)
+    check_memory(file, free=free_per_rank(file))
 
 
 def check_weights(config: ServiceConfig, *, num_ranks: int) -> None:
@@ -57,6 +62,66 @@ def check_weights(config: ServiceConfig, *, num_ranks: int) -> None:
             f"placement_group_bundles of WorldGroup: num_heads {num_heads} must be divisible by "
             f"the {num_ranks} ranks"
         )
+
+
+def check_memory(file: ConfigFile, *, free: int | None) -> None:
+    """Raise ConfigError if the worlds of a group do not fit into a rank's `free` bytes at once.
+
+    A world that is opened beyond them would end the group, and with it all of its worlds. None is
+    unknown: each rank looks again when it starts.
+    """
+    config, most = (
+        file.args,
+        int(
+            file.deployments["WorldGroup"].get("max_ongoing_requests", DEFAULT_MAX_ONGOING_REQUESTS)
+        ),
+    )
+    plan = plan_memory(
+        PRESETS[config.preset],
+        config.world,
+        vae=config.vae_kind,
+        itemsize=item_bytes(config),
+        camera_cache_bytes=config.camera_cache_bytes,
+        num_ranks=len(file.bundles),
+        is_gpu=config.device == "cuda",
+        free=free,
+    )
+    try:
+        plan.check()
+    except LingbotError as exc:
+        raise ConfigError(f"{ARGS}.{exc.field}: {exc}") from exc
+    fitting = plan.num_fitting(plan.largest)
+    if fitting is not None and fitting < most:
+        raise ConfigError(
+            f"max_ongoing_requests of WorldGroup is {most}, expected at most the {fitting} worlds "
+            f"that fit at once; {plan}"
+        )
+
+
+def item_bytes(config: ServiceConfig) -> int:
+    """Bytes of a weight. On a CPU `auto` may turn out as float32, the larger type."""
+    if config.dtype == "auto":
+        return 2 if config.device == "cuda" else 4
+    return {"float32": 4, "bfloat16": 2}[config.dtype]
+
+
+def free_per_rank(file: ConfigFile) -> int | None:
+    """Bytes for each rank: a GPU's of its own, or a share of this machine's. None: unknown."""
+    if file.args.device == "cuda":
+        return free_gpu_memory()
+    free = free_host_memory()
+    num_ranks = len(file.bundles) * num_replicas(file.deployments["WorldGroup"])
+    return None if free is None else free // max(1, num_ranks)
+
+
+def free_gpu_memory() -> int | None:
+    """Free bytes of the GPU that has most, by nvidia-smi: torch would take some of them."""
+    command = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
+    try:
+        output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+        return max(int(line) for line in output.stdout.split()) * 2**20
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None  # no such command, or a GPU in parts, whose line has no number
 
 
 def check_device(file: ConfigFile, *, num_gpus: float) -> None:

@@ -14,11 +14,12 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from deployments.config import ServiceConfig
+from deployments.group_memory import describe_memory
 from deployments.observability.logs import configure_logging
 from deployments.observability.metrics import CacheMetrics
 from deployments.sessions.registry import SessionRecord, SessionRegistry
 from transport.wire.messages import Queued, WarningMessage
-from transport.wire.world import WorldSpec
+from transport.wire.world import WorldMemory, WorldSpec
 
 if TYPE_CHECKING:  # imported late: WorldGroup imports this class and stays without torch
     from lingbot.errors import LingbotError
@@ -225,6 +226,11 @@ class WorldRank:
         """End the sessions that were idle for too long. `now` is a reading of time.monotonic."""
         for record in self._sessions.expire_idle(now):
             self._free(record, f"idle for over {self._sessions.ttl_s:g} s")
+
+    def memory(self) -> WorldMemory | None:
+        """The plan by which this rank was loaded, if there is one."""
+        plan = self._worker.engine.memory
+        return None if plan is None else describe_memory(plan)
 
     def busy_s(self) -> float:
         """Seconds that the engine's running call has taken; 0 while the engine is idle."""

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from deployments.config import ServiceConfig
 from deployments.world_rank import RankAssignment, Refusal, WorldRank, refusal_of
+from lingbot.config import Size
 from lingbot.errors import LingbotError
 from lingbot.parallel.ulysses import SINGLE
 from lingbot.runtime.commands import Stop
@@ -23,7 +24,7 @@ class FakeEngine:
     """A session is its seed, and its frames are filled with it."""
 
     group = SINGLE
-    config = SimpleNamespace(width=1, height=1, window=1, chunk=1, chunk_frames=4, fps=16)
+    config = SimpleNamespace(sizes=(Size(16, 16),), window=1, chunk=1, chunk_frames=4, fps=16)
 
     def __init__(self):
         self.opened, self.live, self.order, self.broken = [], [], [], None
