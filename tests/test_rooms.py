@@ -24,6 +24,7 @@ print(*sorted(set(sys.modules) & {banned!r}))
     "room, banned",
     [
         ("lingbot.config", {"torch", "numpy"} | SERVER),
+        ("lingbot.checkpoint.layout", {"torch", "numpy"} | SERVER),
         ("lingbot.runtime", SERVER),
         ("lingbot.runtime.scheduler", PURE),
         ("lingbot.verify", SERVER),
