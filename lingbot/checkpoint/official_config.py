@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import msgspec
 from msgspec import Struct
 
 from lingbot.config import Positive
@@ -57,18 +56,18 @@ def is_causal(folder: Path) -> bool | None:
     keys = read_keys(folder / CONFIG_FILE)
     if CAUSAL_KEYS & keys.keys():
         return True
-    name = msgspec.json.decode(keys.get("_class_name", b"null"))
+    name = keys.get("_class_name")
     if not isinstance(name, str):
         return None
     return any(word in name.lower() for word in CAUSAL_WORDS)
 
 
-def read_keys(path: Path) -> dict[str, msgspec.Raw]:
-    """The values of a JSON object, not decoded; empty without a file."""
+def read_keys(path: Path) -> dict[str, object]:
+    """A JSON object, or nothing without a file."""
     try:
         path.lstat()
     except FileNotFoundError:
         return {}
     except OSError as exc:
         raise WeightsError(f"{path}: {exc.strerror}") from exc
-    return read_json(path, dict[str, msgspec.Raw])
+    return read_json(path, dict[str, object])
