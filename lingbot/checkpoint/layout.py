@@ -101,16 +101,17 @@ def choose_dit(folder: Path, scanned: Scan) -> Path:
         raise WeightsError(no_dit(folder, scanned))
     steered = [path for path in dits if any("cam_injector" in name for name in tensor_names(path))]
     dits = steered or dits
-    if len(dits) == 1:
-        if says_causal(dits[0]) is False and (reason := unreadable_dit(scanned)):
-            raise WeightsError(reason)  # the causal one may be the one with damage
-        return dits[0]
     for answer in (True, None):
         causal = [path for path in dits if says_causal(path) is answer]
         if len(causal) == 1:
             return causal[0]
         if causal:
             break
+    else:  # base models alone: the fast one may be the one with damage
+        if reason := unreadable_dit(scanned):
+            raise WeightsError(reason)
+        if len(dits) == 1:
+            return dits[0]
     folders = {path.parent for path in dits}
     places = sorted(folders if len(folders) == len(dits) else dits)
     names = ", ".join(str(path.relative_to(folder)) for path in places)

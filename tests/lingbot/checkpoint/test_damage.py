@@ -6,6 +6,7 @@ A line comes from the command, and so from `find_checkpoint` or from the check o
 
 import json
 import shutil
+from random import Random
 
 import pytest
 import torch
@@ -319,3 +320,21 @@ def test_a_path_that_is_no_folder_gives_one_line(folder, capsys, path):
     assert main([str(folder.parent / path)]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert path.split("\0")[0] in line
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_any_change_to_a_header_or_a_map_is_read_or_refused_in_one_line(folder, capsys, seed):
+    """Ten folders a seed: bytes are replaced, removed and inserted near the start of a file."""
+    random = Random(seed)
+    whole = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    for _ in range(10):
+        path = random.choice(sorted(whole))
+        data = bytearray(whole[path])
+        start = random.randrange(min(len(data), 4000))
+        noise = random.randbytes(random.randrange(4))
+        data[start : start + random.randrange(4)] = noise
+        path.write_bytes(data)
+        status = main([str(folder)])
+        errors = capsys.readouterr().err.splitlines()
+        assert len(errors) == status and all(str(folder) in line for line in errors)
+        path.write_bytes(whole[path])
