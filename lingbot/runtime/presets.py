@@ -3,12 +3,14 @@
 import logging
 from pathlib import Path
 
-import msgspec
 import torch
+from msgspec.structs import replace
 
+from lingbot.checkpoint.expected import check_shape
+from lingbot.checkpoint.layout import Checkpoint, find_checkpoint
 from lingbot.config import PRESETS, ModelConfig, Preset, VaeKind, WorldConfig
 from lingbot.dit.weights import load_dit
-from lingbot.errors import LingbotError, WeightsError
+from lingbot.errors import LingbotError
 from lingbot.memory_plan import plan_memory
 from lingbot.parallel.ulysses import SINGLE, SequenceParallelGroup
 from lingbot.runtime.engine import Engine
@@ -16,7 +18,10 @@ from lingbot.runtime.fastest_dtype import fastest_dtype
 from lingbot.runtime.free_memory import free_for_rank
 from lingbot.text.pocket import HashedWordEncoder
 from lingbot.text.protocol import TextEncoder
-from lingbot.vae.codec import LatentCodec
+from lingbot.vae.codec import LatentCodec, load_tiny_vae
+from lingbot.vae.protocol import VAE
+from lingbot.vae.split import SplitVAE
+from lingbot.vae.wan import load_wan_vae
 
 logger = logging.getLogger(__name__)
 
@@ -56,9 +61,12 @@ def load_engine(
     folder = weights or found.folder
     if folder is None:
         raise LingbotError(f"preset {preset!r} needs a folder of weights", field="weights")
-    dtype = dtype or choose_dtype(found, world, device=device, group=group)
+    checkpoint = find_checkpoint(folder / found.dit_file, assets=assets)
+    shape = checkpoint.config
+    check_shape(shape, found, folder=folder)
+    dtype = dtype or choose_dtype(shape, world, device=device, group=group)
     plan = plan_memory(
-        found,
+        replace(found, model=shape),
         world,
         vae=vae,
         itemsize=dtype.itemsize,
@@ -69,41 +77,56 @@ def load_engine(
     )
     plan.check()
     logger.info("%s", plan)
-    model = load_dit(folder, device=device, dtype=dtype, file=found.dit_file)
-    check_shape(model.config, found, folder=folder)
     return Engine(
         world,
-        model=model.fuse(),
-        vae=LatentCodec.load(folder / found.vae_file, device=device, dtype=dtype),
+        model=load_dit(checkpoint, device=device, dtype=dtype).fuse(),
+        vae=load_vae(
+            found,
+            checkpoint,
+            vae,
+            folder=folder,
+            tiny_vae=tiny_vae,
+            device=device,
+            dtype=dtype,
+        ),
         camera_cache_bytes=camera_cache_bytes,
         group=group,
         memory=plan,
     )
 
 
+def load_vae(
+    preset: Preset,
+    checkpoint: Checkpoint,
+    kind: VaeKind,
+    *,
+    folder: Path,
+    tiny_vae: Path | None,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> VAE:
+    """The VAE of a world with weights in `folder`; `tiny_vae` is the file of one that decodes.
+
+    A published model was trained on images that the full VAE encoded: that one encodes, too, where
+    a tiny one decodes. Raises WeightsError for a file that is missing or damaged.
+    """
+    if preset.vae_file:
+        return LatentCodec.load(folder / preset.vae_file, device=device, dtype=dtype)
+    full = load_wan_vae(checkpoint.require("vae"), device=device, dtype=dtype)
+    if kind == "full":
+        return full
+    path = tiny_vae or checkpoint.require("tiny_vae")
+    return SplitVAE(full, load_tiny_vae(path, device=device, dtype=dtype))
+
+
 def choose_dtype(
-    preset: Preset, world: WorldConfig, *, device: torch.device, group: SequenceParallelGroup
+    shape: ModelConfig, world: WorldConfig, *, device: torch.device, group: SequenceParallelGroup
 ) -> torch.dtype:
-    """The type in which a device computes a preset's model faster."""
+    """The type in which a device computes a model faster."""
     if device.type == "cuda":
         return torch.bfloat16  # tensor cores need no measurement
     # The ranks must agree, and no two measurements do.
-    return group.from_rank_0(lambda: fastest_dtype(preset.model, world))
-
-
-def check_shape(shape: ModelConfig, preset: Preset, *, folder: Path) -> None:
-    """Raise WeightsError, with both shapes, unless a folder's model is the preset's.
-
-    A pocket world may be of any size: it has to take the contexts of the preset's text encoder.
-    """
-    found, expected = msgspec.to_builtins(shape), msgspec.to_builtins(preset.model)
-    names = expected if preset.folder is None else ("text_dim", "text_len")
-    if other := {name: expected[name] for name in names if found[name] != expected[name]}:
-        has = ", ".join(f"{name} {found[name]}" for name in other)
-        wants = ", ".join(f"{name} {value}" for name, value in other.items())
-        raise WeightsError(
-            f"{folder}: holds a model of {has}, but preset {preset.world.name!r} has {wants}"
-        )
+    return group.from_rank_0(lambda: fastest_dtype(shape, world))
 
 
 def load_text_encoder(preset: str) -> TextEncoder:

@@ -22,7 +22,7 @@ from deployments.preflight import (
     replica_resources,
 )
 from deployments.schema_keys import ConfigError
-from lingbot.config import PRESETS
+from lingbot.config import MODEL_14B, PRESETS
 from lingbot.memory_plan import plan_memory
 
 FILE = read_config_file(Path(__file__).parents[2] / "serve_config.yaml")
@@ -159,24 +159,24 @@ def test_worlds_that_do_not_fit_are_refused_with_the_sum():
     file = replace(
         with_group(max_ongoing_requests=1), args=parse_args({"preset": "v1-14b", "device": "cuda"})
     )
-    check_memory(file, free=79 * 2**30)
-    check_memory(file, free=None)  # unknown: the ranks look again
+    check_memory(file, MODEL_14B, free=79 * 2**30)
+    check_memory(file, MODEL_14B, free=None)  # unknown: the ranks look again
     large = replace(file, args=replace(file.args, window=40))
     with pytest.raises(ConfigError) as refused:
-        check_memory(large, free=79 * 2**30)
+        check_memory(large, MODEL_14B, free=79 * 2**30)
     sums = r"args\.window: GiB of memory: weights 34\.54 \+ .* with window 40 takes K/V 47\.61 \+ "
     assert re.match(f"applications.0..{sums}.* 79\\.00 are free: 0 fit", str(refused.value))
-    check_memory(large, free=139 * 2**30)
+    check_memory(large, MODEL_14B, free=139 * 2**30)
 
 
 def test_more_worlds_at_once_than_fit_are_refused_with_their_number():
     two = plan_memory(POCKET, POCKET.world, vae="tiny", itemsize=4)
     free = two.fixed + FILE.args.camera_cache_bytes + 2 * two.largest.total
     with pytest.raises(ConfigError, match="is 4, expected at most the 2 worlds that fit at once; "):
-        check_memory(FILE, free=free)
-    check_memory(with_group(max_ongoing_requests=2), free=free)
+        check_memory(FILE, POCKET.model, free=free)
+    check_memory(with_group(max_ongoing_requests=2), POCKET.model, free=free)
     half = with_args(dtype="bfloat16", camera_cache_bytes=0)
-    check_memory(half, free=free)
+    check_memory(half, POCKET.model, free=free)
 
 
 def test_ranks_of_all_groups_share_the_memory_of_a_machine(monkeypatch):
