@@ -36,6 +36,7 @@ TEMPORAL_STRIDE = 4  # frames per latent frame; the first latent frame has one
 PATCH = 2  # latent pixels per token, in each direction
 SIZE_MULTIPLE = SPATIAL_STRIDE * PATCH  # pixels per token, in each direction
 NUM_TRAIN_TIMESTEPS = 1000
+MAX_POSITIONS = 1024  # latent frames that the reference's rotary embedding can tell apart
 
 
 class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -136,12 +137,15 @@ class WorldConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     chunk: Positive = 3  # latent frames generated together
     window: Positive = 12  # latent frames in the KV window, sink and current chunk included
     sink: NonNegative = 3  # latent frames at the world's beginning that stay in the window
+    max_positions: Positive = MAX_POSITIONS  # past it, the window's keys are turned back
     max_steps: Positive = 8  # the most denoising steps that a session may request
     # RoPE distance between token rows and between columns; above 1 below the model's own size.
     rope_scale: tuple[float, float] = (1.0, 1.0)
 
     def __post_init__(self) -> None:
-        check_window(self.window, sink=self.sink, chunk=self.chunk)
+        check_window(
+            self.window, sink=self.sink, chunk=self.chunk, max_positions=self.max_positions
+        )
         if not self.sizes:
             raise ValueError("a world needs a size")
 
@@ -163,10 +167,12 @@ class WorldConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         return TEMPORAL_STRIDE * self.chunk
 
 
-def check_window(window: int, *, sink: int, chunk: int) -> None:
-    """Raise ValueError unless the window holds the sink and one chunk."""
+def check_window(window: int, *, sink: int, chunk: int, max_positions: int = MAX_POSITIONS) -> None:
+    """Raise ValueError unless the window holds sink and chunk, and each frame has a position."""
     if window < sink + chunk:
         raise ValueError(f"window {window} must hold the sink ({sink}) and one chunk ({chunk})")
+    if window > max_positions:
+        raise ValueError(f"window {window} must be at most max_positions {max_positions}")
 
 
 Widths = tuple[int, int, int, int]  # channels of a tiny VAE's levels

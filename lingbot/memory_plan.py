@@ -117,7 +117,7 @@ def plan_memory(
     """The plan of each of `num_ranks` ranks; `itemsize` is that of the weights' type in bytes."""
     model = preset.model
     return MemoryPlan(
-        weights=num_parameters(model) * itemsize,
+        weights=weight_bytes(model, itemsize=itemsize),
         vae=num_vae_parameters(preset, vae) * itemsize,
         camera_cache=camera_cache_bytes,
         activations=max(
@@ -142,6 +142,16 @@ def plan_memory(
         ),
         free=free,
     )
+
+
+def weight_bytes(model: ModelConfig, *, itemsize: int) -> int:
+    """The DiT's weights; `precision.stays_float32` names those that are float32 in any type."""
+    dim, square = model.dim, model.dim * (model.dim + 1)
+    out = LATENT_CHANNELS * PATCH**2
+    block = 6 * dim + 2 * (2 * dim) + 2 * dim  # modulation, norms of q and k, norm3
+    time = (model.freq_dim + 1) * dim + square + 6 * square
+    exact = model.num_layers * block + time + out * (dim + 1) + 2 * dim
+    return num_parameters(model) * itemsize + exact * (FLOAT32 - itemsize)
 
 
 def num_parameters(model: ModelConfig) -> int:

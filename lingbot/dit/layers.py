@@ -15,7 +15,10 @@ ROPE_BASE = 10000.0
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm over the full width, before the heads are split; in float32."""
+    """Root-mean-square norm over the full width, before the heads are split.
+
+    It is computed and returned in float32.
+    """
 
     def __init__(self, dim: int, eps: float) -> None:
         super().__init__()
@@ -23,7 +26,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), (x.shape[-1],), eps=self.eps).to(x.dtype) * self.weight
+        return F.rms_norm(x.float(), (x.shape[-1],), eps=self.eps) * self.weight.float()
 
 
 def layer_norm(x: Tensor, eps: float) -> Tensor:
@@ -46,6 +49,17 @@ def gated_residual(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
     return torch.addcmul(x, y.float(), gate)
 
 
+def temporal_width(head_dim: int) -> int:
+    """How many of a head's numbers, the first ones, are rotated by the latent frame."""
+    return head_dim - 4 * (head_dim // 6)
+
+
+def axis_angles(position: Tensor, width: int) -> Tensor:
+    """Angles of one axis, whose `width` numbers are rotated in pairs: [...] -> [..., width / 2]."""
+    exponent = torch.arange(0, width, 2, dtype=torch.float64, device=position.device) / width
+    return position.double()[..., None] / ROPE_BASE**exponent
+
+
 def rope_angles(
     positions: Tensor,
     *,
@@ -60,18 +74,13 @@ def rope_angles(
     `rope_scale` is the distance between neighbouring rows and columns. It is above 1 where a
     smaller frame shows the view of a larger one.
     """
-    spatial = 2 * (head_dim // 6)
-    temporal = head_dim - 2 * spatial
-
-    def angles(position: Tensor, width: int) -> Tensor:
-        frequency = torch.arange(0, width, 2, dtype=torch.float64, device=position.device) / width
-        return position.double()[..., None] / ROPE_BASE**frequency
-
+    temporal = temporal_width(head_dim)
+    spatial = (head_dim - temporal) // 2
     rows, columns = (
-        angles(torch.arange(count, device=positions.device) * step + (step - 1) / 2, spatial)
+        axis_angles(torch.arange(count, device=positions.device) * step + (step - 1) / 2, spatial)
         for count, step in zip(grid, rope_scale, strict=True)
     )
-    by_frame = angles(positions, temporal)[..., None, None, :]
+    by_frame = axis_angles(positions, temporal)[..., None, None, :]
     shape = (*positions.shape, *grid, -1)
     parts = [part.expand(shape) for part in (by_frame, rows[:, None], columns[None])]
     return torch.cat(parts, dim=-1).flatten(-3, -2)
@@ -104,6 +113,17 @@ def apply_rope(x: Tensor, rope: Tensor) -> Tensor:
     return rotated.flatten(-2).to(x.dtype)
 
 
+def move_back(k: Tensor, num_frames: int) -> None:
+    """Turn rotated keys k [..., D] in place, as if their latent frames were `num_frames` earlier.
+
+    Rotations add up, so the original keys are not needed. Rows and columns stay as they are.
+    """
+    turned = k[..., : temporal_width(k.shape[-1])]
+    position = torch.full((), -num_frames, device=k.device)
+    angles = axis_angles(position, turned.shape[-1])
+    turned.copy_(apply_rope(turned, torch.stack([angles.cos(), angles.sin()]).float()))
+
+
 def attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None) -> Tensor:
     """q [B, N, H, D] attends to k, v [B, M, H, D]: [B, N, H, D].
 
@@ -127,13 +147,16 @@ def unpatchify(x: Tensor, grid: tuple[int, int]) -> Tensor:
     return rearrange(x, pattern, rows=rows, columns=columns, y=PATCH, x=PATCH)
 
 
-def linear(layer: nn.Linear, x: Tensor) -> Tensor:
+def linear(layer: nn.Module, x: Tensor) -> Tensor:
     """A linear layer in the weights' type, for any type of x."""
-    return F.linear(x.to(layer.weight.dtype), layer.weight, layer.bias)
+    if isinstance(layer, nn.Linear):
+        x = x.to(layer.weight.dtype)
+    y: Tensor = layer(x)
+    return y
 
 
 def mlp(layers: nn.Sequential, x: Tensor) -> Tensor:
     """A stack of layers whose linear ones run in the weights' type."""
     for layer in layers:
-        x = linear(layer, x) if isinstance(layer, nn.Linear) else layer(x)
+        x = linear(layer, x)
     return x

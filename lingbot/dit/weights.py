@@ -17,6 +17,7 @@ from lingbot.checkpoint.official_config import CONFIG_FILE, read_official_config
 from lingbot.checkpoint.progress import LoadProgress
 from lingbot.checkpoint.shape import infer_config, label_of
 from lingbot.dit.model import WorldModel
+from lingbot.dit.precision import stays_float32
 from lingbot.errors import WeightsError
 
 DIT_FILE = "diffusion_pytorch_model.safetensors"
@@ -53,18 +54,13 @@ def to_checkpoint(name: str) -> str:
     return name
 
 
-def no_name(name: str) -> bool:
-    """No tensor stays in float32: all take the model's dtype."""
-    return False
-
-
 def load_dit(
     source: Path | Checkpoint,
     *,
     device: torch.device,
     dtype: torch.dtype,
     file: str = DIT_FILE,
-    stays_float32: Callable[[str], bool] = no_name,
+    stays_float32: Callable[[str], bool] = stays_float32,
     log_every_s: float = 10.0,
 ) -> WorldModel:
     """The DiT of a checkpoint, or the one in `file` of a folder.

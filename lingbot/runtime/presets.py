@@ -1,7 +1,11 @@
 """Presets to engines and text encoders."""
 
 import logging
+import shutil
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 import torch
 from msgspec.structs import replace
@@ -9,6 +13,9 @@ from msgspec.structs import replace
 from lingbot.checkpoint.expected import check_shape
 from lingbot.checkpoint.layout import Checkpoint, find_checkpoint
 from lingbot.config import PRESETS, ModelConfig, Preset, VaeKind, WorldConfig
+from lingbot.dit.attention import AttentionBackend, choose_backend, find_obstacle
+from lingbot.dit.fp8 import check_fp8, quantise_blocks
+from lingbot.dit.model import WorldModel
 from lingbot.dit.weights import load_dit
 from lingbot.errors import LingbotError
 from lingbot.memory_plan import plan_memory
@@ -24,6 +31,8 @@ from lingbot.vae.split import SplitVAE
 from lingbot.vae.wan import load_wan_vae
 
 logger = logging.getLogger(__name__)
+
+COMPILERS = ("g++", "gcc", "clang++", "c++")
 
 
 def find_preset(name: str) -> Preset:
@@ -47,20 +56,27 @@ def load_engine(
     dtype: torch.dtype | None = None,
     camera_cache_bytes: int = 0,
     group: SequenceParallelGroup = SINGLE,
+    attention: AttentionBackend | Literal["auto"] = "auto",
+    compile: bool = False,
+    fp8: bool = False,
 ) -> Engine:
     """The engine of a preset, with the weights of its own folder or of the folder `weights`.
 
     `world` is what `Preset.configure` returned; None is the preset's own. `assets` is a folder of
     parts that `weights` lacks, and `tiny_vae` a file of the tiny VAE. `dtype` None is bfloat16 on a
     GPU, and on a CPU the type that rank 0 measures as the faster.
-    Raises LingbotError for an unknown preset, one that needs a weights folder and has none, or a
-    world that does not fit into the free memory; WeightsError for a folder that cannot be read.
+    `attention` "auto" is the fastest kernel that runs here; `compile` compiles the blocks in their
+    first chunks; `fp8` runs their linear layers in 8 bits.
+    Raises LingbotError for an unknown preset, one that needs a weights folder and has none, a
+    switch that this device does not support, or a world that does not fit into the free memory;
+    WeightsError for a folder that cannot be read.
     """
     found = find_preset(preset)
     world, vae, device = world or found.world, found.choose_vae(vae), torch.device(device)
     folder = weights or found.folder
     if folder is None:
         raise LingbotError(f"preset {preset!r} needs a folder of weights", field="weights")
+    check_switches(device, dtype, compile=compile, fp8=fp8)
     checkpoint = find_checkpoint(folder / found.dit_file, assets=assets)
     shape = checkpoint.config
     check_shape(shape, found, folder=folder)
@@ -77,9 +93,11 @@ def load_engine(
     )
     plan.check()
     logger.info("%s", plan)
+    model = load_dit(checkpoint, device=device, dtype=dtype)
+    find = partial(find_obstacle, device=device, dtype=dtype, head_dim=shape.head_dim)
     return Engine(
         world,
-        model=load_dit(checkpoint, device=device, dtype=dtype).fuse(),
+        model=speed_up(model, compile=compile, fp8=fp8),
         vae=load_vae(
             found,
             checkpoint,
@@ -91,6 +109,7 @@ def load_engine(
         ),
         camera_cache_bytes=camera_cache_bytes,
         group=group,
+        attention=choose_backend(attention, find),
         memory=plan,
     )
 
@@ -127,6 +146,26 @@ def choose_dtype(
         return torch.bfloat16  # tensor cores need no measurement
     # The ranks must agree, and no two measurements do.
     return group.from_rank_0(lambda: fastest_dtype(shape, world))
+
+
+def check_switches(
+    device: torch.device, dtype: torch.dtype | None, *, compile: bool, fp8: bool
+) -> None:
+    """Raise LingbotError, before weights are loaded, for a switch that cannot work here."""
+    if fp8:
+        check_fp8(device, dtype or torch.bfloat16)
+    if not compile:
+        return
+    if device.type == "cuda" and find_spec("triton") is None:
+        raise LingbotError("compile needs the module triton", field="compile")
+    if not any(map(shutil.which, COMPILERS)):
+        raise LingbotError(f"compile needs one of {', '.join(COMPILERS)}", field="compile")
+
+
+def speed_up(model: WorldModel, *, compile: bool, fp8: bool) -> WorldModel:
+    """The model with fused or 8-bit layers, and with compiled blocks, in place."""
+    model = quantise_blocks(model) if fp8 else model.fuse()
+    return model.compile_blocks() if compile else model
 
 
 def load_text_encoder(preset: str) -> TextEncoder:

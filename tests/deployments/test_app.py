@@ -25,7 +25,7 @@ def test_shipped_config_builds():
     [
         ({"presett": "pocket"}, r"^args\.presett: unknown key, did you mean 'preset'\?"),
         ({"limits": {"max_event_byte": 1}}, r"^args\.limits\.max_event_byte: .*'max_event_bytes'"),
-        ({"zzz": 1}, r"^args\.zzz: unknown key, expected one of assets, camera_cache_"),
+        ({"zzz": 1}, r"^args\.zzz: unknown key, expected one of assets, attention, "),
         ({"lease_ttl_s": 0}, r"^args\.lease_ttl_s: .*> 0"),
         ({"preset": "huge"}, r"^args\.preset: 'huge' is not a choice, expected one of 'pocket'"),
         ({"preset": "v1-14b", "variant": "hf"}, r"^args\.variant: .* of 'diffusers', 'reference'"),

@@ -164,7 +164,7 @@ def test_worlds_that_do_not_fit_are_refused_with_the_sum():
     large = replace(file, args=replace(file.args, window=40))
     with pytest.raises(ConfigError) as refused:
         check_memory(large, MODEL_14B, free=79 * 2**30)
-    sums = r"args\.window: GiB of memory: weights 34\.54 \+ .* with window 40 takes K/V 47\.61 \+ "
+    sums = r"args\.window: GiB of memory: weights 34\.89 \+ .* with window 40 takes K/V 47\.61 \+ "
     assert re.match(f"applications.0..{sums}.* 79\\.00 are free: 0 fit", str(refused.value))
     check_memory(large, MODEL_14B, free=139 * 2**30)
 

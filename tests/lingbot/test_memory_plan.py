@@ -17,6 +17,7 @@ from lingbot.config import (
 from lingbot.dit.camera_cache import CameraCache
 from lingbot.dit.kv_cache import KVWindow
 from lingbot.dit.model import WorldModel
+from lingbot.dit.precision import cast_weights
 from lingbot.errors import LingbotError
 from lingbot.memory_plan import (
     GIB,
@@ -30,6 +31,7 @@ from lingbot.memory_plan import (
     num_tiny_parameters,
     num_vae_parameters,
     plan_memory,
+    weight_bytes,
 )
 from lingbot.runtime.fastest_dtype import prepare_block
 from lingbot.runtime.presets import load_engine
@@ -58,6 +60,14 @@ def test_weights_are_those_of_the_model(shape):
     with torch.device("meta"):
         model = WorldModel(shape)
     assert num_parameters(shape) == sum(weight.numel() for weight in model.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_weights_that_stay_in_float32_count_as_such(dtype):
+    with torch.device("meta"):
+        model = cast_weights(WorldModel(MODEL_14B), dtype)
+    expected = sum(weight.nbytes for weight in model.parameters())
+    assert weight_bytes(MODEL_14B, itemsize=dtype.itemsize) == expected
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2])

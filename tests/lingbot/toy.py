@@ -22,15 +22,17 @@ WORLD = WorldConfig(name="toy", sizes=(Size(48, 32),), schedule=SCHEDULE_V2, win
 WALK = [["w", "w", "wl"], ["w", "wl", "l"], ["", "i", "s"], ["w", "w", "a"], ["d", "k", "wl"]]
 
 
-def make_engine(*, world=WORLD, control="cam", device="cpu", **options):
+def make_engine(
+    *, world=WORLD, control="cam", device="cpu", ffn_dim=64, max_positions=1024, **options
+):
     """The weights are the same in every call."""
     torch.manual_seed(0)
     channels = (8, 8, 8, 8)
     vae = TinyVAE(encoder_channels=channels, decoder_channels=channels)
     statistics = (fill((16, 1, 1, 1), device=device) for fill in (torch.zeros, torch.ones))
     return Engine(
-        world,
-        model=WorldModel(replace(SHAPE, control=control)).eval().to(device),
+        replace(world, max_positions=max_positions),
+        model=WorldModel(replace(SHAPE, control=control, ffn_dim=ffn_dim)).eval().to(device),
         vae=LatentCodec(vae.eval().to(device), *statistics),
         **options,
     )

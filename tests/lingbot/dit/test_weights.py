@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from lingbot.config import ModelConfig
 from lingbot.dit.model import WorldModel
+from lingbot.dit.precision import cast_weights
 from lingbot.dit.weights import build_on_meta, load_dit, save_dit, to_checkpoint, to_internal
 from lingbot.errors import WeightsError
 from tests.lingbot.checkpoint.folders import tiny_tensors, write_shards
@@ -43,9 +44,9 @@ def test_shards_are_read_through_their_index(tmp_path):
 def load_at_once(tensors, config, dtype):
     """The slow way: all tensors in memory, cast, then given to the model."""
     model = WorldModel(config)
-    state = {to_internal(name): tensor.to(dtype) for name, tensor in tensors.items()}
+    state = {to_internal(name): tensor for name, tensor in tensors.items()}
     model.load_state_dict(state, strict=True, assign=True)
-    return model.state_dict()
+    return cast_weights(model, dtype).state_dict()
 
 
 @pytest.mark.parametrize("stored", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
@@ -58,7 +59,7 @@ def test_streamed_tensors_equal_those_loaded_at_once(tmp_path, stored, dtype):
     state = model.state_dict()
     assert state.keys() == expected.keys()
     assert all(torch.equal(state[name], expected[name]) for name in expected)
-    assert {tensor.dtype for tensor in state.values()} == {dtype}
+    assert {tensor.dtype for tensor in state.values()} == {dtype, torch.float32}
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 

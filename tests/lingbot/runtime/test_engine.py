@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from msgspec.structs import replace
+from torch.nn.attention import SDPBackend
 
 from lingbot.config import Size
 from lingbot.dit.conditioner import PrecomputedMaps
@@ -65,7 +66,7 @@ def test_denoising_passes_do_not_change_the_past(engine, spec, monkeypatch):
     play(engine, session)
     window = session.window
     survivors = range(window.num_frames - window.window + window.sink + 3, window.num_frames)
-    slots = [*range(window.sink), *(window.slot(frame) for frame in survivors)]
+    slots = [*range(window.sink), *window.slots(torch.tensor(survivors)).tolist()]
     before = window.k_NBFTHD[:, :, slots].clone()
 
     def stop(*args, **kwargs):
@@ -133,7 +134,7 @@ def test_cached_attention_equals_recomputing_the_past(engine, spec, monkeypatch,
     cached = session.window.k_NBFTHD
     for layer, k in twin.k.items():
         for frame in kept:
-            ours = cached[layer, :, session.window.slot(frame)]
+            ours = cached[layer, :, session.window.slots(torch.tensor(frame))]
             torch.testing.assert_close(ours, k[:, frame], rtol=1e-4, atol=1e-4)
 
 
@@ -164,6 +165,41 @@ def test_a_first_frame_of_no_served_size_names_all_of_them(spec):
     engine = make_engine(world=replace(WORLD, sizes=(Size(48, 32), Size(32, 48))))
     with pytest.raises(LingbotError, match=r"uint8 \(32, 48, 3\) or \(48, 32, 3\), not uint8"):
         engine.open(spec(first_frame=make_image(Size(64, 16))))
+
+
+def test_a_world_goes_on_past_the_last_position_in_the_same_memory(spec):
+    """1,101 latent frames; the window's own tests compare keys and attention."""
+    engine = make_engine(max_positions=1024)
+    session = engine.open(spec(num_steps=1))
+    memory = [t.data_ptr() for t in (session.window.k_NBFTHD, session.window.v_NBFTHD)]
+    seen = []
+
+    def record(*, positions, **options):
+        seen.extend(positions.tolist())
+        return prepare_chunk(positions=positions, **options)
+
+    prepare_chunk, engine.model.prepare_chunk = engine.model.prepare_chunk, record
+    for index in range(367):
+        latents = engine.denoise(session, WALK[index % len(WALK)])
+        assert latents.isfinite().all()
+    assert session.window.num_frames == 1101 and session.window.moved_back == 1017
+    assert max(seen) == 1022 and seen[-1] == 1100 - 1017
+    assert memory == [t.data_ptr() for t in (session.window.k_NBFTHD, session.window.v_NBFTHD)]
+
+
+def test_the_passes_of_a_chunk_prefer_the_engines_attention(spec, monkeypatch):
+    engine, used = make_engine(attention="cudnn"), []
+    session = engine.open(spec(num_steps=1))
+
+    def record(x, timestep, chunk):
+        used.append(torch._C._get_sdp_priority_order()[0])
+        return torch.zeros_like(x)
+
+    monkeypatch.setattr(engine.model, "forward", record)
+    before = torch._C._get_sdp_priority_order()
+    engine.denoise(session, WALK[0])
+    assert used == [SDPBackend.CUDNN_ATTENTION.value]
+    assert torch._C._get_sdp_priority_order() == before
 
 
 @pytest.mark.parametrize(
