@@ -100,12 +100,10 @@ def compare_tensors(
     stored: dict[str, StoredTensor], expected: dict[str, list[int]], *, path: Path
 ) -> None:
     """Raise WeightsError, with the file and one tensor, unless names, shapes and types fit."""
-    for name in sorted(stored.keys() - expected.keys()):
-        more = count_more(stored.keys() - expected.keys())
-        raise WeightsError(f"{stored[name].file}: unknown tensor '{name}'{more}")
-    for name in sorted(expected.keys() - stored.keys()):
-        more = count_more(expected.keys() - stored.keys())
-        raise WeightsError(f"{label_of(path)}: no tensor '{name}'{more}")
+    if unknown := stored.keys() - expected.keys():
+        raise WeightsError(f"{stored[min(unknown)].file}: unknown tensor {first_of(unknown)}")
+    if missing := expected.keys() - stored.keys():
+        raise WeightsError(f"{label_of(path)}: no tensor {first_of(missing)}")
     for name, tensor in sorted(stored.items()):
         if list(tensor.shape) != expected[name] or tensor.dtype not in DTYPES:
             raise WeightsError(
@@ -114,8 +112,10 @@ def compare_tensors(
             )
 
 
-def count_more(names: Set[str]) -> str:
-    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+def first_of(names: Set[str]) -> str:
+    """The first name, and how many more there are."""
+    more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+    return f"'{min(names)}'{more}"
 
 
 def fill(
