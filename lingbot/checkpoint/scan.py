@@ -35,7 +35,7 @@ class Sign(NamedTuple):
 
     kind: Kind
     name: re.Pattern[str]
-    suffixes: tuple[str, ...]  # of the files that its loader reads
+    suffixes: tuple[str, ...]  # its loader reads no other files
     is_folder: bool = False  # the loader takes the folder, with the library's config.json
 
 
