@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from lingbot.checkpoint.header import read_stored
 from lingbot.checkpoint.official_config import CONFIG_FILE, is_causal, read_official_config
-from lingbot.checkpoint.scan import INDEX, TENSORS, Kind, Scan, scan, tensor_names
+from lingbot.checkpoint.scan import INDEX, PTH, TENSORS, FoundPart, Scan, scan, tensor_names
 from lingbot.checkpoint.shape import infer_config
 from lingbot.config import ModelConfig
 from lingbot.errors import WeightsError
@@ -45,7 +45,7 @@ class Checkpoint(Struct, frozen=True, kw_only=True):
     num_bytes: int  # the DiT's tensors
     config: ModelConfig
     config_file: Path | None  # None: the shapes alone gave `config`
-    vae: Path | None = None  # Wan2.1_VAE.pth, or a folder of diffusers
+    vae: Path | None = None  # Wan2.1_VAE.pth, its .safetensors, or a folder of diffusers
     tiny_vae: Path | None = None
     text_encoder: Path | None = None  # models_t5_*.pth, or a folder of transformers
     tokenizer: Path | None = None  # tokenizer.json
@@ -96,7 +96,7 @@ def choose_dit(folder: Path, scanned: Scan) -> Path:
     A base model has the same tensors as the fast one: their configs alone differ. Raises
     WeightsError where none is left, or several.
     """
-    dits = scanned.found.get("dit", [])
+    dits = [part.tensors for part in scanned.found.get("dit", [])]
     if not dits:
         raise WeightsError(no_dit(folder, scanned))
     steered = [path for path in dits if any("cam_injector" in name for name in tensor_names(path))]
@@ -160,24 +160,22 @@ def find_part(part: Part, scans: list[Scan], *, folder: Path) -> Path | str:
     return f"{folder}: no {EXPECTED[part]}, here or in the folder `assets`"
 
 
-def choose_part(part: Kind, found: list[Path]) -> Path:
+def choose_part(part: Part, found: list[FoundPart]) -> Path:
     """The original file before a copy in diffusers' layout.
 
     Raises WeightsError for several files, or a damaged one.
     """
-    originals = [path for path in found if path.suffix == ".pth"]
+    originals = [one for one in found if one.path.suffix == PTH]
     if len(originals) == 1 and part != "tiny_vae":
         found = originals
+    path, tensors = found[0]
     if len(found) > 1:
+        others = ", ".join(str(other.path) for other in found[1:])
         raise WeightsError(
-            f"{found[0]}: is one of {len(found)} files of a {part}, expected one: also "
-            f"{', '.join(map(str, found[1:]))}"
+            f"{path}: is one of {len(found)} files of a {part}, expected one: also {others}"
         )
-    path = found[0]
-    if path.suffix == TENSORS:
-        check_tensors(path)
-        if part in ("vae", "text_encoder"):
-            return path.parent  # with its config.json
+    if tensors.suffix == TENSORS:
+        check_tensors(tensors)
     return path
 
 

@@ -5,11 +5,11 @@ Tested in `tests/lingbot/checkpoint/test_layout.py`.
 """
 
 import re
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -27,15 +27,35 @@ INDEX = f"{TENSORS}.index.json"
 SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}\.safetensors")
 TOKENIZER_FILE = "tokenizer.json"
 
-# A name that only this part has, in the original layout or in that of diffusers and transformers.
-SIGNS: dict[Kind, re.Pattern[str]] = {
-    "dit": re.compile(r"blocks\.\d+\.(self_attn\.q|cam_injector_layer1|attn1\.to_q)\.weight"),
-    "vae": re.compile(r"decoder\.(conv1|conv_in)\.weight"),
-    "tiny_vae": re.compile(r"decoder\.\d+\.weight"),
-    "text_encoder": re.compile(
-        r"blocks\.\d+\.attn\.q\.weight|encoder\.block\.\d+\.layer\.0\.SelfAttention\.q\.weight"
+PTH = ".pth"
+
+
+class Sign(NamedTuple):
+    """A name that only one part has."""
+
+    kind: Kind
+    name: re.Pattern[str]
+    suffixes: tuple[str, ...]  # its loader reads no other files
+    is_folder: bool = False  # the loader takes the folder, with the library's config.json
+
+
+SIGNS = (
+    Sign(
+        "dit",
+        re.compile(r"blocks\.\d+\.(self_attn\.q|cam_injector_layer1|attn1\.to_q)\.weight"),
+        (TENSORS,),
     ),
-}
+    Sign("vae", re.compile(r"decoder\.conv1\.weight"), (PTH, TENSORS)),
+    Sign("vae", re.compile(r"decoder\.conv_in\.weight"), (TENSORS,), is_folder=True),
+    Sign("tiny_vae", re.compile(r"decoder\.\d+\.weight"), (PTH, TENSORS)),
+    Sign("text_encoder", re.compile(r"blocks\.\d+\.attn\.q\.weight"), (PTH,)),
+    Sign(
+        "text_encoder",
+        re.compile(r"encoder\.block\.\d+\.layer\.0\.SelfAttention\.q\.weight"),
+        (TENSORS,),
+        is_folder=True,
+    ),
+)
 
 
 class Tokenizer(msgspec.Struct):
@@ -44,12 +64,19 @@ class Tokenizer(msgspec.Struct):
     model: msgspec.Raw
 
 
+class FoundPart(NamedTuple):
+    """A part: the path that its loader takes, and that of its tensors, which may be inside."""
+
+    path: Path
+    tensors: Path
+
+
 @dataclass(slots=True)
 class Scan:
     """The parts below a folder, and the errors of files that cannot be read."""
 
     folder: Path
-    found: dict[Kind, list[Path]] = field(default_factory=dict)
+    found: dict[Kind, list[FoundPart]] = field(default_factory=dict)
     unreadable: list[str] = field(default_factory=list)
 
 
@@ -58,12 +85,12 @@ def scan(folder: Path) -> Scan:
     result = Scan(folder)
     for path in candidates(folder):
         try:
-            kind = kind_of(path)
+            kind, place = identify(path)
         except WeightsError as exc:
             result.unreadable.append(str(exc))
             continue
         if kind is not None:
-            result.found.setdefault(kind, []).append(path)
+            result.found.setdefault(kind, []).append(FoundPart(place, path))
     return result
 
 
@@ -102,7 +129,7 @@ def list_folder(folder: Path) -> list[Path]:
 
 
 def is_other_part(path: Path) -> bool:
-    return path.suffix == ".pth" or path.name == TOKENIZER_FILE
+    return path.suffix == PTH or path.name == TOKENIZER_FILE
 
 
 def is_searched(path: Path) -> bool:
@@ -127,21 +154,19 @@ def tensor_paths(entries: list[Path]) -> list[Path]:
     return sorted(path for path in paths if path not in indexed)
 
 
-def kind_of(path: Path) -> Kind | None:
-    """None for a file of tensors that is no part. Raises WeightsError for one without names."""
+def identify(path: Path) -> tuple[Kind | None, Path]:
+    """The part that a file is, None if it is none, and the path that the part's loader takes.
+
+    Raises WeightsError for a file without names.
+    """
     if path.name == TOKENIZER_FILE:
         read_json(path, Tokenizer)
-        return "tokenizer"
-    names = state_dict_names(path) if path.suffix == ".pth" else tensor_names(path)
-    for kind, sign in SIGNS.items():
-        if any(sign.fullmatch(name) for name in names):
-            return None if kind == "vae" and is_copy(path, names) else kind
-    return None
-
-
-def is_copy(path: Path, names: Set[str]) -> bool:
-    """True for Wan2.1_VAE.pth as safetensors, which no loader reads."""
-    return path.suffix == TENSORS and "decoder.conv1.weight" in names
+        return "tokenizer", path
+    names = state_dict_names(path) if path.suffix == PTH else tensor_names(path)
+    for sign in SIGNS:
+        if path.suffix in sign.suffixes and any(sign.name.fullmatch(name) for name in names):
+            return sign.kind, path.parent if sign.is_folder else path
+    return None, path
 
 
 def tensor_names(path: Path) -> set[str]:

@@ -2,8 +2,6 @@
 
 import json
 from collections.abc import Callable, Set
-from io import BufferedReader
-from itertools import groupby
 from pathlib import Path
 
 import msgspec
@@ -96,12 +94,10 @@ def compare_tensors(
     stored: dict[str, StoredTensor], expected: dict[str, list[int]], *, path: Path
 ) -> None:
     """Raise WeightsError, with the file and one tensor, unless names, shapes and types fit."""
-    for name in sorted(stored.keys() - expected.keys()):
-        more = count_more(stored.keys() - expected.keys())
-        raise WeightsError(f"{stored[name].file}: unknown tensor '{name}'{more}")
-    for name in sorted(expected.keys() - stored.keys()):
-        more = count_more(expected.keys() - stored.keys())
-        raise WeightsError(f"{label_of(path)}: no tensor '{name}'{more}")
+    if unknown := stored.keys() - expected.keys():
+        raise WeightsError(f"{stored[min(unknown)].file}: unknown tensor {first_of(unknown)}")
+    if missing := expected.keys() - stored.keys():
+        raise WeightsError(f"{label_of(path)}: no tensor {first_of(missing)}")
     for name, tensor in sorted(stored.items()):
         if list(tensor.shape) != expected[name] or tensor.dtype not in DTYPES:
             raise WeightsError(
@@ -110,8 +106,10 @@ def compare_tensors(
             )
 
 
-def count_more(names: Set[str]) -> str:
-    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+def first_of(names: Set[str]) -> str:
+    """The first name, and how many more there are."""
+    more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+    return f"'{min(names)}'{more}"
 
 
 def fill(
@@ -126,23 +124,22 @@ def fill(
     progress = LoadProgress(sum(t.num_bytes for t in stored.values()), every_s=log_every_s)
     staging = torch.empty(max(t.num_bytes for t in stored.values()), dtype=torch.uint8)
     by_place = sorted(stored.items(), key=lambda item: (item[1].file, item[1].start))
-    for file, tensors in groupby(by_place, key=lambda item: item[1].file):
-        with file.open("rb") as opened:
-            for name, tensor in tensors:
-                # A tensor that needs neither a copy nor a cast is read where it will stay.
-                stays = device.type == "cpu" and DTYPES[tensor.dtype] == targets[name]
-                memory = torch.empty(tensor.num_bytes, dtype=torch.uint8) if stays else staging
-                raw = read_into(memory[: tensor.num_bytes], opened, tensor, name=name)
-                # Cast on the device: a GPU is faster at it.
-                set_parameter(model, to_internal(name), raw.to(device).to(targets[name]))
-                progress.add(tensor.num_bytes)
+    for name, tensor in by_place:
+        # A tensor that needs neither a copy nor a cast is read where it will stay.
+        stays = device.type == "cpu" and DTYPES[tensor.dtype] == targets[name]
+        memory = torch.empty(tensor.num_bytes, dtype=torch.uint8) if stays else staging
+        raw = read_into(memory[: tensor.num_bytes], tensor, name=name)
+        # Cast on the device: a GPU is faster at it.
+        set_parameter(model, to_internal(name), raw.to(device).to(targets[name]))
+        progress.add(tensor.num_bytes)
 
 
-def read_into(memory: Tensor, file: BufferedReader, tensor: StoredTensor, *, name: str) -> Tensor:
-    """Read a tensor from its open file into `memory`, bytes that the result is a view of."""
+def read_into(memory: Tensor, tensor: StoredTensor, *, name: str) -> Tensor:
+    """Read a tensor into `memory`, bytes that the result is a view of."""
     try:
-        file.seek(tensor.start)
-        num_bytes = file.readinto(memory.numpy().data)
+        with tensor.file.open("rb") as file:
+            file.seek(tensor.start)
+            num_bytes = file.readinto(memory.numpy().data)
     except OSError as exc:
         raise WeightsError(f"{tensor.file}: {exc.strerror}") from exc
     if num_bytes != tensor.num_bytes:

@@ -96,12 +96,12 @@ def write_diffusers(folder):
     """A folder of diffusers, with the names of its own VAE and text encoder."""
     write_shards(folder / "transformer", tiny_tensors())
     write_config(folder / "transformer", _class_name="CausalLingBotWorldTransformer3DModel")
-    for name, tensor in (
-        ("vae", "decoder.conv_in.weight"),
-        ("text_encoder", "encoder.block.0.layer.0.SelfAttention.q.weight"),
+    for name, stem, tensor in (
+        ("vae", V1_STEM, "decoder.conv_in.weight"),
+        ("text_encoder", "model", "encoder.block.0.layer.0.SelfAttention.q.weight"),
     ):
         (folder / name).mkdir()
-        save_file({tensor: torch.zeros(1)}, folder / name / "model.safetensors")
+        save_file({tensor: torch.zeros(1)}, folder / name / f"{stem}.safetensors")
         (folder / name / "config.json").write_text("{}")
     (folder / "tokenizer").mkdir()
     (folder / "tokenizer" / "tokenizer.json").write_text(json.dumps(TOKENIZER))

@@ -14,6 +14,7 @@ from lingbot.checkpoint.layout import find_checkpoint
 from lingbot.config import PRESETS
 from lingbot.dit.weights import load_dit
 from lingbot.errors import WeightsError
+from lingbot.files import read_state_dict
 from tests.lingbot.checkpoint.folders import (
     GOLDEN,
     TINY,
@@ -228,6 +229,15 @@ def test_the_original_vae_goes_before_the_copy_of_diffusers(tmp_path):
     write_parts(tmp_path / "original")
     (tmp_path / "original" / "google" / "umt5-xxl" / "tokenizer.json").unlink()
     assert find_checkpoint(tmp_path).vae == tmp_path / "original" / "Wan2.1_VAE.pth"
+
+
+def test_the_original_vae_may_be_a_safetensors_file(tmp_path):
+    """A text encoder with the original names may not: its loader reads a `.pth` file."""
+    write_v2_small(tmp_path)
+    for name, part in (("vae", "vae_wan21/Wan2.1_VAE.pth"), ("t5", "t5/models_t5_tiny.pth")):
+        save_file(read_state_dict(GOLDEN / part), tmp_path / f"{name}.safetensors")
+    found = find_checkpoint(tmp_path)
+    assert (found.vae, found.text_encoder) == (tmp_path / "vae.safetensors", None)
 
 
 @pytest.mark.parametrize("name", ["taew2_1.pth", "lighttaew2_1.safetensors"])

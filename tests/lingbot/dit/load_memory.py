@@ -1,14 +1,16 @@
-"""Load a DiT and print, as JSON, the bytes of the model and the peak above the start.
+"""Load a DiT and print, as JSON, the bytes of the model, the peak above the start, and the seconds.
 
 `test_weights.py` runs it in a process of its own. Linux only.
 """
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import torch
 
+from lingbot.checkpoint.layout import find_checkpoint
 from lingbot.dit.weights import load_dit
 
 SMALL = Path(__file__).parents[2] / "golden" / "dit_cam_window"
@@ -27,9 +29,11 @@ def main(folder, dtype):
     load_dit(SMALL, **options)  # modules that torch imports late stay in memory
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM falls to VmRSS
     before = resident("VmRSS")
-    model = load_dit(Path(folder), **options)
+    started = time.monotonic()
+    model = load_dit(find_checkpoint(Path(folder)), **options)
+    took_s = time.monotonic() - started
     num_bytes = sum(parameter.nbytes for parameter in model.parameters())
-    print(json.dumps({"model": num_bytes, "peak": resident("VmHWM") - before}))
+    print(json.dumps({"model": num_bytes, "peak": resident("VmHWM") - before, "took_s": took_s}))
 
 
 if __name__ == "__main__":
