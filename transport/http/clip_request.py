@@ -22,7 +22,7 @@ URL_FORM = "application/x-www-form-urlencoded"
 FORMS = ("multipart/form-data", URL_FORM)
 CHARSETS = ("utf-8", "utf8", "us-ascii")
 ASCII = bytes(range(128))
-MAX_LENGTH_DIGITS = 20  # of a Content-Length that is read
+MAX_LENGTH_DIGITS = 20  # more than any real Content-Length has
 MAX_JSON_QUOTES = 10_000  # more than any request has; a parser takes a second for millions
 
 
