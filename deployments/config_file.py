@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from ray.runtime_env import RuntimeEnv
 from ray.serve._private.constants import DEFAULT_MAX_ONGOING_REQUESTS
 from ray.serve.config import AutoscalingConfig, ProxyLocation
-from ray.serve.schema import ServeDeploySchema
+from ray.serve.schema import HTTPOptionsSchema, ServeDeploySchema
 from ray.util.placement_group import VALID_PLACEMENT_GROUP_STRATEGIES
 
 from deployments.config import ServiceConfig, parse_args, parse_user_config
@@ -52,8 +52,7 @@ def read_config_file(path: Path) -> ConfigFile:
     content = _read_yaml(path)
     check_keys(content, ServeDeploySchema, path="")
     schema = _validate(ServeDeploySchema, content, path="")
-    if not 0 < (port := schema.http_options.port) < 2**16:
-        raise ConfigError(f"http_options.port: {port} is not a port, expected 1 to 65535")
+    _check_http(http := schema.http_options)
     if len(schema.applications) != 1:
         raise ConfigError("applications: expected one application")
     (application,) = content["applications"]
@@ -80,8 +79,8 @@ def read_config_file(path: Path) -> ConfigFile:
     _check_max_sockets(config, by_name.get("Transport", {}), path=where)
     (parsed,) = schema.applications
     return ConfigFile(
-        host=schema.http_options.host,
-        port=port,
+        host=http.host,
+        port=http.port,
         route_prefix=parsed.route_prefix or "/",
         args=config,
         deployments=by_name,
@@ -126,6 +125,20 @@ def _check_repeats(root: yaml.Node | None) -> None:
                     )
                 lines[key.value] = line
         visited.add(id(node))
+
+
+def _check_http(http: HTTPOptionsSchema) -> None:
+    """Raise ConfigError for a port, a time or a certificate that Serve's proxies cannot use."""
+    if not 0 < http.port < 2**16:
+        raise ConfigError(f"http_options.port: {http.port} is not a port, expected 1 to 65535")
+    for name in ("request_timeout_s", "keep_alive_timeout_s"):
+        time_s = getattr(http, name)
+        if time_s is not None and not 0 < time_s < math.inf:
+            raise ConfigError(f"http_options.{name}: {time_s:g}, expected seconds above 0")
+    for name in ("ssl_keyfile", "ssl_certfile", "ssl_ca_certs"):
+        file = getattr(http, name)
+        if file is not None and not Path(file).is_file():
+            raise ConfigError(f"http_options.{name}: no file {file}")
 
 
 def _check_exposed(schema: ServeDeploySchema, *, path: str) -> None:
@@ -193,10 +206,17 @@ def _check_user_config(name: str, user_config: dict[str, Any], *, path: str) -> 
 
 
 def _check_runtime_env(section: dict[str, Any], *, path: str) -> None:
-    for key in section.get("runtime_env") or ():
+    for key, value in (section.get("runtime_env") or {}).items():
+        where = f"{path}.runtime_env.{key}"
         if key not in RuntimeEnv.known_fields:
             known = sorted(RuntimeEnv.known_fields)
-            raise ConfigError(f"{path}.runtime_env.{key}: unknown key, {suggest(str(key), known)}")
+            raise ConfigError(f"{where}: unknown key, {suggest(str(key), known)}")
+        try:
+            RuntimeEnv(**{key: value})
+        except TypeError as exc:  # Ray's text is Python's own, and names no key
+            raise ConfigError(f"{where}: {value!r} has a wrong type") from exc
+        except ValueError as exc:
+            raise ConfigError(f"{where}: {' '.join(str(exc).split())}") from exc
 
 
 def _validate(model: type[BaseModel], value: object, *, path: str) -> Any:

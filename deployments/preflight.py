@@ -37,6 +37,7 @@ def check_machine(file: ConfigFile) -> None:
     model = check_weights(file.args, num_ranks=len(file.bundles))
     available = find_resources(file)
     check_device(file, num_gpus=available["GPU"])
+    check_strategies(file)
     check_resources(file, available)
     check_memory(file, model, free=free_per_rank(file))
 
@@ -156,6 +157,17 @@ def check_device(file: ConfigFile, *, num_gpus: float) -> None:
             raise ConfigError(
                 f"placement_group_bundles[{index}] of WorldGroup: no GPU, expected one with "
                 "device: cuda"
+            )
+
+
+def check_strategies(file: ConfigFile) -> None:
+    """Raise ConfigError for bundles that need several machines: the cluster is this one."""
+    for name, deployment in file.deployments.items():
+        num_bundles = len(deployment.get("placement_group_bundles") or ())
+        if deployment.get("placement_group_strategy") == "STRICT_SPREAD" and num_bundles > 1:
+            raise ConfigError(
+                f"placement_group_strategy of {name}: STRICT_SPREAD needs a machine for each of "
+                f"{num_bundles} bundles, expected 'STRICT_PACK' on one machine"
             )
 
 

@@ -22,6 +22,8 @@ def check_keys(value: object, schema: Any, *, path: str) -> None:
         _check_union(value, arguments, path=path)
     elif get_origin(schema) is Literal:
         check_choice(value, arguments, path=path)
+    elif isinstance(value, bool) and schema in (int, float):  # pydantic takes `true` for 1
+        raise ConfigError(f"{path}: {str(value).lower()}, expected a number")
     elif isinstance(value, list) and get_origin(schema) in (list, tuple):
         for index, item in enumerate(value):
             check_keys(item, arguments[0], path=f"{path}[{index}]")
@@ -48,6 +50,8 @@ def _check_union(value: object, schemas: Iterable[Any], *, path: str) -> None:
     if literals and isinstance(value, str) and value not in literals and str not in types_beside:
         names = ", ".join([*map(repr, literals), *(arm.__name__ for arm in types_beside)])
         raise ConfigError(f"{path}: {value!r} is not a choice, expected one of {names}")
+    if isinstance(value, bool) and bool in types_beside:
+        return
     for arm in types_beside:
         if isinstance(value, dict) or not fields_of(arm):
             check_keys(value, arm, path=path)

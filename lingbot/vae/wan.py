@@ -17,6 +17,7 @@ from lingbot.config import LATENT_CHANNELS, SPATIAL_STRIDE, TEMPORAL_STRIDE
 from lingbot.vae.condition import settled_condition
 from lingbot.vae.pixels import Frames, to_frames, to_signed
 from lingbot.vae.protocol import ImageCondition
+from lingbot.vae.settling import encode_until_settled
 from lingbot.vae.statistics import per_channel
 from lingbot.vae.wan_weights import load_weights
 
@@ -79,13 +80,13 @@ class WanVAE:
         Later latent frames repeat the last of the N: see `count_unsettled`. The frames are encoded
         in groups of four, so that memory does not grow with N.
         """
-        state = self.new_encoder_state()
-        first = image[:, :, None]
+        weight = self.network.quant_conv.weight
+        first = image[:, :, None].to(device=weight.device, dtype=weight.dtype)
         grey = torch.zeros_like(first).expand(-1, -1, TEMPORAL_STRIDE, -1, -1)
-        latents = [self.encode(first, state)]
-        for _ in range(count_unsettled(self.network.config)):
-            latents.append(self.encode(grey, state))
-        return torch.cat(latents, dim=2)
+        encoded = encode_until_settled(
+            self.network.encoder, first, grey, num_groups=count_unsettled(self.network.config)
+        )
+        return torch.cat([self._normalise(latents) for latents in encoded], dim=2)
 
     def encode_image(self, image: Frames, *, chunk: int) -> ImageCondition:
         """image [H, W, 3] -> the condition of a world that starts from it."""
@@ -96,7 +97,10 @@ class WanVAE:
         """[1, 3, 1 or 4, H, W] -> [1, 16, 1, h, w] float32."""
         weight = self.network.quant_conv.weight
         frames = frames.to(device=weight.device, dtype=weight.dtype)
-        encoded = self.network.encoder(frames, feat_cache=state, feat_idx=[0])
+        return self._normalise(self.network.encoder(frames, feat_cache=state, feat_idx=[0]))
+
+    def _normalise(self, encoded: Tensor) -> Tensor:
+        """The encoder's output [1, 32, 1, h, w] -> the mean of the latents, float32."""
         moments: Tensor = self.network.quant_conv(encoded)
         return (moments[:, :LATENT_CHANNELS].float() - self.mean) / self.std
 

@@ -15,6 +15,7 @@ from deployments.preflight import (
     check_machine,
     check_memory,
     check_resources,
+    check_strategies,
     check_weights,
     free_gpu_memory,
     free_per_rank,
@@ -235,3 +236,10 @@ def test_a_container_counts_the_cpus_that_ray_counts(monkeypatch):
 def test_what_a_deployment_starts_with(deployment, resources, replicas):
     assert replica_resources(deployment) == resources
     assert num_replicas(deployment) == replicas
+
+
+def test_bundles_that_need_several_machines_are_refused():
+    spread = {"placement_group_strategy": "STRICT_SPREAD"}
+    check_strategies(with_group(**spread))  # one bundle
+    with pytest.raises(ConfigError, match="a machine for each of 2 bundles"):
+        check_strategies(with_group(placement_group_bundles=[{"CPU": 1}] * 2, **spread))

@@ -144,7 +144,7 @@ WAN_DAMAGE = {
     "longer": (change_tensors("roundtrip", z=lambda t: t[:, :, 1:]), "expected the shape"),
     "odd size": (
         change_tensors("condition", image=lambda t: t[:, 1:]),
-        "1 frames of 48x31: expected multiples",
+        "expected the shape [16, 35, 3, 6]",
     ),
     "other size": (change_tensors("condition", image=lambda t: t[:, 8:]), "expected the shape"),
     "no image": (change_tensors("condition", image=None), "no tensor 'image'"),

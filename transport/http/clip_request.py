@@ -22,6 +22,7 @@ URL_FORM = "application/x-www-form-urlencoded"
 FORMS = ("multipart/form-data", URL_FORM)
 CHARSETS = ("utf-8", "utf8", "us-ascii")
 ASCII = bytes(range(128))
+MAX_LENGTH_DIGITS = 20  # more than any real Content-Length has
 MAX_JSON_QUOTES = 10_000  # more than any request has; a parser takes a second for millions
 
 
@@ -64,14 +65,16 @@ async def read_clip_request(
 
 async def _read_body(request: Request, *, limits: ClientLimits) -> bytes:
     """The whole body. It has as much time as the inits of a socket."""
+    too_large = TooLarge(f"the body is too large, expected at most {limits.max_clip_bytes} bytes")
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced[:MAX_LENGTH_DIGITS]) > limits.max_clip_bytes:
+        raise too_large
     body = bytearray()
     with anyio.move_on_after(limits.init_timeout_s):
         async for piece in request.stream():
             body += piece
             if len(body) > limits.max_clip_bytes:
-                raise TooLarge(
-                    f"the body is too large, expected at most {limits.max_clip_bytes} bytes"
-                )
+                raise too_large
         return bytes(body)
     raise BadMessage(
         f"the body stopped after {len(body)} bytes, "

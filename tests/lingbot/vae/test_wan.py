@@ -163,8 +163,7 @@ def test_a_condition_keeps_what_changes_alone():
 @pytest.mark.parametrize("depth, base", [(1, 4), (2, 6)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_state_has_the_planned_size(depth, base, dtype):
-    vae = make_wan_vae(depth=depth, base=base)
-    vae.network.to(dtype)
+    vae = make_wan_vae(depth=depth, base=base, dtype=dtype)
     state = vae.new_decoder_state()
     planned = wan_decoder_bytes(
         width=24, height=16, itemsize=dtype.itemsize, base=base, num_res_blocks=depth
@@ -178,8 +177,7 @@ def test_the_state_has_the_planned_size(depth, base, dtype):
 
 @torch.inference_mode()
 def test_bfloat16_gives_nearly_the_same_video(vae):
-    half = make_wan_vae()
-    half.network.bfloat16()
+    half = make_wan_vae(dtype=torch.bfloat16)
     latents = random_latents(seed=0, frames=6)
     exact = vae.decode_video(latents, vae.new_decoder_state())
     rounded = half.decode_video(latents, half.new_decoder_state())

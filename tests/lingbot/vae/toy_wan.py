@@ -14,10 +14,13 @@ def make_network(*, base=4, depth=1, **options):
     return network.eval().requires_grad_(False)
 
 
-def make_wan_vae(**shape):
-    device = torch.device("cpu")
-    statistics = (per_channel(values, device=device) for values in (WAN_MEAN, WAN_STD))
-    return WanVAE(make_network(**shape), *statistics)
+def make_wan_vae(*, device="cpu", dtype=torch.float32, **shape):
+    network = make_network(**shape)
+    torch.nn.Module.to(network, device=device, dtype=dtype)
+    statistics = (
+        per_channel(values, device=torch.device(device)) for values in (WAN_MEAN, WAN_STD)
+    )
+    return WanVAE(network, *statistics)
 
 
 def official_tensors(network):

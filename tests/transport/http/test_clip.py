@@ -202,6 +202,13 @@ def test_an_error_names_the_code_and_the_field(server, world, body, code, field)
     assert world.specs == []
 
 
+def test_a_body_that_is_announced_as_too_large_is_not_awaited(world, serve):
+    headers = {"content-type": "application/json", "content-length": "1" + 30 * "0"}
+    with serve(world, max_clip_bytes=2048) as server:
+        response = server.http.post("/v1/clips", content=b"{}", headers=headers)
+    assert error_of(response) == (413, "too_large", None)
+
+
 def test_a_body_over_the_limit_is_refused(world, serve):
     with serve(world, max_clip_bytes=2048) as server:
         response = server.http.post("/v1/clips", data={"actions": "w-1", "prompt": "x" * 2048})
