@@ -16,11 +16,14 @@ from lingbot.parallel.ulysses import SINGLE, SequenceParallelGroup
 from lingbot.verify.camera import CAMERA_FILE, CAMERA_META, verify_camera
 from lingbot.verify.dit import ROLLOUT_FILE, verify_dit
 from lingbot.verify.recorded import Errors
+from lingbot.verify.text import FORWARD_FILE, T5_FILES, verify_t5
 
-# The files that a kind of folder holds, and its check. Each safetensors file may be in shards.
+# The files that a kind of folder holds, by name or pattern, and its check. Each safetensors file
+# may be in shards.
 KINDS: dict[tuple[str, ...], Callable[[Path, SequenceParallelGroup], Errors]] = {
     (DIT_FILE, ROLLOUT_FILE): verify_dit,
     (CAMERA_META, CAMERA_FILE): verify_camera,
+    (T5_FILES, FORWARD_FILE): verify_t5,
 }
 
 
@@ -46,7 +49,7 @@ def verify(folder: Path, group: SequenceParallelGroup = SINGLE) -> Errors:
 def find_check(folder: Path) -> Callable[[Path, SequenceParallelGroup], Errors]:
     """Raises LingbotError for a folder of no known kind."""
     for files, check in KINDS.items():
-        if all(tensors_exist(folder / name) for name in files):
+        if all(tensors_exist(folder / name) or any(folder.glob(name)) for name in files):
             return check
     known = "; ".join(" and ".join(files) for files in KINDS)
     raise LingbotError(f"{folder} holds none of: {known}")
