@@ -186,7 +186,7 @@ def main() -> None:
             variant.step()
 
     results = {variant.name: measure_variant(variant, variants) for variant in variants}
-    rows, columns = variants[0].engine.config.grid
+    rows, columns = variants[0].engine.config.size.grid
     facts["tokens"] = rows * columns
     facts["budget_held"] = all(
         max(variant.stored_bytes) <= variant.engine.camera_cache.budget_bytes

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lingbot.config import SCHEDULE_V2, ModelConfig, WorldConfig
+from lingbot.config import SCHEDULE_V2, ModelConfig, Size, WorldConfig
 from lingbot.dit.model import WorldModel
 from lingbot.parallel.ulysses import SINGLE, SequenceParallelGroup
 from lingbot.runtime.engine import Engine
@@ -95,7 +95,7 @@ def make_engine(
     mean, std = torch.zeros(16, 1, 1, 1, device=device), torch.ones(16, 1, 1, 1, device=device)
     return Engine(
         WorldConfig(
-            name="random", width=options.width, height=options.height, schedule=SCHEDULE_V2
+            name="random", sizes=(Size(options.width, options.height),), schedule=SCHEDULE_V2
         ),
         model=model,
         vae=LatentCodec(vae, mean, std),
@@ -106,6 +106,6 @@ def make_engine(
 
 def random_spec(config: WorldConfig) -> SessionSpec:
     """A request for a session that starts from noise."""
-    shape = (config.height, config.width, 3)
+    shape = (config.size.height, config.size.width, 3)
     image: NDArray[np.uint8] = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     return SessionSpec(first_frame=image)

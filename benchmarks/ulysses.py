@@ -41,7 +41,7 @@ from benchmarks.random_world import (
     random_spec,
     read_options,
 )
-from lingbot.config import LATENT_CHANNELS, PATCH, SCHEDULE_V2, WorldConfig
+from lingbot.config import LATENT_CHANNELS, PATCH, SCHEDULE_V2, Size, WorldConfig
 from lingbot.parallel.process_group import join, spawn_ranks
 from lingbot.parallel.ulysses import SINGLE, SequenceParallelGroup
 
@@ -101,9 +101,8 @@ def kind_of(piece: Tensor) -> str:
 def theory_bytes(options: argparse.Namespace, num_ranks: int) -> dict[str, float]:
     """Bytes that a rank sends to others per chunk: the mean, because splits may be uneven."""
     shape = model_shape(options)
-    world = WorldConfig(name="", width=options.width, height=options.height, schedule=SCHEDULE_V2)
-    rows, columns = world.grid
-    local = world.chunk * rows * columns / num_ranks  # tokens
+    world = WorldConfig(name="", sizes=(Size(options.width, options.height),), schedule=SCHEDULE_V2)
+    local = world.chunk * world.size.num_tokens / num_ranks  # tokens
     size = getattr(torch, options.dtype).itemsize
     passes = len(world.schedule.indices)
     blocks = (passes + 1) * shape.num_layers - 1  # the last pass stops at the last block's K/V

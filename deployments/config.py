@@ -12,6 +12,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from deployments.schema_keys import ConfigError, check_keys
+from lingbot.config import PRESETS, VaeKind, Variant, WorldConfig
+from lingbot.errors import LingbotError
 from transport.wire.limits import ClientLimits
 
 T = TypeVar("T")
@@ -26,8 +28,15 @@ HostName = Annotated[str, Meta(pattern="^([a-z0-9-]+[.])+[a-z][a-z0-9-]*\\Z")]
 class ServiceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The model and the limits of time and of clients. Ray's own section has replicas and GPUs."""
 
-    preset: Literal["pocket"] = "pocket"
-    weights: str | None = None  # a folder in the preset's layout; None: the packaged weights
+    preset: Literal["pocket", "v1-14b", "v1-14b-act", "v2-14b", "v2-1.3b"] = "pocket"
+    variant: Variant | None = None  # whose figures, where the published ones differ
+    weights: str | None = None  # a folder of the preset's weights; None: the packaged ones
+    assets: str | None = None  # a folder of VAE, text encoder and tokenizer, if not in `weights`
+    vae: VaeKind | None = None  # None: the preset's first
+    tiny_vae: str | None = None  # the file for `vae: tiny`; None: found in `weights` or `assets`
+    sizes: tuple[str, ...] | None = None  # "WIDTHxHEIGHT"; a session has the nearest one
+    window: PositiveInt | None = None  # latent frames of the KV window, sink and chunk included
+    sink: NonNegativeInt | None = None  # the world's first latent frames, which stay in the window
     device: Literal["cpu", "cuda"] = "cpu"
     # auto: bfloat16 on a GPU; on a CPU the type that rank 0 measures as the faster at load
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -45,6 +54,18 @@ class ServiceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     # Hosts from which clients' first frames may be fetched by https URL; (): no URL is fetched
     image_hosts: tuple[HostName, ...] = ()
 
+    @property
+    def world(self) -> WorldConfig:
+        """The world that is served. Raises LingbotError with the wrong field."""
+        return PRESETS[self.preset].configure(
+            variant=self.variant, sizes=self.sizes, window=self.window, sink=self.sink
+        )
+
+    @property
+    def vae_kind(self) -> VaeKind:
+        """The VAE that is loaded. Raises LingbotError for one that the preset does not have."""
+        return PRESETS[self.preset].choose_vae(self.vae)
+
 
 class LiveConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """`user_config` of Transport: a redeploy that changes no more than this replaces nothing."""
@@ -59,7 +80,14 @@ def parse_user_config(user_config: dict[str, Any]) -> LiveConfig:
 
 def parse_args(args: dict[str, Any]) -> ServiceConfig:
     """Raises ConfigError with the path of the wrong key."""
-    return parse(args, ServiceConfig, path="args")
+    config = parse(args, ServiceConfig, path="args")
+    try:
+        _ = config.world, config.vae_kind
+    except LingbotError as exc:
+        raise ConfigError(f"args.{exc.field}: {exc}") from exc
+    if config.tiny_vae is not None and config.vae_kind != "tiny":
+        raise ConfigError("args.tiny_vae: has no effect, expected it with vae: tiny")
+    return config
 
 
 def parse(section: dict[str, Any], schema: type[T], *, path: str) -> T:

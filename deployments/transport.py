@@ -12,7 +12,7 @@ from deployments.config import ServiceConfig, parse_user_config
 from deployments.lease import LeasedWorld
 from deployments.observability.logs import configure_logging
 from deployments.serve_middleware import add_serve_middleware
-from lingbot.config import PATCH, PRESETS, SPATIAL_STRIDE
+from lingbot.config import PRESETS, SIZE_MULTIPLE
 from transport.app import build_app
 from transport.image_fetcher import ImageFetcher
 from transport.wire.world import Opening, WorldInfo
@@ -23,7 +23,7 @@ class Transport:
 
     def __init__(self, config: ServiceConfig, group: DeploymentHandle[Any]) -> None:
         configure_logging()
-        self._world = LeasedWorld(group, world_info(config.preset), config)
+        self._world = LeasedWorld(group, world_info(config), config)
         self._config = config
         self._limits = config.limits
 
@@ -46,21 +46,21 @@ class Transport:
         )
 
 
-def world_info(preset: str) -> WorldInfo:
-    """The properties of a preset's worlds, from its config alone, without its weights."""
-    openings, config = PRESETS[preset].openings, PRESETS[preset].world
+def world_info(config: ServiceConfig) -> WorldInfo:
+    """The properties of the served worlds, from the config alone, without weights."""
+    openings, world = PRESETS[config.preset].openings, config.world
     return WorldInfo(
-        preset=config.name,
-        sizes=((config.width, config.height),),
-        size_multiple=SPATIAL_STRIDE * PATCH,
-        max_pixels=config.width * config.height,
-        fps=config.fps,
-        chunk_latent_frames=config.chunk,
-        first_chunk_frames=config.first_chunk_frames,
-        chunk_frames=config.chunk_frames,
-        max_window=config.window,
-        sink=config.sink,
-        max_steps=config.max_steps,
+        preset=world.name,
+        sizes=tuple((size.width, size.height) for size in world.sizes),
+        size_multiple=SIZE_MULTIPLE,
+        max_pixels=world.largest_size.num_pixels,
+        fps=world.fps,
+        chunk_latent_frames=world.chunk,
+        first_chunk_frames=world.first_chunk_frames,
+        chunk_frames=world.chunk_frames,
+        max_window=world.window,
+        sink=world.sink,
+        max_steps=world.max_steps,
         openings=() if openings is None else load_openings(openings),
     )
 

@@ -322,6 +322,7 @@ def build_engine(config: ServiceConfig, group: "SequenceParallelGroup") -> "Engi
     torch.set_num_threads(threads)
     return load_engine(
         config.preset,
+        world=config.world,
         weights=None if config.weights is None else Path(config.weights),
         device=config.device,
         dtype=None if config.dtype == "auto" else getattr(torch, config.dtype),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lingbot.camera.motion import check_action
 from lingbot.camera.rays import control_map, default_intrinsics, pose_key
-from lingbot.config import LATENT_CHANNELS, WorldConfig, check_window
+from lingbot.config import LATENT_CHANNELS, Size, WorldConfig, check_window
 from lingbot.dit.camera_cache import CameraCache, ChunkMaps
 from lingbot.dit.kv_cache import KVWindow
 from lingbot.dit.model import ChunkInputs, TextKV, WorldModel
@@ -41,8 +41,8 @@ class Engine:
         Stored camera maps take at most `camera_cache_bytes`; 0 stores none. Raises LingbotError
         for a model that cannot be split over the ranks.
         """
-        rows, columns = config.grid
-        group.check(model.config, tokens=rows * columns)
+        for size in config.sizes:
+            group.check(model.config, tokens=size.num_tokens)
         self.group = group
         self.camera_cache = CameraCache(model, budget_bytes=camera_cache_bytes, group=group)
         self.config = config
@@ -56,12 +56,12 @@ class Engine:
     def open(self, spec: SessionSpec) -> Session:
         """A session before its first chunk.
 
-        Raises LingbotError with the wrong field. The image must have the config's size. The window
-        must hold sink and chunk, and must not exceed the config's. `num_steps` has a range, and a
-        context has a shape and a type.
+        Raises LingbotError with the wrong field. The image must have one of the config's sizes. The
+        window must hold sink and chunk, and must not exceed the config's. `num_steps` has a range,
+        and a context has a shape and a type.
         """
         config = self.config
-        self._check_image(spec.first_frame)
+        size = self._size_of(spec.first_frame)
         if spec.num_steps is not None and not 1 <= spec.num_steps <= config.max_steps:
             raise LingbotError(
                 f"num_steps must be 1..{config.max_steps}, not {spec.num_steps}",
@@ -70,14 +70,14 @@ class Engine:
         window, sink = self._window_and_sink(spec)
         if spec.context is not None:
             self._check_context(spec.context)
-        rows, columns = config.grid
         return Session(
+            size=size,
             window=KVWindow.empty(
                 self.model.config,
                 window=window,
                 sink=sink,
                 chunk=config.chunk,
-                tokens=rows * columns,
+                tokens=size.num_tokens,
                 device=self.device,
                 dtype=self.dtype,
                 num_ranks=self.group.num_ranks,
@@ -181,13 +181,16 @@ class Engine:
                 rope_scale=self.config.rope_scale,
             )
 
-    def _check_image(self, image: NDArray[np.uint8]) -> None:
-        expected = (self.config.height, self.config.width, 3)
-        if image.shape != expected or image.dtype != np.uint8:
+    def _size_of(self, image: NDArray[np.uint8]) -> Size:
+        """The size of a session that starts from `image`."""
+        sizes = {(size.height, size.width, 3): size for size in self.config.sizes}
+        if image.shape not in sizes or image.dtype != np.uint8:
+            expected = " or ".join(map(str, sizes))
             raise LingbotError(
                 f"first_frame must be uint8 {expected}, not {image.dtype} {image.shape}",
                 field="first_frame",
             )
+        return sizes[image.shape]
 
     def _check_context(self, context: NDArray[np.float32]) -> None:
         text_dim, text_len = self.model.config.text_dim, self.model.config.text_len
@@ -224,7 +227,7 @@ class Engine:
     def _denoise(self, session: Session, actions: Sequence[str]) -> Tensor:
         """The clean latents of the next chunk, [1, 16, F, h, w]."""
         config = self.config
-        shape = (1, LATENT_CHANNELS, config.chunk, *config.latent_size)
+        shape = (1, LATENT_CHANNELS, config.chunk, *session.size.latent)
 
         def draw(_: int = 0) -> Tensor:
             return torch.randn(shape, generator=session.noise).to(self.device)
@@ -240,7 +243,7 @@ class Engine:
         """The conditioner's maps of the next chunk, whose latent frames have these actions."""
         kind = self.model.config.control
         poses = session.trajectory.extend(actions)
-        size = {"width": self.config.width, "height": self.config.height}
+        size = {"width": session.size.width, "height": session.size.height}
         intrinsics = default_intrinsics(**size)
 
         def make_control(i: int) -> Tensor:

@@ -56,7 +56,7 @@ def prepare_block(
     model: ModelConfig, world: WorldConfig, dtype: torch.dtype
 ) -> Callable[[], Tensor]:
     """A call that runs a block of `model` in `dtype`, on a chunk whose KV window is full."""
-    F, (rows, columns), C = world.chunk, world.grid, model.dim
+    F, size, C = world.chunk, world.size, model.dim
     block = Block(model).to(dtype)
     block.self_attn.fuse()
     window = KVWindow.empty(
@@ -64,18 +64,18 @@ def prepare_block(
         window=world.window,
         sink=world.sink,
         chunk=F,
-        tokens=rows * columns,
+        tokens=size.num_tokens,
         device=torch.device("cpu"),
         dtype=dtype,
     )
     window.advance(world.window - F)
-    camera_tokens = torch.randn(1, F, rows * columns, C, dtype=dtype)
+    camera_tokens = torch.randn(1, F, size.num_tokens, C, dtype=dtype)
     run = partial(
         block,
-        torch.randn(1, F, rows * columns, C),
+        torch.randn(1, F, size.num_tokens, C),
         torch.randn(1, F, 6, C),
         layer=0,
-        rope=rope_freqs(torch.arange(F), grid=world.grid, head_dim=model.head_dim),
+        rope=rope_freqs(torch.arange(F), grid=size.grid, head_dim=model.head_dim),
         maps=block.camera.compute_scale_shift(camera_tokens),
         text=block.cross_attn.compute_kv(torch.randn(1, model.text_len, C, dtype=dtype)),
         kv_cache=window.for_chunk(F),

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+import msgspec
 import torch
 
-from lingbot.config import PRESETS, Preset
+from lingbot.config import PRESETS, ModelConfig, Preset, WorldConfig
 from lingbot.dit.weights import load_dit
 from lingbot.errors import LingbotError, WeightsError
 from lingbot.parallel.ulysses import SINGLE, SequenceParallelGroup
@@ -27,6 +28,7 @@ def find_preset(name: str) -> Preset:
 def load_engine(
     preset: str,
     *,
+    world: WorldConfig | None = None,
     weights: Path | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
@@ -35,11 +37,13 @@ def load_engine(
 ) -> Engine:
     """The engine of a preset, with the weights of its own folder or of the folder `weights`.
 
+    `world` is what `Preset.configure` returned; None is the preset's own.
     `dtype` None is bfloat16 on a GPU, and on a CPU the type that rank 0 measures as the faster.
     Raises LingbotError for an unknown preset, or one that needs a weights folder and has none;
     WeightsError for a folder that cannot be read.
     """
     found = find_preset(preset)
+    world = world or found.world
     folder = weights or found.folder
     if folder is None:
         raise LingbotError(f"preset {preset!r} needs a folder of weights", field="weights")
@@ -47,18 +51,13 @@ def load_engine(
     if dtype is None and device.type == "cuda":
         dtype = torch.bfloat16  # tensor cores need no measurement
     model = load_dit(folder, device=device, dtype=dtype or torch.float32, file=found.dit_file)
-    text_shape = (model.config.text_len, model.config.text_dim)
-    if text_shape != (found.text_len, found.text_dim):
-        raise WeightsError(
-            f"{folder}: text_len and text_dim must be {found.text_len} and {found.text_dim}, "
-            f"not {text_shape[0]} and {text_shape[1]}"
-        )
+    check_shape(model.config, found, folder=folder)
     if dtype is None:
         # The ranks must agree, and no two measurements do.
-        dtype = group.from_rank_0(lambda: fastest_dtype(model.config, found.world))
+        dtype = group.from_rank_0(lambda: fastest_dtype(model.config, world))
         model = model.to(dtype)
     return Engine(
-        found.world,
+        world,
         model=model.fuse(),
         vae=LatentCodec.load(folder / found.vae_file, device=device, dtype=dtype),
         camera_cache_bytes=camera_cache_bytes,
@@ -66,9 +65,22 @@ def load_engine(
     )
 
 
+def check_shape(shape: ModelConfig, preset: Preset, *, folder: Path) -> None:
+    """Raise WeightsError, with both shapes, unless a folder's model is the preset's."""
+    found, expected = msgspec.to_builtins(shape), msgspec.to_builtins(preset.model)
+    if other := {name: value for name, value in expected.items() if found[name] != value}:
+        has = ", ".join(f"{name} {found[name]}" for name in other)
+        wants = ", ".join(f"{name} {value}" for name, value in other.items())
+        raise WeightsError(
+            f"{folder}: holds a model of {has}, but preset {preset.world.name!r} has {wants}"
+        )
+
+
 def load_text_encoder(preset: str) -> TextEncoder:
     """The text encoder of a preset. Raises LingbotError for an unknown preset."""
     found = find_preset(preset)
     match found.text_encoder:
+        case "umt5":  # its own deployment encodes: see `deployments/text_encoder.py`
+            raise LingbotError(f"preset {preset!r} has no text encoder in this process")
         case "hashed_words":
-            return HashedWordEncoder(text_dim=found.text_dim, text_len=found.text_len)
+            return HashedWordEncoder(text_dim=found.model.text_dim, text_len=found.model.text_len)

@@ -9,6 +9,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from lingbot.camera.motion import Trajectory
+from lingbot.config import Size
 from lingbot.dit.kv_cache import KVWindow
 from lingbot.dit.model import TextKV
 from lingbot.dit.schedule import DenoisingStep
@@ -18,7 +19,7 @@ from lingbot.vae.protocol import ImageCondition
 class SessionSpec(Struct, frozen=True, kw_only=True):
     """A request for a session. None leaves a choice to the world's config."""
 
-    first_frame: NDArray[np.uint8]  # [H, W, 3], the config's size
+    first_frame: NDArray[np.uint8]  # [H, W, 3], of one of the config's sizes
     context: NDArray[np.float32] | None = None  # [L, text_dim], the encoded prompt; None: no text
     seed: int = 42
     num_steps: int | None = None
@@ -30,6 +31,7 @@ class SessionSpec(Struct, frozen=True, kw_only=True):
 class Session:
     """All state of one user. No other object holds any, so that dropping it frees everything."""
 
+    size: Size
     window: KVWindow
     text: tuple[TextKV, ...]
     condition: ImageCondition

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from lingbot.config import Size
 from lingbot.errors import LingbotError, SessionClosed
 from lingbot.parallel.command_channel import CommandChannel
 from lingbot.runtime.commands import (
@@ -123,8 +124,12 @@ class Worker:
 
     def warm_up(self) -> None:
         """On rank 0, while `run` is running: run every shape, until the window has wrapped."""
-        config, name, first = self.engine.config, "warm-up", -math.inf
-        grey = np.full((config.height, config.width, 3), 128, np.uint8)
+        for size in self.engine.config.sizes:
+            self._warm_up(size)
+
+    def _warm_up(self, size: Size) -> None:
+        config, name, first = self.engine.config, f"warm-up {size}", -math.inf
+        grey = np.full((size.height, size.width, 3), 128, np.uint8)
         spec = SessionSpec(first_frame=grey)
         self.submit(OpenSession(name, spec), deadline=first).result()
         for _ in range(-(-config.window // config.chunk) + 1):

@@ -5,14 +5,11 @@ Tested in `tests/pocket/test_train.py`.
 
 from dataclasses import dataclass, field
 
-from lingbot.config import POCKET, ModelConfig
+from lingbot.config import POCKET, POCKET_MODEL, ModelConfig
 from lingbot.vae.tiny import Widths
 from pocket.renderer.render import FrameSize
 
-SIZE: FrameSize = {"width": POCKET.width, "height": POCKET.height}
-MODEL = ModelConfig(
-    dim=256, ffn_dim=768, freq_dim=128, num_heads=4, num_layers=5, text_dim=64, text_len=16
-)
+SIZE: FrameSize = {"width": POCKET.size.width, "height": POCKET.size.height}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +66,7 @@ class TrainingConfig:
     # the frames of the stage `small`.
     small_size: FrameSize = field(default_factory=lambda: FrameSize(width=112, height=64))
     vae: VaeConfig = VaeConfig()
-    model: ModelConfig = MODEL
+    model: ModelConfig = POCKET_MODEL
     stages: dict[str, StageConfig] = field(default_factory=STAGES.copy)
     num_rollout_clips: int = 6  # held-out clips that a stage's reports roll out; 0: no reports
 

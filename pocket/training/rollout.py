@@ -9,7 +9,7 @@ import torch
 from msgspec import structs
 from torch import Tensor
 
-from lingbot.config import POCKET
+from lingbot.config import POCKET, Size
 from lingbot.dit.model import WorldModel
 from lingbot.runtime.engine import Engine
 from lingbot.runtime.session import SessionSpec
@@ -47,7 +47,9 @@ def save_rollouts(
     """
     config, frame_size = model.config, run.config.sizes[size]
     engine = Engine(
-        structs.replace(POCKET, **frame_size, rope_scale=run.config.rope_scale(size)),
+        structs.replace(
+            POCKET, sizes=(Size(**frame_size),), rope_scale=run.config.rope_scale(size)
+        ),
         model=model,
         vae=load_codec(run.folder, device=next(model.parameters()).device),
     )

@@ -13,9 +13,19 @@ from transport.wire.limits import ClientLimits
 
 
 def test_only_a_presets_own_openings_are_served(monkeypatch):
-    assert "pines" in {opening.name for opening in world_info("pocket").openings}
-    monkeypatch.setitem(PRESETS, "bare", replace(PRESETS["pocket"], openings=None))
-    assert world_info("bare").openings == ()
+    pocket = ServiceConfig()
+    assert "pines" in {opening.name for opening in world_info(pocket).openings}
+    monkeypatch.setitem(PRESETS, "pocket", replace(PRESETS["pocket"], openings=None))
+    assert world_info(pocket).openings == ()
+
+
+def test_a_world_has_the_sizes_and_the_window_of_the_config():
+    info = world_info(ServiceConfig(preset="v2-14b", sizes=("464x832", "832x480"), window=9))
+    assert info.preset == "v2-14b"
+    assert info.sizes == ((464, 832), (832, 480))
+    assert info.max_pixels == 832 * 480
+    assert (info.max_window, info.sink, info.chunk_latent_frames) == (9, 6, 3)
+    assert info.openings == ()
 
 
 @pytest.fixture

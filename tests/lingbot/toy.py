@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from msgspec.structs import replace
 
-from lingbot.config import SCHEDULE_V2, ModelConfig, WorldConfig
+from lingbot.config import SCHEDULE_V2, ModelConfig, Size, WorldConfig
 from lingbot.dit.model import WorldModel
 from lingbot.runtime.engine import Engine
 from lingbot.runtime.session import SessionSpec
@@ -15,21 +15,21 @@ from lingbot.vae.tiny import TinyVAE
 SHAPE = ModelConfig(
     dim=48, ffn_dim=64, freq_dim=16, num_heads=4, num_layers=2, text_dim=8, text_len=6
 )
-WORLD = WorldConfig(name="toy", width=48, height=32, schedule=SCHEDULE_V2, window=9, sink=3)
+WORLD = WorldConfig(name="toy", sizes=(Size(48, 32),), schedule=SCHEDULE_V2, window=9, sink=3)
 
 
 # Longer than the window. The camera moves from the first chunk on.
 WALK = [["w", "w", "wl"], ["w", "wl", "l"], ["", "i", "s"], ["w", "w", "a"], ["d", "k", "wl"]]
 
 
-def make_engine(*, control="cam", device="cpu", **options):
+def make_engine(*, world=WORLD, control="cam", device="cpu", **options):
     """The weights are the same in every call."""
     torch.manual_seed(0)
     channels = (8, 8, 8, 8)
     vae = TinyVAE(encoder_channels=channels, decoder_channels=channels)
     statistics = (fill((16, 1, 1, 1), device=device) for fill in (torch.zeros, torch.ones))
     return Engine(
-        WORLD,
+        world,
         model=WorldModel(replace(SHAPE, control=control)).eval().to(device),
         vae=LatentCodec(vae.eval().to(device), *statistics),
         **options,
@@ -40,8 +40,11 @@ def encode(prompt):
     return HashedWordEncoder(text_dim=SHAPE.text_dim, text_len=SHAPE.text_len).encode(prompt)
 
 
+def make_image(size=WORLD.size):
+    return np.random.default_rng(0).integers(0, 256, (size.height, size.width, 3), dtype=np.uint8)
+
+
 def make_spec(*, prompt="a toy", **changes):
     """A request for a session; its image is noise."""
-    pixels = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
-    defaults = {"first_frame": pixels, "context": encode(prompt), "seed": 7}
+    defaults = {"first_frame": make_image(), "context": encode(prompt), "seed": 7}
     return SessionSpec(**{**defaults, **changes})

@@ -3,14 +3,16 @@ import copy
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace
 
+from lingbot.config import Size
 from lingbot.dit.conditioner import PrecomputedMaps
 from lingbot.dit.layers import attention
 from lingbot.errors import LingbotError
 from lingbot.runtime.engine import Engine
 from lingbot.vae.codec import LatentCodec
 from lingbot.vae.protocol import ImageCondition
-from tests.lingbot.toy import encode
+from tests.lingbot.toy import WORLD, encode, make_engine, make_image
 
 WALK = [["", "w", "w"], ["w", "wl", "l"], ["", "i", "s"], ["a", "a", "a"], ["d", "k", ""]]
 
@@ -142,6 +144,26 @@ def test_the_window_does_not_grow_with_the_walk(engine, spec):
     play(engine, session, WALK * 2)
     assert session.window.k_NBFTHD is window
     assert session.window.num_frames == 45
+
+
+def test_sessions_of_several_sizes_equal_those_of_engines_of_one_size(spec):
+    """Their calls alternate, and they share an engine and its camera cache."""
+    sizes = (Size(48, 32), Size(32, 48), Size(64, 16))
+    shared = make_engine(world=replace(WORLD, sizes=sizes), camera_cache_bytes=2**20)
+    sessions = [shared.open(spec(first_frame=make_image(size))) for size in sizes]
+    mixed = [[shared.step(session, actions) for session in sessions] for actions in WALK]
+    for index, size in enumerate(sizes):
+        single = make_engine(world=replace(WORLD, sizes=(size,)))
+        alone = play(single, single.open(spec(first_frame=make_image(size))))
+        assert alone[0].shape == (9, size.height, size.width, 3)
+        for chunk, frames in zip(alone, mixed, strict=True):
+            assert np.array_equal(chunk, frames[index])
+
+
+def test_a_first_frame_of_no_served_size_names_all_of_them(spec):
+    engine = make_engine(world=replace(WORLD, sizes=(Size(48, 32), Size(32, 48))))
+    with pytest.raises(LingbotError, match=r"uint8 \(32, 48, 3\) or \(48, 32, 3\), not uint8"):
+        engine.open(spec(first_frame=make_image(Size(64, 16))))
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def test_a_block_runs_at_the_served_size_over_a_full_window(monkeypatch, dtype, 
 
     monkeypatch.setattr("lingbot.dit.kv_cache.attention", attend)
     out = prepare_block(replace(SHAPE, control=control), WORLD, dtype)()
-    tokens = WORLD.grid[0] * WORLD.grid[1]
+    tokens = WORLD.size.num_tokens
     assert sizes == [(WORLD.chunk * tokens, WORLD.window * tokens, dtype)]
     assert out.shape == (1, WORLD.chunk, tokens, SHAPE.dim) and out.isfinite().all()
 

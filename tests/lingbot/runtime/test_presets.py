@@ -30,7 +30,9 @@ def test_a_named_type_is_not_measured(monkeypatch):
 
 @pytest.mark.parametrize("load", [load_engine, load_text_encoder])
 def test_an_unknown_preset_names_the_known_ones(load):
-    with pytest.raises(LingbotError, match=r"unknown preset 'big', expected one of \['pocket'\]"):
+    with pytest.raises(
+        LingbotError, match=r"unknown preset 'big', expected one of \['pocket', 'v1-"
+    ):
         load("big")
 
 
@@ -54,10 +56,15 @@ def test_a_folder_of_weights_is_read_by_the_presets_file_names(monkeypatch, tmp_
     assert load_engine("other", weights=tmp_path).config == POCKET.world
 
 
-def test_weights_for_another_text_encoder_are_refused(monkeypatch):
-    monkeypatch.setitem(PRESETS, "wide", replace(POCKET, text_dim=4096))
-    with pytest.raises(WeightsError, match="must be 16 and 4096, not 16 and 64"):
+def test_weights_of_another_shape_are_refused_with_both(monkeypatch):
+    model = replace(POCKET.model, text_dim=4096, num_layers=7)
+    monkeypatch.setitem(PRESETS, "wide", replace(POCKET, model=model))
+    with pytest.raises(WeightsError) as refused:
         load_engine("wide")
+    assert str(refused.value) == (
+        f"{POCKET.folder}: holds a model of num_layers 5, text_dim 64, "
+        "but preset 'pocket' has num_layers 7, text_dim 4096"
+    )
 
 
 def test_a_presets_text_encoder_gives_contexts_that_its_model_takes():
