@@ -111,6 +111,11 @@ def test_a_start_that_serve_has_given_up_is_told_with_its_reason_until_a_group_r
     assert answers == [False, text, text, True, False]
 
 
+def test_the_reason_names_the_deployment_that_failed():
+    (text,) = ask_each(failed({ReplicaState.STOPPING: 1}), subject="the text encoder")
+    assert text == f"the text encoder failed to start: {REASON}"
+
+
 def test_the_controller_is_asked_once_for_all_callers():
     asked = []
 
