@@ -27,6 +27,7 @@ from transport.wire.event import (
     ChangeOutput,
     ControlEvent,
     HoldKeys,
+    NewPrompt,
     PlayScript,
     RequestKeyFrame,
     SetPrompt,
@@ -81,13 +82,6 @@ class Close(Struct, frozen=True):
     unit: Unit
     code: int
     reason: str
-
-
-class NewPrompt(Struct, frozen=True):
-    """A prompt that waits for its encoding, and the event that it came with."""
-
-    prompt: str
-    event_id: int | None
 
 
 Receipt = list[ControlAck | WarningMessage]  # the answer to a valid event
