@@ -169,6 +169,7 @@ def check_window(window: int, *, sink: int, chunk: int) -> None:
         raise ValueError(f"window {window} must hold the sink ({sink}) and one chunk ({chunk})")
 
 
+Widths = tuple[int, int, int, int]  # channels of a tiny VAE's levels
 VaeKind = Literal["full", "tiny"]  # Wan 2.1's, or one in the TAEHV layout
 Variant = Literal["diffusers", "reference"]
 Variants = Mapping[Variant, WorldConfig]
@@ -186,6 +187,9 @@ class Preset(Struct, frozen=True, kw_only=True):
     variants: Variants = {}
     max_pixels: Positive  # of a frame
     vaes: tuple[VaeKind, ...]  # the first is the default
+    tiny_encoder: Widths = (64, 64, 64, 64)
+    tiny_decoder: Widths = (256, 128, 64, 64)
+    condition_frames: Positive = 30  # latent frames over which the first frame's condition changes
     text_encoder: Literal["hashed_words", "umt5"]
     folder: Path | None = None  # weights in this package; None: the operator names a folder
     dit_file: str = ""  # its config.json lies beside it
@@ -303,6 +307,9 @@ PRESETS = {
         world=POCKET,
         max_pixels=POCKET.size.num_pixels,
         vaes=("tiny",),
+        tiny_encoder=(32, 48, 64, 64),
+        tiny_decoder=(96, 64, 32, 16),
+        condition_frames=3,
         text_encoder="hashed_words",
         folder=PRESETS_FOLDER / "pocket",
         dit_file="diffusion_pytorch_model.safetensors",

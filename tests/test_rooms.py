@@ -9,6 +9,7 @@ from lingbot.camera import motion
 from transport.wire import controls
 
 SERVER = {"ray", "starlette", "fastapi", "uvicorn", "websockets"}
+CHECKPOINTS = {"diffusers", "transformers", "tokenizers", "ftfy"}  # the extra `[checkpoints]`
 PURE = {"ray", "torch", "numpy", "starlette", "anyio", "asyncio"}
 
 IMPORT_ALL = """
@@ -24,9 +25,9 @@ print(*sorted(set(sys.modules) & {banned!r}))
     "room, banned",
     [
         ("lingbot.config", {"torch", "numpy"} | SERVER),
-        ("lingbot.runtime", SERVER),
+        ("lingbot", SERVER | CHECKPOINTS),
         ("lingbot.runtime.scheduler", PURE),
-        ("lingbot.verify", SERVER),
+        ("lingbot.vae.memory", {"torch", "numpy"}),
         ("transport.wire", PURE),
         ("deployments.sessions", PURE),
         ("transport.app", {"ray", "torch", "lingbot"}),

@@ -3,8 +3,9 @@
 import math
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
+
+from lingbot.runtime.cgroups import cgroup_folders, read_text
 
 
 def threads_per_rank(num_ranks: int) -> int:
@@ -32,36 +33,21 @@ def usable_cores(root: Path = Path("/")) -> int:
 def _siblings(root: Path, cpu: int) -> str:
     """The CPUs that share the core of `cpu`, the same text for each of them."""
     topology = root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"
-    return _read(topology) or str(cpu)
+    return read_text(topology) or str(cpu)
 
 
 def _cgroup_quotas(root: Path) -> Iterator[float]:
     """The limits of this process's cgroups and of those around them, in CPUs."""
-    for line in _read(root / "proc/self/cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        mount = root / "sys/fs/cgroup" / ("cpu" if controllers else "")  # version 1 has one each
-        folder = mount / path.lstrip("/")
-        for group in (folder, *folder.parents):
-            yield _quota(group)
-            if group == mount:
-                break
+    for group in cgroup_folders(root, "cpu"):
+        yield _quota(group)
 
 
 def _quota(group: Path) -> float:
     """The limit of one cgroup in CPUs; infinite where it has none."""
-    if limits := _read(group / "cpu.max"):
+    if limits := read_text(group / "cpu.max"):
         quota, period = limits.split()
     else:
         quota, period = (
-            _read(group / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")
+            read_text(group / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")
         )
     return int(quota) / int(period) if quota.isdecimal() else math.inf  # "max" and -1: no limit
-
-
-def _read(path: Path) -> str:
-    """A file's text; empty without the file."""
-    with suppress(OSError):
-        return path.read_text()
-    return ""

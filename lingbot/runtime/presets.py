@@ -66,9 +66,13 @@ def load_engine(
 
 
 def check_shape(shape: ModelConfig, preset: Preset, *, folder: Path) -> None:
-    """Raise WeightsError, with both shapes, unless a folder's model is the preset's."""
+    """Raise WeightsError, with both shapes, unless a folder's model is the preset's.
+
+    A pocket world may be of any size: it has to take the contexts of the preset's text encoder.
+    """
     found, expected = msgspec.to_builtins(shape), msgspec.to_builtins(preset.model)
-    if other := {name: value for name, value in expected.items() if found[name] != value}:
+    names = expected if preset.folder is None else ("text_dim", "text_len")
+    if other := {name: expected[name] for name in names if found[name] != expected[name]}:
         has = ", ".join(f"{name} {found[name]}" for name in other)
         wants = ", ".join(f"{name} {value}" for name, value in other.items())
         raise WeightsError(

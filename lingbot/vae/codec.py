@@ -4,21 +4,24 @@ Shape letters: B batch, F latent frames, T frames, H W pixels, h w latent pixels
 """
 
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from lingbot.config import TEMPORAL_STRIDE
 from lingbot.errors import WeightsError
-from lingbot.files import read_tensors
+from lingbot.vae.condition import with_mask
+from lingbot.vae.pixels import Frames, to_frames, to_unit
 from lingbot.vae.protocol import ImageCondition
-from lingbot.vae.tiny import DecoderState, TinyVAE
+from lingbot.vae.state_dict import compare, read_weights, width_of
+from lingbot.vae.statistics import WAN_MEAN, WAN_STD, per_channel
+from lingbot.vae.tiny import WIDTH_NAMES, DecoderState, TinyVAE
 
-Frames = NDArray[np.uint8]
+# The latents that a published tiny VAE takes: the DiT's, or those of the full VAE.
+Latents = Literal["model", "vae"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +38,12 @@ class LatentCodec:
 
         Raises WeightsError for a file that cannot be read, or whose tensors do not fit.
         """
-        tensors = read_tensors(path)
+        tensors = read_weights(path)
         try:
             mean, std = (tensors.pop(name).float() for name in ("latents_mean", "latents_std"))
-            network = TinyVAE.from_state_dict(tensors).fuse()
-        except (KeyError, RuntimeError) as exc:
-            raise WeightsError(f"{path}: {exc}") from exc
-        network = network.to(device=device, dtype=dtype).eval().requires_grad_(False)
+        except KeyError as exc:
+            raise WeightsError(f"{path}: no tensor {exc}") from exc
+        network = build_tiny(tensors, source=path, device=device, dtype=dtype)
         return cls(network, *(t.to(device)[:, None, None, None] for t in (mean, std)))
 
     def encode(self, video: Tensor) -> Tensor:
@@ -55,9 +57,7 @@ class LatentCodec:
 
     def decode(self, latents: Tensor, state: DecoderState) -> Frames:
         """[1, 16, F, h, w] -> [T, H, W, 3]; T is 4F, 3 fewer where the state is fresh."""
-        frames = self.decode_video(latents, state)[0].clamp(0, 1)
-        pixels = (frames.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
-        return np.ascontiguousarray(pixels.cpu().numpy())
+        return to_frames(self.decode_video(latents, state)[0])
 
     def decode_video(self, latents: Tensor, state: DecoderState) -> Tensor:
         """[B, 16, F, h, w] -> [B, T, 3, H, W], about in 0..1, with T as in `decode`.
@@ -85,9 +85,38 @@ class LatentCodec:
 
         The mask is 1 on the image's latent frame and 0 on all others.
         """
-        pixels = torch.from_numpy(image.astype(np.float32) / 255).permute(2, 0, 1)
-        latents = self.encode_condition(pixels[None], chunk=chunk)
-        mask = torch.zeros_like(latents[:, :4])
-        mask[:, :, 0] = 1
-        first, later = torch.cat([mask, latents], dim=1).split(chunk, dim=2)
-        return ImageCondition(first, later)
+        latents = self.encode_condition(to_unit(image)[None], chunk=chunk)
+        return ImageCondition(with_mask(latents).split(chunk, dim=2))
+
+
+def load_tiny_vae(
+    path: Path, *, device: torch.device, dtype: torch.dtype, latents: Latents | None = None
+) -> LatentCodec:
+    """A published tiny VAE of Wan 2.1's latents: TAEHV (`taew2_1`) or LightTAE (`lighttaew2_1`).
+
+    The two have the same tensors, but TAEHV takes the model's normalised latents and LightTAE the
+    full VAE's; a wrong choice looks nearly right. None goes by the file's name, as other servers
+    do. Raises WeightsError for a file that cannot be read, or whose tensors do not fit.
+    """
+    network = build_tiny(read_weights(path), source=path, device=device, dtype=dtype)
+    latents = latents or latents_by_name(path)
+    mean, std = (WAN_MEAN, WAN_STD) if latents == "vae" else ((0.0,) * 16, (1.0,) * 16)
+    return LatentCodec(network, per_channel(mean, device=device), per_channel(std, device=device))
+
+
+def latents_by_name(path: Path) -> Latents:
+    """The latents that a tiny VAE of this file name takes."""
+    return "vae" if "lighttae" in path.name.lower() else "model"
+
+
+def build_tiny(
+    tensors: dict[str, Tensor], *, source: Path, device: torch.device, dtype: torch.dtype
+) -> TinyVAE:
+    """The network of these tensors, fused for decoding. Errors name the file `source`."""
+    for name in chain(*WIDTH_NAMES):
+        width_of(tensors.get(name), name, source=source)
+    with torch.device("meta"):
+        expected = TinyVAE.from_shapes(tensors).state_dict()
+    compare(tensors, expected, source=source)
+    network = TinyVAE.from_state_dict(tensors).fuse()
+    return network.to(device=device, dtype=dtype).eval().requires_grad_(False)

@@ -8,27 +8,29 @@ from torch import Tensor
 
 
 class ImageCondition(NamedTuple):
-    """Mask and image latents, which the DiT takes beside the noise; [1, 20, F, h, w] each."""
+    """Mask and image latents, which the DiT takes beside the noise; [1, 20, F, h, w] a chunk."""
 
-    first: Tensor  # for the first chunk, which begins with the image
-    later: Tensor  # for every later chunk
+    chunks: tuple[Tensor, ...]  # the first begins with the image; the last serves all later chunks
 
     def of_chunk(self, index: int) -> Tensor:
-        return self.later if index else self.first
+        return self.chunks[min(index, len(self.chunks) - 1)]
 
 
-class VAE(Protocol):
-    """Encodes the image of a new world, and decodes a session's chunks in their order.
-
-    The state between two chunks belongs to the session; its type is the VAE's own. One thread may
-    decode while another encodes.
-    """
+class ImageEncoder(Protocol):
+    """Encodes the image of a new world."""
 
     def encode_image(self, image: NDArray[np.uint8], *, chunk: int) -> ImageCondition:
         """image [H, W, 3] -> the condition of a world that starts from it.
 
         `chunk` is the number of latent frames in a chunk.
         """
+
+
+class ChunkDecoder(Protocol):
+    """Decodes a session's chunks in their order.
+
+    The state between two chunks belongs to the session; its type is the decoder's own.
+    """
 
     def new_decoder_state(self) -> Any:
         """The state before a session's first chunk."""
@@ -38,3 +40,7 @@ class VAE(Protocol):
 
         T is 4 * F, 3 fewer in a session's first chunk.
         """
+
+
+class VAE(ImageEncoder, ChunkDecoder, Protocol):
+    """Both. One thread may decode while another encodes."""

@@ -21,6 +21,12 @@ DELAY_FRAMES = 3  # by which the decoder's output lags
 
 Widths = tuple[int, int, int, int]
 
+# The convolutions whose shapes give the widths, of the encoder and of the decoder.
+WIDTH_NAMES = (
+    [f"encoder.{i}.weight" for i in (0, 3, 8, 13)],
+    [f"decoder.{i}.weight" for i in (1, 8, 14, 20)],
+)
+
 
 @dataclass(slots=True)
 class DecoderState:
@@ -128,14 +134,20 @@ class TinyVAE(nn.Module):
         self.decoder = build_decoder(decoder_channels)
 
     @classmethod
+    def from_shapes(cls, state_dict: Mapping[str, Tensor]) -> Self:
+        """An autoencoder without these weights but of their widths. `WIDTH_NAMES` must be there."""
+        encoder, decoder = (
+            _four([state_dict[name].shape[0] for name in names]) for names in WIDTH_NAMES
+        )
+        return cls(encoder_channels=encoder, decoder_channels=decoder)
+
+    @classmethod
     def from_state_dict(cls, state_dict: Mapping[str, Tensor]) -> Self:
         """The autoencoder with these weights, whose shapes give its widths.
 
         Raises KeyError for a missing convolution, RuntimeError for other names or shapes.
         """
-        encoder = [state_dict[f"encoder.{i}.weight"].shape[0] for i in (0, 3, 8, 13)]
-        decoder = [state_dict[f"decoder.{i}.weight"].shape[0] for i in (1, 8, 14, 20)]
-        vae = cls(encoder_channels=_four(encoder), decoder_channels=_four(decoder))
+        vae = cls.from_shapes(state_dict)
         vae.load_state_dict(state_dict)
         return vae._in_channels_last()
 

@@ -1,4 +1,4 @@
-"""Pose files and action strings, and the maps that they become.
+"""Pose files and action strings, and the maps that they become for `cam` and `act` models.
 
 Tested in `tests/lingbot/test_verify.py`.
 """
@@ -8,16 +8,18 @@ from pathlib import Path
 import msgspec
 import torch
 
+from lingbot.camera.motion import Poses
 from lingbot.camera.pose_file import actions_to_poses, interpolate_poses, relative_poses
-from lingbot.camera.rays import Intrinsics, plucker_map
-from lingbot.config import SPATIAL_STRIDE, Positive
+from lingbot.camera.rays import Intrinsics, control_map, plucker_map
+from lingbot.config import SPATIAL_STRIDE, TEMPORAL_STRIDE, Positive
 from lingbot.errors import WeightsError
-from lingbot.files import read_json
+from lingbot.files import read_json, tensors_exist
 from lingbot.parallel.ulysses import SequenceParallelGroup
 from lingbot.verify.recorded import Errors, read_recorded, relative_error
 
 CAMERA_FILE = "camera.safetensors"
 CAMERA_META = "camera.json"
+ACT_FILE = "act.safetensors"  # may be absent
 
 # P poses, I cameras, A poses of the actions, N latent frames, h and w latent pixels.
 CAMERA_INPUTS = {"c2w": "P 4 4", "intrinsics": "I 4"}
@@ -28,6 +30,8 @@ CAMERA_OUTPUTS = {
     "relative": "N 4 4",
     "plucker": "1 384 N h w",
 }
+ACT_INPUTS = {"wasd": "V 4"}  # V video frames
+ACT_OUTPUTS = {"control": "1 448 N h w"}
 
 
 class CameraMeta(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,3 +77,23 @@ def verify_camera(folder: Path, group: SequenceParallelGroup) -> Errors:
     yield "relative", relative_error(torch.from_numpy(relative), recorded["relative"])
     plucker = plucker_map(relative, intrinsics, width=meta.width, height=meta.height)
     yield "plucker", relative_error(plucker, recorded["plucker"][0])
+    if tensors_exist(folder / ACT_FILE):
+        yield "control", act_error(folder / ACT_FILE, relative, intrinsics, meta)
+
+
+def act_error(path: Path, relative: Poses, intrinsics: Intrinsics, meta: CameraMeta) -> float:
+    """The error of the control maps of an `act` model for these poses [N, 4, 4].
+
+    Raises WeightsError for too few keys, or keys other than 0 and 1.
+    """
+    recorded = read_recorded(path, ACT_INPUTS, ACT_OUTPUTS)
+    held = recorded["wasd"][::TEMPORAL_STRIDE][: len(relative)]  # as every fourth frame has them
+    if len(held) < len(relative) or not ((held == 0) | (held == 1)).all():
+        raise WeightsError(
+            f"{path}: 'wasd' needs 0 or 1 for each of {len(relative)} latent frames, "
+            f"{TEMPORAL_STRIDE} rows apart"
+        )
+    actions = ["".join(key for key, on in zip("wasd", row, strict=True) if on) for row in held]
+    size = {"width": meta.width, "height": meta.height}
+    control = control_map("act", relative, actions, intrinsics, **size)
+    return relative_error(control, recorded["control"][0])

@@ -17,12 +17,17 @@ from lingbot.verify.camera import CAMERA_FILE, CAMERA_META, verify_camera
 from lingbot.verify.dit import ROLLOUT_FILE, verify_dit
 from lingbot.verify.recorded import Errors
 from lingbot.verify.text import FORWARD_FILE, T5_FILES, verify_t5
+from lingbot.verify.tiny_vae import TINY_CONFIG, TINY_FILE, verify_tiny_vae
+from lingbot.verify.wan_vae import CONDITION_FILE, ROUNDTRIP_FILE, WAN_FILE, verify_wan_vae
 
 # The files that a kind of folder holds, by name or pattern, and its check. Each safetensors file
-# may be in shards.
+# may be in shards. The first kind whose files are all there is taken.
 KINDS: dict[tuple[str, ...], Callable[[Path, SequenceParallelGroup], Errors]] = {
     (DIT_FILE, ROLLOUT_FILE): verify_dit,
     (CAMERA_META, CAMERA_FILE): verify_camera,
+    (WAN_FILE, ROUNDTRIP_FILE): verify_wan_vae,
+    (WAN_FILE, CONDITION_FILE): verify_wan_vae,
+    (TINY_CONFIG, TINY_FILE): verify_tiny_vae,
     (T5_FILES, FORWARD_FILE): verify_t5,
 }
 

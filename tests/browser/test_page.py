@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, ViewportSize
+from playwright.sync_api import Page, Route, ViewportSize
 
 from benchmarks.page import enter
 from tests.browser.driver import listen_to_client
@@ -134,6 +134,45 @@ def answer_and_enter(page: Page) -> list[dict[str, Any]]:
     sent = answer_init(page, *chunk(grey(1, 128), index=0))
     enter(page)
     return sent
+
+
+def reload_with_world(page: Page, **changes: Any) -> None:
+    """Reload the page; the server's description of its world has these changes."""
+
+    def describe(route: Route) -> None:
+        answer = route.fetch()
+        route.fulfill(response=answer, json=answer.json() | changes)
+
+    page.route("**/v1/world", describe)
+    page.reload()
+
+
+def test_a_world_without_openings_asks_for_a_picture(page: Page) -> None:
+    sent = answer_init(page, *chunk(grey(1, 128), index=0))
+    reload_with_world(page, openings=[])
+    page.wait_for_selector("#start-notice:visible")
+    assert "no picture of its own" in page.inner_text("#start-notice")
+    assert page.is_disabled("#enter")
+    data = png(30, 20)
+    upload(page, "b.png", data)
+    page.wait_for_selector("text=Your picture")
+    assert not page.is_visible("#start-notice")
+    enter(page)
+    assert sent[0]["first_frame"] == data
+
+
+@pytest.mark.parametrize("label, size", [("as the picture", None), ("128x208", "128x208")])
+def test_the_picture_decides_the_size_unless_one_is_chosen(
+    page: Page, label: str, size: str | None
+) -> None:
+    sent = answer_init(page, *chunk(grey(1, 128), index=0))
+    reload_with_world(page, sizes=[[208, 128], [128, 208]])
+    page.wait_for_selector("#enter:enabled")
+    page.click("summary:text('Options')")
+    assert page.input_value("#size") == ""
+    page.select_option("#size", label=label)
+    enter(page)
+    assert sent[0].get("size") == size
 
 
 def test_an_empty_prompt_falls_back_to_that_of_the_chosen_opening(page: Page) -> None:

@@ -41,11 +41,11 @@ def png(width=20, height=10, color=(10, 20, 30)):
 class FakeWorld:
     """Generates shades of grey and records each call. A step ends only while `running` is set."""
 
-    def __init__(self, size=(32, 16)):
+    def __init__(self, size=(32, 16), *other_sizes):
         openings = (Opening(name="grey hill", prompt="a grey hill", image=png()),)
         self.info = WorldInfo(
             preset="fake",
-            sizes=(size,),
+            sizes=(size, *other_sizes),
             size_multiple=16,
             max_pixels=1 << 20,
             fps=60,

@@ -2,6 +2,7 @@
 
 import base64
 import re
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -15,16 +16,17 @@ _PATH = re.compile(r"(?!data:)(?:\w+:|[./~\\](?!9j/)|\S{1,255}\.\w{2,5}$)", re.A
 
 
 def decode_image(
-    source: bytes | str, *, width: int, height: int, field: str = "first_frame"
+    source: bytes | str, *, sizes: Sequence[tuple[int, int]], field: str = "first_frame"
 ) -> Frame:
-    """uint8 [height, width, 3]: the image scaled to cover the size, and cropped at its centre.
+    """uint8 [height, width, 3]: the image scaled to cover a size, and cropped at its centre.
 
+    The size is the one of `sizes`, each (width, height), whose shape is nearest to the image's.
     `source`: a file of one of `image_format.FORMATS`, its base64, or a data URL. Raises BadMessage
     that names `field`. Takes tens of milliseconds, seconds for 100 megapixels: call it in a thread.
     """
     try:
         data = _read_base64(source) if isinstance(source, str) else source
-        image = read_image(data, width=width, height=height)
+        image = read_image(data, sizes=sizes)
     except ValueError as exc:
         # A path may be valid base64, so the path check comes last.
         is_path = isinstance(source, str) and _PATH.match(source)

@@ -4,9 +4,9 @@ import io
 import struct
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from math import ceil, floor
+from math import ceil, floor, log
 
 from PIL import Image, ImageFile
 from PIL.ExifTags import Base as ExifTag
@@ -44,9 +44,10 @@ class UnsuitableImage(ValueError):
     """A readable file that is refused. The text names what it is."""
 
 
-def read_image(data: bytes, *, width: int, height: int) -> Image.Image:
-    """An upright sRGB image of this size: scaled to cover it, and cropped at its centre.
+def read_image(data: bytes, *, sizes: Sequence[tuple[int, int]]) -> Image.Image:
+    """An upright sRGB image of one of `sizes`: scaled to cover it, and cropped at its centre.
 
+    The size is the one whose shape is nearest to the image's; the first of several such sizes.
     Black stands under transparent pixels, and where a truncated file ends. Raises ValueError, whose
     text names what the file is.
     """
@@ -55,7 +56,8 @@ def read_image(data: bytes, *, width: int, height: int) -> Image.Image:
             file = _open(data)
             orientation = _read_orientation(file)
             if orientation >= 5:  # rotated by 90 degrees
-                width, height = height, width
+                sizes = [(height, width) for width, height in sizes]
+            width, height = min(sizes, key=lambda size: _shape_distance(file.size, size))
             _check_cost(file, data, min_size=(OVERSAMPLING * width, OVERSAMPLING * height))
             profile = _read_profile(file, data)
             image = _decode(file)
@@ -67,6 +69,11 @@ def read_image(data: bytes, *, width: int, height: int) -> Image.Image:
     except Exception as exc:  # Pillow's decoders raise a dozen kinds for hostile bytes
         raise ValueError(f"{describe(data)}, expected a {NAMES} image") from exc
     return image.transpose(_TRANSPOSE[orientation]) if orientation in _TRANSPOSE else image
+
+
+def _shape_distance(size: tuple[int, int], other: tuple[int, int]) -> float:
+    """How much wider, for its height, the one is than the other: 0 for the same shape."""
+    return abs(log(size[0] * other[1]) - log(size[1] * other[0]))
 
 
 @contextmanager

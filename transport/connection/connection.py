@@ -8,7 +8,6 @@ from functools import partial
 
 import anyio
 from anyio.lowlevel import checkpoint
-from msgspec.structs import replace
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from transport.codecs.image import decode_image
@@ -166,7 +165,9 @@ class Connection:
             while True:
                 request = await self._requests_out.receive()
                 try:
-                    return replace(request, first_frame=None), await self._decode_image(request)
+                    image = await self._decode_image(request)
+                    height, width = image.shape[:2]
+                    return self._protocol.accept_image(width=width, height=height), image
                 except BadMessage as error:
                     await self._reject(error)
         raise Refused(
@@ -193,8 +194,7 @@ class Connection:
         if source is None:
             source = self._world.info.openings[0].image
         source = await self._fetcher.fetch(source, field="first_frame")
-        width, height = request.world.width, request.world.height
-        decode = partial(decode_image, source, width=width, height=height)
+        decode = partial(decode_image, source, sizes=request.sizes)
         return await run_in_worker(decode, limiter=self._capacity.decode_image)
 
     async def _stream_session(self, request: SessionRequest, session: WorldSession) -> None:

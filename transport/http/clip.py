@@ -1,7 +1,7 @@
 """`POST /v1/clips`: checks a request for one clip against the world. `ClipResponse` answers it."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from starlette.requests import ClientDisconnect, Request
@@ -16,9 +16,9 @@ from transport.image_fetcher import ImageFetcher
 from transport.paths import CLIPS_PATH
 from transport.wire.controls import parse_actions
 from transport.wire.errors import BadMessage, TransportError, quote
-from transport.wire.init import read_prompt, read_seed, read_size, read_steps, warn_of_size
+from transport.wire.init import read_prompt, read_seed, read_sizes, read_steps, warn_of_size
 from transport.wire.limits import ClientLimits
-from transport.wire.world import World, WorldInfo, WorldSpec
+from transport.wire.world import Size, World, WorldInfo, WorldSpec
 from transport.worker_limits import CapacityLimits, run_in_worker
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ async def clip(
         return error_response(TransportError("internal error"))
     image = _load_image(
         world.info.openings[0].image if source is None else source,
-        spec=spec,
+        sizes=read_sizes(fields.size, world.info),
         capacity=capacity,
         fetcher=fetcher or ImageFetcher(),
     )
@@ -87,7 +87,7 @@ def _read_spec(fields: ClipRequest, info: WorldInfo, *, has_image: bool) -> Worl
         raise BadMessage(
             f"`format`: {quote(fields.format)} is unknown, expected 'mp4'", field="format"
         )
-    width, height = read_size(fields.size, info)
+    width, height = read_sizes(fields.size, info)[0]
     return WorldSpec(
         prompt=read_prompt(fields.prompt, info, has_image=has_image),
         seed=read_seed(fields.seed),
@@ -98,9 +98,9 @@ def _read_spec(fields: ClipRequest, info: WorldInfo, *, has_image: bool) -> Worl
 
 
 async def _load_image(
-    source: bytes | str, *, spec: WorldSpec, capacity: CapacityLimits, fetcher: ImageFetcher
+    source: bytes | str, *, sizes: Sequence[Size], capacity: CapacityLimits, fetcher: ImageFetcher
 ) -> Frame:
     """The first frame from an image or its URL. Raises BadMessage."""
     source = await fetcher.fetch(source, field="image")
-    decode = partial(decode_image, source, width=spec.width, height=spec.height, field="image")
+    decode = partial(decode_image, source, sizes=sizes, field="image")
     return await run_in_worker(decode, limiter=capacity.decode_image)

@@ -14,6 +14,7 @@ import anyio
 import msgspec
 from anyio import CancelScope
 from msgspec import Struct
+from msgspec.structs import replace
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
@@ -59,6 +60,8 @@ class ClipResponse(Response):
     ) -> None:
         """Awaits `image`, uint8 [H, W, 3], unless the client disconnects before.
 
+        The clip has the size of the image.
+
         `actions` holds the keys of each latent frame.
         A send that takes longer than `timeout_s` ends the response and frees the world.
         The headers have `warnings`, and then those of the world.
@@ -85,7 +88,10 @@ class ClipResponse(Response):
         begun, reason = False, "the client left"  # the reason of a cancellation
         session_id = "none"
         try:
-            session = await self._world.open(self._spec, await self._image, on_wait=_ignore)
+            image = await self._image
+            height, width = image.shape[:2]
+            self._spec = replace(self._spec, width=width, height=height)
+            session = await self._world.open(self._spec, image, on_wait=_ignore)
             session_id = session.id
             num_latent_frames = len(self._actions)
             logger.info(

@@ -9,7 +9,7 @@ from transport.wire.errors import BadMessage, quote
 from transport.wire.event import PlayScript, read_camera_actions
 from transport.wire.messages import Encoding, Init, WarningMessage, decode_field, is_absent
 from transport.wire.output_settings import read_format
-from transport.wire.world import WorldInfo, WorldSpec
+from transport.wire.world import Size, WorldInfo, WorldSpec
 
 DEFAULT_SEED = 42
 MAX_RANDOM_SEED = 2**31  # short enough to be read out, and exact in every client's language
@@ -21,7 +21,8 @@ _SIZE = re.compile(r"([1-9][0-9]{0,3})x([1-9][0-9]{0,3})")
 class SessionRequest(Struct, frozen=True, kw_only=True):
     """A valid init: the world to open, and how its chunks are generated and sent."""
 
-    world: WorldSpec
+    world: WorldSpec  # of the first of `sizes`, until the first frame has been read
+    sizes: tuple[Size, ...]  # the first frame chooses; one, where the client named a size
     first_frame: bytes | str | None  # an encoded image; None: the first opening's
     encoding: Encoding
     fps: int
@@ -41,7 +42,8 @@ def read_init(init: Init, info: WorldInfo, *, max_script_bytes: int) -> SessionR
     """
     window, sink = _read_window(init, info)
     first_frame = _read_first_frame(init.first_frame, info)
-    width, height = read_size(init.size, info)
+    sizes = read_sizes(init.size, info)
+    width, height = sizes[0]
     warnings = warn_of_size(init.size, served=f"{width}x{height}")
     extensions = bool(init.extensions)
     warnings += _read_unsupported(init, extensions=extensions)
@@ -56,6 +58,7 @@ def read_init(init: Init, info: WorldInfo, *, max_script_bytes: int) -> SessionR
             window=window,
             sink=sink,
         ),
+        sizes=sizes,
         first_frame=first_frame,
         encoding=_read_encoding(init, extensions=extensions),
         fps=init.fps or info.fps,
@@ -70,17 +73,20 @@ def read_init(init: Init, info: WorldInfo, *, max_script_bytes: int) -> SessionR
     )
 
 
-def read_size(size: str | None, info: WorldInfo) -> tuple[int, int]:
-    """The served (width, height) nearest to the requested "WxH". Raises BadMessage."""
+def read_sizes(size: str | None, info: WorldInfo) -> tuple[Size, ...]:
+    """The served (width, height) nearest to the requested "WxH", or without one all to choose from.
+
+    Raises BadMessage.
+    """
     if size is None:
-        return info.sizes[0] if info.sizes else info.nearest_size(832, 480)
+        return info.sizes or (info.nearest_size(832, 480),)
     match = _SIZE.fullmatch(size)
     width, height = (int(match[1]), int(match[2])) if match else (0, 0)
     if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
         raise BadMessage(
             f"`size`: {quote(size)}, expected 'WIDTHxHEIGHT', each 1 to {MAX_SIDE}", field="size"
         )
-    return info.nearest_size(width, height)
+    return (info.nearest_size(width, height),)
 
 
 def warn_of_size(size: str | None, *, served: str) -> list[WarningMessage]:

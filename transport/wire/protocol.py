@@ -133,6 +133,13 @@ class ServerProtocol:
             event_id = read_event_id(data) if isinstance(data, bytes) else None
             return self._answer(error, now_s, event_id=event_id)
 
+    def accept_image(self, *, width: int, height: int) -> SessionRequest:
+        """Returns the accepted request, without its image, for a world of this size."""
+        assert self.request is not None
+        world = replace(self.request.world, width=width, height=height)
+        self.request = replace(self.request, world=world)
+        return self.request
+
     def reject(self, error: TransportError, now_s: float) -> list[Effect]:
         """Returns the reply to an init that failed later, and the effects of held messages.
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # numpy is not needed at run time, and this folder does not i
     import numpy as np
     from numpy.typing import NDArray
 
+Size = tuple[int, int]  # width, height
 OnWait = Callable[[Queued | Warming], Awaitable[None]]
 
 
@@ -29,7 +30,7 @@ class WorldInfo(Struct, frozen=True, kw_only=True):
     """The served preset. It is known before the world is warm."""
 
     preset: str
-    sizes: tuple[tuple[int, int], ...]  # (width, height); empty: any multiple up to max_pixels
+    sizes: tuple[Size, ...]  # empty: any multiple up to max_pixels
     size_multiple: int
     max_pixels: int
     fps: int  # of the media
@@ -42,18 +43,18 @@ class WorldInfo(Struct, frozen=True, kw_only=True):
     openings: tuple[Opening, ...]  # the first is used if `init` has no first_frame
     encodes_prompts: bool = False  # a new prompt needs `WorldSession.encode` before its step
 
-    def nearest_size(self, width: int, height: int) -> tuple[int, int]:
+    def nearest_size(self, width: int, height: int) -> Size:
         """The served (width, height) closest in area and in aspect."""
         if not self.sizes:
             return self._fit(width, height)
 
-        def distance(size: tuple[int, int]) -> float:
+        def distance(size: Size) -> float:
             across, down = math.log(size[0] / width), math.log(size[1] / height)
             return abs(across + down) + abs(across - down)
 
         return min(self.sizes, key=distance)
 
-    def _fit(self, width: int, height: int) -> tuple[int, int]:
+    def _fit(self, width: int, height: int) -> Size:
         scale = min(1.0, math.sqrt(self.max_pixels / (width * height)))
         across = max(1, round(width * scale / self.size_multiple))
         down = max(1, round(height * scale / self.size_multiple))

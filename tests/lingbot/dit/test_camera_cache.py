@@ -8,6 +8,7 @@ import pytest
 import torch
 from msgspec.structs import replace
 
+from lingbot.config import Size
 from lingbot.runtime.engine import Engine
 from tests.lingbot.toy import SHAPE
 from tests.lingbot.watched_model import (
@@ -39,7 +40,7 @@ def build(engine):
 
     def build(entries, *, control="cam", dtype=torch.float32):
         return Engine(
-            replace(engine.config, **SIZE),
+            replace(engine.config, sizes=(Size(**SIZE),)),
             model=make_watched_model(control=control).to(dtype),
             vae=engine.vae,
             camera_cache_bytes=int(entries * ENTRY_BYTES * dtype.itemsize / 4),

@@ -256,7 +256,7 @@ class BlankVAE:
     """A VAE whose decoder state is a list: it shows the number of decoded chunks."""
 
     def encode_image(self, image, *, chunk):
-        return ImageCondition(*torch.zeros(2, 1, 20, chunk, 4, 6))
+        return ImageCondition((torch.zeros(1, 20, chunk, 4, 6),))
 
     def new_decoder_state(self):
         return []

@@ -58,13 +58,16 @@ def test_a_folder_of_weights_is_read_by_the_presets_file_names(monkeypatch, tmp_
 
 def test_weights_of_another_shape_are_refused_with_both(monkeypatch):
     model = replace(POCKET.model, text_dim=4096, num_layers=7)
-    monkeypatch.setitem(PRESETS, "wide", replace(POCKET, model=model))
-    with pytest.raises(WeightsError) as refused:
-        load_engine("wide")
-    assert str(refused.value) == (
-        f"{POCKET.folder}: holds a model of num_layers 5, text_dim 64, "
-        "but preset 'pocket' has num_layers 7, text_dim 4096"
-    )
+    for folder, has, wants in (
+        (None, "num_layers 5, text_dim 64", "num_layers 7, text_dim 4096"),
+        (POCKET.folder, "text_dim 64", "text_dim 4096"),
+    ):
+        monkeypatch.setitem(PRESETS, "wide", replace(POCKET, model=model, folder=folder))
+        with pytest.raises(WeightsError) as refused:
+            load_engine("wide", weights=POCKET.folder)
+        assert str(refused.value) == (
+            f"{POCKET.folder}: holds a model of {has}, but preset 'pocket' has {wants}"
+        )
 
 
 def test_a_presets_text_encoder_gives_contexts_that_its_model_takes():

@@ -1,5 +1,4 @@
 import json
-import math
 from copy import deepcopy
 from pathlib import Path
 
@@ -8,24 +7,15 @@ import torch
 from safetensors.torch import load_file
 
 from lingbot.vae.tiny import DecoderState, TinyVAE, repeat_first
+from lingbot.verify.tiny_vae import formula_weights
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "taew2_1"
 
 
-def formula_weights(config):
-    """The weights of the golden folder; its README.md gives the formula."""
-    weights = {}
-    for i, (name, shape) in enumerate(sorted(config["parameters"].items())):
-        k = torch.arange(math.prod(shape), dtype=torch.float64)
-        w = torch.sin((k + 1) * (12.9898 + 0.31 * i + config["seed"])).reshape(shape)
-        scaled = w * math.sqrt(6 / math.prod(shape[1:])) if len(shape) > 1 else 0.2 + 0.1 * w
-        weights[name] = scaled.float()
-    return weights
-
-
 @pytest.fixture(scope="module")
 def official():
-    weights = formula_weights(json.loads((GOLDEN / "config.json").read_text()))
+    config = json.loads((GOLDEN / "config.json").read_text())
+    weights = formula_weights(config["parameters"], seed=config["seed"])
     return TinyVAE.from_state_dict(weights).eval()
 
 

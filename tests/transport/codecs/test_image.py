@@ -25,31 +25,31 @@ def flag(width=30, height=10):
 
 def refused(source):
     with pytest.raises(BadMessage) as caught:
-        decode_image(source, width=16, height=16)
+        decode_image(source, sizes=[(16, 16)])
     assert (caught.value.code, caught.value.field) == ("invalid_field", "first_frame")
     return str(caught.value)
 
 
 def test_the_image_covers_the_size_and_is_cropped_at_its_centre():
-    frame = decode_image(encoded(flag()), width=10, height=10)
+    frame = decode_image(encoded(flag()), sizes=[(10, 10)])
     assert (frame == [0, 255, 0]).all()
 
 
 def test_an_image_of_the_right_size_is_unchanged():
     image = flag(32, 16)
-    assert np.array_equal(decode_image(encoded(image), width=32, height=16), image)
+    assert np.array_equal(decode_image(encoded(image), sizes=[(32, 16)]), image)
 
 
 @pytest.mark.parametrize("prefix", ["", "data:image/png;base64,", "data:;base64,"])
 def test_text_may_be_base64_or_a_data_url(prefix):
     text = prefix + base64.encodebytes(encoded(flag())).decode()  # with line breaks
-    assert decode_image(text, width=30, height=10).shape == (10, 30, 3)
+    assert decode_image(text, sizes=[(30, 10)]).shape == (10, 30, 3)
 
 
 def test_the_base64_of_a_jpeg_is_not_a_path():
     text = base64.b64encode(encoded(flag(), "JPEG")).decode()
     assert text.startswith("/")
-    assert decode_image(text, width=30, height=10).shape == (10, 30, 3)
+    assert decode_image(text, sizes=[(30, 10)]).shape == (10, 30, 3)
 
 
 @pytest.mark.parametrize(
@@ -98,5 +98,5 @@ def test_anything_but_an_image_is_refused(source):
 
 def test_the_error_names_the_given_field():
     with pytest.raises(BadMessage, match="`image` is not valid base64") as caught:
-        decode_image("!", width=16, height=16, field="image")
+        decode_image("!", sizes=[(16, 16)], field="image")
     assert caught.value.field == "image"

@@ -39,7 +39,7 @@ from transport.codecs.image_file import read_image
 
 
 def read(data, *, width=WIDTH, height=HEIGHT):
-    return np.asarray(read_image(data, width=width, height=height))
+    return np.asarray(read_image(data, sizes=[(width, height)]))
 
 
 def refusal(data):
@@ -139,6 +139,29 @@ def test_the_image_covers_the_size_and_is_cropped_at_its_centre():
     assert np.array_equal(shown, RGB[:, 32:64])
 
 
+SIZES = [(64, 32), (128, 64), (32, 64), (48, 48)]
+
+
+@pytest.mark.parametrize(
+    "width, height, chosen",
+    [
+        (300, 100, (64, 32)),  # of two equal shapes, the first
+        (100, 300, (32, 64)),
+        (100, 101, (48, 48)),
+        (141, 100, (48, 48)),  # just below the middle of 1:1 and 2:1, a ratio of sqrt(2)
+        (142, 100, (64, 32)),
+    ],
+)
+def test_an_image_has_the_size_of_the_nearest_shape(width, height, chosen):
+    assert read_image(encode(Image.new("RGB", (width, height)), "PNG"), sizes=SIZES).size == chosen
+
+
+@pytest.mark.parametrize("orientation, chosen", [(1, (64, 32)), (6, (32, 64)), (8, (32, 64))])
+def test_the_shape_of_a_turned_photo_is_that_of_the_upright_one(orientation, chosen):
+    data = encode(Image.new("RGB", (100, 50)), "JPEG", exif=jpeg_exif(orientation))
+    assert read_image(data, sizes=SIZES).size == chosen
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("scale", [1, 5])
 def test_a_crop_is_that_of_the_upright_image(orientation, scale):
@@ -188,7 +211,7 @@ from transport.codecs.image_file import read_image
 data = open(sys.argv[1], "rb").read()
 Image.init()
 before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-shown = read_image(data, width=832, height=480)
+shown = read_image(data, sizes=[(832, 480)])
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib, *shown.getpixel((416, 240)))
 """
 

@@ -157,6 +157,34 @@ def test_warnings_follow_the_session_of_a_client_with_extensions(server):
         assert kinds == ["frame_batch", "chunk_stats"]
 
 
+@pytest.mark.parametrize(
+    "fields, width, height",
+    [
+        ({"first_frame": (20, 50)}, 16, 32),
+        ({"first_frame": (50, 20)}, 32, 16),
+        ({"first_frame": (20, 50), "size": "32x16"}, 32, 16),
+        ({}, 32, 16),  # the opening's shape is 20x10
+        ({"size": "16x32"}, 16, 32),
+    ],
+)
+def test_a_world_has_the_requested_size_or_the_shape_of_its_first_frame(
+    make_world, make_png, serve, fields, width, height
+):
+    world = make_world((32, 16), (16, 32), (32, 32))
+    if image := fields.get("first_frame"):
+        fields = fields | {"first_frame": make_png(*image)}
+    with serve(world) as server, server.dial() as extended, server.dial() as plain:
+        extended.init(extensions=True, max_chunks=1, **fields)
+        session = extended.read()
+        assert (session["type"], session["width"], session["height"]) == ("session", width, height)
+        assert extended.read()["type"] == "frame_batch"  # and no warning
+        plain.init(max_chunks=1, **fields)
+        batch = plain.read()
+        assert (batch["width"], batch["height"]) == (width, height)
+    assert {(spec.width, spec.height) for spec in world.specs} == {(width, height)}
+    assert all(image.shape == (height, width, 3) for image in world.images)
+
+
 def test_a_warning_of_the_world_is_sent_when_it_comes(peer, world):
     first, second = (WarningMessage(text, "prompt_truncated", "prompt") for text in ("one", "two"))
     world.warnings = [first]

@@ -142,6 +142,19 @@ def test_another_size_than_the_requested_one_is_a_warning(server, world):
         assert response.headers.get("x-warning") == warned
 
 
+def test_a_clip_without_a_size_has_the_shape_of_its_image(make_world, make_png, serve):
+    world = make_world((32, 16), (16, 32))
+    image = base64.b64encode(make_png(10, 20)).decode()
+    with serve(world) as server:
+        for fields, size in (({}, (16, 32)), ({"size": "32x16"}, (32, 16))):
+            body = {"actions": "w-1", "image": image} | fields
+            response = server.http.post("/v1/clips", json=body)
+            with av.open(io.BytesIO(response.content)) as video:
+                stream = video.streams.video[0]
+                assert (stream.width, stream.height) == size
+    assert [(spec.width, spec.height) for spec in world.specs] == [(16, 32), (32, 16)]
+
+
 @pytest.mark.parametrize("body", [{"data": {"seed": "-1"}}, {"json": {"seed": -77}}])
 def test_a_negative_seed_is_a_random_one(server, world, body):
     for _ in range(3):

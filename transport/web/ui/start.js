@@ -7,6 +7,7 @@ import { readUpload } from "./image.js";
 // empty prompt by that of its first opening, which describes another image.
 const UPLOAD_PROMPT = "A world to walk in";
 const ANY_SIZE = "832x480"; // requested if the world serves any size; the server takes the nearest
+const NO_OPENING = "This world has no picture of its own. Use yours to begin.";
 
 export class Start {
   #form = element("setup");
@@ -42,9 +43,12 @@ export class Start {
     element("size").replaceChildren(
       ...(sizes.length > 0 ? sizes : [ANY_SIZE]).map((size) => new Option(size)),
     );
+    // Without a size, the server takes the one whose shape is nearest to the picture's.
+    if (sizes.length > 1) element("size").prepend(new Option("as the picture", "", true, true));
     element("size-label").hidden = sizes.length < 2;
     element("enter").disabled = world.openings.length === 0;
     if (world.openings.length > 0) this.#choose(0);
+    else this.notify(NO_OPENING);
   }
 
   notify(text) {
@@ -73,12 +77,12 @@ export class Start {
     const index = this.#chosenIndex;
     const opening = this.#openings[index];
     const init = {
-      size: element("size").value,
       seed: Number(element("seed").value),
       realtime_output_format: element("format").value,
     };
     const prompt = this.#prompt.value.trim() || opening.prompt;
     if (prompt !== "") init.prompt = prompt;
+    if (element("size").value !== "") init.size = element("size").value;
     if (opening.bytes !== undefined) init.first_frame = opening.bytes;
     else if (index > 0) init.first_frame = await download(opening.url);
     return { init, imageUrl: opening.url };
