@@ -6,7 +6,7 @@ Ray's own `autoscaling_config` scales it, from zero replicas if the operator wan
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -22,10 +22,6 @@ from lingbot.text.tokenizer import clean_prompt
 
 if TYPE_CHECKING:  # imported late: `build` imports this class and stays without torch
     from lingbot.text.protocol import TextEncoder as Encoder
-
-# Where the published layouts have them, relative to the folder of weights or of assets.
-TEXT_ENCODERS = ("models_t5_*.pth", "text_encoder")
-TOKENIZERS = ("google/umt5-xxl/tokenizer.json", "tokenizer/tokenizer.json", "tokenizer.json")
 
 logger = logging.getLogger(__name__)
 
@@ -86,23 +82,17 @@ class TextEncoder:
 
 def load_encoder(config: ServiceConfig) -> "Encoder":
     """The umT5 of the checkpoint that a config names. Raises LingbotError with the reason."""
+    from lingbot.checkpoint.layout import find_checkpoint
     from lingbot.text.umt5 import load_umt5
 
     if config.weights is None:
         raise LingbotError(f"preset {config.preset!r} needs a folder of weights", field="weights")
-    folders = [Path(each) for each in (config.assets, config.weights) if each is not None]
+    found = find_checkpoint(
+        Path(config.weights), assets=None if config.assets is None else Path(config.assets)
+    )
     return load_umt5(
-        find_part(folders, TEXT_ENCODERS),
-        tokenizer=find_part(folders, TOKENIZERS),
+        found.require("text_encoder"),
+        tokenizer=found.require("tokenizer"),
         text_len=PRESETS[config.preset].model.text_len,
         device=config.text_encoder_device,
     )
-
-
-def find_part(folders: Sequence[Path], patterns: Sequence[str]) -> Path:
-    """The first path that fits a pattern. Raises LingbotError with all that were looked for."""
-    for folder in folders:
-        for pattern in patterns:
-            if found := sorted(folder.glob(pattern)):
-                return found[0]
-    raise LingbotError(f"{folders[-1]} holds none of: {', '.join(patterns)}", field="weights")

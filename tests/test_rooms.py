@@ -26,6 +26,7 @@ print(*sorted(set(sys.modules) & {banned!r}))
     [
         ("lingbot.config", {"torch", "numpy"} | SERVER),
         ("lingbot", SERVER | CHECKPOINTS),
+        ("lingbot.checkpoint.layout", {"torch", "numpy"} | SERVER),
         ("lingbot.runtime.scheduler", PURE),
         ("lingbot.vae.memory", {"torch", "numpy"}),
         ("transport.wire", PURE),

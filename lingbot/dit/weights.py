@@ -1,19 +1,24 @@
-"""Checkpoint folders in the official layout: read as a DiT, and written from one."""
+"""The tensors of a DiT: streamed from a checkpoint into a model, and written from one."""
 
 import json
+from collections.abc import Callable, Set
+from io import BufferedReader
+from itertools import groupby
 from pathlib import Path
 
 import msgspec
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from lingbot.config import ModelConfig
+from lingbot.checkpoint.header import StoredTensor, read_stored
+from lingbot.checkpoint.layout import Checkpoint
+from lingbot.checkpoint.official_config import CONFIG_FILE, read_official_config
+from lingbot.checkpoint.progress import LoadProgress
+from lingbot.checkpoint.shape import infer_config, label_of
 from lingbot.dit.model import WorldModel
 from lingbot.errors import WeightsError
-from lingbot.files import read_json, read_tensors
 
-CONFIG_FILE = "config.json"
 DIT_FILE = "diffusion_pytorch_model.safetensors"
 
 # Parts of the checkpoint's tensor names, and the internal ones.
@@ -25,27 +30,13 @@ NAMES = (
     (".cam_shift_layer.", ".camera.shift."),
 )
 
-
-class OfficialConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """The keys of an official config.json that the code needs. Tensor shapes give the rest."""
-
-    dim: int
-    ffn_dim: int
-    freq_dim: int
-    num_heads: int
-    num_layers: int
-    text_len: int
-    control_type: str = "cam"
-    eps: float = 1e-6
-    in_dim: int = 36
-    out_dim: int = 16
-    local_attn_size: int = -1  # the window in latent frames; -1: unlimited
-    sink_size: int = 0  # latent frames
-
-
-def read_config(folder: Path) -> OfficialConfig:
-    """Raises WeightsError with the file and the wrong field."""
-    return read_json(folder / CONFIG_FILE, OfficialConfig)
+# The stored types that a model can be loaded from, by safetensors' names.
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
 
 
 def to_internal(name: str) -> str:
@@ -62,60 +53,110 @@ def to_checkpoint(name: str) -> str:
     return name
 
 
+def no_name(name: str) -> bool:
+    """No tensor stays in float32: all take the model's dtype."""
+    return False
+
+
 def load_dit(
-    folder: Path, *, device: torch.device, dtype: torch.dtype, file: str = DIT_FILE
+    source: Path | Checkpoint,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    file: str = DIT_FILE,
+    stays_float32: Callable[[str], bool] = no_name,
+    log_every_s: float = 10.0,
 ) -> WorldModel:
-    """The DiT of a checkpoint folder in the official layout.
+    """The DiT of a checkpoint, or the one in `file` of a folder.
 
-    `file` is relative to the folder, and its config.json lies beside it. Raises WeightsError for a
-    missing file, a missing or unknown tensor, or a wrong shape.
+    Tensors are read, cast and placed one by one, so that host memory holds the model, if it is
+    there, and the largest tensor. Those whose name in the checkpoint `stays_float32` accepts are
+    float32, and all others `dtype`. Raises WeightsError for a missing file, a missing or unknown
+    tensor, a wrong shape or type, and a config.json that contradicts the tensors.
     """
-    path = folder / file
-    official = read_config(path.parent)
-    tensors = {to_internal(name): t for name, t in read_tensors(path).items()}
-    model = build_dit(official, tensors, source=path)
-    return model.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    path = source.dit if isinstance(source, Checkpoint) else source / file
+    model, stored = build_on_meta(path)
+    targets = {name: torch.float32 if stays_float32(name) else dtype for name in stored}
+    fill(model, stored, device=device, targets=targets, log_every_s=log_every_s)
+    return model.eval().requires_grad_(False)
 
 
-def build_dit(official: OfficialConfig, tensors: dict[str, Tensor], *, source: Path) -> WorldModel:
-    """The model of a config and its tensors; errors name the file `source`."""
-    try:
-        shape = {
-            "text_dim": tensors["text_embedding.0.weight"].shape[1],
-            "control": official.control_type,
-            **msgspec.to_builtins(official),
-        }
-        fields = ModelConfig.__struct_fields__
-        config = msgspec.convert({name: shape[name] for name in fields}, ModelConfig)
-    except (KeyError, IndexError) as exc:
-        raise WeightsError(f"{source}: no tensor 'text_embedding.0.weight' [dim, width]") from exc
-    except msgspec.ValidationError as exc:
-        raise WeightsError(f"{source.with_name(CONFIG_FILE)}: {exc}") from exc
-    if config.num_layers > len(tensors):  # a wrong number must not build a million blocks
-        raise WeightsError(f"{source}: {len(tensors)} tensors cannot be {config.num_layers} layers")
+def build_on_meta(path: Path) -> tuple[WorldModel, dict[str, StoredTensor]]:
+    """A model without memory for the DiT at `path`, and its tensors, which fit. Reads headers only.
+
+    Raises WeightsError as `load_dit` does.
+    """
+    stored = read_stored(path)
+    official = read_official_config(path.parent)
+    config = infer_config(stored, path=path, official=official)
     with torch.device("meta"):
         model = WorldModel(config)
-    compare_tensors(tensors, model.state_dict(), source=source)
-    model.load_state_dict(tensors, strict=True, assign=True)
-    return model
+    shapes = {to_checkpoint(name): list(t.shape) for name, t in model.state_dict().items()}
+    compare_tensors(stored, shapes, path=path)
+    return model, stored
 
 
-def compare_tensors(found: dict[str, Tensor], expected: dict[str, Tensor], *, source: Path) -> None:
-    """Raise WeightsError, with the file and one tensor, unless names, shapes and kinds agree."""
-    for text, names in (
-        ("no tensor", expected.keys() - found.keys()),
-        ("unknown tensor", found.keys() - expected.keys()),
-    ):
-        if names:
-            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-            raise WeightsError(f"{source}: {text} '{to_checkpoint(min(names))}'{more}")
-    for name, tensor in found.items():
-        shape = list(expected[name].shape)
-        if list(tensor.shape) != shape or not tensor.is_floating_point():
+def compare_tensors(
+    stored: dict[str, StoredTensor], expected: dict[str, list[int]], *, path: Path
+) -> None:
+    """Raise WeightsError, with the file and one tensor, unless names, shapes and types fit."""
+    for name in sorted(stored.keys() - expected.keys()):
+        more = count_more(stored.keys() - expected.keys())
+        raise WeightsError(f"{stored[name].file}: unknown tensor '{name}'{more}")
+    for name in sorted(expected.keys() - stored.keys()):
+        more = count_more(expected.keys() - stored.keys())
+        raise WeightsError(f"{label_of(path)}: no tensor '{name}'{more}")
+    for name, tensor in sorted(stored.items()):
+        if list(tensor.shape) != expected[name] or tensor.dtype not in DTYPES:
             raise WeightsError(
-                f"{source}: tensor '{to_checkpoint(name)}' is {tensor.dtype} {list(tensor.shape)}, "
-                f"expected numbers of floating point {shape}"
+                f"{tensor.file}: tensor '{name}' is {tensor.dtype} {list(tensor.shape)}, "
+                f"expected {expected[name]} of {', '.join(DTYPES)}"
             )
+
+
+def count_more(names: Set[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+
+
+def fill(
+    model: WorldModel,
+    stored: dict[str, StoredTensor],
+    *,
+    device: torch.device,
+    targets: dict[str, torch.dtype],
+    log_every_s: float,
+) -> None:
+    """Give each parameter of a model on `meta` its tensor, in the order of the files."""
+    progress = LoadProgress(sum(t.num_bytes for t in stored.values()), every_s=log_every_s)
+    staging = torch.empty(max(t.num_bytes for t in stored.values()), dtype=torch.uint8)
+    by_place = sorted(stored.items(), key=lambda item: (item[1].file, item[1].start))
+    for file, tensors in groupby(by_place, key=lambda item: item[1].file):
+        with file.open("rb") as opened:
+            for name, tensor in tensors:
+                # A tensor that needs neither a copy nor a cast is read where it will stay.
+                stays = device.type == "cpu" and DTYPES[tensor.dtype] == targets[name]
+                memory = torch.empty(tensor.num_bytes, dtype=torch.uint8) if stays else staging
+                raw = read_into(memory[: tensor.num_bytes], opened, tensor, name=name)
+                # Cast on the device: a GPU is faster at it.
+                set_parameter(model, to_internal(name), raw.to(device).to(targets[name]))
+                progress.add(tensor.num_bytes)
+
+
+def read_into(memory: Tensor, file: BufferedReader, tensor: StoredTensor, *, name: str) -> Tensor:
+    """Read a tensor from its open file into `memory`, bytes that the result is a view of."""
+    try:
+        file.seek(tensor.start)
+        num_bytes = file.readinto(memory.numpy().data)
+    except OSError as exc:
+        raise WeightsError(f"{tensor.file}: {exc.strerror}") from exc
+    if num_bytes != tensor.num_bytes:
+        raise WeightsError(f"{tensor.file}: ends within tensor '{name}'")
+    return memory.view(DTYPES[tensor.dtype]).view(tensor.shape)
+
+
+def set_parameter(model: nn.Module, name: str, value: Tensor) -> None:
+    parent, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, nn.Parameter(value, requires_grad=False))
 
 
 def save_dit(model: WorldModel, folder: Path) -> None:

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from msgspec import Struct
 from torch import Tensor
 
+from lingbot.checkpoint.official_config import CONFIG_FILE
 from lingbot.config import (
     PATCH,
     SCHEDULE_V1,
@@ -21,8 +23,9 @@ from lingbot.dit.kv_cache import KVWindow
 from lingbot.dit.model import WorldModel
 from lingbot.dit.sampler import prepare_next_chunk, sample_chunk
 from lingbot.dit.schedule import build_steps
-from lingbot.dit.weights import load_dit, read_config
+from lingbot.dit.weights import load_dit
 from lingbot.errors import LingbotError
+from lingbot.files import read_json
 from lingbot.parallel.ulysses import SequenceParallelGroup
 from lingbot.verify.recorded import Errors, read_recorded, relative_error
 
@@ -46,6 +49,13 @@ ROLLOUT_OUTPUTS = {
     "kv0_k": "1 slots heads head_dim",
     "kvlast_v": "1 slots heads head_dim",
 }
+
+
+class WindowSizes(Struct):
+    """The keys of a config.json that give the KV window, in latent frames."""
+
+    local_attn_size: int = -1  # -1: unlimited
+    sink_size: int = 0
 
 
 def verify_dit(folder: Path, group: SequenceParallelGroup) -> Errors:
@@ -88,15 +98,15 @@ def empty_window(
 
     Raises LingbotError for a model that cannot be split over the ranks.
     """
-    official = read_config(folder)
+    sizes = read_json(folder / CONFIG_FILE, WindowSizes)
     _, _, _, chunk, height, width = recorded["flow_pred"].shape
     num_tokens = height * width // PATCH**2
     group.check(model.config, tokens=num_tokens)
     all_frames = recorded["noise"].shape[1]
     return KVWindow.empty(
         model.config,
-        window=official.local_attn_size if official.local_attn_size > 0 else all_frames,
-        sink=official.sink_size,
+        window=sizes.local_attn_size if sizes.local_attn_size > 0 else all_frames,
+        sink=sizes.sink_size,
         chunk=chunk,
         tokens=num_tokens,
         device=torch.device("cpu"),

@@ -8,7 +8,10 @@ import pytest
 
 from deployments.config import ServiceConfig
 from deployments.text_encoder import TextEncoder, load_encoder
+from lingbot.dit.model import WorldModel
+from lingbot.dit.weights import save_dit
 from lingbot.errors import LingbotError
+from tests.deployments.umt5_world import SHAPE
 from tests.lingbot.tiny_umt5 import write_diffusers, write_original
 
 
@@ -148,23 +151,34 @@ def test_an_encoder_that_failed_is_unhealthy_and_its_error_reaches_the_callers()
 
 
 @pytest.mark.parametrize("write", [write_original, write_diffusers])
-@pytest.mark.parametrize("apart", [False, True])
-def test_the_text_encoder_of_a_checkpoint_is_found(tmp_path, write, apart):
-    write(tmp_path)
-    folders = {"weights": str(tmp_path)}
-    if apart:
-        (tmp_path / "dit").mkdir()
-        folders = {"weights": str(tmp_path / "dit"), "assets": str(tmp_path)}
+@pytest.mark.parametrize("place", ["dit", "assets"])
+def test_the_text_encoder_of_a_checkpoint_is_found(tmp_path, write, place):
+    """It lies beside the DiT, or in a folder of its own."""
+    save_dit(WorldModel(SHAPE), tmp_path / "dit")
+    write(tmp_path / place)
+    folders = {"weights": str(tmp_path / "dit")}
+    if place == "assets":
+        folders["assets"] = str(tmp_path / place)
     encoder = load_encoder(ServiceConfig(preset="v2-14b", **folders))
     assert encoder.encode("a forest at dusk").shape == (5, 32)
     assert encoder.num_truncated("snow " * 600) == 600 - 511
 
 
-@pytest.mark.parametrize("missing", ["models_t5_tiny.pth", "google/umt5-xxl/tokenizer.json"])
-def test_a_missing_part_is_named(tmp_path, missing):
+@pytest.mark.parametrize(
+    "missing, reason",
+    [
+        ("models_t5_tiny.pth", "no umT5, expected models_t5"),
+        ("google/umt5-xxl/tokenizer.json", r"no tokenizer\.json, expected"),
+    ],
+)
+def test_a_missing_part_is_named(tmp_path, missing, reason):
+    save_dit(WorldModel(SHAPE), tmp_path)
     write_original(tmp_path)
     (tmp_path / missing).unlink()
-    with pytest.raises(LingbotError, match=missing.split("_")[0]):
+    with pytest.raises(LingbotError, match=reason):
         load_encoder(ServiceConfig(preset="v2-14b", weights=str(tmp_path)))
-    with pytest.raises(LingbotError, match="needs a folder of weights"):
+
+
+def test_a_preset_without_weights_of_its_own_needs_a_folder():
+    with pytest.raises(LingbotError, match="'v2-14b' needs a folder of weights"):
         load_encoder(ServiceConfig(preset="v2-14b"))

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save
 
 from lingbot.errors import WeightsError
-from lingbot.files import check_tensors, read_json, read_state_dict, read_tensors
+from lingbot.files import check_tensors, read_json, read_state_dict, read_tensors, tensors_exist
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 1234\n"
 WHOLE = save({"weight": torch.arange(100.0)})
@@ -100,6 +100,55 @@ def test_whole_shards_are_read_and_checked(tmp_path):
         "a.safetensors",
         "b.safetensors",
     ]
+
+
+def write_numbered(folder, numbers, *, total=3):
+    for number in numbers:
+        path = folder / f"model-{number:05}-of-{total:05}.safetensors"
+        path.write_bytes(save({f"tensor {number}": torch.ones(number)}))
+
+
+def test_numbered_shards_are_read_without_an_index(tmp_path):
+    write_numbered(tmp_path, (1, 2, 3))
+    path = tmp_path / "model.safetensors"
+    assert tensors_exist(path) and not tensors_exist(tmp_path / "mode.safetensors")
+    assert {name: len(tensor) for name, tensor in read_tensors(path).items()} == {
+        "tensor 1": 1,
+        "tensor 2": 2,
+        "tensor 3": 3,
+    }
+
+
+def test_a_missing_number_is_named(tmp_path):
+    write_numbered(tmp_path, (1, 3))
+    with pytest.raises(WeightsError, match=r"model-00002-of-00003\.safetensors: is missing, and"):
+        check_tensors(tmp_path / "model.safetensors")
+
+
+def test_numbers_of_two_models_are_named(tmp_path):
+    write_numbered(tmp_path, (1, 2))
+    write_numbered(tmp_path, (3,), total=4)
+    with pytest.raises(WeightsError, match=r"-of-00003.*is of another model than .*of-00004"):
+        tensors_exist(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("shard", ["../a.safetensors", "x/../../a", "/a.safetensors"])
+def test_an_index_reaches_no_other_folder(tmp_path, shard):
+    (tmp_path / "a.safetensors").write_bytes(WHOLE)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"weight": shard}}))
+    with pytest.raises(WeightsError, match="lies outside of the index's folder"):
+        read_tensors(folder / "model.safetensors")
+
+
+def test_a_dangling_link_is_named_with_its_target(tmp_path):
+    (tmp_path / "model.safetensors").symlink_to("../blobs/4d7a")
+    reason = r"model\.safetensors: is a link to \.\./blobs/4d7a: No such file"
+    for read in (read_tensors, read_state_dict, check_tensors):
+        with pytest.raises(WeightsError, match=reason):
+            read(tmp_path / "model.safetensors")
 
 
 def test_a_directory_is_no_file(tmp_path):

@@ -77,7 +77,7 @@ def shorten_rollout(folder):
         (lambda folder: shutil.rmtree(folder), "is not a folder"),
         (lambda folder: (folder / "rollout.safetensors").unlink(), "holds none of"),
         (lambda folder: (folder / "config.json").unlink(), "config.json"),
-        (lambda folder: (folder / "config.json").write_text('{"dim": 64}'), "ffn_dim"),
+        (lambda folder: (folder / "config.json").write_text('{"dim": 64}'), "num_heads"),
         (lambda folder: (folder / "rollout.safetensors").write_bytes(b"junk"), "rollout"),
         (damage_weights, "blocks.0.ffn.0.bias"),
         (shorten_rollout, "'x0' is float32 [16, 1, 4, 6], expected floats [16 15 4 6]"),
@@ -204,18 +204,18 @@ DIT_DAMAGE = {
     "null config": (write("config.json", b"null"), "Expected `object`, got `null`"),
     "config folder": (replace_by_folder("config.json"), "config.json: is a folder"),
     "heads": (change_json("config", num_heads=7), "must be divisible by num_heads"),
-    "layers": (change_json("config", num_layers=10**9), "cannot be 1000000000 layers"),
-    "more layers": (change_json("config", num_layers=3), "no tensor 'blocks.2."),
-    "width": (change_json("config", ffn_dim=10), "'blocks.0.ffn.0.bias' is torch.float32"),
+    "layers": (change_json("config", num_layers=10**9), "num_layers is 1000000000, but it is 2"),
+    "more layers": (change_json("config", num_layers=3), "num_layers is 3, but it is 2"),
+    "width": (change_json("config", ffn_dim=10), "ffn_dim is 10, but it is 96 by"),
     "window": (change_json("config", local_attn_size=2), "must hold the sink"),
     "control": (change_json("config", control_type="act"), "patch_embedding_wancamctrl.weight"),
     "weight dtype": (
         change_tensors(WEIGHTS, **{"head.head.bias": lambda t: t.long()}),
-        "'head.head.bias' is torch.int64",
+        "'head.head.bias' is I64",
     ),
     "text": (
         change_tensors(WEIGHTS, **{"text_embedding.0.weight": lambda t: t[0]}),
-        "no tensor 'text_embedding.0.weight'",
+        "'text_embedding.0.weight' is F32 [32], expected 2 dimensions",
     ),
 }
 

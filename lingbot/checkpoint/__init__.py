@@ -1,0 +1,1 @@
+"""Checkpoints on disk: the model and the parts that a folder holds, by its content."""

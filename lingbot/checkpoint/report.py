@@ -1,0 +1,83 @@
+"""The lines of `python -m lingbot.checkpoint`, and the check that a checkpoint can be served."""
+
+import re
+
+from lingbot.checkpoint.layout import EXPECTED, Checkpoint
+from lingbot.checkpoint.official_config import is_causal
+from lingbot.config import PRESETS
+
+GB = 1e9
+
+# dim, ffn_dim and blocks of the published models.
+SIZES = {(5120, 13824, 40): "14b", (1536, 8960, 30): "1.3b"}
+POCKET = PRESETS["pocket"]
+
+
+def describe(checkpoint: Checkpoint, *, num_parameters: int) -> list[tuple[str, str]]:
+    """Pairs of a name and a value, in the order in which they are read."""
+    config = checkpoint.config
+    sizes = (
+        f"dim {config.dim}, ffn_dim {config.ffn_dim}, {config.num_layers} blocks, "
+        f"{config.num_heads} heads, {num_parameters:,} parameters"
+    )
+    num_files = len(checkpoint.dit_files)
+    files = f"{num_files} file{'s' if num_files > 1 else ''}, {checkpoint.num_bytes / GB:.3g} GB"
+    rows = [
+        ("model", " or ".join(find_models(checkpoint)) or "of no published size"),
+        (
+            "variant",
+            config.control + (", in diffusers' layout" if is_diffusers(checkpoint) else ""),
+        ),
+        ("sizes", sizes),
+        ("text", f"{config.text_len} tokens of width {config.text_dim}"),
+        (
+            "weights",
+            f"{' and '.join(checkpoint.dtypes)}, {files}, {checkpoint.dit_files[0].parent}",
+        ),
+        ("config", str(checkpoint.config_file or "none: the shapes give it")),
+        *((part, str(getattr(checkpoint, part) or "none")) for part in EXPECTED),
+    ]
+    if is_causal(checkpoint.dit.parent) is False:
+        rows.append(("note", "the config is that of a base model, which needs more steps"))
+    return rows
+
+
+def find_models(checkpoint: Checkpoint) -> list[str]:
+    """The published models that this may be, by its shapes and its files' names.
+
+    v1 and v2 have the same shapes at 14 B, and only v1 has an action model.
+    """
+    config = checkpoint.config
+    if is_pocket(checkpoint):
+        return ["pocket"]
+    size = SIZES.get((config.dim, config.ffn_dim, config.num_layers))
+    if size == "1.3b":
+        return ["v2-1.3b"] if config.control == "cam" else []
+    if size is None:
+        return []
+    if config.control == "act":
+        return ["v1-14b-act"]
+    if is_diffusers(checkpoint):  # both are written with diffusers' names
+        return ["v1-14b", "v2-14b"]
+    return ["v2-14b"] if re.match(r"model\b", checkpoint.dit.name) else ["v1-14b"]
+
+
+def is_diffusers(checkpoint: Checkpoint) -> bool:
+    return (checkpoint.dit.parent.parent / "model_index.json").exists()
+
+
+def is_pocket(checkpoint: Checkpoint) -> bool:
+    """True for weights that read prompts as hashed words, and so need no text encoder."""
+    text_shape = (checkpoint.config.text_dim, checkpoint.config.text_len)
+    return text_shape == (POCKET.model.text_dim, POCKET.model.text_len)
+
+
+def check_parts(checkpoint: Checkpoint) -> None:
+    """Raise WeightsError for a part that the model cannot be served without."""
+    if is_pocket(checkpoint):
+        checkpoint.require("tiny_vae")
+        return
+    if checkpoint.tiny_vae is None:  # either VAE decodes a published model
+        checkpoint.require("vae")
+    checkpoint.require("text_encoder")
+    checkpoint.require("tokenizer")
