@@ -54,10 +54,15 @@ def verify(folder: Path, group: SequenceParallelGroup = SINGLE) -> Errors:
 def find_check(folder: Path) -> Callable[[Path, SequenceParallelGroup], Errors]:
     """Raises LingbotError for a folder of no known kind."""
     for files, check in KINDS.items():
-        if all(tensors_exist(folder / name) or any(folder.glob(name)) for name in files):
+        if all(tensors_exist(folder / name) or fits(folder, name) for name in files):
             return check
     known = "; ".join(" and ".join(files) for files in KINDS)
     raise LingbotError(f"{folder} holds none of: {known}")
+
+
+def fits(folder: Path, pattern: str) -> bool:
+    """True if the folder has a file of this pattern."""
+    return any(path.is_file() for path in folder.glob(pattern))
 
 
 def collect(group: SequenceParallelGroup, folder: Path) -> list[tuple[str, float]] | LingbotError:

@@ -61,7 +61,7 @@ def verify_t5(folder: Path, group: SequenceParallelGroup) -> Errors:
 
 def find_weights(folder: Path) -> Path:
     """Raises WeightsError for more than one file of weights."""
-    first, *more = sorted(folder.glob(T5_FILES))
+    first, *more = sorted(path for path in folder.glob(T5_FILES) if path.is_file())
     if more:
         raise WeightsError(f"{folder}: {first.name} and {more[0].name}, expected one {T5_FILES}")
     return first

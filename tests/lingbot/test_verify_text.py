@@ -118,6 +118,10 @@ DAMAGE = {
         lambda folder: (folder / "config.json").write_text(json.dumps({"num_heads": 8})),
         "num_heads is 8, but the tensors have 4",
     ),
+    "a folder": (
+        lambda folder: ((folder / WEIGHTS).unlink(), (folder / WEIGHTS).mkdir()),
+        "holds none of",
+    ),
     "no config": (lambda folder: (folder / "config.json").write_text("null"), "got `null`"),
 }
 
