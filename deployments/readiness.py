@@ -13,6 +13,7 @@ from ray.serve.schema import (  # type: ignore[attr-defined]
     ApplicationStatus,
     DeploymentStatus,
     DeploymentStatusOverview,
+    DeploymentStatusTrigger,
     ProxyStatus,
     ReplicaState,
     ServeStatus,
@@ -79,8 +80,16 @@ class Readiness:
         if not group or is_recovering(group):
             return
         self._ready = any(group.replica_states.get(state, 0) for state in UP)
-        given_up = group.status == DeploymentStatus.DEPLOY_FAILED and not self._ready
+        given_up = has_given_up(group) and not self._ready
         self._failure = reason_of(group.message) if given_up else None
+
+
+def has_given_up(group: DeploymentStatusOverview) -> bool:
+    """True once the replicas of a deploy, or of a scaling from zero, have failed too often."""
+    return group.status == DeploymentStatus.DEPLOY_FAILED or (
+        group.status == DeploymentStatus.UNHEALTHY
+        and group.status_trigger == DeploymentStatusTrigger.REPLICA_STARTUP_FAILED
+    )
 
 
 def is_recovering(group: DeploymentStatusOverview) -> bool:

@@ -29,6 +29,7 @@ from lingbot.runtime.presets import load_engine
 from lingbot.runtime.session import SessionSpec
 from tests.deployments.umt5_world import POCKET, PRESET, SITE, write_world
 from transport.client import connect
+from transport.wire.errors import TransportError
 from transport.wire.messages import Warming
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -62,14 +63,13 @@ def umt5_server(weights, folder):
         stop_server(server)
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("weights")
-    write_world(folder)
-    return folder
+@pytest.fixture
+def weights(tmp_path):
+    write_world(tmp_path)
+    return tmp_path
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def server(weights):
     with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as name:
         (Path(name) / "sitecustomize.py").write_text(SITE)
@@ -133,3 +133,18 @@ def test_prompts_take_effect_in_the_chunks_that_name_their_events(server, weight
     unchanged = frames_of(weights, FIRST, {}, len(chunks))
     for index in range(min(changes), len(chunks)):
         assert np.abs(expected[index].astype(int) - unchanged[index].astype(int)).mean() > 1
+
+
+def test_a_text_encoder_that_cannot_start_is_a_reason_and_no_wait(server, weights):
+    path = weights / "models_t5_tiny.pth"
+    path.write_bytes(path.read_bytes()[:-1000])
+
+    async def scenario():
+        async with connect(server.ws, first_frame=IMAGE, prompt=FIRST) as client:
+            with pytest.raises(TransportError) as raised:
+                async for _ in client.wait():
+                    pass
+            return str(raised.value)
+
+    reason = asyncio.run(asyncio.wait_for(scenario(), 300))
+    assert reason.startswith(f"the text encoder failed to start: WeightsError: {path}: not a whole")
