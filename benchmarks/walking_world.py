@@ -130,6 +130,9 @@ class WalkingWorld:
         session_id = f"{os.getpid()}.{self._num_sessions}"
         return WalkingSession(self._source, session_id, self._arrivals_file)
 
+    async def memory(self) -> None:
+        """There is no group."""
+
     async def ready(self) -> bool:
         return True
 

@@ -16,13 +16,14 @@ from ray.serve.handle import DeploymentHandle
 from deployments.calls import call_detached, cancel
 from deployments.config import ServiceConfig
 from deployments.encoded_prompt import EncodedPrompt, warn_of_truncation
+from deployments.group_memory import GroupMemory
 from deployments.prompt_encoder import PromptEncoder
 from deployments.readiness import Readiness
 from deployments.sessions.waiting import WaitingClient, WaitingLine
 from deployments.world_group import Lease
 from transport.wire.errors import Busy, Refused, WorldFailed, WorldLost
 from transport.wire.messages import Queued, Warming, WarningMessage
-from transport.wire.world import OnWait, WorldInfo, WorldSpec
+from transport.wire.world import OnWait, WorldInfo, WorldMemory, WorldSpec
 
 Frames = NDArray[np.uint8]
 
@@ -178,6 +179,7 @@ class LeasedWorld:
 
         `prompts` is None where the ranks encode the prompts.
         """
+        self._memory = GroupMemory(group, ready=self.ready)
         # Through gRPC, a caller that was killed is noticed within milliseconds.
         self._group = group.options(stream=True, _by_reference=False)
         self.info = info
@@ -204,6 +206,9 @@ class LeasedWorld:
             if encoding is not None:
                 encoding.cancel()
         return session
+
+    async def memory(self) -> WorldMemory | None:
+        return await self._memory.ask()
 
     async def ready(self) -> bool:
         return await self._readiness.ask()

@@ -1,18 +1,25 @@
 """Checks of this machine before Ray starts, for causes of a failure that would show later."""
 
+import subprocess
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 from ray._private.utils import get_num_cpus  # as Ray counts them, in containers, too
+from ray.serve._private.constants import DEFAULT_MAX_ONGOING_REQUESTS
 
 from deployments.config import ServiceConfig
 from deployments.config_file import ConfigFile
 from deployments.schema_keys import ConfigError, suggest
-from lingbot.config import PRESETS
-from lingbot.errors import WeightsError
+from lingbot.checkpoint.expected import check_shape
+from lingbot.checkpoint.layout import find_checkpoint
+from lingbot.config import PRESETS, ModelConfig, Preset
+from lingbot.errors import LingbotError, WeightsError
 from lingbot.files import check_tensors, read_json
+from lingbot.memory_plan import plan_memory
+from lingbot.runtime.free_memory import free_host_memory
 
 ARGS = "applications[0].args"
 MEMORY = ("memory", "object_store_memory")  # Ray measures these itself
@@ -27,16 +34,17 @@ class Heads(Struct):
 
 def check_machine(file: ConfigFile) -> None:
     """Raise ConfigError for weights, a device or resources that this machine does not have."""
-    check_weights(file.args, num_ranks=len(file.bundles))
+    model = check_weights(file.args, num_ranks=len(file.bundles))
     available = find_resources(file)
     check_device(file, num_gpus=available["GPU"])
     check_resources(file, available)
+    check_memory(file, model, free=free_per_rank(file))
 
 
-def check_weights(config: ServiceConfig, *, num_ranks: int) -> None:
-    """Raise ConfigError for a file of weights that is missing or damaged, or too many ranks.
+def check_weights(config: ServiceConfig, *, num_ranks: int) -> ModelConfig:
+    """The model in the weights' folder. Reads headers only.
 
-    Reads headers only.
+    Raises ConfigError for a file that is missing or damaged, or too many ranks.
     """
     preset = PRESETS[config.preset]
     folder = preset.folder if config.weights is None else Path(config.weights)
@@ -45,18 +53,96 @@ def check_weights(config: ServiceConfig, *, num_ranks: int) -> None:
     try:
         if not folder.is_dir():
             raise ConfigError(f"{ARGS}.weights: no folder {folder}")
-        for name in (preset.dit_file, preset.vae_file):
-            check_tensors(folder / name)
-        num_heads = read_json((folder / preset.dit_file).with_name("config.json"), Heads).num_heads
+        model = check_files(config, preset, folder)
     except WeightsError as exc:
         raise ConfigError(f"{ARGS}.weights: {exc}") from exc
     except OSError as exc:  # the path is too long, or a folder on it is closed to us
         raise ConfigError(f"{ARGS}.weights: {exc.filename}: {exc.strerror}") from exc
-    if num_heads % num_ranks:
+    if model.num_heads % num_ranks:
         raise ConfigError(
-            f"placement_group_bundles of WorldGroup: num_heads {num_heads} must be divisible by "
-            f"the {num_ranks} ranks"
+            f"placement_group_bundles of WorldGroup: num_heads {model.num_heads} must be divisible "
+            f"by the {num_ranks} ranks"
         )
+    return model
+
+
+def check_files(config: ServiceConfig, preset: Preset, folder: Path) -> ModelConfig:
+    """The shape of the model in a folder. Raises WeightsError for a missing or damaged file."""
+    if preset.dit_file:
+        for name in (preset.dit_file, preset.vae_file):
+            check_tensors(folder / name)
+        read_json((folder / preset.dit_file).with_name("config.json"), Heads)
+        return find_checkpoint(folder / preset.dit_file).config
+    checkpoint = find_checkpoint(
+        folder, assets=None if config.assets is None else Path(config.assets)
+    )
+    check_shape(checkpoint.config, preset, folder=folder)
+    checkpoint.require("vae")  # encodes the first frame, where a tiny one decodes
+    if config.vae_kind == "tiny" and config.tiny_vae is None:
+        checkpoint.require("tiny_vae")
+    checkpoint.require("text_encoder")
+    checkpoint.require("tokenizer")
+    return checkpoint.config
+
+
+def check_memory(file: ConfigFile, model: ModelConfig, *, free: int | None) -> None:
+    """Raise ConfigError if the worlds of a group do not fit into a rank's `free` bytes at once.
+
+    A world that is opened beyond them would end the group, and with it all of its worlds. None is
+    unknown: each rank looks again when it starts.
+    """
+    config, most = (
+        file.args,
+        int(
+            file.deployments["WorldGroup"].get("max_ongoing_requests", DEFAULT_MAX_ONGOING_REQUESTS)
+        ),
+    )
+    plan = plan_memory(
+        replace(PRESETS[config.preset], model=model),
+        config.world,
+        vae=config.vae_kind,
+        itemsize=item_bytes(config),
+        camera_cache_bytes=config.camera_cache_bytes,
+        num_ranks=len(file.bundles),
+        is_gpu=config.device == "cuda",
+        free=free,
+    )
+    try:
+        plan.check()
+    except LingbotError as exc:
+        raise ConfigError(f"{ARGS}.{exc.field}: {exc}") from exc
+    fitting = plan.num_fitting(plan.largest)
+    if fitting is not None and fitting < most:
+        raise ConfigError(
+            f"max_ongoing_requests of WorldGroup is {most}, expected at most the {fitting} worlds "
+            f"that fit at once; {plan}"
+        )
+
+
+def item_bytes(config: ServiceConfig) -> int:
+    """Bytes of a weight. On a CPU `auto` may turn out as float32, the larger type."""
+    if config.dtype == "auto":
+        return 2 if config.device == "cuda" else 4
+    return {"float32": 4, "bfloat16": 2}[config.dtype]
+
+
+def free_per_rank(file: ConfigFile) -> int | None:
+    """Bytes for each rank: a GPU's of its own, or a share of this machine's. None: unknown."""
+    if file.args.device == "cuda":
+        return free_gpu_memory()
+    free = free_host_memory()
+    num_ranks = len(file.bundles) * num_replicas(file.deployments["WorldGroup"])
+    return None if free is None else free // max(1, num_ranks)
+
+
+def free_gpu_memory() -> int | None:
+    """Free bytes of the GPU that has most, by nvidia-smi: torch would take some of them."""
+    command = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
+    try:
+        output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+        return max(int(line) for line in output.stdout.split()) * 2**20
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None  # no such command, or a GPU in parts, whose line has no number
 
 
 def check_device(file: ConfigFile, *, num_gpus: float) -> None:

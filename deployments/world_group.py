@@ -16,6 +16,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from deployments.config import ServiceConfig
 from deployments.observability.logs import configure_logging
 from deployments.world_rank import RankAssignment, WorldRank
+from transport.wire.world import WorldMemory
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,11 @@ class WorldGroup:
             for number, rank in enumerate(self._ranks)
         ]
         logger.info("%d ranks are warm", len(self._ranks))
+
+    async def memory(self) -> WorldMemory | None:
+        """The plan of rank 0's memory."""
+        memory: WorldMemory | None = await self._ranks[0].memory.remote()
+        return memory
 
     async def lease(self) -> AsyncIterator[Lease]:
         """One streaming call for the life of a session. Its only item names the rank-0 actor.

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from deployments.config import ServiceConfig
 from deployments.encoded_prompt import warn_of_truncation
+from deployments.group_memory import describe_memory
 from deployments.observability.logs import configure_logging
 from deployments.observability.metrics import CacheMetrics
 from deployments.sessions.registry import SessionRecord, SessionRegistry
 from transport.wire.messages import Queued, WarningMessage
-from transport.wire.world import WorldSpec
+from transport.wire.world import WorldMemory, WorldSpec
 
 if TYPE_CHECKING:  # imported late: WorldGroup imports this class and stays without torch
     from lingbot.errors import LingbotError
@@ -240,6 +241,11 @@ class WorldRank:
         for record in self._sessions.expire_idle(now):
             self._free(record, f"idle for over {self._sessions.ttl_s:g} s")
 
+    def memory(self) -> WorldMemory | None:
+        """The plan by which this rank was loaded, if there is one."""
+        plan = self._worker.engine.memory
+        return None if plan is None else describe_memory(plan)
+
     def busy_s(self) -> float:
         """Seconds that the engine's running call has taken; 0 while the engine is idle."""
         return self._worker.busy_s()
@@ -334,6 +340,9 @@ def build_engine(config: ServiceConfig, group: "SequenceParallelGroup") -> "Engi
         config.preset,
         world=config.world,
         weights=None if config.weights is None else Path(config.weights),
+        assets=None if config.assets is None else Path(config.assets),
+        vae=config.vae,
+        tiny_vae=None if config.tiny_vae is None else Path(config.tiny_vae),
         device=config.device,
         dtype=None if config.dtype == "auto" else getattr(torch, config.dtype),
         camera_cache_bytes=config.camera_cache_bytes,

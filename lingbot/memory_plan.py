@@ -18,6 +18,7 @@ from lingbot.config import (
     WorldConfig,
 )
 from lingbot.errors import LingbotError
+from lingbot.vae.memory import condition_bytes, tiny_decoder_bytes, wan_decoder_bytes
 
 GIB = 2**30
 RESERVED = GIB  # on a GPU
@@ -131,7 +132,11 @@ def plan_memory(
                 kv=kv_bytes(model, size, itemsize=itemsize, num_ranks=num_ranks) * world.window,
                 text=2 * model.num_layers * model.text_len * model.dim * itemsize,
                 vae=decoder_state_bytes(preset, size, vae=vae, itemsize=itemsize),
-                condition=condition_bytes(preset, world, size),
+                condition=condition_bytes(
+                    width=size.width,
+                    height=size.height,
+                    latent_frames=preset.condition_frames + world.chunk,
+                ),
             )
             for size in world.sizes
         ),
@@ -189,15 +194,21 @@ def activation_bytes(
     """One thread denoises a chunk or opens a session; another one decodes meanwhile."""
     chunk, model = world.chunk, preset.model
     denoising = denoising_bytes(model, size, chunk=chunk, itemsize=itemsize, num_ranks=num_ranks)
-    encoding = encoding_bytes(preset, size, chunk=chunk, vae=vae, itemsize=itemsize)
+    encoding = encoding_bytes(preset, size, chunk=chunk, itemsize=itemsize)
     decoding = decoding_bytes(preset, size, chunk=chunk, vae=vae, itemsize=itemsize)
     return max(denoising, encoding) + decoding
 
 
 def num_vae_parameters(preset: Preset, vae: VaeKind) -> int:
-    """Weights of the VAE; those of a tiny one as `TinyVAE.fuse` leaves them."""
+    """Weights of the VAE. A tiny one decodes only, if the preset has a full one, too."""
     if vae == "full":
         return WAN_PARAMETERS
+    wan = WAN_PARAMETERS if "full" in preset.vaes else 0
+    return wan + num_tiny_parameters(preset)
+
+
+def num_tiny_parameters(preset: Preset) -> int:
+    """Weights of a tiny VAE, as `TinyVAE.fuse` leaves them."""
     encoder, decoder = preset.tiny_encoder, preset.tiny_decoder
     count = conv(3, encoder[0], 3) + conv(encoder[3], LATENT_CHANNELS, 3)
     for width, after, stride in zip(encoder, encoder[1:], (2, 2, 1), strict=False):
@@ -218,14 +229,11 @@ def memory_block(width: int) -> int:
 
 def decoder_state_bytes(preset: Preset, size: Size, *, vae: VaeKind, itemsize: int) -> int:
     """What a session's decoder keeps between two chunks."""
-    rows, columns = size.latent
+    width, height = size.width, size.height
     if vae == "full":
-        # Two frames of each causal convolution's input, at 1, 2, 4 and 8 times the latent size.
-        channels = LATENT_CHANNELS + WAN_WIDTH * (44 + 4 * 26 + 16 * 12 + 64 * 7)
-        return 2 * rows * columns * channels * itemsize
-    # The last input of three memory blocks at 1, 2 and 4 times the latent size.
-    first, second, third, _ = preset.tiny_decoder
-    return 3 * rows * columns * (first + 4 * second + 16 * third) * itemsize
+        return wan_decoder_bytes(width=width, height=height, itemsize=itemsize, base=WAN_WIDTH)
+    channels = preset.tiny_decoder
+    return tiny_decoder_bytes(width=width, height=height, itemsize=itemsize, channels=channels)
 
 
 def decoding_bytes(preset: Preset, size: Size, *, chunk: int, vae: VaeKind, itemsize: int) -> int:
@@ -236,16 +244,9 @@ def decoding_bytes(preset: Preset, size: Size, *, chunk: int, vae: VaeKind, item
     return TINY_DECODING * preset.tiny_decoder[3] * chunk * frame_bytes
 
 
-def encoding_bytes(preset: Preset, size: Size, *, chunk: int, vae: VaeKind, itemsize: int) -> int:
+def encoding_bytes(preset: Preset, size: Size, *, chunk: int, itemsize: int) -> int:
     """The activations of a first frame's encoding, with the state of the Wan VAE's encoder."""
     frame_bytes = TEMPORAL_STRIDE * size.num_pixels * itemsize
-    if vae == "full":
+    if "full" in preset.vaes:
         return WAN_ENCODING * WAN_WIDTH * frame_bytes
     return TINY_ENCODING * preset.tiny_encoder[0] * 2 * chunk * frame_bytes
-
-
-def condition_bytes(preset: Preset, world: WorldConfig, size: Size) -> int:
-    """The first frame's latents and their mask, float32."""
-    rows, columns = size.latent
-    frames = preset.condition_frames + world.chunk
-    return CONDITION_CHANNELS * frames * rows * columns * FLOAT32

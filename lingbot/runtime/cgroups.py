@@ -1,4 +1,7 @@
-"""The control groups by which Linux limits this process. Tested with the modules that read them."""
+"""The control groups by which Linux limits this process.
+
+Tested in `tests/lingbot/runtime/test_cpu_cores.py`.
+"""
 
 from collections.abc import Iterator
 from contextlib import suppress

@@ -17,6 +17,7 @@ from lingbot.dit.model import ChunkInputs, TextKV, WorldModel
 from lingbot.dit.sampler import prepare_next_chunk, sample_chunk
 from lingbot.dit.schedule import build_steps
 from lingbot.errors import LingbotError
+from lingbot.memory_plan import MemoryPlan
 from lingbot.parallel.ulysses import SINGLE, SequenceParallelGroup
 from lingbot.runtime.session import Session, SessionSpec
 from lingbot.vae.protocol import VAE
@@ -35,15 +36,18 @@ class Engine:
         vae: VAE,
         camera_cache_bytes: int = 0,
         group: SequenceParallelGroup = SINGLE,
+        memory: MemoryPlan | None = None,
     ) -> None:
         """One rank's engine. All ranks of `group` make the same calls in the same order.
 
-        Stored camera maps take at most `camera_cache_bytes`; 0 stores none. Raises LingbotError
-        for a model that cannot be split over the ranks.
+        Stored camera maps take at most `camera_cache_bytes`; 0 stores none. `memory` is the plan
+        by which the engine was loaded, for others to read. Raises LingbotError for a model that
+        cannot be split over the ranks.
         """
         for size in config.sizes:
             group.check(model.config, tokens=size.num_tokens)
         self.group = group
+        self.memory = memory
         self.camera_cache = CameraCache(model, budget_bytes=camera_cache_bytes, group=group)
         self.config = config
         self.model = model

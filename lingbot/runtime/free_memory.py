@@ -2,20 +2,25 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from lingbot.parallel.ulysses import SequenceParallelGroup
 from lingbot.runtime.cgroups import cgroup_folders, read_text
 
+if TYPE_CHECKING:  # a start's checks need the host's memory, and no torch
+    import torch
 
-def free_for_rank(device: torch.device, group: SequenceParallelGroup) -> int | None:
+    from lingbot.parallel.ulysses import SequenceParallelGroup
+
+
+def free_for_rank(device: "torch.device", group: "SequenceParallelGroup") -> int | None:
     """Bytes that are free on this rank's device; None where the system does not say.
 
     Each rank has a GPU of its own. On a CPU the ranks share what rank 0 finds before any of them
     has loaded its weights.
     """
     if device.type == "cuda":
+        import torch
+
         return int(torch.cuda.mem_get_info(device)[0])
     free = group.from_rank_0(free_host_memory)
     return None if free is None else free // group.num_ranks

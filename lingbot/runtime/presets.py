@@ -1,19 +1,29 @@
 """Presets to engines and text encoders."""
 
+import logging
 from pathlib import Path
 
-import msgspec
 import torch
+from msgspec.structs import replace
 
-from lingbot.config import PRESETS, ModelConfig, Preset, WorldConfig
+from lingbot.checkpoint.expected import check_shape
+from lingbot.checkpoint.layout import Checkpoint, find_checkpoint
+from lingbot.config import PRESETS, ModelConfig, Preset, VaeKind, WorldConfig
 from lingbot.dit.weights import load_dit
-from lingbot.errors import LingbotError, WeightsError
+from lingbot.errors import LingbotError
+from lingbot.memory_plan import plan_memory
 from lingbot.parallel.ulysses import SINGLE, SequenceParallelGroup
 from lingbot.runtime.engine import Engine
 from lingbot.runtime.fastest_dtype import fastest_dtype
+from lingbot.runtime.free_memory import free_for_rank
 from lingbot.text.pocket import HashedWordEncoder
 from lingbot.text.protocol import TextEncoder
-from lingbot.vae.codec import LatentCodec
+from lingbot.vae.codec import LatentCodec, load_tiny_vae
+from lingbot.vae.protocol import VAE
+from lingbot.vae.split import SplitVAE
+from lingbot.vae.wan import load_wan_vae
+
+logger = logging.getLogger(__name__)
 
 
 def find_preset(name: str) -> Preset:
@@ -30,6 +40,9 @@ def load_engine(
     *,
     world: WorldConfig | None = None,
     weights: Path | None = None,
+    assets: Path | None = None,
+    vae: VaeKind | None = None,
+    tiny_vae: Path | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     camera_cache_bytes: int = 0,
@@ -37,47 +50,83 @@ def load_engine(
 ) -> Engine:
     """The engine of a preset, with the weights of its own folder or of the folder `weights`.
 
-    `world` is what `Preset.configure` returned; None is the preset's own.
-    `dtype` None is bfloat16 on a GPU, and on a CPU the type that rank 0 measures as the faster.
-    Raises LingbotError for an unknown preset, or one that needs a weights folder and has none;
-    WeightsError for a folder that cannot be read.
+    `world` is what `Preset.configure` returned; None is the preset's own. `assets` is a folder of
+    parts that `weights` lacks, and `tiny_vae` a file of the tiny VAE. `dtype` None is bfloat16 on a
+    GPU, and on a CPU the type that rank 0 measures as the faster.
+    Raises LingbotError for an unknown preset, one that needs a weights folder and has none, or a
+    world that does not fit into the free memory; WeightsError for a folder that cannot be read.
     """
     found = find_preset(preset)
-    world = world or found.world
+    world, vae, device = world or found.world, found.choose_vae(vae), torch.device(device)
     folder = weights or found.folder
     if folder is None:
         raise LingbotError(f"preset {preset!r} needs a folder of weights", field="weights")
-    device = torch.device(device)
-    if dtype is None and device.type == "cuda":
-        dtype = torch.bfloat16  # tensor cores need no measurement
-    model = load_dit(folder, device=device, dtype=dtype or torch.float32, file=found.dit_file)
-    check_shape(model.config, found, folder=folder)
-    if dtype is None:
-        # The ranks must agree, and no two measurements do.
-        dtype = group.from_rank_0(lambda: fastest_dtype(model.config, world))
-        model = model.to(dtype)
+    checkpoint = find_checkpoint(folder / found.dit_file, assets=assets)
+    shape = checkpoint.config
+    check_shape(shape, found, folder=folder)
+    dtype = dtype or choose_dtype(shape, world, device=device, group=group)
+    plan = plan_memory(
+        replace(found, model=shape),
+        world,
+        vae=vae,
+        itemsize=dtype.itemsize,
+        camera_cache_bytes=camera_cache_bytes,
+        num_ranks=group.num_ranks,
+        is_gpu=device.type == "cuda",
+        free=free_for_rank(device, group),
+    )
+    plan.check()
+    logger.info("%s", plan)
     return Engine(
         world,
-        model=model.fuse(),
-        vae=LatentCodec.load(folder / found.vae_file, device=device, dtype=dtype),
+        model=load_dit(checkpoint, device=device, dtype=dtype).fuse(),
+        vae=load_vae(
+            found,
+            checkpoint,
+            vae,
+            folder=folder,
+            tiny_vae=tiny_vae,
+            device=device,
+            dtype=dtype,
+        ),
         camera_cache_bytes=camera_cache_bytes,
         group=group,
+        memory=plan,
     )
 
 
-def check_shape(shape: ModelConfig, preset: Preset, *, folder: Path) -> None:
-    """Raise WeightsError, with both shapes, unless a folder's model is the preset's.
+def load_vae(
+    preset: Preset,
+    checkpoint: Checkpoint,
+    kind: VaeKind,
+    *,
+    folder: Path,
+    tiny_vae: Path | None,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> VAE:
+    """The VAE of a world with weights in `folder`; `tiny_vae` is the file of one that decodes.
 
-    A pocket world may be of any size: it has to take the contexts of the preset's text encoder.
+    A published model was trained on images that the full VAE encoded: that one encodes, too, where
+    a tiny one decodes. Raises WeightsError for a file that is missing or damaged.
     """
-    found, expected = msgspec.to_builtins(shape), msgspec.to_builtins(preset.model)
-    names = expected if preset.folder is None else ("text_dim", "text_len")
-    if other := {name: expected[name] for name in names if found[name] != expected[name]}:
-        has = ", ".join(f"{name} {found[name]}" for name in other)
-        wants = ", ".join(f"{name} {value}" for name, value in other.items())
-        raise WeightsError(
-            f"{folder}: holds a model of {has}, but preset {preset.world.name!r} has {wants}"
-        )
+    if preset.vae_file:
+        return LatentCodec.load(folder / preset.vae_file, device=device, dtype=dtype)
+    full = load_wan_vae(checkpoint.require("vae"), device=device, dtype=dtype)
+    if kind == "full":
+        return full
+    path = tiny_vae or checkpoint.require("tiny_vae")
+    return SplitVAE(full, load_tiny_vae(path, device=device, dtype=dtype))
+
+
+def choose_dtype(
+    shape: ModelConfig, world: WorldConfig, *, device: torch.device, group: SequenceParallelGroup
+) -> torch.dtype:
+    """The type in which a device computes a model faster."""
+    if device.type == "cuda":
+        return torch.bfloat16  # tensor cores need no measurement
+    # The ranks must agree, and no two measurements do.
+    return group.from_rank_0(lambda: fastest_dtype(shape, world))
 
 
 def load_text_encoder(preset: str) -> TextEncoder:

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -12,13 +13,17 @@ from deployments.config_file import read_config_file
 from deployments.preflight import (
     check_device,
     check_machine,
+    check_memory,
     check_resources,
     check_weights,
+    free_gpu_memory,
+    free_per_rank,
     num_replicas,
     replica_resources,
 )
 from deployments.schema_keys import ConfigError
-from lingbot.config import PRESETS
+from lingbot.config import MODEL_14B, PRESETS
+from lingbot.memory_plan import plan_memory
 
 FILE = read_config_file(Path(__file__).parents[2] / "serve_config.yaml")
 POCKET = PRESETS["pocket"]
@@ -148,6 +153,56 @@ def test_resources_within_the_machines_pass():
     check_resources(
         with_group(placement_group_bundles=[{"CPU": 1, "memory": 1e12}]), {"CPU": 2, "GPU": 0}
     )
+
+
+def test_worlds_that_do_not_fit_are_refused_with_the_sum():
+    file = replace(
+        with_group(max_ongoing_requests=1), args=parse_args({"preset": "v1-14b", "device": "cuda"})
+    )
+    check_memory(file, MODEL_14B, free=79 * 2**30)
+    check_memory(file, MODEL_14B, free=None)  # unknown: the ranks look again
+    large = replace(file, args=replace(file.args, window=40))
+    with pytest.raises(ConfigError) as refused:
+        check_memory(large, MODEL_14B, free=79 * 2**30)
+    sums = r"args\.window: GiB of memory: weights 34\.54 \+ .* with window 40 takes K/V 47\.61 \+ "
+    assert re.match(f"applications.0..{sums}.* 79\\.00 are free: 0 fit", str(refused.value))
+    check_memory(large, MODEL_14B, free=139 * 2**30)
+
+
+def test_more_worlds_at_once_than_fit_are_refused_with_their_number():
+    two = plan_memory(POCKET, POCKET.world, vae="tiny", itemsize=4)
+    free = two.fixed + FILE.args.camera_cache_bytes + 2 * two.largest.total
+    with pytest.raises(ConfigError, match="is 4, expected at most the 2 worlds that fit at once; "):
+        check_memory(FILE, POCKET.model, free=free)
+    check_memory(with_group(max_ongoing_requests=2), POCKET.model, free=free)
+    half = with_args(dtype="bfloat16", camera_cache_bytes=0)
+    check_memory(half, POCKET.model, free=free)
+
+
+def test_ranks_of_all_groups_share_the_memory_of_a_machine(monkeypatch):
+    monkeypatch.setattr(preflight, "free_host_memory", lambda: 1200)
+    bundles = [{"CPU": 1}] * 3
+    assert free_per_rank(FILE) == 1200
+    assert free_per_rank(with_group(placement_group_bundles=bundles, num_replicas=2)) == 200
+    monkeypatch.setattr(preflight, "free_host_memory", lambda: None)
+    assert free_per_rank(FILE) is None
+
+
+@pytest.mark.parametrize(
+    "lines, free", [("80994\n", 80994), ("70000\n80994\n", 80994), ("[N/A]\n", None), ("", None)]
+)
+def test_the_gpu_with_most_memory_counts(tmp_path, monkeypatch, lines, free):
+    command = tmp_path / "nvidia-smi"
+    command.write_text(f"#!/bin/sh\nprintf '%s' '{lines}'\n")
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    expected = None if free is None else free * 2**20
+    assert free_gpu_memory() == free_per_rank(with_args(device="cuda")) == expected
+
+
+def test_without_nvidias_command_the_gpus_memory_is_unknown(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert free_gpu_memory() is None
 
 
 def test_a_container_counts_the_cpus_that_ray_counts(monkeypatch):

@@ -24,7 +24,7 @@ class FakeEngine:
     """A session is its seed, and its frames are filled with it."""
 
     group = SINGLE
-    config = SimpleNamespace(sizes=[Size(16, 16)], window=1, chunk=1, chunk_frames=4, fps=16)
+    config = SimpleNamespace(sizes=(Size(16, 16),), window=1, chunk=1, chunk_frames=4, fps=16)
 
     def __init__(self):
         self.opened, self.live, self.order, self.broken = [], [], [], None

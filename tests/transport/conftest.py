@@ -63,6 +63,7 @@ class FakeWorld:
         self.encoding = threading.Event()  # an encode ends while it is set
         self.warnings = []
         self.paint = lambda shape, index: np.full(shape, index, np.uint8)
+        self.plan = None  # of its memory
         self.failure = None  # raised by `ready`
         self.news = []  # sent to a client that waits
         self.lost_because = None
@@ -79,6 +80,9 @@ class FakeWorld:
         self.specs.append(spec)
         self.images.append(image)
         return FakeSession(self, spec, f"s{len(self.specs)}")
+
+    async def memory(self):
+        return self.plan
 
     async def ready(self):
         if self.failure:

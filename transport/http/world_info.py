@@ -14,7 +14,7 @@ from transport.paths import OPENINGS_PATH, WORLD_PATH
 from transport.wire.controls import KEYS
 from transport.wire.errors import quote as quote_value
 from transport.wire.messages import Format
-from transport.wire.world import World, WorldInfo
+from transport.wire.world import World, WorldInfo, WorldMemory
 
 
 class OpeningLink(Struct, frozen=True):
@@ -39,11 +39,12 @@ class WorldDescription(Struct, frozen=True, kw_only=True):
     keys: str
     formats: list[str]
     openings: list[OpeningLink]
+    memory: WorldMemory | None = None  # null while no replica group has answered
 
 
 def world_route(world: World) -> Route:
     async def world_info(request: Request) -> Response:
-        body = msgspec.json.encode(describe_world(world.info))
+        body = msgspec.json.encode(describe_world(world.info, await world.memory()))
         return Response(body, media_type="application/json")
 
     return Route(WORLD_PATH, world_info)
@@ -64,7 +65,7 @@ def opening_route(world: World) -> Route:
     return Route(f"{OPENINGS_PATH}/{{name}}", opening)
 
 
-def describe_world(info: WorldInfo) -> WorldDescription:
+def describe_world(info: WorldInfo, memory: WorldMemory | None = None) -> WorldDescription:
     return WorldDescription(
         preset=info.preset,
         sizes=info.sizes,
@@ -82,6 +83,7 @@ def describe_world(info: WorldInfo) -> WorldDescription:
             OpeningLink(one.name, one.prompt, f"{OPENINGS_PATH}/{quote(one.name, safe='')}")
             for one in info.openings
         ],
+        memory=memory,
     )
 
 

@@ -26,6 +26,30 @@ class Opening(Struct, frozen=True, kw_only=True):
     image: bytes  # PNG or JPEG
 
 
+class SessionMemory(Struct, frozen=True, kw_only=True):
+    """Bytes that one world of this size takes on the rank that decodes."""
+
+    width: int
+    height: int
+    kv_bytes: int  # of the KV window
+    prompt_bytes: int
+    vae_bytes: int  # the decoder's state
+    image_bytes: int
+    num_fitting: int | None  # how many such worlds fit at once; null: unknown
+
+
+class WorldMemory(Struct, frozen=True, kw_only=True):
+    """Bytes that a replica group's rank needs, as planned at its start."""
+
+    weight_bytes: int
+    vae_bytes: int
+    camera_cache_bytes: int
+    activation_bytes: int
+    reserved_bytes: int
+    free_bytes: int | None  # of the device, before the weights were loaded; null: unknown
+    sessions: tuple[SessionMemory, ...]  # one of each size
+
+
 class WorldInfo(Struct, frozen=True, kw_only=True):
     """The served preset. It is known before the world is warm."""
 
@@ -134,6 +158,13 @@ class World(Protocol):
         `image` is the first frame, uint8 [height, width, 3]. `on_wait` receives the queue status,
         and its error ends the wait. Raises Busy, Refused, WorldLost or WorldFailed. A call that is
         cancelled or raises leaves nothing behind.
+        """
+        ...
+
+    async def memory(self) -> WorldMemory | None:
+        """Returns the plan of a replica group's memory, or None while no group has answered.
+
+        Returns soon, and raises nothing.
         """
         ...
 

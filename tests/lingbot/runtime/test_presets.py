@@ -56,18 +56,11 @@ def test_a_folder_of_weights_is_read_by_the_presets_file_names(monkeypatch, tmp_
     assert load_engine("other", weights=tmp_path).config == POCKET.world
 
 
-def test_weights_of_another_shape_are_refused_with_both(monkeypatch):
-    model = replace(POCKET.model, text_dim=4096, num_layers=7)
-    for folder, has, wants in (
-        (None, "num_layers 5, text_dim 64", "num_layers 7, text_dim 4096"),
-        (POCKET.folder, "text_dim 64", "text_dim 4096"),
-    ):
-        monkeypatch.setitem(PRESETS, "wide", replace(POCKET, model=model, folder=folder))
-        with pytest.raises(WeightsError) as refused:
-            load_engine("wide", weights=POCKET.folder)
-        assert str(refused.value) == (
-            f"{POCKET.folder}: holds a model of {has}, but preset 'pocket' has {wants}"
-        )
+def test_weights_for_another_text_encoder_are_refused(monkeypatch):
+    model = replace(POCKET.model, text_dim=4096)
+    monkeypatch.setitem(PRESETS, "wide", replace(POCKET, model=model))
+    with pytest.raises(WeightsError, match="holds a model of text_dim 64, but preset 'pocket' has"):
+        load_engine("wide")
 
 
 def test_a_presets_text_encoder_gives_contexts_that_its_model_takes():
@@ -75,3 +68,16 @@ def test_a_presets_text_encoder_gives_contexts_that_its_model_takes():
     shape = load_engine("pocket").model.config
     assert context.shape == (shape.text_len, shape.text_dim)
     assert context.dtype == np.float32
+
+
+def test_a_world_that_does_not_fit_is_refused_with_the_sum_before_its_weights_are_read(monkeypatch):
+    monkeypatch.setattr(presets, "free_for_rank", lambda device, group: 2**20)
+    monkeypatch.delattr(presets, "load_dit")
+    with pytest.raises(LingbotError, match=r"weights 0\.03 .* window 12 .* 0\.00 are free: 0 fit"):
+        load_engine("pocket", dtype=torch.float32)
+
+
+def test_an_engine_carries_the_plan_of_its_memory():
+    plan = load_engine("pocket", dtype=torch.bfloat16, camera_cache_bytes=2**20).memory
+    assert plan.camera_cache == 2**20
+    assert plan.num_fitting(plan.largest) > 10

@@ -18,7 +18,7 @@ from transport.spec.asyncapi import build_asyncapi
 from transport.wire import messages
 from transport.wire.errors import ErrorCode
 from transport.wire.event import KINDS
-from transport.wire.init import read_size
+from transport.wire.init import read_sizes
 from transport.wire.limits import ClientLimits
 from transport.wire.messages import (
     AppliedControls,
@@ -396,5 +396,5 @@ def test_a_refused_event_does_not_validate(kind, payload, world):
 
 @pytest.mark.parametrize("size", ["1x1", "8192x8192", "832x480"])
 def test_an_accepted_size_validates(size, world):
-    read_size(size, world.info)
+    read_sizes(size, world.info)
     assert errors_of({"type": "init", "size": size}) == []

@@ -1,0 +1,50 @@
+import logging
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from lingbot.checkpoint.expected import check_shape
+from lingbot.config import MODEL_1_3B, MODEL_14B, PRESETS
+from lingbot.errors import WeightsError
+from tests.lingbot.toy import SHAPE
+
+FOLDER = Path("weights")
+
+
+def test_the_presets_own_model_passes_in_silence(caplog):
+    for preset in PRESETS.values():
+        check_shape(preset.model, preset, folder=FOLDER)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    "shape, preset, has, wants",
+    [
+        (replace(MODEL_14B, control="act"), "v1-14b", "control act", "control cam"),
+        (
+            MODEL_1_3B,
+            "v2-14b",
+            "dim 1536, ffn_dim 8960, num_heads 12, num_layers 30",
+            "dim 5120, ffn_dim 13824, num_heads 40, num_layers 40",
+        ),
+    ],
+)
+def test_the_model_of_another_preset_is_refused_with_both_shapes(shape, preset, has, wants):
+    with pytest.raises(WeightsError) as refused:
+        check_shape(shape, PRESETS[preset], folder=FOLDER)
+    expected = f"weights: holds a model of {has}, but preset {preset!r} has {wants}"
+    assert str(refused.value) == expected
+
+
+def test_a_model_of_a_size_of_its_own_is_served_and_logged_with_both_shapes(caplog):
+    with caplog.at_level(logging.WARNING):
+        check_shape(replace(MODEL_14B, num_layers=2), PRESETS["v2-14b"], folder=FOLDER)
+    assert "num_layers 2, but preset 'v2-14b' has num_layers 40" in caplog.text
+
+
+def test_a_pocket_world_has_to_take_hashed_words():
+    pocket = PRESETS["pocket"]
+    check_shape(replace(pocket.model, dim=128, num_layers=2), pocket, folder=FOLDER)
+    with pytest.raises(WeightsError, match="text_dim 8, text_len 6, but preset 'pocket' has"):
+        check_shape(SHAPE, pocket, folder=FOLDER)
