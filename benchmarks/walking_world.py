@@ -82,6 +82,9 @@ class WalkingSession:
         index, self._num_chunks = self._num_chunks, self._num_chunks + 1
         return asyncio.ensure_future(self._receive(index, self._source.fetch.remote(index)))
 
+    async def encode(self, prompt: str) -> None:
+        """Never called: this world has no `encodes_prompts`."""
+
     async def _receive(self, index: int, reply: Awaitable[Frames]) -> Frames:
         frames = await reply
         os.write(self._arrivals_file, f"{self.id}-{index} {time.monotonic()}\n".encode())

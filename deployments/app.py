@@ -6,6 +6,7 @@ from ray import serve
 from ray.serve import Application
 
 from deployments.config import parse_args
+from deployments.text_encoder import TextEncoder
 from deployments.transport import Transport
 from deployments.world_group import WorldGroup
 
@@ -15,5 +16,8 @@ def build(args: dict[str, Any]) -> Application:
     config = parse_args(args)
     group = serve.deployment(name="WorldGroup")(WorldGroup)
     transport = serve.deployment(name="Transport")(serve.ingress()(Transport))
-    application: Application = transport.bind(config, group.bind(config))
+    deployments = [group.bind(config)]
+    if config.has_text_encoder:
+        deployments.append(serve.deployment(name="TextEncoder")(TextEncoder).bind(config))
+    application: Application = transport.bind(config, *deployments)
     return application

@@ -48,6 +48,8 @@ class ServiceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     # of the physical cores that the node grants for each
     threads: PositiveInt | Literal["auto"] = "auto"
     camera_cache_bytes: NonNegativeInt = 256 * 2**20  # the camera cache of a rank; 0: no cache
+    text_encoder_device: Literal["cpu", "cuda"] = "cpu"  # for umT5, if weights are published
+    text_cache_bytes: NonNegativeInt = 256 * 2**20  # encoded prompts of a TextEncoder replica
     queue_timeout_s: PositiveFloat = 60.0  # how long a client waits for a free world
     warm_up_timeout_s: PositiveFloat = 900.0  # how long a client or a start waits for warm-up
     step_timeout_s: PositiveFloat = 60.0  # a longer step has hung, and its world is lost
@@ -64,6 +66,17 @@ class ServiceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return PRESETS[self.preset].configure(
             variant=self.variant, sizes=self.sizes, window=self.window, sink=self.sink
         )
+
+    @property
+    def has_text_encoder(self) -> bool:
+        """True if a deployment of its own encodes the prompts; else the ranks do."""
+        return PRESETS[self.preset].text_encoder == "umt5"
+
+    @property
+    def deployments(self) -> tuple[str, ...]:
+        """The deployments that Ray's section may configure."""
+        apart = ("TextEncoder",) if self.has_text_encoder else ()
+        return ("Transport", "WorldGroup", *apart)
 
     @property
     def vae_kind(self) -> VaeKind:

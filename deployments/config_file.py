@@ -25,7 +25,6 @@ from deployments.config import ServiceConfig, parse_args, parse_user_config
 from deployments.schema_keys import ConfigError, check_choice, check_keys, suggest
 
 IMPORT_PATH = "deployments.app:build"
-DEPLOYMENTS = ("Transport", "WorldGroup")
 
 
 class ConfigFile(Struct, frozen=True, kw_only=True):
@@ -67,7 +66,7 @@ def read_config_file(path: Path) -> ConfigFile:
         raise ConfigError(f"{where}.{exc}") from exc
     deployments = application.get("deployments") or ()
     for index, deployment in enumerate(deployments):
-        _check_deployment(deployment, path=f"{where}.deployments[{index}]")
+        _check_deployment(deployment, config, path=f"{where}.deployments[{index}]")
         if deployment["name"] in [earlier["name"] for earlier in deployments[:index]]:
             name = f"{where}.deployments[{index}].name"
             raise ConfigError(f"{name}: '{deployment['name']}' is given twice")
@@ -77,6 +76,7 @@ def read_config_file(path: Path) -> ConfigFile:
             f"{where}.deployments: WorldGroup needs placement_group_bundles, one for each rank"
         )
     _check_max_sockets(config, by_name.get("Transport", {}), path=where)
+    _check_text_encoder(config, by_name.get("TextEncoder", {}), path=where)
     (parsed,) = schema.applications
     return ConfigFile(
         host=http.host,
@@ -164,9 +164,19 @@ def _check_max_sockets(config: ServiceConfig, transport: dict[str, Any], *, path
         )
 
 
-def _check_deployment(deployment: dict[str, Any], *, path: str) -> None:
+def _check_text_encoder(config: ServiceConfig, deployment: dict[str, Any], *, path: str) -> None:
+    """Raise ConfigError for an encoder on a GPU that Ray would hide from it."""
+    options = deployment.get("ray_actor_options") or {}
+    if config.text_encoder_device == "cuda" and not options.get("num_gpus"):
+        raise ConfigError(
+            f"{path}.deployments: TextEncoder has no ray_actor_options.num_gpus, expected some "
+            "with args.text_encoder_device: cuda"
+        )
+
+
+def _check_deployment(deployment: dict[str, Any], config: ServiceConfig, *, path: str) -> None:
     """Check what Ray's schema leaves to a later step of the deployment."""
-    check_choice(deployment["name"], DEPLOYMENTS, path=f"{path}.name")
+    check_choice(deployment["name"], config.deployments, path=f"{path}.name")
     _check_runtime_env(deployment.get("ray_actor_options") or {}, path=f"{path}.ray_actor_options")
     _check_amounts(deployment, path=path)
     if (user_config := deployment.get("user_config")) is not None:

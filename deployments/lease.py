@@ -3,8 +3,6 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
-from contextlib import suppress
-from contextvars import Context
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,13 +13,16 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RayServeException, RequestCancelledError
 from ray.serve.handle import DeploymentHandle
 
+from deployments.calls import call_detached, cancel
 from deployments.config import ServiceConfig
+from deployments.encoded_prompt import EncodedPrompt, warn_of_truncation
 from deployments.group_memory import GroupMemory
+from deployments.prompt_encoder import PromptEncoder
 from deployments.readiness import Readiness
 from deployments.sessions.waiting import WaitingClient, WaitingLine
 from deployments.world_group import Lease
 from transport.wire.errors import Busy, Refused, WorldFailed, WorldLost
-from transport.wire.messages import Queued, WarningMessage
+from transport.wire.messages import Queued, Warming, WarningMessage
 from transport.wire.world import OnWait, WorldInfo, WorldMemory, WorldSpec
 
 Frames = NDArray[np.uint8]
@@ -42,9 +43,21 @@ class PendingFrames:
 class LeasedSession:
     """One open world: its lease, and the rank that steps it."""
 
-    def __init__(self, lease: Lease, stream: Any, *, config: ServiceConfig) -> None:
-        """`stream` is the rest of the lease call, a DeploymentResponseGenerator."""
+    def __init__(
+        self,
+        lease: Lease,
+        stream: Any,
+        *,
+        config: ServiceConfig,
+        prompts: PromptEncoder | None = None,
+    ) -> None:
+        """`stream` is the rest of the lease call, a DeploymentResponseGenerator.
+
+        `prompts` is None where the rank encodes the prompts.
+        """
         self.id = lease.session_id
+        self._prompts = prompts
+        self._contexts: dict[str, NDArray[np.float32]] = {}  # the last encoded prompt alone
         self._rank = lease.rank
         self._stream = stream
         self._step_timeout_s = config.step_timeout_s
@@ -52,9 +65,21 @@ class LeasedSession:
         self._lost = asyncio.create_task(self._wait_for_end())
         self._touching = asyncio.create_task(self._touch_every(config.lease_ttl_s / 3))
 
-    async def open(self, spec: WorldSpec, image: Frames, *, on_wait: OnWait) -> None:
-        """Raises Refused, WorldLost or WorldFailed. `on_wait` receives the place in the queue."""
-        replies = self._call(self._rank.open, spec, image)
+    async def open(
+        self,
+        spec: WorldSpec,
+        image: Frames,
+        *,
+        encoded: EncodedPrompt | None = None,
+        on_wait: OnWait,
+    ) -> None:
+        """Raises Refused, WorldLost or WorldFailed. `on_wait` receives the place in the queue.
+
+        `encoded` is the spec's prompt, or None if the rank encodes it.
+        """
+        if encoded is not None:
+            self._accept(spec.prompt, encoded)
+        replies = self._call(self._rank.open, spec, image, self._contexts.get(spec.prompt))
         while isinstance(reply := await self._next(replies), Queued):
             await on_wait(reply)
         if reply is not None:
@@ -63,9 +88,15 @@ class LeasedSession:
     async def step(
         self, actions: Sequence[str], *, prompt: str | None, time_to_underrun_s: float
     ) -> Awaitable[Frames]:
-        replies = self._call(self._rank.step, list(actions), prompt, time_to_underrun_s)
+        context = None if prompt is None else self._contexts.get(prompt)
+        replies = self._call(self._rank.step, list(actions), prompt, time_to_underrun_s, context)
         await self._next(replies)
         return PendingFrames(partial(self._next, replies))
+
+    async def encode(self, prompt: str) -> None:
+        """Raises Busy, WorldLost or WorldFailed; see `PromptEncoder.encode`."""
+        assert self._prompts is not None
+        self._accept(prompt, await self._prompts.encode(prompt))
 
     def take_warnings(self) -> list[WarningMessage]:
         warnings, self._warnings = self._warnings, []
@@ -78,6 +109,12 @@ class LeasedSession:
         self._touching.cancel()
         self._lost.cancel()
         cancel(self._stream)
+
+    def _accept(self, prompt: str, encoded: EncodedPrompt) -> None:
+        """Keep a prompt's context for the call that it was encoded for."""
+        self._contexts = {prompt: encoded.context}
+        if warning := warn_of_truncation(encoded.num_truncated, "tokens"):
+            self._warnings.append(warning)
 
     def _call(self, method: Any, *args: Any) -> Any:
         """Call a method of the rank, which streams its replies, directly.
@@ -134,15 +171,20 @@ class LeasedWorld:
         info: WorldInfo,
         config: ServiceConfig,
         *,
+        prompts: PromptEncoder | None = None,
         readiness: Readiness | None = None,
         notice_period_s: float = 0.5,
     ) -> None:
-        """A waiting client gets a message every `notice_period_s`."""
+        """A waiting client gets a message every `notice_period_s`.
+
+        `prompts` is None where the ranks encode the prompts.
+        """
         self._memory = GroupMemory(group, ready=self.ready)
         # Through gRPC, a caller that was killed is noticed within milliseconds.
         self._group = group.options(stream=True, _by_reference=False)
         self.info = info
         self._config = config
+        self._prompts = prompts
         self._readiness = readiness or Readiness(group.app_name, group.deployment_name)
         self._notice_period_s = notice_period_s
         self._line = WaitingLine(
@@ -150,18 +192,19 @@ class LeasedWorld:
         )
 
     async def open(self, spec: WorldSpec, image: Frames, *, on_wait: OnWait) -> LeasedSession:
-        stream = call_detached(self._group.lease)
+        """The prompt is encoded while the client waits for a lease."""
+        encoding = self._start_encoding(spec.prompt)
         try:
-            lease = await self._first_item(stream, on_wait)
-            session = LeasedSession(lease, stream, config=self._config)
-        except BaseException:
-            cancel(stream)
-            raise
-        try:
-            await session.open(spec, image, on_wait=on_wait)
-        except BaseException:
-            session.close()
-            raise
+            session = await self._lease(on_wait)
+            try:
+                encoded = await self._wait_for_prompt(encoding, on_wait)
+                await session.open(spec, image, encoded=encoded, on_wait=on_wait)
+            except BaseException:
+                session.close()
+                raise
+        finally:
+            if encoding is not None:
+                encoding.cancel()
         return session
 
     async def memory(self) -> WorldMemory | None:
@@ -169,6 +212,32 @@ class LeasedWorld:
 
     async def ready(self) -> bool:
         return await self._readiness.ask()
+
+    def _start_encoding(self, prompt: str) -> "asyncio.Task[EncodedPrompt] | None":
+        if self._prompts is None:
+            return None
+        encoding = asyncio.create_task(self._prompts.encode(prompt))
+        encoding.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return encoding
+
+    async def _wait_for_prompt(
+        self, encoding: "asyncio.Task[EncodedPrompt] | None", on_wait: OnWait
+    ) -> EncodedPrompt | None:
+        """Send the client its status until the prompt is encoded. Raises the encoder's error."""
+        if encoding is None:
+            return None
+        while not (await asyncio.wait([encoding], timeout=self._notice_period_s))[0]:
+            await on_wait(Warming())
+        return encoding.result()
+
+    async def _lease(self, on_wait: OnWait) -> LeasedSession:
+        stream = call_detached(self._group.lease)
+        try:
+            lease = await self._first_item(stream, on_wait)
+            return LeasedSession(lease, stream, config=self._config, prompts=self._prompts)
+        except BaseException:
+            cancel(stream)
+            raise
 
     async def _first_item(self, stream: Any, on_wait: OnWait) -> Lease:
         first: asyncio.Future[Lease] = asyncio.ensure_future(anext(stream))
@@ -198,19 +267,3 @@ class LeasedWorld:
             reason = self._line.give_up_reason(client, ready=ready, now=now())
             if reason is not None and not first.done():
                 raise Busy(reason)
-
-
-def call_detached(method: Any, *args: Any) -> Any:
-    """Call a method outside of the context of this process's request.
-
-    When a client leaves, Serve cancels its request and all calls made in the request's context. An
-    error of such a call could arrive before the cancellation, and look like a failed world. A lease
-    ends by `LeasedSession.close` instead, and the calls of a session end with it.
-    """
-    return Context().run(method.remote, *args)
-
-
-def cancel(stream: Any) -> None:
-    """Cancel a lease call on the group's side. Leaving the iteration would not do that."""
-    with suppress(RayError, RayServeException):  # raised if the call never reached a replica
-        stream.cancel()

@@ -1,4 +1,4 @@
-"""The readiness of worlds, from the report of Serve's controller about the replica groups."""
+"""The readiness of a deployment, the replica groups above all, as Serve's controller reports it."""
 
 import asyncio
 import re
@@ -13,6 +13,7 @@ from ray.serve.schema import (  # type: ignore[attr-defined]
     ApplicationStatus,
     DeploymentStatus,
     DeploymentStatusOverview,
+    DeploymentStatusTrigger,
     ProxyStatus,
     ReplicaState,
     ServeStatus,
@@ -26,18 +27,23 @@ UP = (ReplicaState.RUNNING, ReplicaState.PENDING_MIGRATION)
 
 
 class Readiness:
-    """The state of one application's replica groups, shared by all callers in this process."""
+    """The state of one deployment's replicas, shared by all callers in this process."""
 
     def __init__(
         self,
         application: str,
         deployment: str,
         *,
+        subject: str = "the world",
         status_period_s: float = 1.0,
         answer_timeout_s: float = 1.0,
         ask_status: Callable[[], ServeStatus] = serve.status,
     ) -> None:
-        """Asks Serve's controller, through `ask_status`, at most once in `status_period_s`."""
+        """Asks Serve's controller, through `ask_status`, at most once in `status_period_s`.
+
+        `subject` is the deployment's name in words for a client.
+        """
+        self._subject = subject
         self._application = application
         self._deployment = deployment
         self._status_period_s = status_period_s
@@ -49,9 +55,9 @@ class Readiness:
         self._asking: asyncio.Task[None] | None = None
 
     async def ask(self) -> bool:
-        """True if a group is up. While the controller does not answer, the last answer stands.
+        """True if a replica is up. While the controller does not answer, the last answer stands.
 
-        Raises WorldFailed with the reason when Serve has given up starting groups.
+        Raises WorldFailed with the reason when Serve has given up starting replicas.
         """
         now = asyncio.get_running_loop().time()
         if now >= self._next_ask and (self._asking is None or self._asking.done()):
@@ -60,7 +66,7 @@ class Readiness:
         if self._asking is not None:
             await asyncio.wait([self._asking], timeout=self._answer_timeout_s)
         if self._failure is not None:
-            raise WorldFailed(f"the world failed to start: {self._failure}")
+            raise WorldFailed(f"{self._subject} failed to start: {self._failure}")
         return self._ready
 
     async def _refresh(self) -> None:
@@ -74,8 +80,16 @@ class Readiness:
         if not group or is_recovering(group):
             return
         self._ready = any(group.replica_states.get(state, 0) for state in UP)
-        given_up = group.status == DeploymentStatus.DEPLOY_FAILED and not self._ready
+        given_up = has_given_up(group) and not self._ready
         self._failure = reason_of(group.message) if given_up else None
+
+
+def has_given_up(group: DeploymentStatusOverview) -> bool:
+    """True once the replicas of a deploy, or of a scaling from zero, have failed too often."""
+    return group.status == DeploymentStatus.DEPLOY_FAILED or (
+        group.status == DeploymentStatus.UNHEALTHY
+        and group.status_trigger == DeploymentStatusTrigger.REPLICA_STARTUP_FAILED
+    )
 
 
 def is_recovering(group: DeploymentStatusOverview) -> bool:

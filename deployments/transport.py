@@ -11,6 +11,7 @@ from starlette.applications import Starlette
 from deployments.config import ServiceConfig, parse_user_config
 from deployments.lease import LeasedWorld
 from deployments.observability.logs import configure_logging
+from deployments.prompt_encoder import PromptEncoder
 from deployments.serve_middleware import add_serve_middleware
 from lingbot.config import PRESETS, SIZE_MULTIPLE
 from transport.app import build_app
@@ -21,9 +22,16 @@ from transport.wire.world import Opening, WorldInfo
 class Transport:
     """Ray Serve creates one per replica. A plain class; `build` makes it a deployment."""
 
-    def __init__(self, config: ServiceConfig, group: DeploymentHandle[Any]) -> None:
+    def __init__(
+        self,
+        config: ServiceConfig,
+        group: DeploymentHandle[Any],
+        text_encoder: DeploymentHandle[Any] | None = None,
+    ) -> None:
+        """`text_encoder` is None where the ranks encode the prompts themselves."""
         configure_logging()
-        self._world = LeasedWorld(group, world_info(config), config)
+        prompts = None if text_encoder is None else PromptEncoder(text_encoder, config)
+        self._world = LeasedWorld(group, world_info(config), config, prompts=prompts)
         self._config = config
         self._limits = config.limits
 
@@ -62,6 +70,7 @@ def world_info(config: ServiceConfig) -> WorldInfo:
         sink=world.sink,
         max_steps=world.max_steps,
         openings=() if openings is None else load_openings(openings),
+        encodes_prompts=config.has_text_encoder,
     )
 
 

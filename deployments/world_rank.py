@@ -14,6 +14,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from deployments.config import ServiceConfig
+from deployments.encoded_prompt import warn_of_truncation
 from deployments.group_memory import describe_memory
 from deployments.observability.logs import configure_logging
 from deployments.observability.metrics import CacheMetrics
@@ -99,7 +100,7 @@ class WorldRank:
         self._store: Any = None  # the rendezvous, on rank 0 of several
         self._failure: asyncio.Future[None]
         self._worker: Worker
-        self._text_encoder: TextEncoder | None = None  # on rank 0
+        self._text_encoder: TextEncoder | None = None  # on rank 0, unless a deployment encodes
 
     def open_rendezvous(self, host: str) -> int:
         """Open the store at which the ranks meet. Returns its port."""
@@ -145,9 +146,13 @@ class WorldRank:
             await ended.wait()
 
     async def open(
-        self, session_id: str, spec: WorldSpec, image: NDArray[np.uint8]
+        self,
+        session_id: str,
+        spec: WorldSpec,
+        image: NDArray[np.uint8],
+        context: NDArray[np.float32] | None = None,
     ) -> AsyncIterator[Queued | WarningMessage | Refusal | None]:
-        """Open the reserved session's world.
+        """Open the reserved session's world. Without a `context` this rank encodes the prompt.
 
         Yields a warning if the prompt is too long, the client's position while the open is queued,
         then None or the refusal. A session that has ended yields nothing more: an error that nobody
@@ -157,11 +162,13 @@ class WorldRank:
         from lingbot.runtime.commands import OpenSession
         from lingbot.runtime.session import SessionSpec
 
-        if warning := self._warn_if_truncated(spec.prompt):
-            yield warning
+        if context is None:
+            if warning := self._warn_if_truncated(spec.prompt):
+                yield warning
+            context = await self._encode(spec.prompt)
         session_spec = SessionSpec(
             first_frame=image,
-            context=await self._encode(spec.prompt),
+            context=context,
             seed=spec.seed,
             num_steps=spec.num_steps,
             window=spec.window,
@@ -184,10 +191,16 @@ class WorldRank:
             yield None
 
     async def step(
-        self, session_id: str, actions: Sequence[str], prompt: str | None, time_to_underrun_s: float
+        self,
+        session_id: str,
+        actions: Sequence[str],
+        prompt: str | None,
+        time_to_underrun_s: float,
+        context: NDArray[np.float32] | None = None,
     ) -> AsyncIterator[WarningMessage | Frames | None]:
         """Generate the session's next chunk; see `WorldSession.step`.
 
+        `context` is the new prompt's; without one, this rank encodes the prompt.
         Yields a warning if the prompt is too long, None when the chunk has been denoised, then its
         frames, uint8 [T, H, W, 3]. A session that has ended yields nothing more: an error that
         nobody reads would be logged.
@@ -196,9 +209,10 @@ class WorldRank:
         from lingbot.runtime.commands import StepSession
 
         self.touch(session_id)
-        if prompt is not None and (warning := self._warn_if_truncated(prompt)):
-            yield warning
-        context = None if prompt is None else await self._encode(prompt)
+        if prompt is not None and context is None:
+            if warning := self._warn_if_truncated(prompt):
+                yield warning
+            context = await self._encode(prompt)
         if not self._is_live(session_id):
             return
         command = StepSession(session_id, list(actions), context)
@@ -259,7 +273,7 @@ class WorldRank:
                 num_ranks=assignment.num_ranks,
                 device=torch.device(self._config.device),
             )
-        if assignment.rank == 0:
+        if assignment.rank == 0 and not self._config.has_text_encoder:
             self._text_encoder = load_text_encoder(self._config.preset)
         return Worker(self._load(group))
 
@@ -285,11 +299,7 @@ class WorldRank:
 
     def _warn_if_truncated(self, prompt: str) -> WarningMessage | None:
         assert self._text_encoder is not None
-        num_words = self._text_encoder.num_truncated(prompt)
-        if not num_words:
-            return None
-        text = f"the prompt is too long: its last {num_words} words have no effect"
-        return WarningMessage(text, "prompt_truncated", "prompt")
+        return warn_of_truncation(self._text_encoder.num_truncated(prompt), "words")
 
     async def _encode(self, prompt: str) -> "NDArray[np.float32]":
         """A prompt's context. The encoder runs off the event loop, and on rank 0 only."""

@@ -16,17 +16,19 @@ from lingbot.parallel.ulysses import SINGLE, SequenceParallelGroup
 from lingbot.verify.camera import CAMERA_FILE, CAMERA_META, verify_camera
 from lingbot.verify.dit import ROLLOUT_FILE, verify_dit
 from lingbot.verify.recorded import Errors
+from lingbot.verify.text import FORWARD_FILE, T5_FILES, verify_t5
 from lingbot.verify.tiny_vae import TINY_CONFIG, TINY_FILE, verify_tiny_vae
 from lingbot.verify.wan_vae import CONDITION_FILE, ROUNDTRIP_FILE, WAN_FILE, verify_wan_vae
 
-# The files that a kind of folder holds, and its check. Each safetensors file may be in shards.
-# The first kind whose files are all there is taken.
+# The files that a kind of folder holds, by name or pattern, and its check. Each safetensors file
+# may be in shards. The first kind whose files are all there is taken.
 KINDS: dict[tuple[str, ...], Callable[[Path, SequenceParallelGroup], Errors]] = {
     (DIT_FILE, ROLLOUT_FILE): verify_dit,
     (CAMERA_META, CAMERA_FILE): verify_camera,
     (WAN_FILE, ROUNDTRIP_FILE): verify_wan_vae,
     (WAN_FILE, CONDITION_FILE): verify_wan_vae,
     (TINY_CONFIG, TINY_FILE): verify_tiny_vae,
+    (T5_FILES, FORWARD_FILE): verify_t5,
 }
 
 
@@ -52,10 +54,15 @@ def verify(folder: Path, group: SequenceParallelGroup = SINGLE) -> Errors:
 def find_check(folder: Path) -> Callable[[Path, SequenceParallelGroup], Errors]:
     """Raises LingbotError for a folder of no known kind."""
     for files, check in KINDS.items():
-        if all(tensors_exist(folder / name) for name in files):
+        if all(tensors_exist(folder / name) or fits(folder, name) for name in files):
             return check
     known = "; ".join(" and ".join(files) for files in KINDS)
     raise LingbotError(f"{folder} holds none of: {known}")
+
+
+def fits(folder: Path, pattern: str) -> bool:
+    """True if the folder has a file of this pattern."""
+    return any(path.is_file() for path in folder.glob(pattern))
 
 
 def collect(group: SequenceParallelGroup, folder: Path) -> list[tuple[str, float]] | LingbotError:

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 from ray import cloudpickle
+from ray.serve import Application
 
 from deployments.app import build
 from deployments.config import parse_args
@@ -18,6 +19,21 @@ def shipped():
 
 def test_shipped_config_builds():
     build(shipped()["args"])
+
+
+def deployments_of(args):
+    application = build(args)
+    named = {application._bound_deployment.name}
+    for argument in application._bound_deployment.init_args:
+        if isinstance(argument, Application):
+            named.add(argument._bound_deployment.name)
+    return named
+
+
+def test_only_published_weights_bind_a_text_encoder():
+    pair = {"Transport", "WorldGroup"}
+    assert deployments_of(shipped()["args"]) == pair
+    assert deployments_of({"preset": "v2-14b", "weights": "/w"}) == pair | {"TextEncoder"}
 
 
 @pytest.mark.parametrize(

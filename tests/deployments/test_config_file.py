@@ -47,6 +47,35 @@ def test_the_shipped_file_is_valid():
     assert file.bundles == [{"CPU": 1}]
 
 
+def text_encoder_file(tmp_path, args, section):
+    content = yaml.safe_load(SHIPPED.read_text())
+    (application,) = content["applications"]
+    application["args"] |= args
+    application["deployments"].append({"name": "TextEncoder"} | section)
+    file = tmp_path / "serve_config.yaml"
+    file.write_text(yaml.safe_dump(content))
+    return file
+
+
+def test_a_text_encoder_may_scale_from_zero(tmp_path):
+    section = {"autoscaling_config": {"min_replicas": 0, "max_replicas": 2}}
+    args = {"preset": "v2-14b", "weights": "/weights"}
+    file = read_config_file(text_encoder_file(tmp_path, args, section))
+    assert file.deployments["TextEncoder"]["autoscaling_config"]["min_replicas"] == 0
+
+
+def test_the_pocket_world_has_no_text_encoder_to_configure(tmp_path):
+    with pytest.raises(ConfigError, match=r"deployments\[2\]\.name: 'TextEncoder' is not a choice"):
+        read_config_file(text_encoder_file(tmp_path, {}, {}))
+
+
+def test_a_text_encoder_on_a_gpu_needs_one(tmp_path):
+    args = {"preset": "v2-14b", "weights": "/weights", "text_encoder_device": "cuda"}
+    with pytest.raises(ConfigError, match="TextEncoder has no ray_actor_options.num_gpus"):
+        read_config_file(text_encoder_file(tmp_path, args, {}))
+    read_config_file(text_encoder_file(tmp_path, args, {"ray_actor_options": {"num_gpus": 0.2}}))
+
+
 @pytest.mark.parametrize(
     "path, nearest",
     [

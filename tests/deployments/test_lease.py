@@ -5,10 +5,12 @@ from contextvars import ContextVar
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from ray.exceptions import RayError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from deployments.config import ServiceConfig
+from deployments.encoded_prompt import EncodedPrompt
 from deployments.lease import LeasedWorld
 from deployments.world_group import Lease
 from deployments.world_rank import Refusal
@@ -37,10 +39,11 @@ class FakeRank:
         self.replies = opening or (None,)
         self.open = self.step = Remote(self.respond)
         self.touch = Remote(lambda session_id: None)
-        self.requests = []
+        self.requests, self.calls = [], []
 
     def respond(self, *args):
         self.requests.append(REQUEST.get())
+        self.calls.append(args)
         return self.stream(self.replies)
 
     async def stream(self, replies):
@@ -106,28 +109,57 @@ class FakeReadiness:
         return answer
 
 
-def run(scenario, *, ready=(True,), **config):
-    """Run `scenario(world, group, messages)`. `ready` lists the answers about the group."""
+class FakePrompts:
+    """Encodes a prompt as its number of characters once `gate` is set. Over ten are cut."""
+
+    def __init__(self):
+        self.asked, self.error, self.cancelled = [], None, 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def encode(self, prompt):
+        self.asked.append(prompt)
+        try:
+            await self.gate.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        if self.error:
+            raise self.error
+        context = np.full((1, 4), len(prompt), np.float32)
+        return EncodedPrompt(context, max(0, len(prompt) - 10))
+
+
+def run(scenario, *, ready=(True,), prompts=None, **config):
+    """Run `scenario(world, group, messages)`. `ready` lists the answers about the group.
+
+    `prompts` builds the text encoder of a world whose ranks have none.
+    """
 
     async def run_in_loop():
         group = FakeGroup()
         readiness = FakeReadiness(ready)
         world = LeasedWorld(
-            group, None, ServiceConfig(**config), readiness=readiness, notice_period_s=0.01
+            group,
+            None,
+            ServiceConfig(**config),
+            prompts=prompts and prompts(),
+            readiness=readiness,
+            notice_period_s=0.01,
         )
         await asyncio.wait_for(scenario(world, group, []), 5)
 
     asyncio.run(run_in_loop())
 
 
-async def start_opening(world, group, messages):
+async def start_opening(world, group, messages, *, spec=SPEC):
     """A client that opens a world; returns its task after its lease call was sent."""
 
     async def on_wait(message):
         messages.append(message)
 
     before = len(group.streams)
-    opening = asyncio.create_task(world.open(SPEC, IMAGE, on_wait=on_wait))
+    opening = asyncio.create_task(world.open(spec, IMAGE, on_wait=on_wait))
     while len(group.streams) == before:
         await asyncio.sleep(0)
     return opening
@@ -379,3 +411,151 @@ def test_the_end_of_a_lease_has_a_reason(ending, reason):
         assert group.streams[0].cancelled
 
     run(scenario)
+
+
+SNOW = replace(SPEC, prompt="snow")
+
+
+async def opened_with_prompt(world, group, spec=SNOW):
+    opening = await start_opening(world, group, [], spec=spec)
+    rank = FakeRank()
+    group.streams[-1].items.put_nowait(Lease("a", rank))
+    session = await opening
+    rank.replies = (None, "frames")
+    return session, rank
+
+
+async def step_with(session, prompt):
+    return await session.step(["w"], prompt=prompt, time_to_underrun_s=0)
+
+
+def test_without_a_text_encoder_the_rank_gets_the_prompt_alone():
+    async def scenario(world, group, messages):
+        session, rank = await opened_with_prompt(world, group)
+        await step_with(session, "rain")
+        assert rank.calls[0] == ("a", SNOW, IMAGE, None)
+        assert rank.calls[1] == ("a", ["w"], "rain", 0, None)
+        session.close()
+
+    run(scenario)
+
+
+def test_a_rank_without_text_encoder_gets_contexts():
+    async def scenario(world, group, messages):
+        session, rank = await opened_with_prompt(world, group)
+        assert (rank.calls[0][-1] == len("snow")).all()
+        await step_with(session, None)
+        assert rank.calls[1][-1] is None
+        await session.encode("a storm")
+        await step_with(session, None)  # it began before the prompt was applied
+        assert rank.calls[2][-1] is None
+        await step_with(session, "a storm")
+        assert rank.calls[3][2] == "a storm" and (rank.calls[3][-1] == len("a storm")).all()
+        session.close()
+
+    run(scenario, prompts=FakePrompts)
+
+
+def test_the_prompt_is_encoded_while_the_client_waits_for_its_lease():
+    async def scenario(world, group, messages):
+        opening = await start_opening(world, group, messages, spec=SNOW)
+        while not world._prompts.asked:
+            await asyncio.sleep(0)
+        assert group.streams[0].items.empty()
+        group.streams[0].items.put_nowait(Lease("a", FakeRank()))
+        (await opening).close()
+        assert world._prompts.asked == ["snow"]
+
+    run(scenario, prompts=FakePrompts)
+
+
+def test_a_client_whose_prompt_takes_long_hears_that_the_world_is_warming_up():
+    async def scenario(world, group, messages):
+        world._prompts.gate.clear()
+        opening = await start_opening(world, group, messages, spec=SNOW)
+        rank = FakeRank()
+        group.streams[0].items.put_nowait(Lease("a", rank))
+        while len(messages) < 3:
+            await asyncio.sleep(0.01)
+        assert set(messages) == {Warming()} and rank.calls == []
+        world._prompts.gate.set()
+        (await opening).close()
+        assert len(rank.calls) == 1
+
+    run(scenario, prompts=FakePrompts)
+
+
+def test_a_prompt_of_too_many_tokens_is_a_warning():
+    long = replace(SPEC, prompt="a walk in the snow")
+
+    async def scenario(world, group, messages):
+        session, _ = await opened_with_prompt(world, group, long)
+        (warning,) = session.take_warnings()
+        assert (warning.code, warning.field) == ("prompt_truncated", "prompt")
+        assert warning.content == "the prompt is too long: its last 8 tokens have no effect"
+        await session.encode("a walk in the rain")
+        assert [one.code for one in session.take_warnings()] == ["prompt_truncated"]
+        await session.encode("rain")
+        assert session.take_warnings() == []
+        session.close()
+
+    run(scenario, prompts=FakePrompts)
+
+
+@pytest.mark.parametrize("error", [WorldLost("it died"), Busy("it is warming up")])
+def test_a_prompt_that_cannot_be_encoded_opens_no_world_and_leaves_no_lease(error):
+    async def scenario(world, group, messages):
+        world._prompts.error = error
+        opening = await start_opening(world, group, [], spec=SNOW)
+        rank = FakeRank()
+        group.streams[0].items.put_nowait(Lease("a", rank))
+        with pytest.raises(type(error), match=str(error)):
+            await opening
+        assert group.streams[0].cancelled and rank.calls == []
+
+    run(scenario, prompts=FakePrompts)
+
+
+def test_a_prompt_that_cannot_be_encoded_later_leaves_the_session_as_it_was():
+    async def scenario(world, group, messages):
+        session, rank = await opened_with_prompt(world, group)
+        world._prompts.error = WorldLost("it died")
+        with pytest.raises(WorldLost, match="it died"):
+            await session.encode("rain")
+        assert await (await step_with(session, None)) == "frames"
+        assert not group.streams[0].cancelled
+        session.close()
+
+    run(scenario, prompts=FakePrompts)
+
+
+@pytest.mark.parametrize("has_lease", [False, True])
+def test_a_client_that_leaves_leaves_no_encoding(has_lease):
+    async def scenario(world, group, messages):
+        world._prompts.gate.clear()
+        opening = await start_opening(world, group, messages, spec=SNOW)
+        if has_lease:
+            group.streams[0].items.put_nowait(Lease("a", FakeRank()))
+        while Warming() not in messages and Queued(1, all_taken=True) not in messages:
+            await asyncio.sleep(0.01)
+        opening.cancel()
+        await asyncio.wait([opening])
+        await asyncio.sleep(0)
+        assert world._prompts.cancelled == 1 and group.streams[0].cancelled
+
+    run(scenario, prompts=FakePrompts)
+
+
+def test_a_lease_that_fails_leaves_no_encoding():
+    async def scenario(world, group, messages):
+        world._prompts.gate.clear()
+        opening = await start_opening(world, group, messages, spec=SNOW)
+        while not world._prompts.asked:
+            await asyncio.sleep(0)
+        group.streams[0].items.put_nowait(BackPressureError(8, 8))
+        with pytest.raises(Busy):
+            await opening
+        await asyncio.sleep(0)
+        assert world._prompts.cancelled == 1
+
+    run(scenario, prompts=FakePrompts)

@@ -37,10 +37,18 @@ a second line of the same error: with a colon"""
 REASON = "WeightsError: /no/such/folder/config.json: No such file or directory"
 
 
-def group_status(states, *, status=DeploymentStatus.UPDATING, message="", app="lingbot", **changes):
+def group_status(
+    states,
+    *,
+    status=DeploymentStatus.UPDATING,
+    trigger=DeploymentStatusTrigger.CONFIG_UPDATE_STARTED,
+    message="",
+    app="lingbot",
+    **changes,
+):
     group = DeploymentStatusOverview(
         status=status,
-        status_trigger=DeploymentStatusTrigger.CONFIG_UPDATE_STARTED,
+        status_trigger=trigger,
         replica_states=states,
         message=message,
     )
@@ -109,6 +117,24 @@ def test_a_start_that_serve_has_given_up_is_told_with_its_reason_until_a_group_r
         group_status(STARTING),
     )
     assert answers == [False, text, text, True, False]
+
+
+@pytest.mark.parametrize(
+    "trigger, failed",
+    [
+        (DeploymentStatusTrigger.REPLICA_STARTUP_FAILED, True),
+        (DeploymentStatusTrigger.HEALTH_CHECK_FAILED, False),  # Serve replaces the replica
+    ],
+)
+def test_a_scaling_from_zero_that_failed_too_often_is_told_too(trigger, failed):
+    status = group_status({}, status=DeploymentStatus.UNHEALTHY, message=FAILURE, trigger=trigger)
+    (answer,) = ask_each(status)
+    assert answer == (f"the world failed to start: {REASON}" if failed else False)
+
+
+def test_the_reason_names_the_deployment_that_failed():
+    (text,) = ask_each(failed({ReplicaState.STOPPING: 1}), subject="the text encoder")
+    assert text == f"the text encoder failed to start: {REASON}"
 
 
 def test_the_controller_is_asked_once_for_all_callers():

@@ -28,6 +28,7 @@ class FakeEngine:
 
     def __init__(self):
         self.opened, self.live, self.order, self.broken = [], [], [], None
+        self.contexts = []  # of the steps
         self.gate, self.decode_gate = threading.Event(), threading.Event()
         self.gate.set()
         self.decode_gate.set()
@@ -35,12 +36,14 @@ class FakeEngine:
     def open(self, spec):
         self.gate.wait(5)
         self.opened.append(spec.seed)
+        self.context = spec.context
         if spec.seed == 13:
             raise LingbotError("thirteen is unlucky", field="seed")
         self.live.append(spec.seed)
         return spec.seed
 
     def denoise(self, session, actions, *, context):
+        self.contexts.append(context)
         self.gate.wait(5)
         self.order.append(session)
         if self.broken:
@@ -144,6 +147,21 @@ def test_a_prompt_that_is_cut_is_a_warning():
         assert len(await start(rank.step("a", ["w"], "a forest at dawn", 0))) == 2
 
     run(scenario)
+
+
+def test_a_rank_whose_prompts_are_encoded_elsewhere_uses_the_given_contexts():
+    first, second = (np.full((1, 4), value, np.float32) for value in (1, 2))
+
+    async def scenario(rank, engine):
+        rank.reserve("a")
+        assert await start(rank.open("a", spec(5), IMAGE, first)) == [None]
+        assert engine.context is first and rank._text_encoder is None
+        engine.contexts.clear()
+        for prompt, context in ((None, None), ("rain", second)):
+            assert len(await start(rank.step("a", ["w"], prompt, 0, context))) == 2
+        assert engine.contexts == [None, second]
+
+    run(scenario, preset="v2-14b")
 
 
 def test_a_refusal_of_the_engine_is_returned():

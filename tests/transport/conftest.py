@@ -58,7 +58,9 @@ class FakeWorld:
             openings=openings,
         )
         self.live, self.specs, self.images, self.steps = set(), [], [], []
-        self.on_open = self.on_step = None  # errors to raise
+        self.on_open = self.on_step = self.on_encode = None  # errors to raise
+        self.encoded, self.num_encoding = [], 0
+        self.encoding = threading.Event()  # an encode ends while it is set
         self.warnings = []
         self.paint = lambda shape, index: np.full(shape, index, np.uint8)
         self.plan = None  # of its memory
@@ -139,6 +141,17 @@ class FakeSession:
         num_frames = 9 if self.num_chunks == 1 else 12
         shape = (num_frames, self.spec.height, self.spec.width, 3)
         return PendingFrames(self.world.paint(shape, self.num_chunks), self.world.decoding)
+
+    async def encode(self, prompt):
+        self.world.encoded.append(prompt)
+        self.world.num_encoding += 1
+        try:
+            while not self.world.encoding.is_set():
+                await anyio.sleep(0.005)
+        finally:
+            self.world.num_encoding -= 1
+        if self.world.on_encode:
+            raise self.world.on_encode
 
     def take_warnings(self):
         warnings, self.world.warnings = self.world.warnings, []

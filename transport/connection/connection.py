@@ -56,6 +56,7 @@ class Connection:
         )
         self._requests_in, self._requests_out = anyio.create_memory_object_stream[SessionRequest](1)
         self._acked = anyio.Event()
+        self._prompted = anyio.Event()
         self._decoding_s = 0.0  # sending waited so long for the last chunk's frames
         self._queued_since_s = 0.0
         self._session_id = "none"
@@ -119,6 +120,8 @@ class Connection:
                 case [*receipt]:
                     for reply in receipt:
                         await self._sender.send(self._protocol.send_reply(reply))
+        if self._protocol.has_new_prompt:
+            self._prompted.set()
 
     async def _receive(self) -> bytes | str:
         # Not receive_bytes(): it raises KeyError on a text frame, which must be answered.
@@ -213,6 +216,8 @@ class Connection:
         )
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_watch_session, session)
+            if self._world.info.encodes_prompts:
+                tasks.start_soon(self._encode_prompts, session)
             tasks.start_soon(self._generate, session, slot, request.max_chunks)
             await self._send_chunks(self._chunk_sender, slot)
             tasks.cancel_scope.cancel()
@@ -220,6 +225,19 @@ class Connection:
     async def _send_warnings(self, warnings: Sequence[WarningMessage]) -> None:
         for warning in warnings:
             await self._sender.send(self._protocol.send_warning(warning))
+
+    async def _encode_prompts(self, session: WorldSession) -> None:
+        """Encodes new prompts while chunks are generated with the old one."""
+        while True:
+            await self._prompted.wait()
+            self._prompted = anyio.Event()
+            while new := self._protocol.take_new_prompt():
+                try:
+                    await session.encode(new.prompt)
+                except TransportError as error:
+                    await self._sender.send(self._protocol.send_prompt_refusal(new, error))
+                else:
+                    self._protocol.apply_prompt(new)
 
     async def _generate(
         self, session: WorldSession, slot: ChunkSlot, max_chunks: int | None

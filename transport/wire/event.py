@@ -29,6 +29,13 @@ class SetPrompt(Struct, frozen=True):
     prompt: str
 
 
+class NewPrompt(Struct, frozen=True):
+    """A prompt that waits for its encoding, and the event that it came with."""
+
+    prompt: str
+    event_id: int | None
+
+
 class PlayScript(Struct, frozen=True):
     """One action for each latent frame."""
 

@@ -27,6 +27,7 @@ from transport.wire.event import (
     ChangeOutput,
     ControlEvent,
     HoldKeys,
+    NewPrompt,
     PlayScript,
     RequestKeyFrame,
     SetPrompt,
@@ -105,6 +106,7 @@ class ServerProtocol:
         self._session_id: str | None = None
         self._error_budget = ErrorBudget(max_per_minute=limits.max_errors)
         self._held: list[bytes | str] = []  # messages behind a second init
+        self._new_prompt: NewPrompt | None = None
         self._payload_pending = False  # a header was started, and its payload is not written
 
     # ---- from the client
@@ -146,6 +148,7 @@ class ServerProtocol:
         self.state = State.IDLE
         self.request = None
         self.controls = Controls()
+        self._new_prompt = None
         return [self._answer(error, now_s), *self.release(now_s)]
 
     def release(self, now_s: float) -> list[Effect]:
@@ -222,6 +225,8 @@ class ServerProtocol:
 
     def _apply(self, event: ControlEvent, *, event_id: int | None) -> None:
         match event:
+            case SetPrompt(prompt) if self._info.encodes_prompts:
+                self._new_prompt = NewPrompt(prompt, event_id)
             case SetPrompt(prompt):
                 self.controls.set_prompt(prompt, event_id=event_id)
             case PlayScript(actions):
@@ -233,10 +238,30 @@ class ServerProtocol:
             case RequestKeyFrame():
                 self.output.key_frame_wanted = True
 
+    # ---- prompts that must be encoded before they take effect
+
+    @property
+    def has_new_prompt(self) -> bool:
+        return self._new_prompt is not None
+
+    def take_new_prompt(self) -> NewPrompt | None:
+        """The newest prompt that waits for its encoding, at most once."""
+        new, self._new_prompt = self._new_prompt, None
+        return new
+
+    def apply_prompt(self, new: NewPrompt) -> None:
+        """Notes that a prompt is encoded. It takes effect, and its event with it, from now on."""
+        self.controls.set_prompt(new.prompt, event_id=new.event_id)
+
     # ---- to the client
 
     def send_reply(self, reply: Error | ControlAck | WarningMessage) -> Unit:
         return [encode_message(reply)]
+
+    def send_prompt_refusal(self, new: NewPrompt, error: TransportError) -> Unit:
+        """The answer to an event whose prompt could not be encoded. The old prompt stays."""
+        refused = Refused(f"the prompt stays as it was: {error}", field="prompt")
+        return [encode_message(error_message(refused, event_id=new.event_id))]
 
     def send_queue_status(self, status: Queued | Warming) -> Unit:
         """The queue status, for a client with extensions."""

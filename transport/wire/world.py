@@ -65,6 +65,7 @@ class WorldInfo(Struct, frozen=True, kw_only=True):
     sink: int  # latent frames of the default sink
     max_steps: int
     openings: tuple[Opening, ...]  # the first is used if `init` has no first_frame
+    encodes_prompts: bool = False  # a new prompt needs `WorldSession.encode` before its step
 
     def nearest_size(self, width: int, height: int) -> Size:
         """The served (width, height) closest in area and in aspect."""
@@ -118,6 +119,15 @@ class WorldSession(Protocol):
         `prompt`: the new prompt from this chunk on, or None for no change.
         `time_to_underrun_s`: seconds until the client has no frames left to show. The session with
         the earliest deadline goes first.
+        """
+        ...
+
+    async def encode(self, prompt: str) -> None:
+        """Returns when a step may have this prompt. It may take minutes.
+
+        Steps meanwhile have no prompt, and the world keeps its old one. Called for one prompt at a
+        time, and only if `WorldInfo.encodes_prompts`. Raises a TransportError for a prompt that
+        cannot be encoded, which leaves the world as it was.
         """
         ...
 

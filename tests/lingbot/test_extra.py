@@ -1,0 +1,16 @@
+import sys
+
+import pytest
+
+from lingbot.errors import LingbotError
+from lingbot.extra import import_extra
+
+
+def test_a_missing_library_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ftfy", None)  # as without the package
+    with pytest.raises(LingbotError, match=r"need ftfy: pip install 'lingbot-serve\[checkpoints\]"):
+        import_extra("ftfy")
+
+
+def test_an_installed_library_is_imported():
+    assert import_extra("tokenizers").Tokenizer
