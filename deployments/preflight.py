@@ -17,7 +17,7 @@ from lingbot.checkpoint.expected import check_shape
 from lingbot.checkpoint.layout import find_checkpoint
 from lingbot.config import PRESETS, ModelConfig, Preset
 from lingbot.errors import LingbotError, WeightsError
-from lingbot.files import check_tensors, read_json
+from lingbot.files import check_tensors, read_json, refuse_other_kinds
 from lingbot.memory_plan import plan_memory
 from lingbot.runtime.free_memory import free_host_memory
 
@@ -78,9 +78,12 @@ def check_files(config: ServiceConfig, preset: Preset, folder: Path) -> ModelCon
         folder, assets=None if config.assets is None else Path(config.assets)
     )
     check_shape(checkpoint.config, preset, folder=folder)
-    checkpoint.require("vae")  # encodes the first frame, where a tiny one decodes
-    if config.vae_kind == "tiny" and config.tiny_vae is None:
+    if config.vae_kind == "full":
+        checkpoint.require("vae")
+    elif config.tiny_vae is None:
         checkpoint.require("tiny_vae")
+    else:
+        refuse_other_kinds(Path(config.tiny_vae))
     checkpoint.require("text_encoder")
     checkpoint.require("tokenizer")
     return checkpoint.config

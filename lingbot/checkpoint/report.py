@@ -4,7 +4,8 @@ import re
 
 from lingbot.checkpoint.layout import EXPECTED, Checkpoint
 from lingbot.checkpoint.official_config import is_causal
-from lingbot.config import PRESETS
+from lingbot.config import PRESETS, Preset
+from lingbot.memory_plan import plan_memory
 
 GB = 1e9
 
@@ -37,9 +38,16 @@ def describe(checkpoint: Checkpoint, *, num_parameters: int) -> list[tuple[str, 
         ("config", str(checkpoint.config_file or "none: the shapes give it")),
         *((part, str(getattr(checkpoint, part) or "none")) for part in EXPECTED),
     ]
+    rows += [(f"memory of {name}", memory_of(PRESETS[name])) for name in find_models(checkpoint)]
     if is_causal(checkpoint.dit.parent) is False:
         rows.append(("note", "the config is that of a base model, which needs more steps"))
     return rows
+
+
+def memory_of(preset: Preset) -> str:
+    """The memory plan of a preset in bfloat16 on one GPU, without a camera cache."""
+    plan = plan_memory(preset, preset.world, vae=preset.vaes[0], itemsize=2, is_gpu=True)
+    return str(plan)
 
 
 def find_models(checkpoint: Checkpoint) -> list[str]:

@@ -126,16 +126,20 @@ def load_vae(
 ) -> VAE:
     """The VAE of a world with weights in `folder`; `tiny_vae` is the file of one that decodes.
 
-    A published model was trained on images that the full VAE encoded: that one encodes, too, where
-    a tiny one decodes. Raises WeightsError for a file that is missing or damaged.
+    A published model was trained on images that the full VAE encoded. Where a tiny one decodes, the
+    full one still encodes, if the checkpoint has it. Raises WeightsError for a file that is missing
+    or damaged.
     """
     if preset.vae_file:
         return LatentCodec.load(folder / preset.vae_file, device=device, dtype=dtype)
-    full = load_wan_vae(checkpoint.require("vae"), device=device, dtype=dtype)
     if kind == "full":
-        return full
+        return load_wan_vae(checkpoint.require("vae"), device=device, dtype=dtype)
     path = tiny_vae or checkpoint.require("tiny_vae")
-    return SplitVAE(full, load_tiny_vae(path, device=device, dtype=dtype))
+    tiny = load_tiny_vae(path, device=device, dtype=dtype)
+    if checkpoint.vae is None:
+        logger.warning("the tiny VAE encodes first frames, too: %s", checkpoint.missing["vae"])
+        return tiny
+    return SplitVAE(load_wan_vae(checkpoint.vae, device=device, dtype=dtype), tiny)
 
 
 def choose_dtype(

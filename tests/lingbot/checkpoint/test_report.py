@@ -53,6 +53,7 @@ def test_a_folder_that_can_be_served_is_described(tmp_path, capsys):
 def test_the_pocket_world_needs_no_other_part(capsys):
     status, rows, err = run(capsys, PRESETS["pocket"].folder)
     assert (status, rows["model"], err) == (0, "pocket", "")
+    assert rows["memory of pocket"].startswith("GiB of memory: weights 0.0")
 
 
 def test_parts_come_from_a_second_folder(tmp_path, capsys):
