@@ -29,7 +29,7 @@ class ServiceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """The model and the limits of time and of clients. Ray's own section has replicas and GPUs."""
 
     preset: Literal["pocket", "v1-14b", "v1-14b-act", "v2-14b", "v2-1.3b"] = "pocket"
-    variant: Variant | None = None  # whose figures, where the published ones differ
+    variant: Variant | None = None  # the figures to use, where published implementations differ
     weights: str | None = None  # a folder of the preset's weights; None: the packaged ones
     assets: str | None = None  # a folder of VAE, text encoder and tokenizer, if not in `weights`
     vae: VaeKind | None = None  # None: the preset's first

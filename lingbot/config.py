@@ -1,20 +1,7 @@
 """The shapes and schedules of worlds, and the presets that name them. Imports no torch.
 
-The figures of the published models, in latent frames. A `variant` is an implementation that runs
-the weights; its folder's layout does not matter.
-
-| preset, variant | schedule: indices, shift | chunk | window | sink |
-| --- | --- | --- | --- | --- |
-| v1, `diffusers` | 0 179 358 679, 10 | 3 | 18 | 9 |
-| v1, `reference` | the same | 3 | 21, see below | 9 |
-| v2, `diffusers` | 0 250 500 750, 5 | 3 | 18 | 9 |
-| v2, `reference` | 0 250 500 750, 10 | 4 | 18 | 6 |
-
-`diffusers` has the figures of the published diffusers folders, as SGLang-Diffusion and vLLM-Omni
-serve them. `reference` has those of each release's own command line. The reference of v1 has no
-window, so that its memory grows with the clip, and a server needs a bound. 21 latent frames hold
-its default clip of 81 frames whole; the sink has no effect before that. The default is `diffusers`,
-and `reference` for v2-1.3b.
+A `variant` of a published model is an implementation that runs its weights. The table in
+`docs/operating.md` has the figures of both, and their sources.
 """
 
 import re
@@ -185,11 +172,11 @@ class Preset(Struct, frozen=True, kw_only=True):
     """A model that can be served, and the files that it is loaded from.
 
     File names are relative to the weights' folder, which is `folder` or the operator's. If they
-    are empty, the folder's content tells which file is which.
+    are empty, the files are found by their content.
     """
 
-    model: ModelConfig  # weights of another shape are refused
-    world: WorldConfig  # of the default variant, if there are variants
+    model: ModelConfig  # the shape of its weights; see `checkpoint.expected`
+    world: WorldConfig  # the default variant, if there are variants
     variants: Variants = {}
     max_pixels: Positive  # of a frame
     vaes: tuple[VaeKind, ...]  # the first is the default

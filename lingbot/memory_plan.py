@@ -1,4 +1,4 @@
-"""What a world needs of a device's memory, by formula, before anything is loaded. No torch.
+"""The memory that a world needs on a device, by formula, before anything is loaded. No torch.
 
 Every rank has whole weights, and its share of the heads of each session's window. The formulas
 count tensors. A device also holds CUDA's own context and the allocator's gaps, `RESERVED`.
@@ -238,7 +238,7 @@ def memory_block(width: int) -> int:
 
 
 def decoder_state_bytes(preset: Preset, size: Size, *, vae: VaeKind, itemsize: int) -> int:
-    """What a session's decoder keeps between two chunks."""
+    """The state that a session's decoder keeps between two chunks."""
     width, height = size.width, size.height
     if vae == "full":
         return wan_decoder_bytes(width=width, height=height, itemsize=itemsize, base=WAN_WIDTH)

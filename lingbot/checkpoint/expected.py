@@ -1,4 +1,4 @@
-"""Whether a folder holds the model that its preset names. Imports no torch."""
+"""The check that a folder holds the model that its preset names. Imports no torch."""
 
 import logging
 from pathlib import Path

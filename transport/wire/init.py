@@ -21,7 +21,7 @@ _SIZE = re.compile(r"([1-9][0-9]{0,3})x([1-9][0-9]{0,3})")
 class SessionRequest(Struct, frozen=True, kw_only=True):
     """A valid init: the world to open, and how its chunks are generated and sent."""
 
-    world: WorldSpec  # of the first of `sizes`, until the first frame has been read
+    world: WorldSpec  # has the first of `sizes` until the first frame is read
     sizes: tuple[Size, ...]  # the first frame chooses; one, where the client named a size
     first_frame: bytes | str | None  # an encoded image; None: the first opening's
     encoding: Encoding
