@@ -53,11 +53,11 @@ class MemoryPlan(Struct, frozen=True, kw_only=True):
     weights: int
     vae: int  # weights
     camera_cache: int  # its budget
-    activations: int  # of a step, and of the decoding of another chunk meanwhile
+    activations: int  # a step, and the decoding of another chunk meanwhile
     reserved: int
     window: int  # latent frames, of these sessions
     sessions: tuple[SessionMemory, ...]  # one of each size
-    free: int | None = None  # of the device, before anything was loaded; None: unknown
+    free: int | None = None  # before anything was loaded; None: unknown
 
     @property
     def fixed(self) -> int:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # a start's checks need the host's memory, and no torch
 
 
 def free_for_rank(device: "torch.device", group: "SequenceParallelGroup") -> int | None:
-    """Bytes that are free on this rank's device; None where the system does not say.
+    """Bytes that are free on this rank's device; None where the system does not report it.
 
     Each rank has a GPU of its own. On a CPU the ranks share what rank 0 finds before any of them
     has loaded its weights.
@@ -38,7 +38,7 @@ def free_host_memory(root: Path = Path("/")) -> int | None:
 
 
 def _cgroup_rooms(root: Path) -> Iterator[int]:
-    """What each cgroup leaves, counting the file cache that the kernel would give back as free."""
+    """The bytes that each cgroup leaves. File cache that the kernel would give back is free."""
     for group in cgroup_folders(root, "memory"):
         for limit, usage, cache in (
             ("memory.max", "memory.current", "inactive_file"),

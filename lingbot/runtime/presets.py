@@ -67,9 +67,9 @@ def load_engine(
     GPU, and on a CPU the type that rank 0 measures as the faster.
     `attention` "auto" is the fastest kernel that runs here; `compile` compiles the blocks in their
     first chunks; `fp8` runs their linear layers in 8 bits.
-    Raises LingbotError for an unknown preset, one that needs a weights folder and has none, a
-    switch that this device does not support, or a world that does not fit into the free memory;
-    WeightsError for a folder that cannot be read.
+    Raises LingbotError for an unknown preset, and for one that needs a weights folder and has none.
+    It also does for a switch that this device does not support, and for a world that does not fit
+    into the free memory. Raises WeightsError for a folder that cannot be read.
     """
     found = find_preset(preset)
     world, vae, device = world or found.world, found.choose_vae(vae), torch.device(device)
@@ -126,9 +126,9 @@ def load_vae(
 ) -> VAE:
     """The VAE of a world with weights in `folder`; `tiny_vae` is the file of one that decodes.
 
-    A published model was trained on images that the full VAE encoded. Where a tiny one decodes, the
-    full one still encodes, if the checkpoint has it. Raises WeightsError for a file that is missing
-    or damaged.
+    A published model was trained on images that the full VAE encoded. If a tiny one decodes, the
+    full one still encodes, provided that the checkpoint has it. Raises WeightsError for a file that
+    is missing or damaged.
     """
     if preset.vae_file:
         return LatentCodec.load(folder / preset.vae_file, device=device, dtype=dtype)

@@ -31,7 +31,7 @@ class SessionMemory(Struct, frozen=True, kw_only=True):
 
     width: int
     height: int
-    kv_bytes: int  # of the KV window
+    kv_bytes: int  # the KV window
     prompt_bytes: int
     vae_bytes: int  # the decoder's state
     image_bytes: int
@@ -46,7 +46,7 @@ class WorldMemory(Struct, frozen=True, kw_only=True):
     camera_cache_bytes: int
     activation_bytes: int
     reserved_bytes: int
-    free_bytes: int | None  # of the device, before the weights were loaded; null: unknown
+    free_bytes: int | None  # before the weights were loaded; null: unknown
     sessions: tuple[SessionMemory, ...]  # one of each size
 
 

@@ -145,7 +145,7 @@ SIZES = [(64, 32), (128, 64), (32, 64), (48, 48)]
 @pytest.mark.parametrize(
     "width, height, chosen",
     [
-        (300, 100, (64, 32)),  # of two equal shapes, the first
+        (300, 100, (64, 32)),  # the first of two equal shapes
         (100, 300, (32, 64)),
         (100, 101, (48, 48)),
         (141, 100, (48, 48)),  # just below the middle of 1:1 and 2:1, a ratio of sqrt(2)
