@@ -20,7 +20,7 @@ def chunk_flops(
     pose_tokens: int,
     cached: bool,
 ) -> Mapping[str, int]:
-    """Operations of matrix products in one chunk, by part; a multiply-add counts as two.
+    """Operations of a chunk's matrix products, by part: two for each multiplication and addition.
 
     The chunk has `tokens`, its KV window has `window_tokens`, the chunk's own included. It takes
     `num_steps` passes and one that writes the clean K/V. The conditioner's maps are computed for

@@ -13,7 +13,7 @@ from lingbot.dit.schedule import build_steps
 from tests.lingbot.toy import SHAPE
 
 META = torch.device("meta")
-TOKENS = 6  # of a latent frame of 4x6 latent pixels
+TOKENS = 6  # a latent frame of 4x6 latent pixels has so many
 TIME_EMBEDDING = 5  # its products, one a pass
 
 
@@ -33,16 +33,10 @@ def count(config, num_poses, *, cached):
             pass
     noise = torch.empty(1, 16, 3, 4, 6, device=META)
     text = model.embed_text(torch.empty(1, config.text_len, config.text_dim, device=META))
+    condition, steps = torch.empty(1, 20, 3, 4, 6, device=META), build_steps(SCHEDULE_V2)
     counter = FlopCounterMode(display=False)
     with counter, cache.chunk(keys, lambda _: control) as maps:
-        inputs = prepare_next_chunk(
-            model,
-            window,
-            condition=torch.empty(1, 20, 3, 4, 6, device=META),
-            maps=maps,
-            text=text,
-        )
-        steps = build_steps(SCHEDULE_V2)
+        inputs = prepare_next_chunk(model, window, condition=condition, maps=maps, text=text)
         sample_chunk(model, inputs, noise=noise, renoise=lambda _: noise, steps=steps)
     C, F = config.dim, 3
     time_embedding = 2 * F * (config.freq_dim * C + C * C + 6 * C * C)
