@@ -13,6 +13,7 @@ SPATIAL_STRIDE = 8  # pixels per latent pixel, in each direction
 TEMPORAL_STRIDE = 4  # frames per latent frame; the first latent frame has one
 PATCH = 2  # latent pixels per token, in each direction
 NUM_TRAIN_TIMESTEPS = 1000
+MAX_POSITIONS = 1024  # latent frames that the reference's rotary embedding can tell apart
 
 
 class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -72,12 +73,15 @@ class WorldConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     chunk: Positive = 3  # latent frames generated together
     window: Positive = 12  # latent frames in the KV window, sink and current chunk included
     sink: NonNegative = 3  # latent frames at the world's beginning that stay in the window
+    max_positions: Positive = MAX_POSITIONS  # past it, the window's keys are turned back
     max_steps: Positive = 8  # the most denoising steps that a session may request
     # RoPE distance between token rows and between columns; above 1 below the model's own size.
     rope_scale: tuple[float, float] = (1.0, 1.0)
 
     def __post_init__(self) -> None:
-        check_window(self.window, sink=self.sink, chunk=self.chunk)
+        check_window(
+            self.window, sink=self.sink, chunk=self.chunk, max_positions=self.max_positions
+        )
         stride = SPATIAL_STRIDE * PATCH
         if self.width % stride or self.height % stride:
             raise ValueError(f"size {self.width}x{self.height} must be a multiple of {stride}")
@@ -102,10 +106,14 @@ class WorldConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         return TEMPORAL_STRIDE * self.chunk
 
 
-def check_window(window: int, *, sink: int, chunk: int) -> None:
-    """Raise ValueError unless the window holds the sink and one chunk."""
+def check_window(
+    window: int, *, sink: int, chunk: int, max_positions: int = MAX_POSITIONS
+) -> None:
+    """Raise ValueError unless the window holds the sink and one chunk, and has positions for all."""
     if window < sink + chunk:
         raise ValueError(f"window {window} must hold the sink ({sink}) and one chunk ({chunk})")
+    if window > max_positions:
+        raise ValueError(f"window {window} must be at most max_positions {max_positions}")
 
 
 class Preset(Struct, frozen=True, kw_only=True):

@@ -9,8 +9,8 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
-from lingbot.config import ModelConfig, check_window
-from lingbot.dit.layers import attention
+from lingbot.config import MAX_POSITIONS, ModelConfig, check_window
+from lingbot.dit.layers import attention, move_back
 from lingbot.parallel.ulysses import SequenceParallelGroup
 
 
@@ -32,12 +32,18 @@ class KVWindow:
     chunk overwrites the oldest frames in place. Keys are stored after rotary embedding, so the
     order of slots does not matter. All passes of a chunk write the chunk's own slots; `advance`
     then makes the chunk part of the past.
+
+    The rotary embedding knows `max_positions` positions. Before a chunk that would pass them,
+    `make_room` turns the ring's keys back, so that its oldest frame follows the sink: as when the
+    window filled up. Frames of the ring keep their distances; those to the sink become shorter.
     """
 
     k_NBFTHD: Tensor
     v_NBFTHD: Tensor
     sink: int  # latent frames
+    max_positions: int = MAX_POSITIONS
     num_frames: int = 0  # latent frames of the past, overwritten ones included
+    moved_back: int = 0  # latent frames between the ring's positions and its frames' numbers
 
     @classmethod
     def empty(
@@ -51,19 +57,21 @@ class KVWindow:
         device: torch.device,
         dtype: torch.dtype,
         num_ranks: int = 1,
+        max_positions: int = MAX_POSITIONS,
     ) -> Self:
         """Allocate room for `window` latent frames of `tokens` tokens each.
 
         Each of `num_ranks` ranks keeps its share of the heads. Raises ValueError unless the window
-        holds the sink and one chunk, all in latent frames.
+        holds the sink and one chunk, and has at most `max_positions`, all in latent frames.
         """
-        check_window(window, sink=sink, chunk=chunk)
+        check_window(window, sink=sink, chunk=chunk, max_positions=max_positions)
         num_heads = config.num_heads // num_ranks
         shape = (config.num_layers, 1, num_heads, window, tokens, config.head_dim)
         k, v = (torch.zeros(shape, device=device, dtype=dtype) for _ in range(2))
         # In memory the tokens of a head lie side by side, which attention reads fastest.
         order = (0, 1, 3, 4, 2, 5)
-        return cls(k_NBFTHD=k.permute(order), v_NBFTHD=v.permute(order), sink=sink)
+        k, v = k.permute(order), v.permute(order)
+        return cls(k_NBFTHD=k, v_NBFTHD=v, sink=sink, max_positions=max_positions)
 
     @property
     def window(self) -> int:
@@ -80,18 +88,33 @@ class KVWindow:
         k, v = self.k_NBFTHD[:, :, :0].clone(), self.v_NBFTHD[:, :, :0].clone()
         return type(self)(k_NBFTHD=k, v_NBFTHD=v, sink=self.sink)
 
-    def slot(self, frame: int) -> int:
-        """The slot of a latent frame, counted from the world's first."""
-        if frame < self.window:
-            return frame
-        return self.sink + (frame - self.sink) % (self.window - self.sink)
+    def slots(self, frames: Tensor) -> Tensor:
+        """The slots of latent frames, counted from the world's first."""
+        in_ring = self.sink + (frames - self.sink) % (self.window - self.sink)
+        return torch.where(frames < self.window, frames, in_ring)
+
+    def make_room(self, num_frames: int) -> None:
+        """Turn the ring's keys back if the next `num_frames` latent frames have no positions."""
+        stop = self.num_frames + num_frames - self.moved_back
+        if stop <= self.max_positions:
+            return
+        for k in self.k_NBFTHD[:, :, self.sink :]:  # one layer's copy in float32 at a time
+            move_back(k, stop - self.window)
+        self.moved_back += stop - self.window
+
+    def next_positions(self, num_frames: int) -> Tensor:
+        """The rotary positions of the next `num_frames` latent frames."""
+        first = self.num_frames - self.moved_back
+        return torch.arange(first, first + num_frames, device=self.k_NBFTHD.device)
 
     def for_chunk(self, num_frames: int) -> "ChunkWindow":
         """The cache of the next chunk, which has `num_frames` latent frames."""
-        frames = range(self.num_frames, self.num_frames + num_frames)
-        slots = torch.tensor([self.slot(frame) for frame in frames], device=self.k_NBFTHD.device)
-        filled = min(frames.stop, self.window)
-        return ChunkWindow(self.k_NBFTHD[:, :, :filled], self.v_NBFTHD[:, :, :filled], slots)
+        stop = self.num_frames + num_frames
+        # Computed on the device, because a list's way to a GPU waits for all its work.
+        frames = torch.arange(self.num_frames, stop, device=self.k_NBFTHD.device)
+        filled = min(stop, self.window)
+        k, v = self.k_NBFTHD[:, :, :filled], self.v_NBFTHD[:, :, :filled]
+        return ChunkWindow(k, v, self.slots(frames))
 
     def advance(self, num_frames: int) -> None:
         """Make the current chunk, of `num_frames` latent frames, part of the past."""

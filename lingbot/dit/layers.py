@@ -46,6 +46,17 @@ def gated_residual(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
     return torch.addcmul(x, y.float(), gate)
 
 
+def temporal_width(head_dim: int) -> int:
+    """How many of a head's numbers, the first ones, are rotated by the latent frame."""
+    return head_dim - 4 * (head_dim // 6)
+
+
+def axis_angles(position: Tensor, width: int) -> Tensor:
+    """Angles of one axis, whose `width` numbers are rotated in pairs: [...] -> [..., width / 2]."""
+    exponent = torch.arange(0, width, 2, dtype=torch.float64, device=position.device) / width
+    return position.double()[..., None] / ROPE_BASE**exponent
+
+
 def rope_angles(
     positions: Tensor,
     *,
@@ -60,18 +71,13 @@ def rope_angles(
     `rope_scale` is the distance between neighbouring rows and columns. It is above 1 where a
     smaller frame shows the view of a larger one.
     """
-    spatial = 2 * (head_dim // 6)
-    temporal = head_dim - 2 * spatial
-
-    def angles(position: Tensor, width: int) -> Tensor:
-        frequency = torch.arange(0, width, 2, dtype=torch.float64, device=position.device) / width
-        return position.double()[..., None] / ROPE_BASE**frequency
-
+    temporal = temporal_width(head_dim)
+    spatial = (head_dim - temporal) // 2
     rows, columns = (
-        angles(torch.arange(count, device=positions.device) * step + (step - 1) / 2, spatial)
+        axis_angles(torch.arange(count, device=positions.device) * step + (step - 1) / 2, spatial)
         for count, step in zip(grid, rope_scale, strict=True)
     )
-    by_frame = angles(positions, temporal)[..., None, None, :]
+    by_frame = axis_angles(positions, temporal)[..., None, None, :]
     shape = (*positions.shape, *grid, -1)
     parts = [part.expand(shape) for part in (by_frame, rows[:, None], columns[None])]
     return torch.cat(parts, dim=-1).flatten(-3, -2)
@@ -102,6 +108,17 @@ def apply_rope(x: Tensor, rope: Tensor) -> Tensor:
     else:  # a twelfth of the time
         rotated = torch.view_as_real(torch.view_as_complex(pairs) * torch.complex(cos, sin))
     return rotated.flatten(-2).to(x.dtype)
+
+
+def move_back(k: Tensor, num_frames: int) -> None:
+    """Turn rotated keys k [..., D] in place, as if their latent frames were `num_frames` earlier.
+
+    Rotations add up, so the original keys are not needed. Rows and columns stay as they are.
+    """
+    turned = k[..., : temporal_width(k.shape[-1])]
+    position = torch.full((), -num_frames, device=k.device)
+    angles = axis_angles(position, turned.shape[-1])
+    turned.copy_(apply_rope(turned, torch.stack([angles.cos(), angles.sin()]).float()))
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None) -> Tensor:

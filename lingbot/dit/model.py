@@ -275,8 +275,8 @@ class WorldModel(nn.Module):
     ) -> ChunkInputs:
         """The inputs that all passes of a chunk share.
 
-        condition [B, 20, F, h, w] (mask and image latents); positions [F] or [B, F] are latent
-        frames since the world's first. Every rank of `group` is given the same arguments, but
+        condition [B, 20, F, h, w] (mask and image latents); positions [F] or [B, F] are the latent
+        frames' rotary positions. Every rank of `group` is given the same arguments, but
         for `maps` and `kv_cache`, which are those of its own tokens and heads. `rope_angles`
         explains `rope_scale`.
         """

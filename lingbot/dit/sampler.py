@@ -24,12 +24,14 @@ def prepare_next_chunk(
 ) -> ChunkInputs:
     """The inputs of the chunk after the window's past; see `WorldModel.prepare_chunk`.
 
-    condition is [1, 20, F, h, w]. The window is that of the rank's heads.
+    condition is [1, 20, F, h, w]. The window is that of the rank's heads; where the chunk's
+    positions end, its keys are turned back.
     """
-    first, num_frames = window.num_frames, condition.shape[2]
+    num_frames = condition.shape[2]
+    window.make_room(num_frames)
     return model.prepare_chunk(
         condition=condition,
-        positions=torch.arange(first, first + num_frames, device=condition.device),
+        positions=window.next_positions(num_frames),
         maps=maps,
         text=text,
         kv_cache=ShardedWindow(window.for_chunk(num_frames), group),

@@ -81,6 +81,7 @@ class Engine:
                 device=self.device,
                 dtype=self.dtype,
                 num_ranks=self.group.num_ranks,
+                max_positions=config.max_positions,
             ),
             text=self._embed_context(spec.context),
             condition=self.vae.encode_image(spec.first_frame, chunk=config.chunk),

@@ -81,13 +81,16 @@ def heads_have_all_tokens_and_tokens_all_heads(group):
 
 @claim
 def a_sharded_window_equals_a_whole_one(group):
-    """Seven tokens and five chunks, so that the window of nine latent frames wraps."""
-    options = {"window": 9, "sink": 3, "chunk": 3, "tokens": 7}
+    """Seven tokens and five chunks: the window of nine latent frames wraps, its keys turn back."""
+    options = {"window": 9, "sink": 3, "chunk": 3, "tokens": 7, "max_positions": 12}
     options |= {"device": torch.device("cpu"), "dtype": torch.float32}
     whole = KVWindow.empty(SHAPE, **options)
     sharded = KVWindow.empty(SHAPE, **options, num_ranks=group.num_ranks)
     generator = torch.Generator().manual_seed(0)
     for chunk in range(5):
+        for window in (whole, sharded):
+            window.make_room(3)
+            assert window.moved_back == (6 if chunk == 4 else 0)
         one = whole.for_chunk(3)
         several = ShardedWindow(sharded.for_chunk(3), group)
         for layer in range(SHAPE.num_layers):

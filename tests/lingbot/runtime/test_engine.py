@@ -63,7 +63,7 @@ def test_denoising_passes_do_not_change_the_past(engine, spec, monkeypatch):
     play(engine, session)
     window = session.window
     survivors = range(window.num_frames - window.window + window.sink + 3, window.num_frames)
-    slots = [*range(window.sink), *(window.slot(frame) for frame in survivors)]
+    slots = [*range(window.sink), *window.slots(torch.tensor(survivors)).tolist()]
     before = window.k_NBFTHD[:, :, slots].clone()
 
     def stop(*args, **kwargs):
@@ -131,7 +131,7 @@ def test_cached_attention_equals_recomputing_the_past(engine, spec, monkeypatch,
     cached = session.window.k_NBFTHD
     for layer, k in twin.k.items():
         for frame in kept:
-            ours = cached[layer, :, session.window.slot(frame)]
+            ours = cached[layer, :, session.window.slots(torch.tensor(frame))]
             torch.testing.assert_close(ours, k[:, frame], rtol=1e-4, atol=1e-4)
 
 
