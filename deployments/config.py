@@ -31,6 +31,10 @@ class ServiceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     device: Literal["cpu", "cuda"] = "cpu"
     # auto: bfloat16 on a GPU; on a CPU the type that rank 0 measures as the faster at load
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    # The kernel of attention. auto: the fastest of these, left to right, that runs on this GPU
+    attention: Literal["auto", "flash4", "flash3", "cudnn", "sdpa"] = "auto"
+    compile: bool = False  # torch.compile of the blocks: faster, and warm-up takes minutes
+    fp8: bool = False  # 8-bit products in the blocks: faster on a Hopper GPU, and less exact
     # CPU threads of a rank for denoising, and of rank 0 as many for decoding. auto: an equal share
     # of the physical cores that the node grants for each
     threads: PositiveInt | Literal["auto"] = "auto"

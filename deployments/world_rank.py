@@ -327,4 +327,7 @@ def build_engine(config: ServiceConfig, group: "SequenceParallelGroup") -> "Engi
         dtype=None if config.dtype == "auto" else getattr(torch, config.dtype),
         camera_cache_bytes=config.camera_cache_bytes,
         group=group,
+        attention=config.attention,
+        compile=config.compile,
+        fp8=config.fp8,
     )

@@ -106,10 +106,8 @@ class WorldConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         return TEMPORAL_STRIDE * self.chunk
 
 
-def check_window(
-    window: int, *, sink: int, chunk: int, max_positions: int = MAX_POSITIONS
-) -> None:
-    """Raise ValueError unless the window holds the sink and one chunk, and has positions for all."""
+def check_window(window: int, *, sink: int, chunk: int, max_positions: int = MAX_POSITIONS) -> None:
+    """Raise ValueError unless the window holds sink and chunk, and each frame has a position."""
     if window < sink + chunk:
         raise ValueError(f"window {window} must hold the sink ({sink}) and one chunk ({chunk})")
     if window > max_positions:

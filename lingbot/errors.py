@@ -12,7 +12,7 @@ class LingbotError(ValueError):
     """A value that the model cannot take. The text is safe to show to a user.
 
     `field` names the wrong argument, if one is wrong: a field of `SessionSpec`, `actions`,
-    `prompt`, `preset` or `weights`.
+    `prompt`, `preset`, `weights`, `attention`, `compile` or `fp8`.
     """
 
     def __init__(self, text: str, *, field: str | None = None) -> None:

@@ -6,6 +6,7 @@ Shape letters: B batch, F latent frames of the chunk, T tokens of a latent frame
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -52,4 +53,4 @@ class CameraConditioner(nn.Module):
     def forward(self, x: Tensor, maps: tuple[Tensor, Tensor]) -> Tensor:
         """x [B, F, T, C] with this block's scale and shift applied."""
         scale, shift = maps
-        return (1 + scale) * x + shift
+        return torch.addcmul(x + shift, x, scale)  # 1 + scale would be rounded to scale's type

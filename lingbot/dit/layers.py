@@ -15,7 +15,10 @@ ROPE_BASE = 10000.0
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm over the full width, before the heads are split; in float32."""
+    """Root-mean-square norm over the full width, before the heads are split.
+
+    It is computed and returned in float32.
+    """
 
     def __init__(self, dim: int, eps: float) -> None:
         super().__init__()
@@ -23,7 +26,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), (x.shape[-1],), eps=self.eps).to(x.dtype) * self.weight
+        return F.rms_norm(x.float(), (x.shape[-1],), eps=self.eps) * self.weight.float()
 
 
 def layer_norm(x: Tensor, eps: float) -> Tensor:
@@ -144,13 +147,16 @@ def unpatchify(x: Tensor, grid: tuple[int, int]) -> Tensor:
     return rearrange(x, pattern, rows=rows, columns=columns, y=PATCH, x=PATCH)
 
 
-def linear(layer: nn.Linear, x: Tensor) -> Tensor:
+def linear(layer: nn.Module, x: Tensor) -> Tensor:
     """A linear layer in the weights' type, for any type of x."""
-    return F.linear(x.to(layer.weight.dtype), layer.weight, layer.bias)
+    if isinstance(layer, nn.Linear):
+        x = x.to(layer.weight.dtype)
+    y: Tensor = layer(x)
+    return y
 
 
 def mlp(layers: nn.Sequential, x: Tensor) -> Tensor:
     """A stack of layers whose linear ones run in the weights' type."""
     for layer in layers:
-        x = linear(layer, x) if isinstance(layer, nn.Linear) else layer(x)
+        x = linear(layer, x)
     return x

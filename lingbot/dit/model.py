@@ -6,8 +6,9 @@ Shape letters: B batch, F latent frames of the chunk, T tokens of a latent frame
 L text tokens, C dim, H heads, D head_dim, N layers, h and w latent rows and columns.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple, Self
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -83,7 +84,7 @@ class SelfAttention(nn.Module):
         self.q, self.k, self.v, self.o = (nn.Linear(config.dim, config.dim) for _ in range(4))
         self.norm_q = RMSNorm(config.dim, config.eps)
         self.norm_k = RMSNorm(config.dim, config.eps)
-        self.qkv: FusedWeights | None = None
+        self.qkv: FusedWeights | nn.Module | None = None
 
     @torch.no_grad()
     def fuse(self) -> None:
@@ -99,15 +100,23 @@ class SelfAttention(nn.Module):
         for layer, weight, bias in zip(layers, *(t.chunk(3) for t in self.qkv), strict=True):
             layer.weight.data, layer.bias.data = weight, bias
 
+    def replace_fused(self, make: Callable[[Tensor, Tensor], nn.Module]) -> None:
+        """Compute q, k and v by `make(weight, bias)` of the fused weights, which are freed."""
+        assert isinstance(self.qkv, FusedWeights)
+        self.qkv = make(*self.qkv)
+        del self.q, self.k, self.v
+
     def project(self, x: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x [B, F, T, C] -> rotated q and k, and v: [B, F, T, H, D] each."""
         if self.qkv is None:
             q, k, v = (linear(layer, x) for layer in (self.q, self.k, self.v))
-        else:
+        elif isinstance(self.qkv, FusedWeights):
             q, k, v = F.linear(x.to(self.qkv.weight.dtype), *self.qkv).chunk(3, dim=-1)
+        else:
+            q, k, v = self.qkv(x).chunk(3, dim=-1)
         q, k = self.norm_q(q), self.norm_k(k)
         q, k, v = (split_heads(t, self.num_heads) for t in (q, k, v))
-        return apply_rope(q, rope), apply_rope(k, rope), v
+        return apply_rope(q, rope).to(v.dtype), apply_rope(k, rope).to(v.dtype), v
 
     def output(self, y: Tensor) -> Tensor:
         """y [B, F, T, H, D] -> [B, F, T, C]."""
@@ -125,11 +134,11 @@ class CrossAttention(nn.Module):
     def compute_kv(self, context: Tensor) -> TextKV:
         """Embedded context [B, L, C] -> keys and values [B, L, H, D]."""
         k, v = self.norm_k(linear(self.k, context)), linear(self.v, context)
-        return TextKV(split_heads(k, self.num_heads), split_heads(v, self.num_heads))
+        return TextKV(split_heads(k.to(v.dtype), self.num_heads), split_heads(v, self.num_heads))
 
     def forward(self, x: Tensor, text: TextKV) -> Tensor:
         """x [B, F, T, C] -> [B, F, T, C]."""
-        q = split_heads(self.norm_q(linear(self.q, x)), self.num_heads)
+        q = split_heads(self.norm_q(linear(self.q, x)).to(text.k.dtype), self.num_heads)
         y = attention(q.flatten(1, 2), text.k, text.v)
         return linear(self.o, merge_heads(y)).view_as(x)
 
@@ -161,10 +170,19 @@ class Block(nn.Module):
         """temb6 [B, F, 6, C] -> six of [B, F, 1, C], in float32."""
         return Modulation(*(self.modulation.float() + temb6)[:, :, :, None].unbind(2))
 
-    def project(
-        self, x: Tensor, modulation: Modulation, rope: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def compile_parts(self, backend: str | Callable[..., Any]) -> None:
+        """Compile the parts before and after self-attention, for inference and static shapes.
+
+        Attention itself calls a ready kernel, exchanges tokens between ranks and writes the window
+        in place. Without it, neither the window's fill nor the number of the layer is in a graph:
+        all blocks, chunks and passes share one compilation of each part.
+        """
+        compiled = partial(torch.compile, backend=backend, dynamic=False, fullgraph=True)
+        self.project, self.finish = compiled(self.project), compiled(self.finish)  # type: ignore[method-assign]
+
+    def project(self, x: Tensor, temb6: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """q, k and v of this block's self-attention, [B, F, T, H, D] each."""
+        modulation = self.modulate_by(temb6)
         x = modulate(x, shift=modulation.shift, scale=modulation.scale, eps=self.eps)
         return self.self_attn.project(x, rope)
 
@@ -181,10 +199,22 @@ class Block(nn.Module):
     ) -> Tensor:
         """The stream x [B, F, T, C] after this block, the `layer`th.
 
-        It takes its own part of `ChunkInputs`, so that one compilation serves all blocks.
+        It takes its own part of `ChunkInputs`.
         """
+        attended = kv_cache.attend(layer, *self.project(x, temb6, rope))
+        return self.finish(x, attended, temb6, maps=maps, text=text)
+
+    def finish(
+        self,
+        x: Tensor,
+        attended: Tensor,
+        temb6: Tensor,
+        *,
+        maps: tuple[Tensor, Tensor],
+        text: TextKV,
+    ) -> Tensor:
+        """The stream after self-attention's result [B, F, T, H, D] has been added, and the rest."""
         modulation = self.modulate_by(temb6)
-        attended = kv_cache.attend(layer, *self.project(x, modulation, rope))
         x = gated_residual(x, self.self_attn.output(attended), modulation.gate)
         x = self.camera(x, maps)
         x = x + self.cross_attn(affine_layer_norm(self.norm3, x), text)
@@ -230,6 +260,14 @@ class WorldModel(nn.Module):
         """Fuse all blocks' q, k and v; `SelfAttention.fuse` has the conditions."""
         for block in self._blocks():
             block.self_attn.fuse()
+        return self
+
+    def compile_blocks(self, backend: str | Callable[..., Any] = "inductor") -> Self:
+        """Compile all blocks; `Block.compile_parts` has the conditions."""
+        # One for each size of a world and number of poses in a chunk, shared by the blocks.
+        torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+        for block in self._blocks():
+            block.compile_parts(backend)
         return self
 
     def embed_text(self, context: Tensor) -> tuple[TextKV, ...]:
@@ -308,7 +346,7 @@ class WorldModel(nn.Module):
         _, temb6 = self._embed_timestep(torch.zeros(x.shape[0], x.shape[2], device=x.device))
         *blocks, last = self._blocks()
         tokens = self._run(blocks, self._embed(x, chunk), temb6, chunk)
-        _, k, v = last.project(tokens, last.modulate_by(temb6), chunk.rope)
+        _, k, v = last.project(tokens, temb6, chunk.rope)
         chunk.kv_cache.write(len(blocks), k, v)
 
     def _embed(self, x: Tensor, chunk: ChunkInputs) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lingbot.config import ModelConfig
 from lingbot.dit.model import WorldModel
+from lingbot.dit.precision import cast_weights
 from lingbot.errors import WeightsError
 from lingbot.files import read_json, read_tensors
 
@@ -74,7 +75,7 @@ def load_dit(
     official = read_config(path.parent)
     tensors = {to_internal(name): t for name, t in read_tensors(path).items()}
     model = build_dit(official, tensors, source=path)
-    return model.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    return cast_weights(model.to(device), dtype).eval().requires_grad_(False)
 
 
 def build_dit(official: OfficialConfig, tensors: dict[str, Tensor], *, source: Path) -> WorldModel:

@@ -11,6 +11,7 @@ from torch import Tensor
 from lingbot.camera.motion import check_action
 from lingbot.camera.rays import control_map, default_intrinsics, pose_key
 from lingbot.config import LATENT_CHANNELS, WorldConfig, check_window
+from lingbot.dit.attention import AttentionBackend, use_backend
 from lingbot.dit.camera_cache import CameraCache, ChunkMaps
 from lingbot.dit.kv_cache import KVWindow
 from lingbot.dit.model import ChunkInputs, TextKV, WorldModel
@@ -24,6 +25,13 @@ from lingbot.vae.protocol import VAE
 BROKEN = "an earlier step of this session failed: open another"
 
 
+def upload(x: Tensor, device: torch.device) -> Tensor:
+    """A CPU tensor on `device`. A GPU copies it when its queue gets there; nothing waits for it."""
+    if device.type != "cuda":
+        return x.to(device)
+    return x.pin_memory().to(device, non_blocking=True)
+
+
 class Engine:
     """Holds weights and no user's state. It takes one call at a time; `decode` may overlap."""
 
@@ -35,6 +43,7 @@ class Engine:
         vae: VAE,
         camera_cache_bytes: int = 0,
         group: SequenceParallelGroup = SINGLE,
+        attention: AttentionBackend = "sdpa",
     ) -> None:
         """One rank's engine. All ranks of `group` make the same calls in the same order.
 
@@ -48,6 +57,7 @@ class Engine:
         self.config = config
         self.model = model
         self.vae = vae
+        self.attention = attention
         weight = next(model.parameters())
         self.device, self.dtype = weight.device, weight.dtype
         self._decode_stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
@@ -226,13 +236,12 @@ class Engine:
         """The clean latents of the next chunk, [1, 16, F, h, w]."""
         config = self.config
         shape = (1, LATENT_CHANNELS, config.chunk, *config.latent_size)
-
-        def draw(_: int = 0) -> Tensor:
-            return torch.randn(shape, generator=session.noise).to(self.device)
-
-        with self.chunk_inputs(session, actions) as chunk:
+        # All at once, because an upload in mid-chunk would wait for the GPU's queue to end.
+        draws = [torch.randn(shape, generator=session.noise) for _ in session.steps]
+        noise, *renoise = upload(torch.stack(draws), self.device)
+        with self.chunk_inputs(session, actions) as chunk, use_backend(self.attention):
             latents = sample_chunk(
-                self.model, chunk, noise=draw(), renoise=draw, steps=session.steps
+                self.model, chunk, noise=noise, renoise=renoise.__getitem__, steps=session.steps
             )
         session.window.advance(config.chunk)
         return latents
@@ -247,7 +256,7 @@ class Engine:
         def make_control(i: int) -> Tensor:
             here = slice(i, i + 1)
             control = control_map(kind, poses[here], actions[here], intrinsics, **size)
-            return control[None].to(self.device)
+            return upload(control[None], self.device)
 
         keys = [
             pose_key(kind, pose, action, intrinsics, **size)

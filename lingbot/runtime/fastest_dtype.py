@@ -13,6 +13,7 @@ from lingbot.config import ModelConfig, WorldConfig
 from lingbot.dit.kv_cache import KVWindow
 from lingbot.dit.layers import rope_freqs
 from lingbot.dit.model import Block
+from lingbot.dit.precision import cast_weights
 
 DTYPES = (torch.float32, torch.bfloat16)
 NUM_ROUNDS = 5  # the first one warms up
@@ -57,7 +58,7 @@ def prepare_block(
 ) -> Callable[[], Tensor]:
     """A call that runs a block of `model` in `dtype`, on a chunk whose KV window is full."""
     F, (rows, columns), C = world.chunk, world.grid, model.dim
-    block = Block(model).to(dtype)
+    block = cast_weights(Block(model), dtype)
     block.self_attn.fuse()
     window = KVWindow.empty(
         replace(model, num_layers=1),

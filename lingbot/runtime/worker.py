@@ -127,8 +127,9 @@ class Worker:
         grey = np.full((config.height, config.width, 3), 128, np.uint8)
         spec = SessionSpec(first_frame=grey)
         self.submit(OpenSession(name, spec), deadline=first).result()
-        for _ in range(-(-config.window // config.chunk) + 1):
-            step = StepSession(name, [""] * config.chunk)
+        for index in range(-(-config.window // config.chunk) + 1):
+            # A chunk of one pose has other shapes than a chunk of several.
+            step = StepSession(name, [["", "w"][index % 2]] + [""] * (config.chunk - 1))
             self.submit(step, deadline=first).result().result()
         self.submit(CloseSession(name), deadline=first).result()
 

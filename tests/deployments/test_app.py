@@ -25,7 +25,7 @@ def test_shipped_config_builds():
     [
         ({"presett": "pocket"}, r"^args\.presett: unknown key, did you mean 'preset'\?"),
         ({"limits": {"max_event_byte": 1}}, r"^args\.limits\.max_event_byte: .*'max_event_bytes'"),
-        ({"zzz": 1}, r"^args\.zzz: unknown key, expected one of camera_cache_bytes, cors_"),
+        ({"zzz": 1}, r"^args\.zzz: unknown key, expected one of attention, camera_"),
         ({"lease_ttl_s": 0}, r"^args\.lease_ttl_s: .*> 0"),
         ({"preset": "huge"}, r"^args\.preset: 'huge' is not a choice, expected one of 'pocket'"),
         ({"dtype": "fp32"}, r"^args\.dtype: .*'auto', 'float32', 'bfloat16'"),

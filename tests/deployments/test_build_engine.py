@@ -1,4 +1,4 @@
-"""A config's `threads` and `dtype` on a rank, in this process."""
+"""A config's threads, type and switches on a rank, in this process."""
 
 from types import SimpleNamespace
 
@@ -42,3 +42,9 @@ def test_a_number_of_threads_stays_a_number(built, threads):
 def test_a_named_type_stays_as_it_is(built, dtype):
     name = str(dtype).removeprefix("torch.")
     assert built(parse_args({"dtype": name}))[1] == dtype
+
+
+def test_switches_reach_the_engine(monkeypatch):
+    given = {"attention": "cudnn", "compile": True, "fp8": True}
+    monkeypatch.setattr(presets, "load_engine", lambda *args, **options: options)
+    assert given.items() <= build_engine(parse_args(given), SimpleNamespace(num_ranks=1)).items()

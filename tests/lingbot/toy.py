@@ -22,15 +22,15 @@ WORLD = WorldConfig(name="toy", width=48, height=32, schedule=SCHEDULE_V2, windo
 WALK = [["w", "w", "wl"], ["w", "wl", "l"], ["", "i", "s"], ["w", "w", "a"], ["d", "k", "wl"]]
 
 
-def make_engine(*, control="cam", device="cpu", **options):
+def make_engine(*, control="cam", device="cpu", ffn_dim=64, max_positions=1024, **options):
     """The weights are the same in every call."""
     torch.manual_seed(0)
     channels = (8, 8, 8, 8)
     vae = TinyVAE(encoder_channels=channels, decoder_channels=channels)
     statistics = (fill((16, 1, 1, 1), device=device) for fill in (torch.zeros, torch.ones))
     return Engine(
-        WORLD,
-        model=WorldModel(replace(SHAPE, control=control)).eval().to(device),
+        replace(WORLD, max_positions=max_positions),
+        model=WorldModel(replace(SHAPE, control=control, ffn_dim=ffn_dim)).eval().to(device),
         vae=LatentCodec(vae.eval().to(device), *statistics),
         **options,
     )

@@ -160,9 +160,7 @@ def test_the_sink_keeps_its_keys_and_the_ring_follows_it():
 
 
 def test_below_the_limit_no_bit_changes():
-    window, endless = (
-        make_window(9, 3, config=HEADS, max_positions=limit) for limit in (24, 1024)
-    )
+    window, endless = (make_window(9, 3, config=HEADS, max_positions=limit) for limit in (24, 1024))
     assert torch.equal(walk(window, 8), walk(endless, 8))
     assert torch.equal(window.k_NBFTHD, endless.k_NBFTHD)
 

@@ -3,9 +3,14 @@ from copy import deepcopy
 import pytest
 import torch
 
+from lingbot.config import SCHEDULE_V2
+from lingbot.dit.conditioner import PrecomputedMaps
+from lingbot.dit.kv_cache import KVWindow
 from lingbot.dit.layers import rope_freqs
+from lingbot.dit.sampler import prepare_next_chunk, sample_chunk
+from lingbot.dit.schedule import build_steps
 from lingbot.errors import LingbotError
-from tests.lingbot.toy import WALK, make_engine, make_spec
+from tests.lingbot.toy import SHAPE, WALK, make_engine, make_spec
 
 
 def test_a_prompt_is_padded_with_zeros_before_its_embedding(engine):
@@ -22,25 +27,60 @@ def test_a_prompt_of_too_many_tokens_is_refused(engine):
         engine.model.embed_text(torch.zeros(1, 7, 8))
 
 
-def test_a_block_is_compiled_once_for_all_chunks_of_a_full_window():
-    """In one graph, also for another session; the eager block gives the same latents."""
-    compiled, eager = make_engine(), make_engine()
+@pytest.mark.parametrize("fused", [False, True])
+def test_blocks_are_compiled_once_for_all_chunks_and_sessions(fused):
+    """While windows fill, when they are full, and after their keys turn back; as the eager blocks.
+
+    One graph before attention, and two after it: a chunk has one pose, or a pose for each frame.
+    """
+    engines = [make_engine(max_positions=12, camera_cache_bytes=2**24) for _ in range(2)]
     graphs = []
 
     def record(graph, _inputs):
         graphs.append(graph)
         return graph.forward
 
-    pairs = [[engine.open(make_spec(seed=seed)) for engine in (compiled, eager)] for seed in (1, 2)]
-    for i, actions in enumerate([*WALK[:3], *WALK]):
-        if i == 3:  # every window is full
-            compiled.model.blocks[0].compile(backend=record, fullgraph=True)
-        for session, twin in pairs:
-            latents = compiled.denoise(session, actions)
+    if fused:
+        for engine in engines:
+            engine.model.fuse()
+    engines[0].model.compile_blocks(record)
+    pairs = [[engine.open(make_spec(seed=seed)) for engine in engines] for seed in (1, 2)]
+    for i, actions in enumerate([[""] * 3, *WALK, *WALK[:2]]):
+        for sessions in pairs:
             # Not the same bits: a compiler gets the rotary embedding in real numbers.
-            expected = eager.denoise(twin, actions)
-            torch.testing.assert_close(latents, expected, rtol=1e-4, atol=1e-4)
-    assert len(graphs) == 1
+            compiled, eager = (
+                engine.denoise(session, actions)
+                for engine, session in zip(engines, sessions, strict=True)
+            )
+            torch.testing.assert_close(compiled, eager, rtol=1e-4, atol=1e-4)
+        assert len(graphs) == (2 if i == 0 else 3)
+    assert all(session.window.moved_back for sessions in pairs for session in sessions)
+
+
+@torch.inference_mode()
+def test_a_chunk_reads_no_value_back():
+    """On the meta device tensors have no values, so that any wait for a GPU's result fails."""
+    meta = torch.device("meta")
+    model = make_engine().model.to(meta)
+    window = KVWindow.empty(
+        SHAPE, window=9, sink=3, chunk=3, tokens=6, device=meta, dtype=torch.float32
+    )
+    noise, condition = (
+        torch.empty(1, 16, 3, 4, 6, device=meta),
+        torch.empty(1, 20, 3, 4, 6, device=meta),
+    )
+    text = model.embed_text(torch.empty(1, 6, 8, device=meta))
+    maps = model.compute_frame_maps(torch.empty(1, 1, 6, 48, device=meta))
+    window.num_frames = 1023  # the keys turn back
+    inputs = prepare_next_chunk(
+        model, window, condition=condition, maps=PrecomputedMaps(*maps.unbind(1)), text=text
+    )
+    latents = sample_chunk(
+        model, inputs, noise=noise, renoise=lambda _: noise, steps=build_steps(SCHEDULE_V2)
+    )
+    assert latents.shape == noise.shape and latents.device == meta
+    with pytest.raises(RuntimeError):
+        latents.sum().item()
 
 
 @pytest.mark.parametrize("control", ["cam", "act"])

@@ -3,6 +3,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from torch.nn.attention import SDPBackend
 
 from lingbot.dit.conditioner import PrecomputedMaps
 from lingbot.dit.layers import attention
@@ -10,7 +11,7 @@ from lingbot.errors import LingbotError
 from lingbot.runtime.engine import Engine
 from lingbot.vae.codec import LatentCodec
 from lingbot.vae.protocol import ImageCondition
-from tests.lingbot.toy import encode
+from tests.lingbot.toy import encode, make_engine
 
 WALK = [["", "w", "w"], ["w", "wl", "l"], ["", "i", "s"], ["a", "a", "a"], ["d", "k", ""]]
 
@@ -142,6 +143,41 @@ def test_the_window_does_not_grow_with_the_walk(engine, spec):
     play(engine, session, WALK * 2)
     assert session.window.k_NBFTHD is window
     assert session.window.num_frames == 45
+
+
+def test_a_world_goes_on_past_the_last_position_in_the_same_memory(spec):
+    """1,101 latent frames; the window's own tests compare keys and attention."""
+    engine = make_engine(max_positions=1024)
+    session = engine.open(spec(num_steps=1))
+    memory = [t.data_ptr() for t in (session.window.k_NBFTHD, session.window.v_NBFTHD)]
+    seen = []
+
+    def record(*, positions, **options):
+        seen.extend(positions.tolist())
+        return prepare_chunk(positions=positions, **options)
+
+    prepare_chunk, engine.model.prepare_chunk = engine.model.prepare_chunk, record
+    for index in range(367):
+        latents = engine.denoise(session, WALK[index % len(WALK)])
+        assert latents.isfinite().all()
+    assert session.window.num_frames == 1101 and session.window.moved_back == 1017
+    assert max(seen) == 1022 and seen[-1] == 1100 - 1017
+    assert memory == [t.data_ptr() for t in (session.window.k_NBFTHD, session.window.v_NBFTHD)]
+
+
+def test_the_passes_of_a_chunk_prefer_the_engines_attention(spec, monkeypatch):
+    engine, used = make_engine(attention="cudnn"), []
+    session = engine.open(spec(num_steps=1))
+
+    def record(x, timestep, chunk):
+        used.append(torch._C._get_sdp_priority_order()[0])
+        return torch.zeros_like(x)
+
+    monkeypatch.setattr(engine.model, "forward", record)
+    before = torch._C._get_sdp_priority_order()
+    engine.denoise(session, WALK[0])
+    assert used == [SDPBackend.CUDNN_ATTENTION.value]
+    assert torch._C._get_sdp_priority_order() == before
 
 
 @pytest.mark.parametrize(

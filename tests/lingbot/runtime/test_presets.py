@@ -6,10 +6,12 @@ import torch
 from msgspec.structs import replace
 
 from lingbot.config import PRESETS
+from lingbot.dit.fp8 import Float8Linear
 from lingbot.errors import LingbotError, WeightsError
 from lingbot.runtime import presets
-from lingbot.runtime.presets import load_engine, load_text_encoder
+from lingbot.runtime.presets import check_switches, load_engine, load_text_encoder, speed_up
 from lingbot.text.pocket import WORDS
+from tests.lingbot import toy
 
 POCKET = PRESETS["pocket"]
 
@@ -65,3 +67,40 @@ def test_a_presets_text_encoder_gives_contexts_that_its_model_takes():
     shape = load_engine("pocket").model.config
     assert context.shape == (shape.text_len, shape.text_dim)
     assert context.dtype == np.float32
+
+
+def test_switches_that_cannot_work_are_refused_before_weights_are_loaded(monkeypatch):
+    monkeypatch.delattr(presets, "load_dit")
+    with pytest.raises(LingbotError, match="fp8 needs a GPU, not cpu"):
+        load_engine("pocket", fp8=True)
+    monkeypatch.setattr(presets.shutil, "which", lambda name: None)
+    with pytest.raises(LingbotError, match=r"compile needs one of g\+\+, gcc") as refused:
+        load_engine("pocket", compile=True)
+    assert refused.value.field == "compile"
+    monkeypatch.setattr(presets, "find_spec", lambda name: None)
+    with pytest.raises(LingbotError, match="compile needs the module triton"):
+        check_switches(torch.device("cuda"), torch.bfloat16, compile=True, fp8=False)
+
+
+def test_another_attention_than_the_plain_one_is_refused_on_a_cpu():
+    assert load_engine("pocket", dtype=torch.float32).attention == "sdpa"
+    with pytest.raises(LingbotError, match="attention 'cudnn' cannot run here: it needs a GPU"):
+        load_engine("pocket", dtype=torch.float32, attention="cudnn")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # the compiler's own
+@pytest.mark.parametrize("fp8", [False, True])
+def test_a_compiled_model_generates_the_chunk_of_the_plain_one(fp8):
+    """Through the real compiler, in bfloat16."""
+    engines = [toy.make_engine() for _ in range(2)]
+    latents = []
+    for engine, compile in zip(engines, (False, True), strict=True):
+        presets.cast_weights(engine.model, torch.bfloat16)
+        engine.dtype = torch.bfloat16
+        speed_up(engine.model, compile=compile, fp8=fp8)
+        attention = engine.model.blocks[0].self_attn
+        assert isinstance(attention.qkv, Float8Linear) == fp8
+        latents.append(engine.denoise(engine.open(toy.make_spec(num_steps=2)), toy.WALK[1]))
+    plain, compiled = latents
+    # Fused operations round less often, and 8-bit inputs round to another neighbour.
+    assert (compiled - plain).norm() / plain.norm() < (0.05 if fp8 else 0.01)

@@ -1,0 +1,43 @@
+"""How many floating-point operations a chunk takes, by formula.
+
+Tested in `tests/benchmarks/test_work.py`.
+"""
+
+from collections.abc import Mapping
+
+from lingbot.config import LATENT_CHANNELS, PATCH, SPATIAL_STRIDE, ModelConfig
+from lingbot.dit.model import INPUT_CHANNELS
+
+TFLOP = 1e12
+
+
+def chunk_flops(
+    model: ModelConfig, *, tokens: int, window_tokens: int, num_steps: int, num_poses: int
+) -> Mapping[str, int]:
+    """Operations of matrix products in one chunk, by part; a multiplication and an addition are two.
+
+    The chunk has `tokens`, its KV window has `window_tokens`, the chunk's own included. It takes
+    `num_steps` passes and one that writes the clean K/V. The conditioner's maps are computed for
+    `num_poses` tokens: as many as the chunk has where all its poses are new, none where all are
+    stored. A prompt's keys and values are not counted: they last for many chunks.
+    """
+    C, patch = model.dim, PATCH**2
+    control = model.control_channels * SPATIAL_STRIDE**2 * patch
+
+    def product(rows: int, width: int, columns: int) -> int:
+        return 2 * rows * width * columns
+
+    qkv = product(tokens, C, 3 * C)
+    square = product(tokens, C, C)
+    ffn = 2 * product(tokens, C, model.ffn_dim)
+    self_attention = 2 * product(tokens, C, window_tokens)
+    cross_attention = 2 * product(tokens, C, model.text_len)
+    blocks = num_steps * model.num_layers + model.num_layers - 1  # the last pass omits most of one
+    return {
+        "embed": (num_steps + 1) * product(tokens, INPUT_CHANNELS * patch, C)
+        + num_steps * product(tokens, C, LATENT_CHANNELS * patch),
+        "linear": blocks * (qkv + 3 * square + ffn) + qkv,  # o, and cross-attention's q and o
+        "attention": blocks * (self_attention + cross_attention),
+        "conditioner": num_poses
+        * (product(1, control, C) + 2 * product(1, C, C) + 4 * model.num_layers * product(1, C, C)),
+    }
