@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from lingbot.config import SCHEDULE_V2, ModelConfig, WorldConfig
 from lingbot.dit.model import WorldModel
+from lingbot.dit.precision import cast_weights
 from lingbot.parallel.ulysses import SINGLE, SequenceParallelGroup
 from lingbot.runtime.engine import Engine
 from lingbot.runtime.session import SessionSpec
@@ -73,7 +74,7 @@ def random_model(options: argparse.Namespace) -> WorldModel:
     dtype = getattr(torch, options.dtype)
     with torch.device("meta"):  # at 14B, filling on the CPU takes minutes
         model = WorldModel(model_shape(options))
-    model = model.to(dtype).to_empty(device=torch.device(options.device))
+    model = cast_weights(model, dtype).to_empty(device=torch.device(options.device))
     for name, weight in model.named_parameters():
         if weight.dim() > 1:
             torch.nn.init.normal_(weight, std=weight[0].numel() ** -0.5)

@@ -38,7 +38,7 @@ class Float8Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x [..., I] of any type -> [..., O] bfloat16."""
         rows, scale = quantise(x.flatten(0, -2))
-        y: Tensor = torch._scaled_mm(
+        y = torch._scaled_mm(
             rows,
             self.weight.t(),
             scale_a=scale,
@@ -46,15 +46,16 @@ class Float8Linear(nn.Module):
             bias=self.bias,
             out_dtype=torch.bfloat16,
         )
-        return y.unflatten(0, x.shape[:-1])
+        unfolded: Tensor = y.unflatten(0, x.shape[:-1])
+        return unfolded
 
 
 @torch.no_grad()
 def quantise(x: Tensor) -> tuple[Tensor, Tensor]:
     """x [N, I] -> its 8-bit numbers [N, I], and the scale [N, 1] that multiplies them back."""
     x = x.float()
-    # A row of zeros has any scale but zero.
-    scale = x.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / LARGEST
+    scale = x.abs().amax(dim=1, keepdim=True) / LARGEST
+    scale = scale.clamp(min=torch.finfo(torch.float32).tiny)  # a row of zeros has any but zero
     return (x / scale).clamp(-LARGEST, LARGEST).to(FP8), scale
 
 

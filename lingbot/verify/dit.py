@@ -82,7 +82,12 @@ def find_schedule(recorded: dict[str, Tensor]) -> ScheduleConfig:
 
 
 def empty_window(
-    model: WorldModel, folder: Path, recorded: dict[str, Tensor], group: SequenceParallelGroup
+    model: WorldModel,
+    folder: Path,
+    recorded: dict[str, Tensor],
+    group: SequenceParallelGroup,
+    *,
+    dtype: torch.dtype = torch.float32,
 ) -> KVWindow:
     """A window of the checkpoint's size and the rank's heads. Without a size it holds all frames.
 
@@ -100,7 +105,7 @@ def empty_window(
         chunk=chunk,
         tokens=num_tokens,
         device=torch.device("cpu"),
-        dtype=torch.float32,
+        dtype=dtype,
         num_ranks=group.num_ranks,
     )
 
