@@ -72,8 +72,8 @@ def local_server(
     """Start a server on a free port of loopback, wait until a world can be opened, stop it.
 
     It runs the shipped config. `args` replaces keys of the config's `args`. The group has
-    `num_ranks` ranks. Raises RuntimeError with the end of the log if the server does not become
-    ready.
+    `num_ranks` ranks, with `device: cuda` a GPU for each. Raises RuntimeError with the end of the
+    log if the server does not become ready.
     """
     # A late process of the cluster may still write a file while the folder is removed. The folder
     # is in /tmp, as Ray's own would be: paths of sockets must be short.
@@ -99,6 +99,8 @@ def edit_config(args: dict[str, Any], *, num_ranks: int, port: int) -> bytes:
     # All ranks share the resources of the shipped bundle, because a machine may have fewer cores.
     (bundle,) = group["placement_group_bundles"]
     share = {resource: amount / num_ranks for resource, amount in bundle.items()}
+    if args.get("device") == "cuda":
+        share["GPU"] = 1
     group["placement_group_bundles"] = [share] * num_ranks
     for deployment in application["deployments"]:
         deployment["graceful_shutdown_wait_loop_s"] = 0.1  # the default of 2 delays every stop

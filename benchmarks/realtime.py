@@ -177,6 +177,7 @@ def measure_browser(server: LocalServer, num_chunks: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--chunks", type=int, default=60)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--browser", action="store_true", help="use the page in Chromium")
     only.add_argument("--speed", action="store_true", help="only the period, under a minute")
@@ -188,11 +189,11 @@ def main() -> None:
         name, run = "realtime_browser", measure_browser
     elif options.speed:
         name, run = "realtime_speed", measure_speed
-    with local_server() as server:
+    with local_server({"device": options.device}) as server:
         figures = run(server, options.chunks)
     for figure, value in figures.items():
         print(f"{figure:32} {value:>10}")
-    print(json.dumps({"benchmark": name, **describe_cpus(), **figures}))
+    print(json.dumps({"benchmark": name, "device": options.device, **describe_cpus(), **figures}))
 
 
 if __name__ == "__main__":

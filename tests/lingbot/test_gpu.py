@@ -9,9 +9,13 @@ import torch.distributed as dist
 from torch.distributed import FileStore
 
 from lingbot.config import ModelConfig
+from lingbot.dit.attention import BACKENDS, choose_backend, find_obstacle, use_backend
 from lingbot.dit.camera_cache import CameraCache
+from lingbot.dit.fp8 import Float8Linear, check_fp8, quantise, quantise_blocks
 from lingbot.dit.kv_cache import KVWindow
+from lingbot.dit.layers import attention, move_back
 from lingbot.dit.model import WorldModel
+from lingbot.dit.precision import cast_weights
 from lingbot.dit.sampler import prepare_next_chunk, sample_chunk
 from lingbot.dit.schedule import build_steps
 from lingbot.dit.weights import load_dit
@@ -156,3 +160,104 @@ def test_the_camera_cache_keeps_its_budget_at_14b_shapes():
         assert stats.stored_bytes == budget // ENTRY_14B_BYTES * ENTRY_14B_BYTES
         assert kept[-1] >= stats.stored_bytes
         assert stats.conditioner_s > 0
+
+
+def walk(engine):
+    """The clean latents of a walk over a full window, in float32 on the CPU."""
+    session = engine.open(make_spec())
+    return torch.cat([engine.denoise(session, actions).float().cpu() for actions in WALK], dim=2)
+
+
+def make_bfloat16(prepare=lambda model: model, **options):
+    engine = make_engine(device=DEVICE, **options)
+    prepare(cast_weights(engine.model, torch.bfloat16))
+    engine.dtype = torch.bfloat16
+    return engine
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_attention_backend_gives_nearly_the_plain_result(backend):
+    shape = {"device": DEVICE, "dtype": torch.bfloat16, "head_dim": 128}
+    if obstacle := find_obstacle(backend, **shape):
+        pytest.skip(f"{backend}: {obstacle}")
+    # As in a KV window: the tokens of a head lie side by side.
+    q, k, v = torch.randn(3, 1, 8, 1024, 128, device=DEVICE, dtype=torch.bfloat16).transpose(2, 3)
+    expected = attention(q.float(), k.float(), v.float())
+    with use_backend(backend):
+        assert relative_error(attention(q, k, v), expected) < 1e-2
+
+
+def test_auto_finds_something_faster_than_plain_attention_on_hopper():
+    if torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("not a Hopper GPU")
+    shape = {"device": DEVICE, "dtype": torch.bfloat16, "head_dim": 128}
+    chosen = choose_backend("auto", lambda backend: find_obstacle(backend, **shape))
+    assert chosen != "sdpa"
+    q = torch.randn(1, 4680, 40, 128, device=DEVICE, dtype=torch.bfloat16)
+    k = torch.randn(1, 14040, 40, 128, device=DEVICE, dtype=torch.bfloat16)
+    times_ms = {}
+    for backend in (chosen, "sdpa", chosen, "sdpa"):  # the second time counts
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        with use_backend(backend):
+            attention(q, k, k)
+            start.record()
+            attention(q, k, k)
+            end.record()
+        end.synchronize()
+        times_ms[backend] = start.elapsed_time(end)
+    assert times_ms[chosen] < times_ms["sdpa"]
+
+
+@torch.inference_mode()
+def test_fp8_products_equal_those_of_the_rounded_numbers():
+    check_fp8(DEVICE, torch.bfloat16)
+    layer = Float8Linear(torch.randn(512, 256, device=DEVICE) / 16, torch.randn(512, device=DEVICE))
+    x = torch.randn(2, 300, 256, device=DEVICE, dtype=torch.bfloat16)
+    x[0, 0] = 0
+    rows, scale = quantise(x.flatten(0, 1))
+    weight = layer.weight.float() * layer.scale.t()
+    expected = (rows.float() * scale) @ weight.t() + layer.bias.float()
+    assert relative_error(layer(x).flatten(0, 1), expected) < 1e-2
+
+
+def test_fp8_generates_nearly_the_world_of_float32():
+    exact, quantised = walk(make_engine(device=DEVICE)), walk(make_bfloat16(quantise_blocks))
+    assert 1e-3 < relative_error(quantised, exact) < 0.1
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore::UserWarning:torch")
+@pytest.mark.parametrize("quantises", [False, True])
+def test_compiled_blocks_generate_nearly_the_same_world(quantises):
+    prepare = quantise_blocks if quantises else (lambda model: model.fuse())
+    plain = walk(make_bfloat16(prepare))
+    compiled = walk(make_bfloat16(lambda model: prepare(model).compile_blocks()))
+    assert relative_error(compiled, plain) < (0.1 if quantises else 2e-2)
+
+
+@pytest.mark.parametrize("max_positions", [1024, 12])
+def test_a_chunk_waits_for_the_gpu_at_its_end_alone(max_positions, monkeypatch):
+    """Also where the window's keys turn back; the camera's maps are computed anew."""
+    engine = make_engine(device=DEVICE, max_positions=max_positions)
+    session = engine.open(make_spec())
+    for actions in WALK[:3]:
+        engine.denoise(session, actions)
+    monkeypatch.setattr(torch.cuda.Stream, "synchronize", lambda stream: None)
+    mode = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for actions in WALK[3:]:
+            engine.denoise(session, actions)
+    finally:
+        torch.cuda.set_sync_debug_mode(mode)
+    assert bool(session.window.moved_back) == (max_positions == 12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_keys_turn_back_as_on_the_cpu(dtype):
+    k = torch.randn(2, 9, 6, 4, 128).to(dtype)
+    there = k.to(DEVICE)
+    move_back(k, 1015)
+    move_back(there, 1015)
+    torch.testing.assert_close(
+        there.cpu(), k, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-5
+    )
