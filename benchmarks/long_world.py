@@ -2,7 +2,7 @@
 
 Plays 1,101 latent frames on random weights, and compares chunks of the first quarter, once the
 window is full, with those of the last one: time, and memory of this process. The keys turn back
-once, near the end; that chunk's time stands beside the others'. A CPU's time is that of this
+once, near the end, and the table has that chunk's time, too. A CPU's time is that of this
 thread, without other load. Prints a table, then one JSON line.
 """
 

@@ -45,7 +45,7 @@ class Variant:
     """A model with some switches, made in place from one in float32."""
 
     prepare: Callable[[WorldModel], WorldModel]
-    dtype: torch.dtype = BFLOAT16  # of the KV window and the prompt
+    dtype: torch.dtype = BFLOAT16  # the KV window's and the prompt's
 
 
 VARIANTS = {

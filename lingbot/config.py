@@ -13,7 +13,7 @@ SPATIAL_STRIDE = 8  # pixels per latent pixel, in each direction
 TEMPORAL_STRIDE = 4  # frames per latent frame; the first latent frame has one
 PATCH = 2  # latent pixels per token, in each direction
 NUM_TRAIN_TIMESTEPS = 1000
-MAX_POSITIONS = 1024  # latent frames that the reference's rotary embedding can tell apart
+MAX_POSITIONS = 1024  # positions of latent frames in the reference's rotary embedding
 
 
 class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -89,7 +89,7 @@ def find_obstacle(
 
 
 def has_module(name: str) -> bool:
-    """Whether a module can be found; its package is imported, it is not."""
+    """True if a module can be found. Its package is imported, it is not."""
     try:
         return find_spec(name) is not None
     except ImportError:

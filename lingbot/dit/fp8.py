@@ -16,8 +16,8 @@ from lingbot.errors import LingbotError
 
 FP8 = torch.float8_e4m3fn
 LARGEST = torch.finfo(FP8).max
-LEAST_CAPABILITY = (8, 9)  # of a GPU that multiplies these numbers
-ALIGNMENT = 16  # of the widths, by torch._scaled_mm
+CAPABILITY = (8, 9)  # least of a GPU that multiplies these numbers
+ALIGNMENT = 16  # torch._scaled_mm takes multiples of it as widths
 
 
 class Float8Linear(nn.Module):
@@ -64,8 +64,8 @@ def check_fp8(device: torch.device, dtype: torch.dtype) -> None:
     if device.type != "cuda":
         raise LingbotError(f"fp8 needs a GPU, not {device.type}", field="fp8")
     capability = torch.cuda.get_device_capability(device)
-    if capability < LEAST_CAPABILITY:
-        least, found = (".".join(map(str, pair)) for pair in (LEAST_CAPABILITY, capability))
+    if capability < CAPABILITY:
+        least, found = (".".join(map(str, pair)) for pair in (CAPABILITY, capability))
         raise LingbotError(
             f"fp8 needs a GPU of compute capability {least} or higher, not {found}", field="fp8"
         )

@@ -12,7 +12,7 @@ FLOAT32_PARTS = ("norm", "modulation", "time_embedding.", "time_projection.", "h
 
 
 def stays_float32(name: str) -> bool:
-    """Whether a tensor stays in float32 in a model of any type.
+    """True for a tensor that stays in float32 in a model of any type.
 
     These are the norms' weights, the modulation vectors, the time embedding and the last layer.
     Their names are the same in a checkpoint and in the model.

@@ -24,8 +24,8 @@ def prepare_next_chunk(
 ) -> ChunkInputs:
     """The inputs of the chunk after the window's past; see `WorldModel.prepare_chunk`.
 
-    condition is [1, 20, F, h, w]. The window is that of the rank's heads; where the chunk's
-    positions end, its keys are turned back.
+    condition is [1, 20, F, h, w]. The window is that of the rank's heads. Its keys turn back if the
+    chunk would pass the last position.
     """
     num_frames = condition.shape[2]
     window.make_room(num_frames)

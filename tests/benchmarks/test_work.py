@@ -13,7 +13,7 @@ from lingbot.dit.schedule import build_steps
 from tests.lingbot.toy import SHAPE
 
 META = torch.device("meta")
-TOKENS = 6  # of a latent frame of 4x6 latent pixels
+TOKENS = 6  # a latent frame of 4x6 latent pixels has so many
 TIME_EMBEDDING = 5  # its products, one a pass
 
 
