@@ -20,7 +20,8 @@ device=cuda
 shape=(--model 14b --width 832 --height 480 --chunks 3)
 if [ "${2:-}" = --tiny ]; then
     device=cpu
-    shape=(--model tiny --width 208 --height 128 --chunks 2)
+    shape=(--model tiny --layers 2 --width 96 --height 64 --chunks 2)
+    export OMP_NUM_THREADS=1  # on a busy machine, threads of such small products wait for each other
 fi
 
 # part NAME SECONDS COMMAND ...: the last line of its output that is a JSON object becomes NAME.json.
