@@ -53,6 +53,7 @@ class MemoryPlan(Struct, frozen=True, kw_only=True):
     weights: int
     vae: int  # weights
     camera_cache: int  # its budget
+    camera_map: int  # an entry of the camera cache, at the largest size
     activations: int  # a step, and the decoding of another chunk meanwhile
     reserved: int
     window: int  # latent frames, of these sessions
@@ -120,6 +121,9 @@ def plan_memory(
         weights=weight_bytes(model, itemsize=itemsize),
         vae=num_vae_parameters(preset, vae) * itemsize,
         camera_cache=camera_cache_bytes,
+        camera_map=camera_map_bytes(
+            model, world.largest_size, itemsize=itemsize, num_ranks=num_ranks
+        ),
         activations=max(
             activation_bytes(preset, world, size, vae=vae, itemsize=itemsize, num_ranks=num_ranks)
             for size in world.sizes

@@ -93,6 +93,12 @@ def load_engine(
     )
     plan.check()
     logger.info("%s", plan)
+    if 0 < plan.camera_cache < plan.camera_map:
+        logger.warning(
+            "camera_cache_bytes %d stores nothing: a pose takes %d",
+            plan.camera_cache,
+            plan.camera_map,
+        )
     model = load_dit(checkpoint, device=device, dtype=dtype)
     find = partial(find_obstacle, device=device, dtype=dtype, head_dim=shape.head_dim)
     return Engine(
