@@ -21,6 +21,25 @@ export async function cropToCover(url, [width, height]) {
   });
 }
 
+/** The "WxH" of `sizes` whose shape is nearest to the image's, as the server would choose it. */
+export async function nearestShape(url, sizes) {
+  const { naturalWidth, naturalHeight } = await load(url);
+  const distance = ([width, height]) =>
+    Math.abs(Math.log((width * naturalHeight) / (height * naturalWidth)));
+  const isReadable = naturalWidth > 0 && naturalHeight > 0; // otherwise the first
+  return (isReadable ? [...sizes].sort((a, b) => distance(a) - distance(b)) : sizes)[0].join("x");
+}
+
+/** The image at a URL, which has no size if it cannot be read. */
+async function load(url) {
+  const image = new Image();
+  await new Promise((resolve) => {
+    image.onload = image.onerror = resolve; // decode() would reject a truncated file, which shows
+    image.src = url;
+  });
+  return image;
+}
+
 /**
  * The picture of a file: { bytes, url }. The bytes of the file itself are sent, so that one decoder,
  * the server's, makes every first frame. Only what the server does not take is drawn here.
@@ -28,11 +47,7 @@ export async function cropToCover(url, [width, height]) {
  * Rejects with a message for the user.
  */
 export async function readUpload(file) {
-  const image = new Image();
-  await new Promise((resolve) => {
-    image.onload = image.onerror = resolve; // decode() would reject a truncated file, which shows
-    image.src = URL.createObjectURL(file);
-  });
+  const image = await load(URL.createObjectURL(file));
   if (image.naturalWidth === 0) {
     URL.revokeObjectURL(image.src);
     throw new Error(

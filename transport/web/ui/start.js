@@ -1,7 +1,7 @@
 /** The start screen: opening image, prompt and options. */
 
 import { offerFormats } from "./format.js";
-import { readUpload } from "./image.js";
+import { nearestShape, readUpload } from "./image.js";
 
 // The default prompt of an upload. The field shows it, because the server replaces a missing or
 // empty prompt by that of its first opening, which describes another image.
@@ -14,6 +14,7 @@ export class Start {
   #prompt = element("prompt");
   #openings = []; // { name, prompt, url, bytes? }: those of the server, then the uploads
   #promptIsEdited = false;
+  #sizes = []; // [width, height] each
   #onChoose;
 
   /** onEnter(choice): see #choice. onChoose(url): called with the chosen image. */
@@ -43,7 +44,7 @@ export class Start {
     element("size").replaceChildren(
       ...(sizes.length > 0 ? sizes : [ANY_SIZE]).map((size) => new Option(size)),
     );
-    // Without a size, the server takes the one whose shape is nearest to the picture's.
+    this.#sizes = world.sizes;
     if (sizes.length > 1) element("size").prepend(new Option("as the picture", "", true, true));
     element("size-label").hidden = sizes.length < 2;
     element("enter").disabled = world.openings.length === 0;
@@ -77,12 +78,12 @@ export class Start {
     const index = this.#chosenIndex;
     const opening = this.#openings[index];
     const init = {
+      size: element("size").value || (await nearestShape(opening.url, this.#sizes)),
       seed: Number(element("seed").value),
       realtime_output_format: element("format").value,
     };
     const prompt = this.#prompt.value.trim() || opening.prompt;
     if (prompt !== "") init.prompt = prompt;
-    if (element("size").value !== "") init.size = element("size").value;
     if (opening.bytes !== undefined) init.first_frame = opening.bytes;
     else if (index > 0) init.first_frame = await download(opening.url);
     return { init, imageUrl: opening.url };
