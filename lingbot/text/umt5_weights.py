@@ -69,7 +69,9 @@ class EncoderConfig(Struct, frozen=True, kw_only=True):
 def load_umt5_model(
     path: Path, *, device: torch.device, dtype: torch.dtype | None = None
 ) -> nn.Module:
-    """The encoder of an original `.pth` file, or of a diffusers `text_encoder` folder.
+    """The encoder of an original file, or of a diffusers `text_encoder` folder.
+
+    The original file is a `.pth`; users convert it to safetensors under the same names.
 
     `dtype` None keeps the file's. Files are mapped, and tensors are placed one by one, so that the
     host holds no second copy. Raises WeightsError with the file for a missing, unknown or misshapen
@@ -96,7 +98,8 @@ def load_umt5_model(
 def read_encoder(path: Path) -> tuple[Path, dict[str, Tensor], EncoderConfig]:
     """The file that errors name, its tensors, and the config of a diffusers folder."""
     if not path.is_dir():
-        return path, read_state_dict(path), EncoderConfig()
+        read = read_tensors if path.suffix == ".safetensors" else read_state_dict
+        return path, read(path), EncoderConfig()
     config = read_json(path / CONFIG_FILE, EncoderConfig)
     if config.feed_forward_proj != "gated-gelu":
         raise WeightsError(

@@ -46,6 +46,11 @@ def run(scenario, **config):
     asyncio.run(run_in_loop())
 
 
+async def until(condition):
+    while not condition():
+        await asyncio.sleep(0.001)
+
+
 def test_a_prompt_becomes_a_context_and_what_was_cut():
     async def scenario(deployment, encoder):
         encoded = await deployment.encode("a long prompt")
@@ -88,7 +93,8 @@ def test_equal_prompts_at_once_share_one_encoding():
     async def scenario(deployment, encoder):
         encoder.gate.clear()
         calls = [asyncio.create_task(deployment.encode("snow")) for _ in range(5)]
-        await asyncio.sleep(0.02)
+        await until(lambda: encoder.encoded)
+        await asyncio.sleep(0.05)
         encoder.gate.set()
         first, *others = await asyncio.gather(*calls)
         assert encoder.encoded == ["snow"] and all(one is first for one in others)
@@ -100,8 +106,8 @@ def test_one_prompt_is_encoded_at_a_time_and_the_event_loop_stays_free():
     async def scenario(deployment, encoder):
         encoder.gate.clear()
         calls = [asyncio.create_task(deployment.encode(f"snow {number}")) for number in range(5)]
-        await asyncio.sleep(0.02)  # returns: nothing blocks the loop
-        assert encoder.encoded == ["snow 0"]
+        await until(lambda: len(deployment._running) == 5)  # nothing blocks the loop
+        assert len(encoder.encoded) == 1
         encoder.gate.set()
         await asyncio.gather(*calls)
         assert encoder.most_running == 1 and len(encoder.encoded) == 5
@@ -114,7 +120,7 @@ def test_a_stored_prompt_does_not_wait_for_another_encoding():
         await deployment.encode("snow")
         encoder.gate.clear()
         slow = asyncio.create_task(deployment.encode("rain"))
-        await asyncio.sleep(0.02)
+        await until(lambda: "rain" in encoder.encoded)
         assert (await deployment.encode("snow")).num_truncated == 0
         assert not slow.done()
         encoder.gate.set()
@@ -127,12 +133,23 @@ def test_a_caller_that_leaves_does_not_end_the_encoding_of_others():
     async def scenario(deployment, encoder):
         encoder.gate.clear()
         leaves, stays = (asyncio.create_task(deployment.encode("snow")) for _ in range(2))
-        await asyncio.sleep(0.02)
+        await until(lambda: encoder.encoded)
+        await asyncio.sleep(0.05)  # both wait for it
         leaves.cancel()
         await asyncio.wait([leaves])
         encoder.gate.set()
         assert (await stays).context.shape == (1, 4) and leaves.cancelled()
         assert deployment._running == {}
+
+    run(scenario)
+
+
+def test_an_error_about_one_prompt_leaves_the_replica_as_it_is():
+    async def scenario(deployment, encoder):
+        encoder.error = ValueError("a lone surrogate")
+        with pytest.raises(ValueError, match="surrogate"):
+            await deployment.encode("snow")
+        deployment.check_health()
 
     run(scenario)
 

@@ -37,7 +37,7 @@ def write_world(folder):
     """A checkpoint of `PRESET`: a random DiT, the pocket world's VAE, a tiny umT5."""
     torch.manual_seed(0)
     model = WorldModel(SHAPE).eval()
-    for block in model.blocks:  # so that the prompt shows in the frames
+    for block in model.blocks:  # the prompt must show in the frames
         block.cross_attn.o.weight.data *= 20
     save_dit(model, folder)
     shutil.copy(POCKET.folder / POCKET.vae_file, folder)

@@ -84,6 +84,13 @@ def test_a_folder_may_hold_the_tied_embedding_twice(folder):
     assert torch.equal(twice.shared.weight, tensors["shared.weight"])
 
 
+def test_the_original_tensors_may_lie_in_safetensors(tmp_path, original):
+    path = tmp_path / "umt5.safetensors"
+    save_file(original_tensors(), path)
+    one, other = (load_umt5_model(each, device=CPU).state_dict() for each in (path, original))
+    assert all(torch.equal(one[name], other[name]) for name in other)
+
+
 def test_a_config_without_sizes_is_enough(folder):
     (folder / "config.json").write_text("{}")
     assert load_umt5_model(folder, device=CPU).config.num_layers == SIZES["layers"]
