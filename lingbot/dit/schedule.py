@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lingbot.config import NUM_TRAIN_TIMESTEPS, ScheduleConfig
@@ -30,11 +31,7 @@ def build_steps(
     one. It looks sigmas up by that integer: the first match to predict x0, the second to add noise
     again. A model distilled with those levels expects them.
     """
-    levels = np.linspace(1 - 1 / NUM_TRAIN_TIMESTEPS, 0.0, NUM_TRAIN_TIMESTEPS + 1)[:-1]
-    sigmas = config.shift * levels / (1 + (config.shift - 1) * levels)
-    timesteps = (sigmas * NUM_TRAIN_TIMESTEPS).astype(np.int64)
-    sigmas = sigmas.astype(np.float32)
-
+    sigmas, timesteps = noise_levels(config.shift)
     indices = config.indices
     if num_steps is not None and num_steps != len(indices):
         indices = tuple(i * NUM_TRAIN_TIMESTEPS // num_steps for i in range(num_steps))
@@ -46,6 +43,13 @@ def build_steps(
         sigma, renoise_sigma = float(sigmas[first]), float(sigmas[second])
         steps.append(DenoisingStep(int(timesteps[index]), sigma, renoise_sigma))
     return tuple(steps)
+
+
+def noise_levels(shift: float) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The sigmas of the training schedule, from noise to clean, and their truncated timesteps."""
+    levels = np.linspace(1 - 1 / NUM_TRAIN_TIMESTEPS, 0.0, NUM_TRAIN_TIMESTEPS + 1)[:-1]
+    sigmas = shift * levels / (1 + (shift - 1) * levels)
+    return sigmas.astype(np.float32), (sigmas * NUM_TRAIN_TIMESTEPS).astype(np.int64)
 
 
 def flow_to_x0(x: Tensor, flow: Tensor, sigma: float) -> Tensor:

@@ -4,6 +4,7 @@ Tested in `tests/lingbot/test_verify.py`.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ from lingbot.dit.camera_cache import CameraCache
 from lingbot.dit.kv_cache import KVWindow
 from lingbot.dit.model import WorldModel
 from lingbot.dit.sampler import prepare_next_chunk, sample_chunk
-from lingbot.dit.schedule import build_steps
+from lingbot.dit.schedule import build_steps, noise_levels
 from lingbot.dit.weights import load_dit
 from lingbot.errors import LingbotError
 from lingbot.files import read_json
@@ -30,6 +31,8 @@ from lingbot.parallel.ulysses import SequenceParallelGroup
 from lingbot.verify.recorded import Errors, read_recorded, relative_error
 
 ROLLOUT_FILE = "rollout.safetensors"
+SHIFTS = [half / 2 for half in range(2, 41)]  # 1 to 20
+SIGMA_TOLERANCE = 1e-6  # the sigmas of neighbouring shifts differ by more than a hundredth
 CACHE_BYTES = 2**14  # a few latent frames of a small model, so that some are evicted
 
 # C chunks, S steps (R with noise), F latent frames of a chunk, N of all, h and w latent pixels.
@@ -83,10 +86,23 @@ def error_of(ours: Sequence[float], reference: Tensor) -> float:
 
 
 def find_schedule(recorded: dict[str, Tensor]) -> ScheduleConfig:
-    """The known schedule that visits the recorded timesteps. Raises LingbotError if none does."""
+    """The schedule that visits the recorded timesteps: a published one, or one of another shift.
+
+    Schedules of several shifts may visit the same timesteps: the sigmas decide. Raises LingbotError
+    if no shift of SHIFTS fits.
+    """
     timesteps = recorded["timesteps"].tolist()
     for schedule in (SCHEDULE_V1, SCHEDULE_V2, SCHEDULE_V2_CLI):
         if [step.timestep for step in build_steps(schedule)] == timesteps:
+            return schedule
+    is_falling = all(a > b for a, b in pairwise(timesteps))
+    for shift in SHIFTS if is_falling else ():
+        all_timesteps = noise_levels(shift)[1].tolist()
+        if not set(timesteps) <= set(all_timesteps):
+            continue
+        schedule = ScheduleConfig(indices=tuple(map(all_timesteps.index, timesteps)), shift=shift)
+        sigmas = [step.sigma for step in build_steps(schedule)]
+        if error_of(sigmas, recorded["x0_sigmas"]) < SIGMA_TOLERANCE:
             return schedule
     raise LingbotError(f"timesteps {timesteps} belong to no known schedule")
 

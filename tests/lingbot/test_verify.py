@@ -6,6 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lingbot.config import ScheduleConfig
+from lingbot.dit.schedule import build_steps
+from lingbot.errors import LingbotError
 from lingbot.verify.__main__ import main
 from lingbot.verify.dit import find_schedule
 from lingbot.verify.folder import verify
@@ -13,7 +16,10 @@ from lingbot.verify.folder import verify
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
-@pytest.mark.parametrize("name", ["dit_cam_global", "dit_cam_window", "dit_act_window", "camera"])
+FOLDERS = ["dit_cam_global", "dit_cam_window", "dit_act_window", "dit_cam_chunk4", "camera"]
+
+
+@pytest.mark.parametrize("name", FOLDERS)
 def test_golden_folders_are_reproduced(name):
     errors = dict(verify(GOLDEN / name))
     assert len(errors) >= 5
@@ -23,6 +29,22 @@ def test_golden_folders_are_reproduced(name):
 def test_the_schedule_of_v2s_command_line_is_found():
     timesteps = torch.tensor([999.0, 967.0, 908.0, 768.0])
     assert find_schedule({"timesteps": timesteps}).shift == 10.0
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0, 8.0, 9.5, 10.0])
+def test_a_schedule_of_another_shift_is_found_by_its_sigmas(shift):
+    steps = build_steps(ScheduleConfig(indices=(0, 111, 480, 702, 930), shift=shift))
+    recorded = {
+        "timesteps": torch.tensor([float(step.timestep) for step in steps]),
+        "x0_sigmas": torch.tensor([step.sigma for step in steps]),
+    }
+    assert build_steps(find_schedule(recorded)) == steps
+
+
+def test_a_schedule_of_no_known_shift_is_refused():
+    recorded = {"timesteps": torch.tensor([999.0, 500.0]), "x0_sigmas": torch.tensor([0.9, 0.1])}
+    with pytest.raises(LingbotError, match="no known schedule"):
+        find_schedule(recorded)
 
 
 def test_the_report_ends_with_the_worst_error(capsys):
