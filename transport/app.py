@@ -18,6 +18,7 @@ from starlette.websockets import WebSocket
 from transport.connection.close import reject
 from transport.connection.connection import Connection
 from transport.event_loop_lag import EventLoopLag
+from transport.freed_memory import give_back
 from transport.http.clip import clip_route
 from transport.http.health import health_route
 from transport.http.models import model_routes
@@ -55,6 +56,7 @@ def build_app(
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(lag.run)
+            tasks.start_soon(give_back)
             yield
             tasks.cancel_scope.cancel()
 
