@@ -41,10 +41,7 @@ def choose_backend(
     LingbotError for a wanted backend that cannot run.
     """
     if wanted != "auto":
-        if obstacle := find_obstacle(wanted):
-            raise LingbotError(
-                f"attention {wanted!r} cannot run here: {obstacle}", field="attention"
-            )
+        check_backend(wanted, obstacle=find_obstacle(wanted))
         logger.info("attention: %s, as configured", wanted)
         return wanted
     obstacles: dict[str, str] = {}
@@ -54,6 +51,12 @@ def choose_backend(
             break
     logger.info("attention: %s (%s)", backend, describe(obstacles) or "the fastest")
     return backend
+
+
+def check_backend(wanted: AttentionBackend, *, obstacle: str) -> None:
+    """Raise LingbotError for a wanted backend that has an obstacle."""
+    if obstacle:
+        raise LingbotError(f"attention {wanted!r} cannot run here: {obstacle}", field="attention")
 
 
 def describe(obstacles: Mapping[str, str]) -> str:
@@ -69,22 +72,31 @@ def find_obstacle(
     """
     if backend == "sdpa":
         return ""
-    if device.type != "cuda":
-        return f"it needs a GPU, not {device.type}"
-    if backend in FLASH:
-        name, module = FLASH[backend]
-        if not hasattr(torch_attention, "activate_flash_attention_impl"):
-            return f"torch {torch.__version__} cannot activate it"
-        if not has_module(module):
-            return f"no module {module}"
+    if lack := find_lack(backend, device=device):
+        return lack
     try:
         if backend in FLASH:
-            torch_attention.activate_flash_attention_impl(name)
+            torch_attention.activate_flash_attention_impl(FLASH[backend][0])
         run_alone(backend, device=device, dtype=dtype, head_dim=head_dim)
     except (RuntimeError, ImportError, AttributeError, ValueError, AssertionError) as exc:
         if backend in FLASH:
             torch_attention.restore_flash_attention_impl()
         return (str(exc).splitlines() or [type(exc).__name__])[0]
+    return ""
+
+
+def find_lack(backend: AttentionBackend, *, device: torch.device) -> str:
+    """What a backend needs and this machine lacks, found without running it; or ''."""
+    if backend == "sdpa":
+        return ""
+    if device.type != "cuda":
+        return f"it needs a GPU, not {device.type}"
+    if backend in FLASH:
+        if not hasattr(torch_attention, "activate_flash_attention_impl"):
+            return f"torch {torch.__version__} cannot activate it"
+        _, module = FLASH[backend]
+        if not has_module(module):
+            return f"no module {module}"
     return ""
 
 

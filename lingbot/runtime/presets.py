@@ -13,7 +13,13 @@ from msgspec.structs import replace
 from lingbot.checkpoint.expected import check_shape
 from lingbot.checkpoint.layout import Checkpoint, find_checkpoint
 from lingbot.config import PRESETS, ModelConfig, Preset, VaeKind, WorldConfig
-from lingbot.dit.attention import AttentionBackend, choose_backend, find_obstacle
+from lingbot.dit.attention import (
+    AttentionBackend,
+    check_backend,
+    choose_backend,
+    find_lack,
+    find_obstacle,
+)
 from lingbot.dit.fp8 import check_fp8, quantise_blocks
 from lingbot.dit.model import WorldModel
 from lingbot.dit.weights import load_dit
@@ -99,8 +105,9 @@ def load_engine(
             plan.camera_cache,
             plan.camera_map,
         )
-    model = load_dit(checkpoint, device=device, dtype=dtype)
     find = partial(find_obstacle, device=device, dtype=dtype, head_dim=shape.head_dim)
+    backend = choose_backend(attention, find)  # may refuse: before minutes of reading
+    model = load_dit(checkpoint, device=device, dtype=dtype)
     return Engine(
         world,
         model=speed_up(model, compile=compile, fp8=fp8),
@@ -115,7 +122,7 @@ def load_engine(
         ),
         camera_cache_bytes=camera_cache_bytes,
         group=group,
-        attention=choose_backend(attention, find),
+        attention=backend,
         memory=plan,
     )
 
@@ -159,9 +166,16 @@ def choose_dtype(
 
 
 def check_switches(
-    device: torch.device, dtype: torch.dtype | None, *, compile: bool, fp8: bool
+    device: torch.device,
+    dtype: torch.dtype | None,
+    *,
+    attention: AttentionBackend | Literal["auto"] = "auto",
+    compile: bool = False,
+    fp8: bool = False,
 ) -> None:
-    """Raise LingbotError, before weights are loaded, for a switch that cannot work here."""
+    """Raise LingbotError, before anything is loaded or run, for a switch that cannot work here."""
+    if attention != "auto":
+        check_backend(attention, obstacle=find_lack(attention, device=device))
     if fp8:
         check_fp8(device, dtype or torch.bfloat16)
     if not compile:
