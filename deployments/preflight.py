@@ -37,6 +37,7 @@ def check_machine(file: ConfigFile) -> None:
     model = check_weights(file.args, num_ranks=len(file.bundles))
     available = find_resources(file)
     check_device(file, num_gpus=available["GPU"])
+    check_switches(file.args)
     check_strategies(file)
     check_resources(file, available)
     check_memory(file, model, free=free_per_rank(file))
@@ -161,6 +162,26 @@ def check_device(file: ConfigFile, *, num_gpus: float) -> None:
                 f"placement_group_bundles[{index}] of WorldGroup: no GPU, expected one with "
                 "device: cuda"
             )
+
+
+def check_switches(config: ServiceConfig) -> None:
+    """Raise ConfigError for `attention`, `compile` or `fp8` where this machine cannot do it."""
+    if config.attention in ("auto", "sdpa") and not config.compile and not config.fp8:
+        return
+    import torch  # imported late, as in `find_resources`
+
+    from lingbot.runtime import presets
+
+    try:
+        presets.check_switches(
+            torch.device(config.device),
+            None if config.dtype == "auto" else getattr(torch, config.dtype),
+            attention=config.attention,
+            compile=config.compile,
+            fp8=config.fp8,
+        )
+    except LingbotError as exc:
+        raise ConfigError(f"{ARGS}.{exc.field}: {exc}") from exc
 
 
 def check_strategies(file: ConfigFile) -> None:

@@ -133,6 +133,20 @@ def test_cuda_needs_a_device_and_a_gpu_in_each_bundle(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    "switch, reason",
+    [
+        ({"attention": "cudnn"}, "attention: attention 'cudnn' cannot run here: it needs a GPU"),
+        ({"fp8": True}, "fp8: fp8 needs a GPU, not cpu"),
+        ({"compile": True}, "compile: compile needs one of g"),
+    ],
+)
+def test_a_switch_that_this_machine_cannot_do_is_refused(tmp_path, monkeypatch, switch, reason):
+    monkeypatch.setenv("PATH", str(tmp_path))  # as without a compiler
+    with pytest.raises(ConfigError, match=rf"args\.{reason}"):
+        check_machine(with_args(**switch))
+
+
+@pytest.mark.parametrize(
     "file, reason",
     [
         (with_args(threads=3), r"args\.threads: 3, but there are 2 CPUs"),
