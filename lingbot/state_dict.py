@@ -1,9 +1,9 @@
 """State dicts whose shapes give a network's widths, checked with reasons.
 
-Tested in `tests/lingbot/vae/test_wan_weights.py`.
+Tested in `tests/lingbot/vae/test_wan_weights.py` and `tests/lingbot/text/test_umt5_weights.py`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 
 from torch import Tensor
@@ -34,8 +34,7 @@ def compare(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, sour
         ("unknown tensor", found.keys() - expected.keys()),
     ):
         if names:
-            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-            raise WeightsError(f"{source}: {text} '{min(names)}'{more}")
+            raise WeightsError(f"{source}: {text} {first_of(names)}")
     for name, tensor in found.items():
         shape = list(expected[name].shape)
         if list(tensor.shape) != shape or not tensor.is_floating_point():
@@ -43,3 +42,9 @@ def compare(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, sour
             raise WeightsError(
                 f"{source}: tensor '{name}' is {kind} {list(tensor.shape)}, expected floats {shape}"
             )
+
+
+def first_of(names: Set[str]) -> str:
+    """The first name, and how many more there are."""
+    more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+    return f"'{min(names)}'{more}"

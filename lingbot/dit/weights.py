@@ -1,7 +1,7 @@
 """The tensors of a DiT: streamed from a checkpoint into a model, and written from one."""
 
 import json
-from collections.abc import Callable, Set
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -17,6 +17,7 @@ from lingbot.checkpoint.shape import infer_config, label_of
 from lingbot.dit.model import WorldModel
 from lingbot.dit.precision import stays_float32
 from lingbot.errors import WeightsError
+from lingbot.state_dict import first_of
 
 DIT_FILE = "diffusion_pytorch_model.safetensors"
 
@@ -104,12 +105,6 @@ def compare_tensors(
                 f"{tensor.file}: tensor '{name}' is {tensor.dtype} {list(tensor.shape)}, "
                 f"expected {expected[name]} of {', '.join(DTYPES)}"
             )
-
-
-def first_of(names: Set[str]) -> str:
-    """The first name, and how many more there are."""
-    more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-    return f"'{min(names)}'{more}"
 
 
 def fill(

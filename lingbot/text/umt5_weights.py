@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from lingbot.errors import WeightsError
 from lingbot.extra import import_extra
-from lingbot.files import read_json, read_state_dict, read_tensors
+from lingbot.files import read_json, read_tensors
+from lingbot.state_dict import compare, read_weights
 
 CONFIG_FILE = "config.json"
 TENSOR_FILE = "model.safetensors"  # in a diffusers folder; it may be in shards
@@ -87,7 +88,11 @@ def load_umt5_model(
         model: nn.Module = transformers.UMT5EncoderModel(build_config(config, shape))
     expected = model.state_dict()
     del expected[TIED]
-    compare_tensors(found, expected, names, source=source)
+    compare(
+        {names[ours]: tensor for ours, tensor in found.items()},
+        {names.get(ours, ours): tensor for ours, tensor in expected.items()},
+        source=source,
+    )
     del tensors
     dtype = found[SHARED].dtype if dtype is None else dtype
     placed = {name: found.pop(name).to(device, dtype, copy=True) for name in names}
@@ -98,8 +103,7 @@ def load_umt5_model(
 def read_encoder(path: Path) -> tuple[Path, dict[str, Tensor], EncoderConfig]:
     """The file that errors name, its tensors, and the config of a diffusers folder."""
     if not path.is_dir():
-        read = read_tensors if path.suffix == ".safetensors" else read_state_dict
-        return path, read(path), EncoderConfig()
+        return path, read_weights(path), EncoderConfig()
     config = read_json(path / CONFIG_FILE, EncoderConfig)
     if config.feed_forward_proj != "gated-gelu":
         raise WeightsError(
@@ -163,26 +167,3 @@ def build_config(config: EncoderConfig, shape: EncoderShape) -> Any:
         feed_forward_proj=config.feed_forward_proj,
         dropout_rate=0.0,
     )
-
-
-def compare_tensors(
-    found: dict[str, Tensor], expected: dict[str, Tensor], names: dict[str, str], *, source: Path
-) -> None:
-    """Raise WeightsError, with the file and one tensor, unless names, shapes and kinds agree.
-
-    `names` gives the file's names of the tensors that it has.
-    """
-    for text, these in (
-        ("no tensor", expected.keys() - found.keys()),
-        ("unknown tensor", {names[name] for name in found.keys() - expected.keys()}),
-    ):
-        if these:
-            more = f" (and {len(these) - 1} more)" if len(these) > 1 else ""
-            raise WeightsError(f"{source}: {text} '{min(these)}'{more}")
-    for name, tensor in found.items():
-        shape = list(expected[name].shape)
-        if list(tensor.shape) != shape or not tensor.is_floating_point():
-            raise WeightsError(
-                f"{source}: tensor '{names[name]}' is {tensor.dtype} {list(tensor.shape)}, "
-                f"expected numbers of floating point {shape}"
-            )

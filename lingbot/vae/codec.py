@@ -13,10 +13,10 @@ from torch import Tensor
 
 from lingbot.config import TEMPORAL_STRIDE
 from lingbot.errors import WeightsError
+from lingbot.state_dict import compare, read_weights, width_of
 from lingbot.vae.condition import with_mask
 from lingbot.vae.pixels import Frames, to_frames, to_unit
 from lingbot.vae.protocol import ImageCondition
-from lingbot.vae.state_dict import compare, read_weights, width_of
 from lingbot.vae.statistics import WAN_MEAN, WAN_STD, per_channel
 from lingbot.vae.tiny import WIDTH_NAMES, DecoderState, TinyVAE
 

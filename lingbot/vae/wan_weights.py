@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from lingbot.config import LATENT_CHANNELS, SPATIAL_STRIDE, TEMPORAL_STRIDE
-from lingbot.errors import LingbotError, WeightsError
+from lingbot.errors import WeightsError
+from lingbot.extra import import_extra
 from lingbot.files import read_json
-from lingbot.vae.state_dict import compare, read_weights, width_of
+from lingbot.state_dict import compare, read_weights, width_of
 from lingbot.vae.statistics import WAN_MEAN, WAN_STD
 
 FOLDER_CONFIG = "config.json"
@@ -126,24 +127,13 @@ def build(tensors: Mapping[str, Tensor], *, source: Path, config: Path | None = 
     shape = infer_shape(found, names, source=source)
     if config is not None:
         check_config(shape, config, source=source)
-    autoencoder = import_autoencoder()
+    autoencoder = import_extra("diffusers").AutoencoderKLWan
     with torch.device("meta"):
         network = autoencoder(**shape)
     expected = {names.to_file(name): tensor for name, tensor in network.state_dict().items()}
     compare(tensors, expected, source=source)
     network.load_state_dict(found, strict=True, assign=True)
     return network.eval().requires_grad_(False)
-
-
-def import_autoencoder() -> Any:
-    """diffusers' class, imported late: the pocket world needs no diffusers."""
-    try:
-        from diffusers import AutoencoderKLWan
-    except (ImportError, RuntimeError) as exc:
-        raise LingbotError(
-            "the Wan VAE needs diffusers: pip install 'lingbot-serve[checkpoints]'"
-        ) from exc
-    return AutoencoderKLWan
 
 
 def infer_shape(tensors: Mapping[str, Tensor], names: FileNames, *, source: Path) -> dict[str, Any]:

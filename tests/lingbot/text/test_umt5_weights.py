@@ -114,7 +114,10 @@ def change(path, **tensors):
         ({"head.weight": torch.ones(3)}, "unknown tensor 'head.weight'"),
         ({"blocks.7.norm1.weight": torch.ones(32)}, "no tensor 'encoder.block.2.*' .and 9 more"),
         ({"blocks.1.ffn.fc1.weight": torch.ones(48, 31)}, r"'blocks.1.ffn.fc1.*\[48, 31\], exp"),
-        ({"blocks.1.norm2.weight": torch.ones(32, dtype=torch.int8)}, "torch.int8 .32., expected"),
+        (
+            {"blocks.1.norm2.weight": torch.ones(32, dtype=torch.int8)},
+            "is int8 .32., expected floats .32.",
+        ),
     ],
 )
 def test_wrong_tensors_are_named_with_their_file(original, changes, reason):
