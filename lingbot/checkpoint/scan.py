@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from lingbot.checkpoint.header import read_header
-from lingbot.checkpoint.state_dict import state_dict_names
+from lingbot.checkpoint.pickled_names import state_dict_names
 from lingbot.errors import WeightsError
 from lingbot.files import index_of, numbered_shards, read_index, read_json
 

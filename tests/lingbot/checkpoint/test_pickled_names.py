@@ -5,7 +5,7 @@ from collections import OrderedDict
 import pytest
 import torch
 
-from lingbot.checkpoint.state_dict import state_dict_names
+from lingbot.checkpoint.pickled_names import state_dict_names
 from lingbot.errors import WeightsError
 from lingbot.files import read_state_dict
 from tests.lingbot.checkpoint.folders import GOLDEN, PAGE, POINTER
