@@ -17,6 +17,7 @@ from lingbot.checkpoint.expected import check_shape
 from lingbot.checkpoint.layout import find_checkpoint
 from lingbot.config import PRESETS, ModelConfig, Preset
 from lingbot.errors import LingbotError, WeightsError
+from lingbot.extra import check_extra
 from lingbot.files import check_tensors, read_json, refuse_other_kinds
 from lingbot.memory_plan import plan_memory
 from lingbot.runtime.free_memory import free_host_memory
@@ -34,6 +35,7 @@ class Heads(Struct):
 
 def check_machine(file: ConfigFile) -> None:
     """Raise ConfigError for weights, a device or resources that this machine does not have."""
+    check_libraries(file.args)
     model = check_weights(file.args, num_ranks=len(file.bundles))
     available = find_resources(file)
     check_device(file, num_gpus=available["GPU"])
@@ -41,6 +43,16 @@ def check_machine(file: ConfigFile) -> None:
     check_strategies(file)
     check_resources(file, available)
     check_memory(file, model, free=free_per_rank(file))
+
+
+def check_libraries(config: ServiceConfig) -> None:
+    """Raise ConfigError for a published preset without the libraries that read its weights."""
+    if not config.has_text_encoder:
+        return
+    try:
+        check_extra()
+    except LingbotError as exc:
+        raise ConfigError(f"{ARGS}.preset: {exc}") from exc
 
 
 def check_weights(config: ServiceConfig, *, num_ranks: int) -> ModelConfig:

@@ -23,6 +23,7 @@ from deployments.preflight import (
     replica_resources,
 )
 from deployments.schema_keys import ConfigError
+from lingbot import extra
 from lingbot.config import MODEL_14B, PRESETS
 from lingbot.memory_plan import plan_memory
 
@@ -111,6 +112,16 @@ def test_a_preset_without_weights_needs_a_folder(monkeypatch):
     monkeypatch.setitem(PRESETS, "pocket", replace(POCKET, folder=None))
     with pytest.raises(ConfigError, match="'pocket' needs a folder of weights"):
         check_weights(ServiceConfig(), num_ranks=1)
+
+
+def test_a_published_preset_needs_the_extra(tmp_path, monkeypatch):
+    published = with_args(preset="v1-14b", weights=str(tmp_path))
+    with pytest.raises(ConfigError, match=r"args\.weights: .*: no DiT"):
+        check_machine(published)
+    monkeypatch.setattr(extra, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"args\.preset: published weights need diffusers: pip"):
+        check_machine(published)
+    check_machine(FILE)  # the pocket world needs none of it
 
 
 def test_the_number_of_ranks_divides_the_heads(weights):
