@@ -1,7 +1,7 @@
 """The shapes and schedules of worlds, and the presets that name them. Imports no torch.
 
 A `variant` of a published model is an implementation that runs its weights. The table in
-`docs/operating.md` has the figures of both, and their sources.
+`docs/checkpoints.md` has the figures of both, and their sources.
 """
 
 import re
