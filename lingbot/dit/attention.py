@@ -86,7 +86,7 @@ def find_obstacle(
 
 
 def find_lack(backend: AttentionBackend, *, device: torch.device) -> str:
-    """What a backend needs and this machine lacks, found without running it; or ''."""
+    """The reason why this machine lacks a backend, found without running it; or ''."""
     if backend == "sdpa":
         return ""
     if device.type != "cuda":
