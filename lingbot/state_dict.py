@@ -1,6 +1,6 @@
 """State dicts whose shapes give a network's widths, checked with reasons.
 
-Tested in `tests/lingbot/vae/test_wan_weights.py` and `tests/lingbot/text/test_umt5_weights.py`.
+Tested in `tests/lingbot/vae/test_wan_weights.py`.
 """
 
 from collections.abc import Mapping, Set
