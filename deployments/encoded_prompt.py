@@ -1,6 +1,6 @@
 """A prompt on its way from the text encoder to a rank.
 
-Tested in `tests/deployments/test_lease.py`.
+Tested in `tests/deployments/test_lease_prompts.py`.
 """
 
 import numpy as np

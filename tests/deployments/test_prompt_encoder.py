@@ -10,6 +10,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from deployments.config import ServiceConfig
 from deployments.encoded_prompt import EncodedPrompt
 from deployments.prompt_encoder import PromptEncoder
+from tests.deployments.fakes import FakeReadiness
 from transport.wire.errors import Busy, WorldFailed, WorldLost
 
 CONTEXT = EncodedPrompt(np.ones((2, 4), np.float32))
@@ -44,19 +45,6 @@ class FakeHandle:
             fail, succeed = self.calls[-1].result.set_exception, self.calls[-1].result.set_result
             (fail if isinstance(answer, Exception) else succeed)(answer)
         return self.calls[-1]
-
-
-class FakeReadiness:
-    """Gives its answers one after the other, then repeats the last."""
-
-    def __init__(self, answers):
-        self.answers = list(answers)
-
-    async def ask(self):
-        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
 
 
 def run(scenario, *answers, ready=(True,), **config):

@@ -1,6 +1,4 @@
-import gc
 import io
-import threading
 import time
 
 import anyio
@@ -8,8 +6,7 @@ import pytest
 from msgspec import msgpack
 from PIL import Image
 
-from transport.wire.errors import BadMessage, Refused
-from transport.wire.init import SessionRequest
+from transport.wire.errors import Refused
 from transport.wire.messages import Queued, Warming, WarningMessage
 
 FAST = {"extensions": True, "realtime_output_pacing": False}
@@ -103,12 +100,6 @@ def test_the_world_is_opened_as_init_says(peer, world, make_png):
     assert (spec.width, spec.height) == (32, 16)
     assert world.images[0].shape == (16, 32, 3)
     assert (world.images[0] == [9, 8, 7]).all()
-
-
-def test_without_a_first_frame_the_first_opening_is_used(peer, world):
-    peer.init()
-    peer.read()
-    assert (world.images[0] == [10, 20, 30]).all()
 
 
 def test_controls_and_prompts_reach_the_step_that_follows(peer, world):
@@ -243,34 +234,6 @@ def test_an_invalid_init_is_answered_and_another_may_follow(peer, world, make_pn
     assert peer.read()["type"] == "frame_batch"
 
 
-def test_a_url_is_refused_unless_its_host_is_listed(peer, make_png):
-    """All presets of upstream's page send one."""
-    peer.init(first_frame="https://example.com/a.png")
-    error = peer.read()
-    assert error["field"] == "first_frame"
-    assert "this server fetches none (`image_hosts` is empty)" in error["content"]
-    peer.init(first_frame=make_png())
-    assert peer.read()["type"] == "frame_batch"
-
-
-def test_a_first_frame_may_be_fetched(world, serve, fetcher):
-    fetcher.answering.set()
-    with serve(world, fetcher) as server, server.dial() as peer:
-        peer.init(first_frame="https://example.com/a.png")
-        assert peer.read()["type"] == "frame_batch"
-    assert fetcher.asked == [("https://example.com/a.png", "first_frame")]
-    assert (world.images[0] == [1, 2, 3]).all()
-
-
-def test_a_client_that_leaves_cancels_its_fetch(world, serve, fetcher):
-    with serve(world, fetcher) as server, server.dial() as peer:
-        peer.init(first_frame="https://example.com/a.png")
-        while not fetcher.asked:
-            time.sleep(0.005)
-    assert fetcher.cancelled
-    assert world.specs == []
-
-
 def test_a_refusal_of_the_world_is_answered_and_another_init_may_follow(peer, world):
     world.on_open = Refused("no such window", field="realtime_causal_kv_cache_num_frames")
     peer.init()
@@ -326,48 +289,6 @@ def test_a_thousand_events_never_come_between_a_header_and_its_payload(make_worl
                 chunks += 1
                 peer.send(type="ack", chunk_index=message["chunk_index"])
         assert acked == list(range(1000))
-
-
-def test_an_upload_does_not_delay_a_live_session(make_world, serve, monkeypatch):
-    uploading, release, released = (threading.Event() for _ in range(3))
-
-    def decode_slowly(*args, **options):
-        uploading.set()
-        release.wait(5)
-        released.set()
-        raise BadMessage("not an image")
-
-    monkeypatch.setattr("os.cpu_count", lambda: 1)
-    with serve(make_world()) as server, server.dial() as player, server.dial() as stranger:
-        player.init(**FAST)
-        player.read_until("chunk_stats")
-        monkeypatch.setattr("transport.connection.connection.decode_image", decode_slowly)
-        stranger.init()
-        assert uploading.wait(5)
-        for index in range(3):
-            player.send(type="ack", chunk_index=index)
-            player.read_until("chunk_stats")
-        assert not released.is_set()
-        release.set()
-
-
-def test_an_image_is_dropped_once_the_world_is_open(make_socket, make_world, make_png):
-    def kept_images():
-        requests = [one for one in gc.get_objects() if type(one) is SessionRequest]
-        return [one for one in requests if one.world.prompt == "kept?" and one.first_frame]
-
-    async def scenario():
-        socket = make_socket(stuck_on=9 * 16 * 32 * 3)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(socket.serve, make_world())
-            init = {"type": "init", "max_chunks": 1, "prompt": "kept?", "first_frame": make_png()}
-            await socket.inbox.send(msgpack.encode(init))
-            del init
-            await socket.stuck.wait()
-            assert kept_images() == []
-            socket.release.set()
-
-    anyio.run(scenario)
 
 
 def test_sending_a_chunk_overlaps_the_generation_of_the_next(make_socket, make_world):

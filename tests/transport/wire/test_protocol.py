@@ -4,7 +4,6 @@ import math
 
 import pytest
 from msgspec import msgpack
-from msgspec.structs import replace
 
 from transport.wire.controls import ChunkControls
 from transport.wire.errors import Busy, Refused, TooLarge, WorldLost
@@ -101,48 +100,6 @@ def test_events_reach_the_controls(start):
     protocol.receive(event("prompt", "rain", event_id=2), 0.0)
     taken = protocol.controls.take_chunk(3)
     assert (taken.actions, taken.prompt, taken.event_ids) == (["w", "l", ""], "rain", [1, 2])
-
-
-def start_encoding_world(connect, info):
-    """A protocol whose world encodes prompts beside its chunks."""
-    protocol = connect(info=replace(info(), encodes_prompts=True))
-    protocol.receive(init(extensions=True), 0.0)
-    return protocol
-
-
-def test_a_prompt_that_must_be_encoded_reaches_the_controls_afterwards(connect, info):
-    protocol = start_encoding_world(connect, info)
-    assert not protocol.has_new_prompt
-    assert protocol.receive(event("prompt", "rain", event_id=4), 0.0) == [ControlAck(4)]
-    assert protocol.has_new_prompt
-    assert protocol.take_controls().event_ids == []
-    new = protocol.take_new_prompt()
-    assert (new.prompt, new.event_id, protocol.take_new_prompt()) == ("rain", 4, None)
-    assert protocol.take_controls().prompt is None
-    protocol.apply_prompt(new)
-    controls = protocol.take_controls()
-    assert (controls.prompt, controls.event_ids, controls.event_id) == ("rain", [4], 4)
-
-
-def test_a_prompt_whose_init_failed_is_never_encoded(connect, info):
-    protocol = start_encoding_world(connect, info)
-    protocol.receive(event("prompt", "rain", event_id=4), 0.0)
-    protocol.reject(Refused("no"), 0.0)
-    assert not protocol.has_new_prompt
-
-
-def test_the_refusal_of_a_prompt_names_its_event(connect, info):
-    protocol = start_encoding_world(connect, info)
-    protocol.receive(event("prompt", "rain", event_id=4), 0.0)
-    new = protocol.take_new_prompt()
-    (message,) = protocol.send_prompt_refusal(new, WorldLost("the text encoder died"))
-    assert msgpack.decode(message) == {
-        "type": "error",
-        "content": "the prompt stays as it was: the text encoder died",
-        "code": "refused",
-        "field": "prompt",
-        "event_id": 4,
-    }
 
 
 @pytest.mark.parametrize("data, code", [("hello", "text_frame"), (b"\xc1", "malformed")])
