@@ -65,7 +65,7 @@ def check_weights(config: ServiceConfig, *, num_ranks: int) -> ModelConfig:
     if folder is None:
         raise ConfigError(f"{ARGS}.weights: preset {config.preset!r} needs a folder of weights")
     try:
-        if not folder.is_dir():
+        if preset.dit_file and not folder.is_dir():  # a published DiT may be one of several files
             raise ConfigError(f"{ARGS}.weights: no folder {folder}")
         model = check_files(config, preset, folder)
     except WeightsError as exc:

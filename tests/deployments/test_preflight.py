@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from msgspec.structs import replace
+from safetensors.torch import save_file
 
 from deployments import preflight
 from deployments.config import ServiceConfig, parse_args
@@ -26,6 +27,7 @@ from deployments.schema_keys import ConfigError
 from lingbot import extra
 from lingbot.config import MODEL_14B, PRESETS
 from lingbot.memory_plan import plan_memory
+from tests.lingbot.checkpoint.folders import TINY, tiny_tensors, write_parts
 
 FILE = read_config_file(Path(__file__).parents[2] / "serve_config.yaml")
 POCKET = PRESETS["pocket"]
@@ -122,6 +124,16 @@ def test_a_published_preset_needs_the_extra(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"args\.preset: published weights need diffusers: pip"):
         check_machine(published)
     check_machine(FILE)  # the pocket world needs none of it
+
+
+def test_one_of_several_dits_in_a_folder_is_named_by_its_file(tmp_path):
+    write_parts(tmp_path)
+    for name in ("one.safetensors", "two.safetensors"):
+        save_file(tiny_tensors(), tmp_path / name)
+    with pytest.raises(ConfigError, match=r"path of one of them: one\.safetensors, two\."):
+        check_weights(ServiceConfig(preset="v1-14b", weights=str(tmp_path)), num_ranks=1)
+    file = ServiceConfig(preset="v1-14b", weights=str(tmp_path / "two.safetensors"))
+    assert check_weights(file, num_ranks=1) == TINY
 
 
 def test_the_number_of_ranks_divides_the_heads(weights):
