@@ -106,20 +106,16 @@ def load_engine(
             plan.camera_map,
         )
     find = partial(find_obstacle, device=device, dtype=dtype, head_dim=shape.head_dim)
-    backend = choose_backend(attention, find)  # may refuse: before minutes of reading
+    # These may refuse, so they come before minutes of reading.
+    backend = choose_backend(attention, find)
+    autoencoder = load_vae(
+        found, checkpoint, vae, folder=folder, tiny_vae=tiny_vae, device=device, dtype=dtype
+    )
     model = load_dit(checkpoint, device=device, dtype=dtype)
     return Engine(
         world,
         model=speed_up(model, compile=compile, fp8=fp8),
-        vae=load_vae(
-            found,
-            checkpoint,
-            vae,
-            folder=folder,
-            tiny_vae=tiny_vae,
-            device=device,
-            dtype=dtype,
-        ),
+        vae=autoencoder,
         camera_cache_bytes=camera_cache_bytes,
         group=group,
         attention=backend,

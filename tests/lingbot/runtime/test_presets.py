@@ -106,6 +106,14 @@ def test_switches_that_cannot_work_are_refused_before_weights_are_loaded(monkeyp
         check_switches(torch.device("cuda"), torch.bfloat16, compile=True)
 
 
+def test_a_damaged_vae_is_refused_before_the_weights_are_loaded(tmp_path, monkeypatch):
+    monkeypatch.delattr(presets, "load_dit")
+    shutil.copytree(POCKET.folder, tmp_path, dirs_exist_ok=True)
+    (tmp_path / POCKET.vae_file).write_bytes(b"junk")
+    with pytest.raises(WeightsError, match="tiny_vae.safetensors: not a whole safetensors file"):
+        load_engine("pocket", weights=tmp_path, dtype=torch.float32)
+
+
 def test_another_attention_than_the_plain_one_is_refused_on_a_cpu(monkeypatch):
     assert load_engine("pocket", dtype=torch.float32).attention == "sdpa"
     monkeypatch.delattr(presets, "load_dit")  # before minutes of reading
