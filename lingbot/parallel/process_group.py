@@ -74,7 +74,7 @@ def spawn_ranks(
     """Run `call(group, *args)` in `num_ranks` new processes on this machine's CPUs.
 
     Returns rank 0's result. Call, arguments and result must be picklable. Raises
-    torch.multiprocessing.ProcessRaisedException, with the traceback, if a rank raises.
+    torch.multiprocessing.ProcessRaisedException, with the traceback of the first rank that raises.
     """
     with tempfile.TemporaryDirectory() as folder:
         parameters = (num_ranks, Path(folder), collective_timeout_s, call, args)
@@ -94,15 +94,21 @@ def _run_rank(
     args: tuple[object, ...],
 ) -> None:
     torch.set_num_threads(1)  # the processes share this machine's cores
+    store = FileStore(str(folder / "rendezvous"), num_ranks)
     group = join(
-        FileStore(str(folder / "rendezvous"), num_ranks),
+        store,
         rank=rank,
         num_ranks=num_ranks,
         device=torch.device("cpu"),
         collective_timeout_s=collective_timeout_s,
     )
-    result = call(group, *args)
-    if rank == 0:
-        (folder / "result").write_bytes(pickle.dumps(result))
-    dist.barrier()  # no rank disconnects while another still communicates
-    dist.destroy_process_group()
+    try:
+        result = call(group, *args)
+        if rank == 0:
+            (folder / "result").write_bytes(pickle.dumps(result))
+        dist.barrier()  # no rank disconnects while another still communicates
+    except Exception:
+        if store.add("failures", 1) == 1:
+            raise  # the reason; another rank's error may be that this one is gone
+    else:
+        dist.destroy_process_group()

@@ -5,12 +5,15 @@ import shutil
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderKLWan
 from msgspec.structs import replace
 from safetensors.torch import save_file
+from transformers import UMT5Config, UMT5EncoderModel
 
 from lingbot.config import ModelConfig
 from lingbot.dit.model import WorldModel
 from lingbot.dit.weights import to_checkpoint
+from tests.lingbot.tiny_umt5 import write_tokenizer
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 1234\n"
@@ -22,13 +25,12 @@ V2_STEM = "model"
 TINY = ModelConfig(
     dim=128, ffn_dim=96, freq_dim=32, num_heads=1, num_layers=3, text_dim=64, text_len=512
 )
-TOKENIZER = {"version": "1.0", "model": {"type": "Unigram", "vocab": [["<pad>", 0], ["</s>", 0]]}}
 
 
-def tiny_tensors(*, control="cam", seed=0, **changes):
+def tiny_tensors(*, control="cam", seed=0, dtype=torch.float32, **changes):
     """A DiT's random tensors by their official names."""
     torch.manual_seed(seed)
-    model = WorldModel(replace(TINY, control=control, **changes))
+    model = WorldModel(replace(TINY, control=control, **changes)).to(dtype)
     return {to_checkpoint(name): t.contiguous() for name, t in model.state_dict().items()}
 
 
@@ -53,11 +55,11 @@ def write_shards(folder, tensors, *, stem=V1_STEM, total=4, index=True):
 
 def write_parts(folder):
     """The original VAE, umT5 and tokenizer."""
-    (folder / "google" / "umt5-xxl").mkdir(parents=True)
+    folder.mkdir(exist_ok=True)
     shutil.copy(GOLDEN / "vae_wan21" / "Wan2.1_VAE.pth", folder)
     t5 = GOLDEN / "t5" / "models_t5_tiny.pth"
     shutil.copy(t5, folder / "models_t5_umt5-xxl-enc-bf16.pth")
-    (folder / "google" / "umt5-xxl" / "tokenizer.json").write_text(json.dumps(TOKENIZER))
+    write_tokenizer(folder / "google" / "umt5-xxl" / "tokenizer.json")
 
 
 def write_config(folder, **changes):
@@ -92,19 +94,21 @@ def write_v2_small(folder):
     write_shards(folder, tiny_tensors(), stem=V2_STEM, total=6, index=False)
 
 
+def write_alone(folder):
+    """v1's fast model in one file, and no other part."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tiny_tensors(dtype=torch.bfloat16), folder / f"{V1_STEM}.safetensors")
+
+
 def write_diffusers(folder):
-    """A folder of diffusers, with the names of its own VAE and text encoder."""
-    write_shards(folder / "transformer", tiny_tensors())
+    """A folder of diffusers. The classes that read the parts write them, under their own names."""
+    write_shards(folder / "transformer", tiny_tensors(dtype=torch.bfloat16))
     write_config(folder / "transformer", _class_name="CausalLingBotWorldTransformer3DModel")
-    for name, stem, tensor in (
-        ("vae", V1_STEM, "decoder.conv_in.weight"),
-        ("text_encoder", "model", "encoder.block.0.layer.0.SelfAttention.q.weight"),
-    ):
-        (folder / name).mkdir()
-        save_file({tensor: torch.zeros(1)}, folder / name / f"{stem}.safetensors")
-        (folder / name / "config.json").write_text("{}")
-    (folder / "tokenizer").mkdir()
-    (folder / "tokenizer" / "tokenizer.json").write_text(json.dumps(TOKENIZER))
+    AutoencoderKLWan(base_dim=8, num_res_blocks=1).save_pretrained(folder / "vae")
+    sizes = {"d_model": TINY.text_dim, "d_kv": 16, "d_ff": 48, "num_layers": 2, "num_heads": 4}
+    encoder = UMT5EncoderModel(UMT5Config(vocab_size=128, **sizes))
+    encoder.save_pretrained(folder / "text_encoder", max_shard_size="50KB")
+    write_tokenizer(folder / "tokenizer" / "tokenizer.json")
     (folder / "scheduler").mkdir()
     (folder / "scheduler" / "scheduler_config.json").write_text("{}")
     (folder / "model_index.json").write_text(json.dumps({"_class_name": "LingBotPipeline"}))

@@ -302,6 +302,7 @@ def test_the_folder_without_damage_can_be_served(folder):
 )
 def test_the_command_names_the_damage(folder, capsys, damage, line):
     damage(folder)
+    capsys.readouterr()  # writing umT5 shows its progress
     assert main([str(folder)]) == 1
     (text,) = capsys.readouterr().err.splitlines()
     assert_line(text.removeprefix("checkpoint: "), line, folder=folder)

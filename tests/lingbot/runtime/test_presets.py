@@ -122,6 +122,7 @@ def test_another_attention_than_the_plain_one_is_refused_on_a_cpu(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # an empty cache of the compiler took 200 s of a busy machine
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # the compiler's own
 @pytest.mark.parametrize("fp8", [False, True])
 def test_a_compiled_model_generates_the_chunk_of_the_plain_one(fp8):
