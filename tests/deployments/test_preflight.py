@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from msgspec.structs import replace
+from safetensors.torch import save_file
 
 from deployments import preflight
 from deployments.config import ServiceConfig, parse_args
@@ -25,6 +26,7 @@ from deployments.preflight import (
 from deployments.schema_keys import ConfigError
 from lingbot.config import MODEL_14B, PRESETS
 from lingbot.memory_plan import plan_memory
+from tests.lingbot.checkpoint.folders import tiny_tensors, write_parts, write_shards
 
 FILE = read_config_file(Path(__file__).parents[2] / "serve_config.yaml")
 POCKET = PRESETS["pocket"]
@@ -93,6 +95,58 @@ def test_a_folder_that_is_none_is_named(weights):
     for folder in (weights / "none", weights / "config.json"):
         with pytest.raises(ConfigError, match=f"args.weights: no folder {folder}"):
             check(folder)
+
+
+@pytest.fixture
+def published(tmp_path):
+    """A published model of a size of its own, with all parts but a tiny VAE."""
+    write_shards(tmp_path / "transformers", tiny_tensors(), stem="model")
+    write_parts(tmp_path)
+    return tmp_path
+
+
+def check_published(folder, **changes):
+    config = parse_args({"preset": "v2-14b", "weights": str(folder)} | changes)
+    check_weights(config, num_ranks=1)
+
+
+def test_the_file_of_a_dit_is_enough_beside_its_parts_in_another_folder(published, tmp_path):
+    save_file(tiny_tensors(), tmp_path / "alone.safetensors")
+    check_published(tmp_path / "alone.safetensors", assets=str(published))
+
+
+@pytest.mark.parametrize("name", ["none", "Wan2.1_VAE.pth"])
+def test_assets_that_are_no_folder_are_named(published, name):
+    with pytest.raises(ConfigError, match=rf"args\.assets: no folder {published / name}"):
+        check_published(published, assets=str(published / name))
+
+
+@pytest.mark.parametrize(
+    "name, reason",
+    [
+        ("none.pth", "No such file"),
+        ("google", "is a folder, expected a file"),
+        ("Wan2.1_VAE.pth", "is a vae, not a tiny VAE, expected a file in TAEHV's layout"),
+        ("models_t5_umt5-xxl-enc-bf16.pth", "is a text_encoder, not a tiny VAE"),
+        ("transformers/model-00001-of-00004.safetensors", "is a dit, not a tiny VAE"),
+        ("junk.pth", "not a whole PyTorch file"),
+    ],
+)
+def test_a_tiny_vae_that_is_none_is_named(published, name, reason):
+    (published / "junk.pth").write_bytes(b"junk")
+    with pytest.raises(ConfigError) as raised:
+        check_published(published, vae="tiny", tiny_vae=str(published / name))
+    text = str(raised.value)
+    assert text.startswith(f"applications[0].args.tiny_vae: {published / name}: "), text
+    assert reason in text
+
+
+@pytest.mark.parametrize("name", ["taew2_1.pth", "taew2_1.pt", "taew2_1.safetensors"])
+def test_a_tiny_vae_passes_with_each_ending(published, name):
+    tensors = {"decoder.1.weight": torch.zeros(1)}
+    save = save_file if name.endswith("safetensors") else torch.save
+    save(tensors, published / name)
+    check_published(published, vae="tiny", tiny_vae=str(published / name))
 
 
 def test_a_path_that_cannot_be_opened_is_named(tmp_path, monkeypatch):
