@@ -22,6 +22,7 @@ NonNegativeInt = Annotated[int, Meta(ge=0)]
 PositiveFloat = Annotated[float, Meta(gt=0)]
 # As browsers send it: no path, no slash at the end. "null" is the origin of local files.
 Origin = Annotated[str, Meta(pattern="^([*]|null|https?://[^/\\s]+)\\Z")]
+FileName = Annotated[str, Meta(min_length=1)]
 HostName = Annotated[str, Meta(pattern="^([a-z0-9-]+[.])+[a-z][a-z0-9-]*\\Z")]
 
 
@@ -30,10 +31,10 @@ class ServiceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     preset: Literal["pocket", "v1-14b", "v1-14b-act", "v2-14b", "v2-1.3b"] = "pocket"
     variant: Variant | None = None  # the figures to use, where published implementations differ
-    weights: str | None = None  # a folder of the preset's weights; None: the packaged ones
-    assets: str | None = None  # a folder of VAE, text encoder and tokenizer, if not in `weights`
+    weights: FileName | None = None  # a folder of the preset's weights; None: the packaged ones
+    assets: FileName | None = None  # a folder of the other parts, if they are not in `weights`
     vae: VaeKind | None = None  # None: the preset's first
-    tiny_vae: str | None = None  # the file for `vae: tiny`; None: found in `weights` or `assets`
+    tiny_vae: FileName | None = None  # for `vae: tiny`; None: found in `weights` or `assets`
     sizes: tuple[str, ...] | None = None  # "WIDTHxHEIGHT"; a session has the nearest one
     window: PositiveInt | None = None  # latent frames of the KV window, sink and chunk included
     sink: NonNegativeInt | None = None  # the world's first latent frames, which stay in the window
@@ -102,9 +103,24 @@ def parse_args(args: dict[str, Any]) -> ServiceConfig:
         _ = config.world, config.vae_kind
     except LingbotError as exc:
         raise ConfigError(f"args.{exc.field}: {exc}") from exc
+    check_effects(config)
+    return config
+
+
+def check_effects(config: ServiceConfig) -> None:
+    """Raise ConfigError for a key that the preset, the VAE or the device would ignore."""
+    if not config.has_text_encoder:  # the preset has all of its parts in one folder
+        for name, default in (("assets", None), ("tiny_vae", None), ("text_encoder_device", "cpu")):
+            if getattr(config, name) != default:
+                raise ConfigError(f"args.{name}: has no effect with preset {config.preset!r}")
     if config.tiny_vae is not None and config.vae_kind != "tiny":
         raise ConfigError("args.tiny_vae: has no effect, expected it with vae: tiny")
-    return config
+    if config.device == "cpu":
+        if config.fp8:
+            raise ConfigError("args.fp8: needs a GPU, expected false with device: cpu")
+        if config.attention not in ("auto", "sdpa"):
+            text = f"{config.attention!r} needs a GPU, expected 'auto' or 'sdpa' with device: cpu"
+            raise ConfigError(f"args.attention: {text}")
 
 
 def parse(section: dict[str, Any], schema: type[T], *, path: str) -> T:

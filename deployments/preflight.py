@@ -14,7 +14,8 @@ from deployments.config import ServiceConfig
 from deployments.config_file import ConfigFile
 from deployments.schema_keys import ConfigError, suggest
 from lingbot.checkpoint.expected import check_shape
-from lingbot.checkpoint.layout import find_checkpoint
+from lingbot.checkpoint.layout import EXPECTED, find_checkpoint
+from lingbot.checkpoint.scan import identify
 from lingbot.config import PRESETS, ModelConfig, Preset
 from lingbot.errors import LingbotError, WeightsError
 from lingbot.extra import check_extra
@@ -65,9 +66,14 @@ def check_weights(config: ServiceConfig, *, num_ranks: int) -> ModelConfig:
     if folder is None:
         raise ConfigError(f"{ARGS}.weights: preset {config.preset!r} needs a folder of weights")
     try:
-        if preset.dit_file and not folder.is_dir():  # a published DiT may be one of several files
+        # A published DiT may be one of several files.
+        if not (folder.is_dir() or (folder.exists() and not preset.dit_file)):
             raise ConfigError(f"{ARGS}.weights: no folder {folder}")
+        if config.assets is not None and not Path(config.assets).is_dir():
+            raise ConfigError(f"{ARGS}.assets: no folder {config.assets}")
         model = check_files(config, preset, folder)
+        if config.tiny_vae is not None:
+            check_tiny_vae(Path(config.tiny_vae))
     except WeightsError as exc:
         raise ConfigError(f"{ARGS}.weights: {exc}") from exc
     except OSError as exc:  # the path is too long, or a folder on it is closed to us
@@ -95,11 +101,21 @@ def check_files(config: ServiceConfig, preset: Preset, folder: Path) -> ModelCon
         checkpoint.require("vae")
     elif config.tiny_vae is None:
         checkpoint.require("tiny_vae")
-    else:
-        refuse_other_kinds(Path(config.tiny_vae))
     checkpoint.require("text_encoder")
     checkpoint.require("tokenizer")
     return checkpoint.config
+
+
+def check_tiny_vae(path: Path) -> None:
+    """Raise ConfigError for a file that holds no tiny VAE, by the names of its tensors."""
+    try:
+        refuse_other_kinds(path)
+        kind, _ = identify(path)
+    except WeightsError as exc:
+        raise ConfigError(f"{ARGS}.tiny_vae: {exc}") from exc
+    if kind != "tiny_vae":
+        found = "no part of a checkpoint" if kind is None else f"a {kind}"
+        raise ConfigError(f"{ARGS}.tiny_vae: {path}: is {found}, not a {EXPECTED['tiny_vae']}")
 
 
 def check_memory(file: ConfigFile, model: ModelConfig, *, free: int | None) -> None:

@@ -94,5 +94,6 @@ def load_encoder(config: ServiceConfig) -> "Encoder":
         found.require("text_encoder"),
         tokenizer=found.require("tokenizer"),
         text_len=PRESETS[config.preset].model.text_len,
+        text_dim=found.config.text_dim,
         device=config.text_encoder_device,
     )

@@ -156,6 +156,8 @@ def read_json(path: Path, kind: type[T]) -> T:
 def refuse_other_kinds(path: Path) -> None:
     """Raises WeightsError for what is often in a file's place, and if it cannot be opened."""
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise WeightsError(f"{path}: is a pipe or a device, expected a file")  # a read may hang
         with path.open("rb") as file:
             start = file.read(len(LFS_POINTER))
     except IsADirectoryError as exc:

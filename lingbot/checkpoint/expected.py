@@ -15,7 +15,8 @@ def check_shape(shape: ModelConfig, preset: Preset, *, folder: Path) -> None:
     """Raise WeightsError, with both shapes, for the model of another preset.
 
     A model of a size that no preset has is one of the operator's own: the log names both shapes. It
-    has to take the contexts of the pocket world's text encoder, if the preset has that one.
+    has to take the preset's control maps, and the contexts of the pocket world's text encoder, if
+    the preset has that one.
     """
     other = differences(shape, preset.model)
     if not other:
@@ -25,7 +26,8 @@ def check_shape(shape: ModelConfig, preset: Preset, *, folder: Path) -> None:
     wants = ", ".join(f"{name} {expected[name]}" for name in other)
     text = f"{folder}: holds a model of {has}, but preset {preset.world.name!r} has {wants}"
     is_mute = preset.text_encoder == "hashed_words" and {"text_dim", "text_len"} & set(other)
-    if is_mute or any(not differences(shape, each.model) for each in PRESETS.values()):
+    is_other = any(not differences(shape, each.model) for each in PRESETS.values())
+    if is_mute or is_other or "control" in other:
         raise WeightsError(text)
     logger.warning("%s", text)
 

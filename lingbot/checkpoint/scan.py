@@ -162,9 +162,10 @@ def identify(path: Path) -> tuple[Kind | None, Path]:
     if path.name == TOKENIZER_FILE:
         read_json(path, Tokenizer)
         return "tokenizer", path
-    names = state_dict_names(path) if path.suffix == PTH else tensor_names(path)
+    suffix = TENSORS if path.suffix == TENSORS else PTH  # any other ending: PyTorch's, as `.pt`
+    names = tensor_names(path) if suffix == TENSORS else state_dict_names(path)
     for sign in SIGNS:
-        if path.suffix in sign.suffixes and any(sign.name.fullmatch(name) for name in names):
+        if suffix in sign.suffixes and any(sign.name.fullmatch(name) for name in names):
             return sign.kind, path.parent if sign.is_folder else path
     return None, path
 

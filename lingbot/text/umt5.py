@@ -49,17 +49,21 @@ def load_umt5(
     *,
     tokenizer: Path,
     text_len: int,
+    text_dim: int | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
 ) -> UMT5TextEncoder:
     """The encoder of an original `.pth` file or a diffusers folder, and of a `tokenizer.json`.
 
-    `dtype` None keeps the file's. Raises WeightsError for files that are damaged or do not belong
+    `text_dim` is the width of the contexts that the DiT takes; None is any. `dtype` None keeps the
+    file's. Raises WeightsError for files that are damaged or do not belong
     together, and LingbotError without the libraries of the extra.
     """
     splitter = PromptTokenizer.load(tokenizer, text_len=text_len)  # small: its errors come first
     model = load_umt5_model(weights, device=torch.device(device), dtype=dtype)
-    rows = model.get_parameter("shared.weight").shape[0]
+    rows, width = model.get_parameter("shared.weight").shape
+    if text_dim not in (None, width):
+        raise WeightsError(f"{weights}: contexts are {width} wide, but the DiT takes {text_dim}")
     if not 0 <= rows - splitter.vocab_size < MAX_SPARE_ROWS:
         raise WeightsError(
             f"{tokenizer}: has {splitter.vocab_size} tokens, but {weights} has rows for {rows}"

@@ -27,7 +27,7 @@ from deployments.schema_keys import ConfigError
 from lingbot import extra
 from lingbot.config import MODEL_14B, PRESETS
 from lingbot.memory_plan import plan_memory
-from tests.lingbot.checkpoint.folders import TINY, tiny_tensors, write_parts
+from tests.lingbot.checkpoint.folders import TINY, tiny_tensors, write_parts, write_shards
 
 FILE = read_config_file(Path(__file__).parents[2] / "serve_config.yaml")
 POCKET = PRESETS["pocket"]
@@ -98,6 +98,58 @@ def test_a_folder_that_is_none_is_named(weights):
             check(folder)
 
 
+@pytest.fixture
+def published(tmp_path):
+    """A published model of a size of its own, with all parts but a tiny VAE."""
+    write_shards(tmp_path / "transformers", tiny_tensors(), stem="model")
+    write_parts(tmp_path)
+    return tmp_path
+
+
+def check_published(folder, **changes):
+    config = parse_args({"preset": "v2-14b", "weights": str(folder)} | changes)
+    check_weights(config, num_ranks=1)
+
+
+def test_the_file_of_a_dit_is_enough_beside_its_parts_in_another_folder(published, tmp_path):
+    save_file(tiny_tensors(), tmp_path / "alone.safetensors")
+    check_published(tmp_path / "alone.safetensors", assets=str(published))
+
+
+@pytest.mark.parametrize("name", ["none", "Wan2.1_VAE.pth"])
+def test_assets_that_are_no_folder_are_named(published, name):
+    with pytest.raises(ConfigError, match=rf"args\.assets: no folder {published / name}"):
+        check_published(published, assets=str(published / name))
+
+
+@pytest.mark.parametrize(
+    "name, reason",
+    [
+        ("none.pth", "No such file"),
+        ("google", "is a folder, expected a file"),
+        ("Wan2.1_VAE.pth", "is a vae, not a tiny VAE, expected a file in TAEHV's layout"),
+        ("models_t5_umt5-xxl-enc-bf16.pth", "is a text_encoder, not a tiny VAE"),
+        ("transformers/model-00001-of-00004.safetensors", "is a dit, not a tiny VAE"),
+        ("junk.pth", "not a whole PyTorch file"),
+    ],
+)
+def test_a_tiny_vae_that_is_none_is_named(published, name, reason):
+    (published / "junk.pth").write_bytes(b"junk")
+    with pytest.raises(ConfigError) as raised:
+        check_published(published, vae="tiny", tiny_vae=str(published / name))
+    text = str(raised.value)
+    assert text.startswith(f"applications[0].args.tiny_vae: {published / name}: "), text
+    assert reason in text
+
+
+@pytest.mark.parametrize("name", ["taew2_1.pth", "taew2_1.pt", "taew2_1.safetensors"])
+def test_a_tiny_vae_passes_with_each_ending(published, name):
+    tensors = {"decoder.1.weight": torch.zeros(1)}
+    save = save_file if name.endswith("safetensors") else torch.save
+    save(tensors, published / name)
+    check_published(published, vae="tiny", tiny_vae=str(published / name))
+
+
 def test_a_path_that_cannot_be_opened_is_named(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="args.weights: /aaa.*: File name too long"):
         check("/" + "a" * 300)
@@ -158,6 +210,7 @@ def test_cuda_needs_a_device_and_a_gpu_in_each_bundle(monkeypatch):
 @pytest.mark.parametrize(
     "switch, reason",
     [
+        # As the ranks see it: `parse_args` refuses these before.
         ({"attention": "cudnn"}, "attention: attention 'cudnn' cannot run here: it needs a GPU"),
         ({"fp8": True}, "fp8: fp8 needs a GPU, not cpu"),
         ({"compile": True}, "compile: compile needs one of g"),
@@ -166,7 +219,7 @@ def test_cuda_needs_a_device_and_a_gpu_in_each_bundle(monkeypatch):
 def test_a_switch_that_this_machine_cannot_do_is_refused(tmp_path, monkeypatch, switch, reason):
     monkeypatch.setenv("PATH", str(tmp_path))  # as without a compiler
     with pytest.raises(ConfigError, match=rf"args\.{reason}"):
-        check_machine(with_args(**switch))
+        check_machine(replace(FILE, args=ServiceConfig(**switch)))
 
 
 @pytest.mark.parametrize(

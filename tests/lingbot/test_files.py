@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 from collections import OrderedDict
@@ -21,6 +22,14 @@ WHOLE = save({"weight": torch.arange(100.0)})
 
 class Shape(msgspec.Struct):
     dim: int
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pth", "config.json"])
+def test_a_pipe_is_refused_instead_of_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    read = {".pth": read_state_dict, ".json": lambda path: read_json(path, Shape)}
+    with pytest.raises(WeightsError, match=f"{name}: is a pipe or a device, expected a file"):
+        read.get((tmp_path / name).suffix, read_tensors)(tmp_path / name)
 
 
 def test_json_is_read_as_its_type(tmp_path):

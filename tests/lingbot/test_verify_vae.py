@@ -115,6 +115,15 @@ def change_weights(change):
 
 
 WAN_DAMAGE = {
+    "no weights": (lambda f: (f / "Wan2.1_VAE.pth").unlink(), "Wan2.1_VAE.pth: No such file"),
+    "no weights, no condition": (
+        lambda f: [(f / name).unlink() for name in ("Wan2.1_VAE.pth", "condition.safetensors")],
+        "Wan2.1_VAE.pth: No such file",
+    ),
+    "roundtrip alone": (
+        lambda f: [path.unlink() for path in f.iterdir() if path.name != "roundtrip.safetensors"],
+        "Wan2.1_VAE.pth: No such file",
+    ),
     "no tensor": (change_weights(lambda t: t.pop("conv2.bias")), "no tensor 'conv2.bias'"),
     "extra": (change_weights(lambda t: t.update(a=torch.ones(1))), "unknown tensor 'a'"),
     "no floats": (

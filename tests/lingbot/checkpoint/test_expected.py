@@ -23,6 +23,12 @@ def test_the_presets_own_model_passes_in_silence(caplog):
     [
         (replace(MODEL_14B, control="act"), "v1-14b", "control act", "control cam"),
         (
+            replace(MODEL_14B, num_layers=2),
+            "v1-14b-act",
+            "num_layers 2, control cam",
+            "num_layers 40, control act",
+        ),
+        (
             MODEL_1_3B,
             "v2-14b",
             "dim 1536, ffn_dim 8960, num_heads 12, num_layers 30",

@@ -75,6 +75,13 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path, vocab, rows):
         load(tmp_path, weights)
 
 
+def test_an_encoder_of_another_width_than_the_dits_is_refused(tmp_path):
+    weights = write_original(tmp_path)
+    load(tmp_path, weights, text_dim=32)
+    with pytest.raises(WeightsError, match=r"tiny\.pth: contexts are 32 wide, but .* takes 4096"):
+        load(tmp_path, weights, text_dim=4096)
+
+
 def test_a_missing_tokenizer_is_named_before_the_weights_are_read(tmp_path):
     weights = write_original(tmp_path)
     weights.write_bytes(b"junk")
