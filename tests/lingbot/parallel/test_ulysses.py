@@ -110,7 +110,7 @@ def a_sharded_window_equals_a_whole_one(group):
 @claim
 def golden_rollouts_are_reproduced(group):
     folders = sorted(GOLDEN.glob("dit_*"))
-    assert len(folders) == 3
+    assert len(folders) == 4
     for folder in folders:
         errors = collect(group, folder)
         assert not isinstance(errors, LingbotError), errors
