@@ -1,1 +1,1 @@
-"""Golden folders: what the public reference computed, compared with what we compute."""
+"""Golden folders: figures of the public reference, compared with ours."""
