@@ -124,12 +124,8 @@ def check_memory(file: ConfigFile, model: ModelConfig, *, free: int | None) -> N
     A world that is opened beyond them would end the group, and with it all of its worlds. None is
     unknown: each rank looks again when it starts.
     """
-    config, most = (
-        file.args,
-        int(
-            file.deployments["WorldGroup"].get("max_ongoing_requests", DEFAULT_MAX_ONGOING_REQUESTS)
-        ),
-    )
+    config, group = file.args, file.deployments["WorldGroup"]
+    most = int(group.get("max_ongoing_requests", DEFAULT_MAX_ONGOING_REQUESTS))
     plan = plan_memory(
         replace(PRESETS[config.preset], model=model),
         config.world,
