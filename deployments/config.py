@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from deployments.schema_keys import ConfigError, check_keys
+from deployments.sessions.admission import GroupLimits
 from lingbot.config import PRESETS, VaeKind, Variant, WorldConfig
 from lingbot.errors import LingbotError
 from transport.wire.limits import ClientLimits
@@ -56,6 +57,7 @@ class ServiceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     step_timeout_s: PositiveFloat = 60.0  # a longer step has hung, and its world is lost
     lease_ttl_s: PositiveFloat = 30.0  # an idle time after which a session ends
     limits: ClientLimits = ClientLimits()  # limits of one client, at the start
+    group: GroupLimits = GroupLimits()  # what a replica group admits, at the start
     # Origins whose pages may read the HTTP endpoints; "*": every origin, []: no other origin
     cors_origins: tuple[Origin, ...] = ("*",)
     # Hosts from which clients' first frames may be fetched by https URL; (): no URL is fetched

@@ -22,7 +22,7 @@ from deployments.readiness import Readiness
 from deployments.sessions.waiting import WaitingClient, WaitingLine
 from deployments.world_group import Lease
 from transport.wire.errors import Busy, Refused, WorldFailed, WorldLost
-from transport.wire.messages import Queued, Warming, WarningMessage
+from transport.wire.messages import Queued, Starting, WarningMessage
 from transport.wire.world import OnWait, WorldInfo, WorldMemory, WorldSpec
 
 Frames = NDArray[np.uint8]
@@ -227,7 +227,7 @@ class LeasedWorld:
         if encoding is None:
             return None
         while not (await asyncio.wait([encoding], timeout=self._notice_period_s))[0]:
-            await on_wait(Warming())
+            await on_wait(Starting())
         return encoding.result()
 
     async def _lease(self, on_wait: OnWait) -> LeasedSession:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from transport.wire.messages import Queued, Warming
+from transport.wire.messages import Queued, Starting
 
 
 @dataclass(slots=True, eq=False)
@@ -38,14 +38,14 @@ class WaitingLine:
         """Remove a client that got a world, gave up or disconnected."""
         self._clients.remove(client)
 
-    def status(self, client: WaitingClient, *, ready: bool, now: float) -> Queued | Warming:
+    def status(self, client: WaitingClient, *, ready: bool, now: float) -> Queued | Starting:
         """The message for a waiting client. `ready`: a replica group is up.
 
         The first call with `ready` starts the client's queue clock.
         """
         if ready and not client.was_ready:
             client.since, client.was_ready = now, True
-        return Queued(self._clients.index(client) + 1, all_taken=True) if ready else Warming()
+        return Queued(self._clients.index(client) + 1, all_taken=True) if ready else Starting()
 
     def give_up_reason(self, client: WaitingClient, *, ready: bool, now: float) -> str | None:
         """Why the client must give up now, or None if it may go on waiting."""

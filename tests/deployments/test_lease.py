@@ -10,7 +10,7 @@ from deployments.world_group import Lease
 from deployments.world_rank import Refusal
 from tests.deployments.fakes import HANGS, IMAGE, REQUEST, SPEC, FakeRank, run, start_opening
 from transport.wire.errors import Busy, Refused, WorldFailed, WorldLost
-from transport.wire.messages import Queued, Warming, WarningMessage
+from transport.wire.messages import Queued, Starting, WarningMessage
 
 
 def test_a_waiting_client_gets_its_position():
@@ -55,7 +55,7 @@ def test_the_queue_clock_starts_after_a_long_warm_up():
         opening = await start_opening(world, group, messages)
         while Queued(1, all_taken=True) not in messages:
             await asyncio.sleep(0.01)
-        assert messages[0] == Warming() and not opening.done()
+        assert messages[0] == Starting() and not opening.done()
         group.streams[0].items.put_nowait(Lease("a", FakeRank()))
         await opening
 
@@ -66,7 +66,7 @@ def test_a_client_hears_why_serve_gave_up_while_it_waits():
     async def scenario(world, group, messages):
         with pytest.raises(WorldFailed, match="no folder"):
             await (await start_opening(world, group, messages))
-        assert messages == [Warming()]
+        assert messages == [Starting()]
         assert group.streams[0].cancelled and not len(world._line)
 
     run(scenario, ready=[False, WorldFailed("no folder /no/such")], warm_up_timeout_s=60)

@@ -9,7 +9,7 @@ from ray.serve.exceptions import BackPressureError
 from deployments.world_group import Lease
 from tests.deployments.fakes import IMAGE, SPEC, FakePrompts, FakeRank, run, start_opening
 from transport.wire.errors import Busy, WorldLost
-from transport.wire.messages import Queued, Warming
+from transport.wire.messages import Queued, Starting
 
 SNOW = replace(SPEC, prompt="snow")
 
@@ -75,7 +75,7 @@ def test_a_client_whose_prompt_takes_long_hears_that_the_world_is_warming_up():
         group.streams[0].items.put_nowait(Lease("a", rank))
         while len(messages) < 3:
             await asyncio.sleep(0.01)
-        assert set(messages) == {Warming()} and rank.calls == []
+        assert set(messages) == {Starting()} and rank.calls == []
         world._prompts.gate.set()
         (await opening).close()
         assert len(rank.calls) == 1
@@ -134,7 +134,7 @@ def test_a_client_that_leaves_leaves_no_encoding(has_lease):
         opening = await start_opening(world, group, messages, spec=SNOW)
         if has_lease:
             group.streams[0].items.put_nowait(Lease("a", FakeRank()))
-        while Warming() not in messages and Queued(1, all_taken=True) not in messages:
+        while Starting() not in messages and Queued(1, all_taken=True) not in messages:
             await asyncio.sleep(0.01)
         opening.cancel()
         await asyncio.wait([opening])

@@ -30,7 +30,7 @@ from lingbot.runtime.session import SessionSpec
 from tests.deployments.umt5_world import POCKET, PRESET, SITE, write_world
 from transport.client import connect
 from transport.wire.errors import TransportError
-from transport.wire.messages import Warming
+from transport.wire.messages import Starting
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -125,7 +125,7 @@ def test_prompts_take_effect_in_the_chunks_that_name_their_events(server, weight
             assert "its last 9 tokens" in client.warnings[0].content
 
     asyncio.run(asyncio.wait_for(scenario(), 300))
-    assert Warming() in news  # the cold start
+    assert Starting() in news  # the cold start
     assert len(changes) == 2 and len(server.descendants(ENCODER)) == 1
     expected = frames_of(weights, FIRST, changes, len(chunks))
     for chunk, frames in zip(chunks, expected, strict=True):

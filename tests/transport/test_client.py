@@ -22,7 +22,7 @@ from transport.client.__main__ import main
 from transport.codecs.decoder import Decoder
 from transport.paths import SOCKET_PATH
 from transport.wire.errors import Busy, TransportError
-from transport.wire.messages import Warming
+from transport.wire.messages import Starting
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_a_walk_may_start_from_an_image(url, world, tmp_path, make_png):
 
 
 def test_a_wait_for_the_world_prints_its_reason(url, world, tmp_path, capsys):
-    world.news = [Warming()]
+    world.news = [Starting()]
     assert walk(url, tmp_path / "a.mp4", "--actions", "w-1") == 0
     assert capsys.readouterr().err == "the world is warming up\n"
 

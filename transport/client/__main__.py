@@ -17,7 +17,7 @@ from transport.codecs.mp4 import Mp4Writer
 from transport.wire.controls import parse_actions
 from transport.wire.errors import TransportError
 from transport.wire.limits import MAX_MESSAGE_BYTES
-from transport.wire.messages import Format, Warming
+from transport.wire.messages import Format, Starting
 
 BAR_CELLS = 40
 CLEAR_LINE = "\r\x1b[K"
@@ -35,7 +35,7 @@ async def record(
         async for news in client.wait():
             state = (
                 "warming up"
-                if isinstance(news, Warming)
+                if isinstance(news, Starting)
                 else f"busy, queue position {news.position}"
             )
             print(f"the world is {state}", file=sys.stderr)

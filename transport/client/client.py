@@ -26,7 +26,7 @@ from transport.wire.messages import (
     Queued,
     ServerMessage,
     SessionOpened,
-    Warming,
+    Starting,
     WarningMessage,
 )
 
@@ -93,7 +93,7 @@ class Client:
         """Requests an H.264 key frame, where decoding can begin. Returns the event's id."""
         return await self._send_event("key_frame", None)
 
-    async def wait(self) -> AsyncIterator[Queued | Warming]:
+    async def wait(self) -> AsyncIterator[Queued | Starting]:
         """Yields news of the queue until the world is open; then `session` is set.
 
         Raises TransportError.
@@ -105,7 +105,7 @@ class Client:
             with _other_protocol():
                 message = msgpack.decode(data, type=ServerMessage)
             self._handle(message)
-            if isinstance(message, Queued | Warming):
+            if isinstance(message, Queued | Starting):
                 yield message
 
     async def _read_chunk(self) -> Chunk | None:

@@ -20,7 +20,7 @@ from transport.image_fetcher import ImageFetcher
 from transport.wire.errors import BadMessage, Refused, TransportError, WorldLost
 from transport.wire.init import SessionRequest
 from transport.wire.limits import ClientLimits
-from transport.wire.messages import Ack, Error, Queued, Warming, WarningMessage
+from transport.wire.messages import Ack, Error, Queued, Starting, WarningMessage
 from transport.wire.protocol import Effect, ServerProtocol
 from transport.wire.world import World, WorldSession
 from transport.worker_limits import CapacityLimits, run_in_worker
@@ -179,11 +179,11 @@ class Connection:
     async def _reject(self, error: TransportError) -> None:
         await self._handle_effects(self._protocol.reject(error, anyio.current_time()))
 
-    async def _send_queue_status(self, status: Queued | Warming) -> None:
+    async def _send_queue_status(self, status: Queued | Starting) -> None:
         """Raises Refused for a client that would wait in silence for a world of others."""
         now_s = anyio.current_time()
         assert self._protocol.request is not None
-        if isinstance(status, Warming) or self._protocol.request.extensions:
+        if isinstance(status, Starting) or self._protocol.request.extensions:
             self._queued_since_s = now_s
         elif status.all_taken and now_s - self._queued_since_s >= PLAIN_QUEUE_TIMEOUT_S:
             raise Refused(PLAIN_QUEUE_ERROR, code="busy", close_code=1008)

@@ -21,7 +21,7 @@ from starlette.types import Message, Receive, Scope, Send
 from transport.codecs.mp4 import Mp4Writer
 from transport.codecs.payload import Frame
 from transport.wire.errors import Busy, ErrorCode, TooLarge, TransportError, WorldLost
-from transport.wire.messages import Queued, Warming, WarningMessage
+from transport.wire.messages import Queued, Starting, WarningMessage
 from transport.wire.world import World, WorldSession, WorldSpec
 from transport.worker_limits import CapacityLimits, run_in_worker
 
@@ -181,5 +181,5 @@ async def _cancel_on_disconnect(receive: Receive, scope: CancelScope) -> None:
     scope.cancel()
 
 
-async def _ignore(message: Queued | Warming) -> None:
+async def _ignore(message: Queued | Starting) -> None:
     """An HTTP client receives no news of the queue before its response begins."""

@@ -72,6 +72,9 @@ ERROR_CODES: dict[str, str] = {
     "queue_full": "more messages behind a second `init` than are kept",
     "too_many_errors": "too many invalid messages in a minute",
     "timeout": "no valid init, or no ack, in time",
+    "unauthorized": "no valid token",
+    "forbidden": "this origin, or this token, may not do it",
+    "session_ended": "the session was idle, or open, for as long as it may be",
     # The docstring of an exception explains the code that it carries by default.
     **{kind.code: first_line(kind.__doc__) for kind in ERRORS},
 }

@@ -130,7 +130,7 @@ function onState(state, detail) {
       title: "Waiting for a world",
       text: `${detail.all_taken ? "All are taken." : "Others open, too."} You are number ${detail.position} in line.`,
     });
-  } else if (state === "warming") {
+  } else if (state === "starting") {
     card.show({ title: "Warming up", text: "The model is getting ready. This happens once." });
   } else if (state === "playing") {
     playingSinceMs = performance.now();

@@ -18,6 +18,9 @@ ErrorCode = Literal[
     "timeout",
     "refused",
     "busy",
+    "unauthorized",
+    "forbidden",
+    "session_ended",
     "world_lost",
     "internal",
 ]
@@ -35,6 +38,7 @@ class TransportError(Exception):
 
     code: ErrorCode = "internal"
     close_code: int | None = None
+    retry_after_s: int | None = None  # when to come back
 
     def __init__(
         self,
@@ -43,9 +47,11 @@ class TransportError(Exception):
         code: ErrorCode | None = None,
         field: str | None = None,
         close_code: int | None = None,
+        retry_after_s: int | None = None,
     ) -> None:
         super().__init__(text)
         self.field = field
+        self.retry_after_s = retry_after_s
         if code is not None:
             self.code = code
         if close_code is not None:

@@ -21,3 +21,7 @@ class ClientLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     ack_timeout_s: Seconds = 60.0  # to acknowledge a chunk, and to accept any message
     max_clip_bytes: NumBytes = 24 * 1024 * 1024  # of a request; base64 of 16 MiB is 21.4 MiB
     max_clip_latent_frames: Annotated[int, Meta(ge=1)] = 240
+    # A session without keys and events for so long is paused; None: it never is
+    idle_after_s: Seconds | None = None
+    max_paused_s: Seconds | None = None  # a session that is paused for longer is ended
+    max_session_s: Seconds | None = None  # a session that is open for longer is ended

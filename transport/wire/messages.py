@@ -26,6 +26,8 @@ WarningCode = Literal[
     "script_truncated",
     "not_supported",
 ]
+PauseReason = Literal["idle", "hidden"]
+EndingReason = Literal["idle", "longest_session"]
 
 MAX_PROMPT_CHARS = 8000
 SPLIT_BYTES = 65_536  # a payload of this size or more travels in a frame of its own
@@ -211,6 +213,7 @@ class Error(Struct, tag="error", frozen=True, omit_defaults=True):
     code: ErrorCode
     field: str | None = None
     event_id: int | None = None  # the event that this error answers
+    retry_after_s: int | None = None  # of `busy`: when to come back
 
 
 class WarningMessage(Struct, tag="warning", frozen=True, omit_defaults=True):
@@ -248,10 +251,34 @@ class Queued(Struct, tag="queued", frozen=True, omit_defaults=True):
 
     position: int
     all_taken: bool = False  # every world is taken; else it waits for its own to be opened
+    estimate_s: int | None = None  # until its turn; None: unknown
 
 
-class Warming(Struct, tag="warming", frozen=True):
+class Starting(Struct, tag="starting", frozen=True):
     """Extension: the client waits for a world that is starting."""
+
+
+class Paused(Struct, tag="paused", frozen=True):
+    """Extension: nothing is generated until the next key or event."""
+
+    reason: PauseReason
+
+
+class Resumed(Struct, tag="resumed", frozen=True):
+    """Extension: chunks are generated again."""
+
+
+class Paced(Struct, tag="paced", frozen=True):
+    """Extension: the world's speed has changed, because the group is shared."""
+
+    speed_percent: int  # of real time; 100: the world keeps up
+
+
+class Ending(Struct, tag="ending", frozen=True):
+    """Extension: the session will be ended."""
+
+    reason: EndingReason
+    in_s: int
 
 
 class ControlAck(Struct, tag="control_ack", frozen=True):
@@ -269,7 +296,19 @@ class Encoding(Struct, frozen=True, kw_only=True):
     chroma: Chroma | None = None
 
 
-ServerMessage = ChunkStats | Error | SessionOpened | Queued | Warming | ControlAck | WarningMessage
+ServerMessage = (
+    ChunkStats
+    | Error
+    | SessionOpened
+    | Queued
+    | Starting
+    | Paused
+    | Resumed
+    | Paced
+    | Ending
+    | ControlAck
+    | WarningMessage
+)
 Layout = RawLayout | EncodedLayout | VideoLayout
 
 # Not strict: clients send integers as whole floats, as JavaScript encoders do, or as digits.
@@ -348,7 +387,13 @@ def encode_batch(
 
 
 def error_message(error: TransportError, *, event_id: int | None = None) -> Error:
-    return Error(content=str(error), code=error.code, field=error.field, event_id=event_id)
+    return Error(
+        content=str(error),
+        code=error.code,
+        field=error.field,
+        event_id=event_id,
+        retry_after_s=error.retry_after_s,
+    )
 
 
 def milliseconds(seconds: float) -> int:

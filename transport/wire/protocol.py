@@ -51,7 +51,7 @@ from transport.wire.messages import (
     Queued,
     SessionLimits,
     SessionOpened,
-    Warming,
+    Starting,
     WarningMessage,
     decode_message,
     encode_batch,
@@ -263,7 +263,7 @@ class ServerProtocol:
         refused = Refused(f"the prompt stays as it was: {error}", field="prompt")
         return [encode_message(error_message(refused, event_id=new.event_id))]
 
-    def send_queue_status(self, status: Queued | Warming) -> Unit:
+    def send_queue_status(self, status: Queued | Starting) -> Unit:
         """The queue status, for a client with extensions."""
         return [encode_message(status)] if self._extensions else []
 

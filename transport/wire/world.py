@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 
-from transport.wire.messages import Queued, Warming, WarningMessage
+from transport.wire.messages import Queued, Starting, WarningMessage
 
 if TYPE_CHECKING:  # numpy is not needed at run time, and this folder does not import it
     import numpy as np
     from numpy.typing import NDArray
 
 Size = tuple[int, int]  # width, height
-OnWait = Callable[[Queued | Warming], Awaitable[None]]
+OnWait = Callable[[Queued | Starting], Awaitable[None]]
 
 
 class Opening(Struct, frozen=True, kw_only=True):

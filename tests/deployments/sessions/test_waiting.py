@@ -1,7 +1,7 @@
 import pytest
 
 from deployments.sessions.waiting import WaitingLine
-from transport.wire.messages import Queued, Warming
+from transport.wire.messages import Queued, Starting
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def test_positions_follow_the_order_of_arrival(line):
 
 def test_a_client_has_no_position_before_the_group_is_ready(line):
     line.join(0)
-    assert line.status(line.join(0), ready=False, now=1) == Warming()
+    assert line.status(line.join(0), ready=False, now=1) == Starting()
 
 
 def test_a_client_gives_up_after_the_queue_timeout(line):

@@ -7,7 +7,7 @@ from msgspec import msgpack
 from PIL import Image
 
 from transport.wire.errors import Refused
-from transport.wire.messages import Queued, Warming, WarningMessage
+from transport.wire.messages import Queued, Starting, WarningMessage
 
 FAST = {"extensions": True, "realtime_output_pacing": False}
 
@@ -115,11 +115,11 @@ def test_controls_and_prompts_reach_the_step_that_follows(peer, world):
 
 
 def test_extensions_name_the_session_and_the_applied_controls(world, serve):
-    world.news = [Queued(2), Warming()]
+    world.news = [Queued(2), Starting()]
     with serve(world) as server, server.dial() as peer:
         peer.init(max_chunks=3, condition_inputs={"camera_actions": [["w"]] * 4}, **FAST)
         assert peer.read() == {"type": "queued", "position": 2}
-        assert peer.read() == {"type": "warming"}
+        assert peer.read() == {"type": "starting"}
         session = peer.read()
         assert (session["type"], session["session_id"]) == ("session", "s1")
         assert (session["width"], session["height"], session["fps"]) == (32, 16, 60)

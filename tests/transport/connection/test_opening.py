@@ -5,7 +5,7 @@ import pytest
 
 from tests.transport.connection.virtual_clock import serve_on_virtual_clock
 from transport.wire.errors import Refused
-from transport.wire.messages import Queued, Warming
+from transport.wire.messages import Queued, Starting
 
 TAKEN, OPENING = Queued(1, all_taken=True), Queued(1)
 
@@ -39,7 +39,7 @@ def test_a_plain_client_is_refused_after_a_second_in_line(world, monkeypatch, pe
     "statuses, extensions",
     [
         ([TAKEN], False),  # a place comes free in time
-        ([TAKEN] + [Warming()] * 9 + [TAKEN], False),
+        ([TAKEN] + [Starting()] * 9 + [TAKEN], False),
         ([OPENING] * 9, False),  # it has a place
         ([TAKEN] * 9, True),
     ],
@@ -53,7 +53,7 @@ def test_a_client_with_a_reason_to_wait_waits(world, monkeypatch, statuses, exte
 
 
 def test_a_plain_client_receives_nothing_while_it_waits(world, serve):
-    world.news = [Queued(2), Warming()]
+    world.news = [Queued(2), Starting()]
     with serve(world) as server, server.dial() as peer:
         peer.init(max_chunks=1)
         peer.event("prompt", "rain", event_id=1)

@@ -26,16 +26,20 @@ from transport.wire.messages import (
     ClientMessage,
     ControlAck,
     Encoding,
+    Ending,
     Error,
     Format,
     HeaderExtras,
     Init,
     Layout,
+    Paced,
+    Paused,
     Queued,
+    Resumed,
     ServerMessage,
     SessionLimits,
     SessionOpened,
-    Warming,
+    Starting,
     WarningMessage,
     encode_batch,
     encode_message,
@@ -184,7 +188,8 @@ def test_every_code_and_every_format_has_a_meaning():
 
 def test_extensions_are_marked():
     marked = {name for name, about in MESSAGES.items() if about.get("x-extension")}
-    assert marked == {"ack", "session", "queued", "warming", "control_ack", "warning"}
+    status = {"queued", "starting", "paused", "resumed", "paced", "ending"}
+    assert marked == {"ack", "session", "control_ack", "warning"} | status
     fields = SCHEMAS["Init"]["properties"]
     assert fields["realtime_delivery"]["x-extension"]
     assert "x-extension" not in fields["prompt"]
@@ -266,12 +271,16 @@ SESSION = SessionOpened(
 SENT = [
     STATS,
     SESSION,
-    Queued(3, all_taken=True),
-    Warming(),
+    Queued(3, all_taken=True, estimate_s=20),
+    Starting(),
+    Paused("idle"),
+    Resumed(),
+    Paced(60),
+    Ending("longest_session", in_s=60),
     ControlAck(9),
     WarningMessage("h264 failed", "codec_failed"),
     *(Error("why", code) for code in get_args(ErrorCode)),
-    Error("why", "invalid_field", "size", 7),
+    Error("why", "invalid_field", "size", 7, 30),
 ]
 
 

@@ -16,7 +16,7 @@ from transport.wire.messages import (
     FrameBatchHeader,
     Queued,
     RawLayout,
-    Warming,
+    Starting,
     WarningMessage,
 )
 from transport.wire.protocol import State, build_close
@@ -212,8 +212,8 @@ def test_the_queue_status_is_for_clients_with_extensions(start):
     assert extended.send_queue_status(Queued(2, all_taken=True)) == [
         b"\x83\xa4type\xa6queued\xa8position\x02\xa9all_taken\xc3"
     ]
-    assert extended.send_queue_status(Warming()) == [b"\x81\xa4type\xa7warming"]
-    assert plain.send_queue_status(Queued(2)) == plain.send_queue_status(Warming()) == []
+    assert extended.send_queue_status(Starting()) == [b"\x81\xa4type\xa8starting"]
+    assert plain.send_queue_status(Queued(2)) == plain.send_queue_status(Starting()) == []
 
 
 def test_a_warning_is_for_clients_with_extensions(start):

@@ -43,7 +43,7 @@ export class Session {
    * world: the answer of /v1/world.
    * listeners: onState(state, detail), onFrameShown(), onCodec(codec), onNotice(text),
    * onEnd({ code, reason, error, opened }).
-   * States: opening, queued, warming, playing, ended.
+   * States: opening, queued, starting, playing, ended.
    */
   constructor(url, init, { player, world, ...listeners }) {
     this.#player = player;
@@ -122,7 +122,7 @@ export class Session {
         this.#player.setPace({ fps: message.fps, chunkFrames: message.chunk_frames });
         break;
       case "queued":
-      case "warming":
+      case "starting":
         this.#setState(message.type, message);
         break;
       case "warning":
