@@ -32,7 +32,8 @@ def start(peer):
 
 def next_chunk(peer):
     """The header of the next chunk. Its ack lets the world go on."""
-    *_, header, stats = peer.read_until("chunk_stats")
+    *before, stats = peer.read_until("chunk_stats")
+    header = next(one for one in before if "applied_controls" in one)  # acks may lie between
     peer.send(type="ack", chunk_index=stats["chunk_index"])
     return header
 
