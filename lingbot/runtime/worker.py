@@ -101,18 +101,20 @@ class Worker:
         """True on rank 0, which takes commands."""
         return self._group.rank == 0
 
-    def submit(self, command: Command, *, deadline: float) -> "Future[Any]":
+    def submit(self, command: Command, *, deadline: float, is_live: bool = True) -> "Future[Any]":
         """Queue a command on rank 0, from any thread; `deadline` is a time of `time.monotonic`.
 
         The earliest deadline is executed first. A step's deadline is the time at which its client
-        has nothing left to play. An open may wait for one chunk of media after its `deadline`, and
-        as long after the open before it: until then, the steps that are waiting go first, so that
-        each is delayed by one open at most. Cancelling the future of a queued command removes the
+        has nothing left to play. An open, and a step for which nobody watches (not `is_live`), may
+        wait for one chunk of media after its `deadline`, and as long after the one before it: until
+        then, the live steps that are waiting go first, so that each is delayed by one of the others
+        at most. Cancelling the future of a queued command removes the
         command. Raises UnicodeEncodeError for a command that cannot be sent to the other ranks.
         """
         request = self._request(command)
         owner = getattr(command, "session_id", "")
-        spacing_s = self._chunk_s if isinstance(command, OpenSession) else 0.0
+        may_wait = isinstance(command, OpenSession) or not is_live
+        spacing_s = self._chunk_s if may_wait else 0.0
         with self._changed:
             ticket = self._scheduler.add(
                 request, owner=owner, deadline=deadline, spacing_s=spacing_s
@@ -152,7 +154,10 @@ class Worker:
         return result
 
     def position(self, session_id: str) -> int | None:
-        """The place of the session's open in the queue of opens, from 1; None if it has none."""
+        """The place of the session's open, from 1; None if it has none.
+
+        The steps of clips count, too: they take turns with the opens.
+        """
         with self._changed:
             return self._scheduler.position(session_id)
 
