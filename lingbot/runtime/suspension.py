@@ -68,6 +68,11 @@ class Suspension:
         each = {storage.data_ptr(): (storage, stream) for storage, stream in found}
         return cls([MovedStorage(*one) for one in each.values() if one[0].nbytes()])
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes in host memory."""
+        return sum(len(piece) for one in self.storages for piece in one.pieces)
+
     def move_out(self, max_bytes: int) -> bool:
         """Move the next pieces, about `max_bytes` of them. True if none is left on the device."""
         for one in self.storages:
