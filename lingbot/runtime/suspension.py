@@ -20,7 +20,7 @@ class MovedStorage:
     """A storage, and those of its pieces that have been copied to host memory."""
 
     storage: UntypedStorage
-    stream: torch.cuda.Stream | None  # where its memory is allocated and used; None: the default
+    stream: torch.cuda.Stream | None  # allocates and uses its memory; None: the default one
     pieces: list[Tensor] = field(default_factory=list)
 
     def copy_piece(self) -> int:
