@@ -1,16 +1,15 @@
-"""A cluster under virtual time: users, replica groups and nodes, ruled by the server's own policy."""
+"""A cluster under virtual time: users, groups and nodes, ruled by the server's own policy."""
 
 import heapq
 import math
 import random
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from itertools import count
-from typing import Any, Literal
+from typing import Any
 
 from benchmarks.fleet_autoscaler import Autoscaler
-from deployments.sessions.admission import Admission, GroupLimits
+from benchmarks.fleet_model import Group, Node, Outcome, Scenario, Sums, User
+from deployments.sessions.admission import Admission
 from deployments.sessions.line import Line, LineFull
 from deployments.sessions.wait_clock import WaitClock
 
@@ -20,98 +19,6 @@ NUM_ASKED = 32  # groups that the router compares at most
 COME_BACK_S = 2.0  # after which a client whose group died asks again
 REPORT_S = 10.0  # between two reports of Serve's handles to the autoscaler
 MOVE_S = 1.0  # a session's way to host memory or back
-
-Outcome = Literal["finished", "line full", "gave up: queued", "gave up: starting"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hardware:
-    """One replica group's machine and model."""
-
-    chunk_s: float  # that a group is busy with one chunk
-    media_s: float = 0.75  # that a chunk plays
-    num_gpus: int = 0
-    session_bytes: int  # what a rank has for sessions
-    bytes_each: int  # of one session
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scenario:
-    """Users, groups and limits. Times are in seconds, and means of exponential distributions."""
-
-    hardware: Hardware
-    users: int = 10_000
-    concurrent: float = 500.0  # users at once, if all were served: sets the rate of arrivals
-    session_s: float = 600.0
-    swing: float = 0.0  # of the rate, over one day that all arrivals take: 0 is constant, 1 all of it
-    hold_s: float = 3.0  # keys held
-    rest_s: float = 6.0  # and not held
-    idle_after_s: float = math.inf  # without keys, after which a session pauses
-    limits: GroupLimits = GroupLimits()
-    target_ongoing: float = 1.0  # leases of a group that the autoscaler aims at
-    min_groups: int = 1
-    max_groups: int = 1000
-    start_s: float = 180.0  # of a group, always so long
-    upscale_delay_s: float = 30.0
-    downscale_delay_s: float = 600.0
-    look_back_s: float = 30.0
-    drain_s: float = 3600.0  # after which a draining group ends with its sessions
-    queue_timeout_s: float = 60.0
-    warm_up_timeout_s: float = 900.0
-    group_life_s: float = math.inf  # until it dies
-    node_life_s: float = math.inf
-    groups_per_node: int = 1
-    seed: int = 0
-
-
-@dataclass(slots=True, eq=False)
-class User:
-    name: str
-    until: float  # when the session would end; for a client that waits, its length
-    clock: WaitClock | None = None  # of a client that waits
-    asked: float = 0.0
-    group: "Group | None" = None  # in its line, or in a session
-    turn: int = 0  # events of an earlier turn are void
-    wants: float | None = None  # since when a suspended session wants its memory back
-    outcome: Outcome | None = None
-
-
-@dataclass(slots=True, eq=False)
-class Group:
-    admission: Admission
-    line: Line
-    node: "Node"
-    born: float
-    state: Literal["starting", "up", "draining", "gone"] = "starting"
-    sessions: dict[str, User] = field(default_factory=dict)
-    waiting: dict[str, User] = field(default_factory=dict)
-    noted: float = 0.0
-
-    @property
-    def num_ongoing(self) -> int:
-        return len(self.sessions) + len(self.waiting)
-
-
-@dataclass(slots=True, eq=False)
-class Node:
-    groups: list[Group] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class Sums:
-    """What has been counted until the last arrival."""
-
-    group_s: float = 0.0
-    busy_s: float = 0.0
-    session_s: float = 0.0
-    chunks: float = 0.0
-    late_chunks: float = 0.0
-    peak_groups: int = 0
-    lost: int = 0  # sessions whose group died or was drained for too long
-    suspended: int = 0
-    deaths: int = 0  # of groups
-    waits_s: list[float] = field(default_factory=list)  # of the admitted
-    resume_waits_s: list[float] = field(default_factory=list)  # of suspended sessions
 
 
 class Fleet:
@@ -125,7 +32,7 @@ class Fleet:
         self._random = random.Random(scenario.seed)
         self._events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._tickets = count()
-        self._groups: list[Group] = []  # but for those that are gone
+        self.groups: list[Group] = []  # but for those that are gone
         self._up: list[Group] = []
         self._nodes: list[Node] = []
         self._num_starting = 0
@@ -141,20 +48,20 @@ class Fleet:
             downscale_delay_s=scenario.downscale_delay_s,
             look_back_s=scenario.look_back_s,
         )
-
-    def run(self) -> None:
-        """Raises AssertionError if a user ends without an outcome."""
         self._draw_users()
         for _ in range(self._num_wanted):
             self._start_group(warm=True)
         self._at(0.0, self._scale)
-        while self._num_open:
+
+    def run(self, until: float = math.inf) -> None:
+        """To the end of the last user, or to a time after which it may be called again."""
+        while self._num_open and self._events[0][0] < until:
             self.now, _, call, args = heapq.heappop(self._events)
             call(*args)
-        for group in self._groups:
-            self._account(group)
-            self.sums.group_s += max(0.0, self._window_s - group.born)
-        assert all(user.outcome for user in self.users)
+        if self._num_open == 0:
+            for group in self.groups:
+                self._account(group)
+                self.sums.group_s += max(0.0, self.window_s - group.born)
 
     # ---- users
 
@@ -172,7 +79,7 @@ class Fleet:
                 user = User(f"{len(self.users)}", length_s)
                 self.users.append(user)
                 self._at(now, self._arrive, user)
-        self._window_s = now
+        self.window_s = now
 
     def _arrive(self, user: User) -> None:
         scenario = self.scenario
@@ -372,7 +279,7 @@ class Fleet:
 
     def _account(self, group: Group) -> None:
         """Add what has happened in a group since the last time, until the last arrival."""
-        until = min(self.now, self._window_s)
+        until = min(self.now, self.window_s)
         seconds, group.noted = until - group.noted, max(group.noted, until)
         if seconds <= 0 or not group.sessions:
             return
@@ -399,7 +306,7 @@ class Fleet:
             self._start_group()
         while self._num_starting + len(self._up) > self._num_wanted:
             # Serve stops those that start first, and then the newest
-            starting = [group for group in self._groups if group.state == "starting"]
+            starting = [group for group in self.groups if group.state == "starting"]
             self._drain((starting or self._up)[-1])
 
     def _start_group(self, *, warm: bool = False) -> None:
@@ -411,9 +318,9 @@ class Fleet:
         line = Line(max_waiting=scenario.limits.max_waiting)
         group = Group(admission, line, self._find_node(), self.now)
         group.node.groups.append(group)
-        self._groups.append(group)
+        self.groups.append(group)
         self._num_starting += 1
-        self.sums.peak_groups = max(self.sums.peak_groups, len(self._groups))
+        self.sums.peak_groups = max(self.sums.peak_groups, len(self.groups))
         if warm:
             self._bring_up(group)
         else:
@@ -425,7 +332,7 @@ class Fleet:
                 return node
         node = Node()
         self._nodes.append(node)
-        self._after_life(self.scenario.node_life_s, self._kill_node, node)
+        self._after_life(self.scenario.node_life_s, self.kill_node, node)
         return node
 
     def _after_life(self, life_s: float, call: Callable[..., None], *args: Any) -> None:
@@ -463,7 +370,7 @@ class Fleet:
             self._remove_group(group)
             self._reconcile()
 
-    def _kill_node(self, node: Node) -> None:
+    def kill_node(self, node: Node) -> None:
         self._nodes.remove(node)
         for group in list(node.groups):
             self._kill_group(group)
@@ -476,9 +383,9 @@ class Fleet:
         if group.state == "up":
             self._up.remove(group)
         group.state = "gone"
-        self._groups.remove(group)
+        self.groups.remove(group)
         group.node.groups.remove(group)
-        self.sums.group_s += max(0.0, min(self.now, self._window_s) - group.born)
+        self.sums.group_s += max(0.0, min(self.now, self.window_s) - group.born)
         for user in list(group.sessions.values()):
             self._end_session(user, group)
             user.until -= self.now
@@ -491,7 +398,3 @@ class Fleet:
 
     def _at(self, time: float, call: Callable[..., None], *args: Any) -> None:
         heapq.heappush(self._events, (time, next(self._tickets), call, args))
-
-
-def count_outcomes(fleet: Fleet) -> Counter[str]:
-    return Counter(str(user.outcome) for user in fleet.users)
