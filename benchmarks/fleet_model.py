@@ -47,10 +47,10 @@ class Scenario:
     min_groups: int = 1
     max_groups: int = 1000
     start_s: float = 180.0  # of a group, always so long
-    upscale_delay_s: float = 30.0
-    downscale_delay_s: float = 600.0
+    upscale_delay_s: float = 2.0
+    downscale_delay_s: float = 300.0
     look_back_s: float = 30.0
-    drain_s: float = 3600.0  # after which a draining group ends with its sessions
+    drain_s: float = 86400.0  # after which a draining group ends with its sessions
     queue_timeout_s: float = 60.0
     warm_up_timeout_s: float = 900.0
     group_life_s: float = math.inf  # until it dies
