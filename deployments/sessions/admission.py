@@ -32,6 +32,7 @@ class Demand(Struct, frozen=True, kw_only=True):
     height: int
     realtime: bool = True  # False: a clip, which may take longer than it plays
     waited_s: float = 0.0  # since the client asked first, of this group or another one
+    last_group: str | None = None  # the group that has let it go: another one may have room
 
 
 @dataclass(slots=True)
