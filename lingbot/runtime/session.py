@@ -44,3 +44,12 @@ class Session:
     # decodes, and all ranks must refuse the same calls.
     broken: bool = False
     decoder_broken: bool = False
+
+    @property
+    def is_steady(self) -> bool:
+        """The next chunk has the shapes and the speed of all later ones.
+
+        The window is full, and a chunk has been generated with a full window before.
+        """
+        window = self.window
+        return window.num_frames >= window.window + self.condition.chunks[-1].shape[2]

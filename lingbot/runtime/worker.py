@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from lingbot.config import Size
 from lingbot.errors import LingbotError, SessionClosed
@@ -36,6 +37,7 @@ from lingbot.runtime.scheduler import Scheduler, Ticket
 from lingbot.runtime.session import Session, SessionSpec
 
 HEARTBEAT_S = 5.0  # well within the collectives' timeout
+NUM_MEASURED = 3  # chunks of each size in warm-up
 
 T = TypeVar("T")
 Frames = NDArray[np.uint8]
@@ -78,6 +80,9 @@ class Worker:
         self._channel = CommandChannel() if several else None
         self._decoding = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode")
         self._busy_since: dict[int, float] = {}  # by thread
+        # Called on rank 0, on any thread, after each measured chunk: with its size, and with the
+        # seconds that the group was busy with it: the longer of denoising and decoding.
+        self.on_chunk: Callable[[Size, float], None] | None = None
 
     @property
     def is_leader(self) -> bool:
@@ -123,7 +128,11 @@ class Worker:
             return self._scheduler.position(session_id)
 
     def warm_up(self) -> None:
-        """On rank 0, while `run` is running: run every shape, until the window has wrapped."""
+        """On rank 0, while `run` is running: run every shape, and measure the group's speed.
+
+        Each chunk is decoded while the next one is denoised, as in play. Measured are the chunks
+        after those that compile: the window has wrapped by then.
+        """
         for size in self.engine.config.sizes:
             self._warm_up(size)
 
@@ -132,10 +141,13 @@ class Worker:
         grey = np.full((size.height, size.width, 3), 128, np.uint8)
         spec = SessionSpec(first_frame=grey)
         self.submit(OpenSession(name, spec), deadline=first).result()
-        for index in range(-(-config.window // config.chunk) + 1):
+        decoding = []
+        for index in range(-(-config.window // config.chunk) + 1 + NUM_MEASURED):
             # A chunk of one pose has other shapes than a chunk of several.
             step = StepSession(name, [["", "w"][index % 2]] + [""] * (config.chunk - 1))
-            self.submit(step, deadline=first).result().result()
+            decoding.append(self.submit(step, deadline=first).result())
+        for frames in decoding:
+            frames.result()
         self.submit(CloseSession(name), deadline=first).result()
 
     def run(self) -> None:
@@ -207,12 +219,29 @@ class Worker:
         session = self._sessions.get(command.session_id)
         if session is None:
             raise SessionClosed(f"session {command.session_id} is not open")
+        on_chunk = self.on_chunk if self.on_chunk is not None and session.is_steady else None
+        began = self._clock()
         latents = self._timed(
             partial(self.engine.denoise, session, command.actions, context=command.context)
         )
         if not self.is_leader:
             return None
-        return self._decoding.submit(self._timed, self.engine.decode, session, latents)
+        report = on_chunk and partial(on_chunk, session.size)
+        return self._decoding.submit(self._decode, session, latents, self._clock() - began, report)
+
+    def _decode(
+        self,
+        session: Session,
+        latents: Tensor,
+        denoising_s: float,
+        report: Callable[[float], None] | None,
+    ) -> Frames:
+        """A chunk's frames. Reports the longer of its two parts, which overlap in play."""
+        began = self._clock()
+        frames = self._timed(self.engine.decode, session, latents)
+        if report is not None:
+            report(max(denoising_s, self._clock() - began))
+        return frames
 
     def _timed(self, call: Callable[..., T], *args: Any) -> T:
         thread = threading.get_ident()
