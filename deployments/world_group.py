@@ -120,9 +120,7 @@ async def start_group(ranks: Sequence[Any], *, host: str, group_id: str = "") ->
     """
     port = await ranks[0].open_rendezvous.remote(host) if len(ranks) > 1 else 0
     assignments = [
-        RankAssignment(
-            rank=number, num_ranks=len(ranks), host=host, port=port, group_id=group_id
-        )
+        RankAssignment(rank=number, num_ranks=len(ranks), host=host, port=port, group_id=group_id)
         for number in range(len(ranks))
     ]
     await asyncio.gather(

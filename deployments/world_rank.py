@@ -233,7 +233,8 @@ class WorldRank:
         from lingbot.errors import LingbotError
         from lingbot.runtime.commands import StepSession
 
-        self._sessions.step(session_id)
+        if not await self._sessions.activate(session_id):
+            return
         if prompt is not None and context is None:
             if warning := self._warn_if_truncated(prompt):
                 yield warning
@@ -254,7 +255,7 @@ class WorldRank:
             yield frames
 
     def pause(self, session_id: str) -> None:
-        """Free the session's share of the group's speed until its next step."""
+        """Free the session's share of the group's speed until its next step; see GroupSessions."""
         self._sessions.pause(session_id)
 
     def touch(self, session_id: str) -> None:

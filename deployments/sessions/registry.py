@@ -25,7 +25,6 @@ class SessionRecord:
     opened: bool = False  # its world exists
     num_chunks: int = 0  # denoised
     fault: Literal["refused", "failed"] | None = None  # why it will end
-    paused_since: float | None = None
 
     @property
     def end_reason(self) -> EndReason:
