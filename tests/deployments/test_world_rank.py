@@ -28,7 +28,7 @@ class FakeSession(int):
 class FakeEngine:
     """A session is its seed, and its frames are filled with it."""
 
-    group, memory = SINGLE, None
+    group, memory, suspend_frees_memory = SINGLE, None, False
     config = SimpleNamespace(sizes=(Size(16, 16),), window=1, chunk=1, chunk_frames=4, fps=16)
 
     def __init__(self):
