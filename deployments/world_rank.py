@@ -142,6 +142,7 @@ class WorldRank:
         began = time.monotonic()
         await asyncio.to_thread(self._worker.warm_up)
         logger.info("warm in %.1f s", time.monotonic() - began)
+        self._sessions.log_speed()
         self._run_every(
             self._config.lease_ttl_s / 4, lambda: self._sessions.expire_idle(time.monotonic())
         )

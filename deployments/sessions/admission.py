@@ -93,6 +93,10 @@ class Admission:
         """The median of the latest chunks of this size; None before the first."""
         return self._chunk_s.get(size)
 
+    def shares(self) -> dict[Size, float]:
+        """The share of real time that one active session takes, by measured size."""
+        return {size: self._share(size) for size in self._chunk_s}
+
     @property
     def load(self) -> float:
         """The share of real time that the active sessions take: 1 is all of it."""
