@@ -46,7 +46,8 @@ class Readiness:
     ) -> None:
         """Asks Serve's controller, through `ask_status`, at most once in `status_period_s`.
 
-        While a replica starts beside others, `find_coming` says whether it will come. `subject` is the deployment's name in words for a client.
+        While a replica starts beside others, `find_coming` says whether it will come. `subject` is
+        the deployment's name in words for a client.
         """
         self._subject = subject
         self._application = application

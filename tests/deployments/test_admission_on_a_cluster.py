@@ -143,10 +143,8 @@ def test_clients_of_all_transports_wait_in_one_line_and_limits_change_without_a_
                 assert not any("error" in client.types() for client in others)
 
         run(scenario)
-        transports = set(
-            re.findall(r"pid=(\d+)\).*transport\.connection.*opened", server.log.read_text())
-        )
-        assert len(transports) <= 2
+        opened = r"Transport pid=(\d+)\)\S* .*connection -- session \w+ opened"
+        assert len(set(re.findall(opened, server.log.read_text()))) == 2
 
 
 def test_sessions_are_shared_out_over_the_groups():
