@@ -152,6 +152,8 @@ class Group(RuleBasedStateMachine):
         waiting = {*self.asked, *self.resuming}
         places = sorted(self.line.position(name) for name in waiting)
         assert places == list(range(1, len(waiting) + 1))
+        first = {name for name in waiting if self.line.position(name) <= len(self.resuming)}
+        assert first == self.resuming
         assert len(self.asked) <= MAX_WAITING
 
     def teardown(self):

@@ -1,0 +1,400 @@
+"""A cluster under virtual time: users, groups and nodes, ruled by the server's own policy."""
+
+import heapq
+import math
+import random
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+from benchmarks.fleet_autoscaler import Autoscaler
+from benchmarks.fleet_model import Group, Node, Outcome, Scenario, Sums, User
+from deployments.sessions.admission import Admission
+from deployments.sessions.line import Line, LineFull
+from deployments.sessions.wait_clock import WaitClock
+
+SIZE = (832, 480)
+ASK_AGAIN_S = 5.0  # how long a client waits in one group's line
+NUM_ASKED = 32  # groups that the router compares at most
+COME_BACK_S = 2.0  # after which a client whose group died asks again
+REPORT_S = 10.0  # between two reports of Serve's handles to the autoscaler
+MOVE_S = 1.0  # a session's way to host memory or back
+
+
+class Fleet:
+    """Runs a scenario to the end of its last user."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.scenario = scenario
+        self.sums = Sums()
+        self.users: list[User] = []
+        self.now = 0.0
+        self._random = random.Random(scenario.seed)
+        self._events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._tickets = count()
+        self.groups: list[Group] = []  # but for those that are gone
+        self._up: list[Group] = []
+        self._nodes: list[Node] = []
+        self._num_starting = 0
+        self._num_wanted = scenario.min_groups
+        self._num_leases = 0
+        self._unrouted: dict[str, User] = {}  # no group is up
+        self._num_open = scenario.users  # users without an outcome
+        self._autoscaler = Autoscaler(
+            target_ongoing=scenario.target_ongoing,
+            min_groups=scenario.min_groups,
+            max_groups=scenario.max_groups,
+            upscale_delay_s=scenario.upscale_delay_s,
+            downscale_delay_s=scenario.downscale_delay_s,
+            look_back_s=scenario.look_back_s,
+        )
+        self._draw_users()
+        for _ in range(self._num_wanted):
+            self._start_group(warm=True)
+        self._at(0.0, self._scale)
+
+    def run(self, until: float = math.inf) -> None:
+        """To the end of the last user, or to a time after which it may be called again."""
+        while self._num_open and self._events[0][0] < until:
+            self.now, _, call, args = heapq.heappop(self._events)
+            call(*args)
+        if self._num_open == 0:
+            for group in self.groups:
+                self._account(group)
+                self.sums.group_s += max(0.0, self.window_s - group.born)
+
+    # ---- users
+
+    def _draw_users(self) -> None:
+        """Arrivals of a Poisson process whose rate follows one wave, by thinning."""
+        scenario, rng = self.scenario, self._random
+        rate = scenario.concurrent / scenario.session_s
+        day_s = scenario.users / rate
+        now = 0.0
+        while len(self.users) < scenario.users:
+            now += rng.expovariate(rate * (1 + scenario.swing))
+            wave = 1 - scenario.swing * math.cos(2 * math.pi * now / day_s)
+            if rng.random() * (1 + scenario.swing) < wave:
+                length_s = rng.expovariate(1 / scenario.session_s)
+                user = User(f"{len(self.users)}", length_s)
+                self.users.append(user)
+                self._at(now, self._arrive, user)
+        self.window_s = now
+
+    def _arrive(self, user: User) -> None:
+        scenario = self.scenario
+        user.asked = self.now
+        user.clock = WaitClock(
+            queue_timeout_s=scenario.queue_timeout_s,
+            warm_up_timeout_s=scenario.warm_up_timeout_s,
+            now=self.now,
+        )
+        self._note_leases(1)
+        self._ask(user)
+
+    def _ask(self, user: User, last: Group | None = None) -> None:
+        """Send a client's call to the group with the fewest; `last` is the one that let it go."""
+        user.turn += 1
+        group = self._route(last)
+        if group is None:
+            self._unrouted[user.name] = user
+        elif not self._try_to_admit(user, group):
+            assert user.clock is not None
+            try:
+                group.line.join(user.name, now=self.now, waited_s=user.clock.waited_s(self.now))
+            except LineFull:
+                self._leave(user, "line full")
+                return
+            user.group = group
+            group.waiting[user.name] = user
+        else:
+            return
+        self._note_wait(user)
+
+    def _note_wait(self, user: User) -> None:
+        assert user.clock is not None
+        starting = self._num_starting > 0 or not self._up
+        user.clock.note("starting" if starting else "queued", self.now)
+        if user.clock.give_up_reason(self.now) is None:
+            self._at(self.now + ASK_AGAIN_S, self._ask_again, user, user.turn)
+        else:
+            self._leave_line(user)
+            self._leave(user, "gave up: starting" if starting else "gave up: queued")
+
+    def _ask_again(self, user: User, turn: int) -> None:
+        if user.turn != turn:
+            return
+        if user.group is None:
+            self._note_wait(user)  # its call waits for a group still
+        else:
+            last = user.group
+            self._leave_line(user)
+            self._ask(user, last)
+
+    def _route(self, last: Group | None) -> Group | None:
+        if not self._up:
+            return None
+        asked = self._up
+        if len(asked) > NUM_ASKED:
+            asked = self._random.sample(asked, NUM_ASKED)
+        return min(asked, key=lambda group: (group is last, group.num_ongoing))
+
+    def _leave_line(self, user: User) -> None:
+        self._unrouted.pop(user.name, None)
+        if group := user.group:
+            group.line.leave(user.name)
+            del group.waiting[user.name]
+            user.group = None
+            self._update(group)
+
+    def _leave(self, user: User, outcome: Outcome) -> None:
+        user.turn += 1
+        user.outcome = outcome
+        self._num_open -= 1
+        self._note_leases(-1)
+
+    def _note_leases(self, change: int) -> None:
+        self._num_leases += change
+        self._autoscaler.note(self._num_leases, self.now)
+
+    # ---- sessions
+
+    def _try_to_admit(self, user: User, group: Group) -> bool:
+        """Admit a client, unless others wait in front of it."""
+        if len(group.line) or not self._fits(group):
+            return False
+        self._admit(user, group)
+        return True
+
+    def _fits(self, group: Group) -> bool:
+        return group.admission.refusal(SIZE, self.scenario.hardware.bytes_each) is None
+
+    def _admit(self, user: User, group: Group) -> None:
+        self._account(group)
+        group.admission.admit(user.name, SIZE, self.scenario.hardware.bytes_each)
+        group.sessions[user.name] = user
+        user.group = group
+        user.turn += 1
+        self.sums.waits_s.append(self.now - user.asked)
+        user.until += self.now
+        self._at(user.until, self._finish, user, user.turn)
+        self._plan_pause(user)
+
+    def _update(self, group: Group) -> None:
+        """Serve the line, as rank 0 of a group does after each change."""
+        self._account(group)
+        while (name := group.line.first) is not None:
+            if user := group.sessions.get(name):
+                if not self._give_memory(user, group):
+                    return
+            elif group.state == "up" and self._fits(group):
+                group.line.leave(name)
+                group.line.admitted(self.now)
+                self._admit(group.waiting.pop(name), group)
+            else:
+                return
+
+    def _give_memory(self, user: User, group: Group) -> bool:
+        """Make a suspended session active, if its memory can be freed."""
+        others = group.admission.room_for(user.name)
+        if others is None:
+            return False
+        for other in others:
+            self._suspend(group, other)
+        group.admission.move(user.name, "active", self.now)
+        group.line.leave(user.name)
+        assert user.wants is not None
+        self.sums.resume_waits_s.append(self.now - user.wants + MOVE_S * (1 + len(others)))
+        user.wants = None
+        self._plan_pause(user)
+        return True
+
+    def _plan_pause(self, user: User) -> None:
+        """Find the first rest that is long enough to pause the session."""
+        scenario, rng = self.scenario, self._random
+        idle_s = scenario.idle_after_s
+        now = self.now
+        while now < user.until and math.isfinite(idle_s):
+            now += rng.expovariate(1 / scenario.hold_s)
+            rest_s = rng.expovariate(1 / scenario.rest_s)
+            if rest_s > idle_s:
+                self._at(now + idle_s, self._pause, user, user.turn, now + rest_s)
+                return
+            now += rest_s
+
+    def _pause(self, user: User, turn: int, until: float) -> None:
+        if user.turn != turn:
+            return
+        group = user.group
+        assert group is not None
+        self._account(group)
+        group.admission.move(user.name, "paused", self.now)
+        self._at(until, self._resume, user, turn)
+        if (after_s := self.scenario.limits.suspend_after_s) is not None:
+            self._at(self.now + after_s, self._suspend_paused, group)
+        self._update(group)
+
+    def _suspend_paused(self, group: Group) -> None:
+        self._account(group)
+        for name in group.admission.to_suspend(self.now):
+            self._suspend(group, name)
+        self._update(group)
+
+    def _suspend(self, group: Group, name: str) -> None:
+        group.admission.move(name, "suspended", self.now)
+        self.sums.suspended += 1
+
+    def _resume(self, user: User, turn: int) -> None:
+        if user.turn != turn:
+            return
+        group = user.group
+        assert group is not None
+        self._account(group)
+        if group.admission.state(user.name) == "suspended":
+            user.wants = self.now
+            group.line.join_first(user.name, now=self.now)
+            self._update(group)
+        else:
+            group.admission.move(user.name, "active", self.now)
+            self._plan_pause(user)
+
+    def _finish(self, user: User, turn: int) -> None:
+        if user.turn != turn:
+            return
+        group = user.group
+        assert group is not None
+        self._end_session(user, group)
+        self._leave(user, "finished")
+        self._update(group)
+        if group.state == "draining" and not group.sessions:
+            self._remove_group(group)
+
+    def _end_session(self, user: User, group: Group) -> None:
+        self._account(group)
+        del group.sessions[user.name]
+        group.admission.leave(user.name)
+        group.line.leave(user.name)
+        user.group = user.wants = None
+        user.turn += 1
+
+    def _account(self, group: Group) -> None:
+        """Add what has happened in a group since the last time, until the last arrival."""
+        until = min(self.now, self.window_s)
+        seconds, group.noted = until - group.noted, max(group.noted, until)
+        if seconds <= 0 or not group.sessions:
+            return
+        hardware, load = self.scenario.hardware, group.admission.load
+        num_active = load * hardware.media_s / hardware.chunk_s
+        chunks = seconds * num_active / (hardware.media_s * max(1.0, load))
+        self.sums.chunks += chunks
+        self.sums.late_chunks += chunks if load > 1 else 0.0
+        self.sums.busy_s += seconds * min(1.0, load)
+        self.sums.session_s += seconds * len(group.sessions)
+
+    # ---- groups
+
+    def _scale(self) -> None:
+        self._num_wanted = self._autoscaler.decide(
+            num_up=len(self._up), num_wanted=self._num_wanted, now=self.now
+        )
+        self._reconcile()
+        self._at(self.now + REPORT_S, self._scale)
+
+    def _reconcile(self) -> None:
+        """Start or stop groups until there are as many as wanted."""
+        while self._num_starting + len(self._up) < self._num_wanted:
+            self._start_group()
+        while self._num_starting + len(self._up) > self._num_wanted:
+            # Serve stops those that start first, and then the newest
+            starting = [group for group in self.groups if group.state == "starting"]
+            self._drain((starting or self._up)[-1])
+
+    def _start_group(self, *, warm: bool = False) -> None:
+        scenario, hardware = self.scenario, self.scenario.hardware
+        admission = Admission(
+            scenario.limits, media_s=hardware.media_s, session_bytes=hardware.session_bytes
+        )
+        admission.measure(SIZE, hardware.chunk_s)
+        line = Line(max_waiting=scenario.limits.max_waiting)
+        group = Group(admission, line, self._find_node(), self.now)
+        group.node.groups.append(group)
+        self.groups.append(group)
+        self._num_starting += 1
+        self.sums.peak_groups = max(self.sums.peak_groups, len(self.groups))
+        if warm:
+            self._bring_up(group)
+        else:
+            self._at(self.now + scenario.start_s, self._bring_up, group)
+
+    def _find_node(self) -> Node:
+        for node in self._nodes:
+            if len(node.groups) < self.scenario.groups_per_node:
+                return node
+        node = Node()
+        self._nodes.append(node)
+        self._after_life(self.scenario.node_life_s, self.kill_node, node)
+        return node
+
+    def _after_life(self, life_s: float, call: Callable[..., None], *args: Any) -> None:
+        if math.isfinite(life_s):
+            self._at(self.now + self._random.expovariate(1 / life_s), call, *args)
+
+    def _bring_up(self, group: Group) -> None:
+        if group.state != "starting":
+            return
+        self._num_starting -= 1
+        group.state, group.noted = "up", self.now
+        self._up.append(group)
+        self._after_life(self.scenario.group_life_s, self._kill_group, group)
+        unrouted, self._unrouted = self._unrouted, {}
+        for user in unrouted.values():
+            self._ask(user)
+
+    def _drain(self, group: Group) -> None:
+        if group.state == "starting":
+            self._remove_group(group)
+            return
+        group.state = "draining"
+        self._up.remove(group)
+        for user in list(group.waiting.values()):
+            self._leave_line(user)
+            self._ask(user)
+        if group.sessions:
+            self._at(self.now + self.scenario.drain_s, self._remove_group, group)
+        else:
+            self._remove_group(group)
+
+    def _kill_group(self, group: Group) -> None:
+        if group.state != "gone":
+            self.sums.deaths += 1
+            self._remove_group(group)
+            self._reconcile()
+
+    def kill_node(self, node: Node) -> None:
+        self._nodes.remove(node)
+        for group in list(node.groups):
+            self._kill_group(group)
+
+    def _remove_group(self, group: Group) -> None:
+        """End a group. Its users come back: those who wait at once, the others after a while."""
+        if group.state == "gone":
+            return
+        self._num_starting -= group.state == "starting"
+        if group.state == "up":
+            self._up.remove(group)
+        group.state = "gone"
+        self.groups.remove(group)
+        group.node.groups.remove(group)
+        self.sums.group_s += max(0.0, min(self.now, self.window_s) - group.born)
+        for user in list(group.sessions.values()):
+            self._end_session(user, group)
+            user.until -= self.now
+            self.sums.lost += 1
+            self._note_leases(-1)
+            self._at(self.now + COME_BACK_S, self._arrive, user)
+        for user in list(group.waiting.values()):
+            self._leave_line(user)
+            self._ask(user)
+
+    def _at(self, time: float, call: Callable[..., None], *args: Any) -> None:
+        heapq.heappush(self._events, (time, next(self._tickets), call, args))
