@@ -8,6 +8,8 @@ is the chunk without them: norms, rotary embedding, residuals, launches. The *co
 last of a chunk's passes, which writes its K/V; its time is part of the others. TFLOP/s stand beside
 those of one large matrix product in the same run.
 
+A session is also moved to host memory and back: *suspend* and *resume*, without a decoder's state.
+
 With the camera cache, a key is held, and its maps are stored: *new pose* is the time of computing
 one latent frame's. Without it, maps are computed in each pass.
 
@@ -20,6 +22,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -231,6 +234,7 @@ def measure(group: SequenceParallelGroup, options: argparse.Namespace) -> dict[s
         "window_bytes": session.window.k_NBFTHD.nbytes + session.window.v_NBFTHD.nbytes,
         "camera_bytes": engine.camera_cache.stats.stored_bytes,
         "peak_bytes": peak or 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        "suspension": measure_suspension(engine, session, clock),
         "vae_ms": measure_vae(options, engine.device, engine.dtype, clock),
     }
 
@@ -253,6 +257,23 @@ def measure_vae(
     shape = (1, LATENT_CHANNELS, options.chunk, options.height // 8, options.width // 8)
     latents, state = torch.randn(shape, device=device), vae.new_decoder_state()
     return clock.median(lambda: vae.decode(latents, state))
+
+
+def measure_suspension(engine: Engine, session: Session, clock: Clock) -> dict[str, float]:
+    """A whole session to host memory and back. The first time allocates the host memory."""
+    engine.suspend_frees_memory = True  # on a CPU, a dry run: from host memory to host memory
+    suspend = partial(engine.suspend, session, max_bytes=2**50)
+    out_ms, back_ms, moved = [], [], 0
+    for _ in range(NUM_REPEATS):
+        out_ms.append(clock.once(suspend))
+        moved = session.suspension.num_bytes if session.suspension else 0
+        back_ms.append(clock.once(partial(engine.resume, session)))
+    return {
+        "session_gib": shown(moved / GIB),
+        "first_suspend_ms": shown(out_ms[0]),
+        "suspend_ms": shown(statistics.median(out_ms[1:])),
+        "resume_ms": shown(statistics.median(back_ms[1:])),
+    }
 
 
 def summarise(figures: dict[str, Any], options: argparse.Namespace) -> dict[str, dict[str, Any]]:
@@ -306,6 +327,7 @@ def describe(figures: dict[str, Any], options: argparse.Namespace) -> dict[str, 
         "weights_gib": shown(figures["weights_bytes"] / GIB),
         "window_gib": shown(figures["window_bytes"] / GIB),
         "camera_cache_gib": shown(figures["camera_bytes"] / GIB),
+        **figures["suspension"],
         "peak_gib": shown(figures["peak_bytes"] / GIB),
         "attention_backend": figures["attention_backend"],
     }

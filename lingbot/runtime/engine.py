@@ -177,8 +177,8 @@ class Engine:
         """Move about `max_bytes` of the session's tensors to host memory.
 
         Returns True if nothing of the session is left on the device. Until then, call again. All
-        chunks of the session must have been decoded. Where `suspend_frees_memory` is False, nothing
-        moves, and the result is True.
+        chunks of the session must have been decoded. Unless `suspend_frees_memory`, nothing moves,
+        and the result is True.
         """
         if not self.suspend_frees_memory:
             return True

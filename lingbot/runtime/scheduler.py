@@ -41,8 +41,8 @@ class Scheduler(Generic[Entry]):
     def add(self, entry: Entry, *, owner: str, deadline: float, spacing_s: float = 0.0) -> Ticket:
         """Queue an entry of `owner`; the ticket cancels it.
 
-        An entry with `spacing_s` takes long, and must not delay another entry together with its
-        like. It is due `spacing_s` after `deadline`, and as long after the end of the last one.
+        An entry with `spacing_s` is less urgent, and must not delay another entry together with
+        its like. It is due `spacing_s` after `deadline`, and as long after the end of the last one.
         """
         ticket = Ticket(next(self._tickets))
         self._waiting[ticket] = Waiting(owner, deadline, spacing_s, entry)

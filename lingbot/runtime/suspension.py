@@ -20,7 +20,7 @@ class MovedStorage:
     """A storage, and those of its pieces that have been copied to host memory."""
 
     storage: UntypedStorage
-    stream: torch.cuda.Stream | None  # where its memory is allocated and used; None: the default
+    stream: torch.cuda.Stream | None  # allocates and uses its memory; None: the default one
     pieces: list[Tensor] = field(default_factory=list)
 
     def copy_piece(self) -> int:
@@ -67,6 +67,11 @@ class Suspension:
         found = [(tensor.untyped_storage(), stream) for kind, stream in kinds for tensor in kind]
         each = {storage.data_ptr(): (storage, stream) for storage, stream in found}
         return cls([MovedStorage(*one) for one in each.values() if one[0].nbytes()])
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes in host memory."""
+        return sum(len(piece) for one in self.storages for piece in one.pieces)
 
     def move_out(self, max_bytes: int) -> bool:
         """Move the next pieces, about `max_bytes` of them. True if none is left on the device."""

@@ -42,8 +42,7 @@ from lingbot.runtime.session import Session, SessionSpec
 
 HEARTBEAT_S = 5.0  # well within the collectives' timeout
 NUM_MEASURED = 3  # chunks of each size in warm-up
-# Of a rank, in one command: a small part of a chunk's time, so that no session waits for long.
-SUSPEND_BYTES = 2**28
+SUSPEND_BYTES = 2**28  # of a rank in one command, so that no other session waits for long
 HOST_RESERVE = 2**30  # bytes of host memory that suspended sessions leave free
 
 logger = logging.getLogger(__name__)
@@ -101,18 +100,24 @@ class Worker:
         """True on rank 0, which takes commands."""
         return self._group.rank == 0
 
-    def submit(self, command: Command, *, deadline: float) -> "Future[Any]":
+    def submit(self, command: Command, *, deadline: float, is_live: bool = True) -> "Future[Any]":
         """Queue a command on rank 0, from any thread; `deadline` is a time of `time.monotonic`.
 
         The earliest deadline is executed first. A step's deadline is the time at which its client
-        has nothing left to play. An open may wait for one chunk of media after its `deadline`, and
-        as long after the open before it: until then, the steps that are waiting go first, so that
-        each is delayed by one open at most. Cancelling the future of a queued command removes the
-        command. Raises UnicodeEncodeError for a command that cannot be sent to the other ranks.
+        has nothing left to play.
+
+        An open may wait for one chunk of media after its `deadline`, and as long after the end of
+        the open before it. Until then, the steps that are waiting go first, so that each is delayed
+        by one open at most. A step of a session that nobody watches (`is_live` False) counts as an
+        open.
+
+        Cancelling the future of a queued command removes the command. Raises UnicodeEncodeError for
+        a command that cannot be sent to the other ranks.
         """
         request = self._request(command)
         owner = getattr(command, "session_id", "")
-        spacing_s = self._chunk_s if isinstance(command, OpenSession) else 0.0
+        may_wait = isinstance(command, OpenSession) or not is_live
+        spacing_s = self._chunk_s if may_wait else 0.0
         with self._changed:
             ticket = self._scheduler.add(
                 request, owner=owner, deadline=deadline, spacing_s=spacing_s
@@ -143,8 +148,8 @@ class Worker:
         """On rank 0, from any thread: move the session's tensors to host memory, part by part.
 
         The result is True once they are all there. It is False if they are on the device again: a
-        step came first, or host memory has too little room. Raises SessionClosed. The next step
-        resumes the session; so does the command ResumeSession.
+        step came first, or host memory has too little room. Raises SessionClosed. Its next
+        step or the command ResumeSession resumes the session.
         """
         result: Future[bool] = Future()
         result.set_running_or_notify_cancel()  # nobody may cancel it: the parts would still move
@@ -152,7 +157,10 @@ class Worker:
         return result
 
     def position(self, session_id: str) -> int | None:
-        """The place of the session's open in the queue of opens, from 1; None if it has none."""
+        """The place of the session's open, from 1; None if it has none.
+
+        The steps of clips count, too: they take turns with the opens.
+        """
         with self._changed:
             return self._scheduler.position(session_id)
 

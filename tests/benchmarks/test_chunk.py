@@ -42,6 +42,8 @@ def test_memory_is_that_of_the_tensors(monkeypatch, capsys):
     figures = run(monkeypatch, capsys)
     window = 2 * 2 * 6 * 6 * 48 * 4  # keys and values, layers, frames, tokens, dim, float32
     assert figures["window_gib"] == pytest.approx(window / 2**30, rel=1e-3)
+    assert figures["session_gib"] > figures["window_gib"]
+    assert min(figures[f"{name}_ms"] for name in ("first_suspend", "suspend", "resume")) > 0
     options = figures["options"]
     assert (options["window"], options["dim"], options["dtype"]) == (6, 48, "float32")
 

@@ -22,10 +22,10 @@ from lingbot.dit.weights import load_dit
 from lingbot.files import read_tensors
 from lingbot.parallel.process_group import join
 from lingbot.parallel.ulysses import SINGLE
-from lingbot.runtime.commands import OpenSession
+from lingbot.runtime.commands import OpenSession, StepSession
 from lingbot.verify.dit import find_schedule
 from lingbot.verify.recorded import relative_error
-from tests.lingbot.running_worker import execute, running, walk_ahead
+from tests.lingbot.running_worker import SOON_S, execute, running, walk_ahead
 from tests.lingbot.toy import WALK, make_engine, make_spec
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -261,3 +261,25 @@ def test_keys_turn_back_as_on_the_cpu(dtype):
     torch.testing.assert_close(
         there.cpu(), k, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-5
     )
+
+
+def test_a_suspended_session_frees_the_gpu_and_goes_on_bit_for_bit():
+    """Another session decodes meanwhile, on the stream that the suspended one's decoder uses."""
+    engine = make_engine(device=DEVICE)
+    twin = engine.open(make_spec())
+    expected = [engine.step(twin, actions) for actions in WALK]
+    with running(engine) as worker:
+        for name in "ab":
+            execute(worker, OpenSession(name, make_spec()))
+        shown, session = [], worker._sessions["a"]
+        for actions in WALK:
+            shown += walk_ahead(worker, "a", [actions])
+            tensors = [*session.tensors(), *engine.vae.state_tensors(session.decoder)]
+            held = sum({t.data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+            used = torch.cuda.memory_allocated()
+            assert worker.suspend("a").result(SOON_S) is True
+            assert torch.cuda.memory_allocated() <= used - held
+            pieces = [piece for one in session.suspension.storages for piece in one.pieces]
+            assert pieces and all(piece.is_pinned() for piece in pieces)
+            execute(worker, StepSession("b", actions))  # it is decoded while `a` is resumed
+    assert all(map(np.array_equal, shown, expected))

@@ -5,8 +5,10 @@ from lingbot.runtime.commands import (
     CloseSession,
     Heartbeat,
     OpenSession,
+    ResumeSession,
     StepSession,
     Stop,
+    SuspendSession,
     decode_command,
     encode_command,
 )
@@ -15,6 +17,9 @@ from tests.lingbot.toy import encode, make_spec
 COMMANDS = [
     StepSession("a", ["w", "", "ä"]),
     StepSession("x" * 10_000, []),
+    SuspendSession("b", is_first=True),
+    SuspendSession("b", is_first=False),
+    ResumeSession("b"),
     CloseSession("b"),
     Heartbeat(),
     Stop(),

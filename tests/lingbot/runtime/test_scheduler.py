@@ -1,3 +1,4 @@
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -57,7 +58,7 @@ def test_the_entries_of_an_owner_are_removed_together():
     assert drain(scheduler) == ["b1", "c1"]
 
 
-# ---- entries with spacing: opens
+# ---- entries with spacing: opens, and the steps of clips
 
 CHUNK_S = 0.75
 
@@ -121,6 +122,40 @@ def test_a_step_waits_for_one_open_at_most(data):
         if running.startswith("open"):
             opens_since = {step: opens + 1 for step, opens in opens_since.items()}
         assert all(opens <= 1 for opens in opens_since.values())
+
+
+@pytest.mark.parametrize("num_clips", [1, 3, 20])
+def test_clips_delay_a_live_step_by_one_chunk_at_most(num_clips):
+    """Each clip has its next step waiting at all times. A chunk takes 0.4 s and plays 0.75 s."""
+    scheduler, now, chunk_s = Scheduler(), 0.0, 0.4
+
+    def add_clip_step(clip):
+        deadline = now + CHUNK_S
+        scheduler.add("clip", owner=f"clip {clip}", deadline=deadline, spacing_s=CHUNK_S)
+        owners.append(clip)
+
+    owners, order, submitted, worst = [], [], None, 0.0
+    for clip in range(num_clips):
+        add_clip_step(clip)
+    while now < 60:
+        if submitted is None and len(order) % 2:
+            submitted = now
+            scheduler.add("live", owner="w", deadline=now + 0.1)
+        order.append(scheduler.next(now))
+        if order[-1] == "live":
+            worst, submitted = max(worst, now - submitted), None
+        else:
+            add_clip_step(owners.pop(0))
+        now += chunk_s
+    assert worst <= chunk_s
+    assert order.count("clip") > len(order) / 3
+
+
+def test_clips_with_nobody_beside_them_follow_each_other_at_once():
+    scheduler = Scheduler()
+    for number in range(3):
+        scheduler.add(number, owner="clip", deadline=9, spacing_s=CHUNK_S)
+    assert drain(scheduler, now=0.1) == [0, 1, 2]
 
 
 def test_an_open_has_a_position_until_it_is_its_turn():

@@ -114,8 +114,7 @@ def test_each_part_moves_about_as_many_bytes_as_it_may(small_pieces):
         num_parts += 1
     assert abs(num_parts - (held - window.nbytes) / 5000) < len(list(session.tensors())) + 2
     assert engine.suspend(session, max_bytes=1)  # again: nothing is left to do
-    host = sum(len(piece) for one in session.suspension.storages for piece in one.pieces)
-    assert host == held
+    assert session.suspension.num_bytes == held
 
 
 def test_tensors_that_share_a_storage_share_it_afterwards():
@@ -170,17 +169,3 @@ def test_on_a_cpu_nothing_moves(engine):
     assert engine.suspend(session, max_bytes=1)
     assert bytes_on_device(engine, session) == held and session.suspension is None
     assert np.array_equal(engine.step(session, WALK[0]), engine.step(twin, WALK[0]))
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
-def test_a_suspended_session_frees_the_gpu_and_goes_on_bit_for_bit():
-    engine = make_engine(device="cuda")
-    moving, staying = engine.open(make_spec()), engine.open(make_spec())
-    for actions in WALK:
-        used = torch.cuda.memory_allocated()
-        held = bytes_on_device(engine, moving)
-        assert engine.suspend(moving, max_bytes=ALL)
-        assert torch.cuda.memory_allocated() <= used - held
-        assert all(piece.is_pinned() for one in moving.suspension.storages for piece in one.pieces)
-        assert np.array_equal(engine.step(moving, actions), engine.step(staying, actions))

@@ -155,6 +155,43 @@ def test_opens_and_the_steps_of_a_running_session_alternate():
     assert engine.done == ["open a", "a", "a", "open b", "a", "a", "open c", "a", "a"]
 
 
+def test_a_step_for_which_nobody_watches_lets_the_live_ones_go_first():
+    """Its deadline is the earliest. Then it takes a turn with the opens, by arrival."""
+    engine = FakeEngine()
+    worker = Worker(engine, clock=lambda: 0.0)
+    for _, command in OPENED:
+        worker.submit(command, deadline=-math.inf)
+    for _ in OPENED:
+        worker._lead()
+    worker.submit(StepSession("a", ["clip"]), deadline=0.1, is_live=False)
+    worker.submit(OpenSession("d", make_spec(seed=ord("d"))), deadline=0.1)
+    for name in "bc":
+        worker.submit(StepSession(name, ["live"]), deadline=0.5)
+    assert worker.position("d") == 2
+    worker.submit(Stop(), deadline=math.inf)
+    worker.run()
+    assert engine.done == ["blive", "clive", "aclip"] and "d" in worker._sessions
+
+
+@pytest.mark.parametrize("is_live", [True, False])
+def test_whatever_a_session_has_queued_goes_with_its_client(is_live):
+    """A step of a live one or of a clip, and a suspension that has not begun."""
+    engine = FakeEngine()
+    engine.suspend_frees_memory = True
+    worker = Worker(engine, free_host=lambda: None)
+    worker.submit(OPENED[0][1], deadline=-math.inf)
+    worker._lead()
+    queued = [worker.submit(StepSession("a", ["1"]), deadline=0, is_live=is_live)]
+    queued.append(worker.suspend("a"))
+    worker.end_session("a")
+    for result in queued:
+        with pytest.raises(SessionClosed):
+            result.result(0)
+    worker.submit(Stop(), deadline=math.inf)
+    worker.run()
+    assert engine.done == ["close a"]
+
+
 def test_an_open_has_a_position_while_it_waits():
     worker = Worker(FakeEngine())
     for _, command in OPENED:

@@ -58,7 +58,10 @@ def refusal_of(worker, command):
 
 
 def walk_together(worker):
-    """Refusals, then two sessions by turns, and a third that is closed on its way."""
+    """Refusals, then two sessions by turns, and a third that is closed on its way.
+
+    One of them is suspended twice.
+    """
     refusals = [
         refusal_of(worker, OpenSession("a", make_spec(num_steps=9))),
         refusal_of(
@@ -78,6 +81,8 @@ def walk_together(worker):
         context = OTHER_CONTEXT if index == 3 else None
         decoding["a"].append(execute(worker, StepSession("a", actions, context)))
         decoding["b"].append(execute(worker, StepSession("b", actions[::-1])))
+        if index in (0, 3):
+            assert worker.suspend("a").result(SOON_S) is True
         if index == 1:
             execute(worker, StepSession("c", actions))
             execute(worker, CloseSession("c"))
@@ -88,6 +93,7 @@ def walk_together(worker):
 
 def run_together(group):
     worker = Worker(make_engine(group=group, camera_cache_bytes=2**14))
+    worker.engine.suspend_frees_memory = True  # though it is on a CPU
     results = lead(worker, walk_together)
     states = on_all_ranks({name: state_of(one) for name, one in worker._sessions.items()})
     return results, states

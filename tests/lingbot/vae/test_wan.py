@@ -6,6 +6,7 @@ import torch
 
 from lingbot.runtime.engine import Engine
 from lingbot.vae.memory import condition_bytes, wan_decoder_bytes
+from lingbot.vae.split import SplitVAE
 from lingbot.vae.statistics import WAN_MEAN, WAN_STD
 from lingbot.vae.wan import count_unsettled
 from tests.lingbot.toy import WALK, make_engine, make_spec
@@ -201,6 +202,28 @@ def test_the_engine_plays_on_it():
     for actions, (expected, other) in zip(WALK, turns, strict=True):
         assert np.array_equal(engine.step(session, actions), expected)
         assert not np.array_equal(expected, other)
+
+
+def test_a_suspended_session_goes_on_bit_for_bit():
+    """Its image condition repeats a latent frame without copying it, and stays as small."""
+    toy = make_engine()
+    for vae in (make_wan_vae(), SplitVAE(make_wan_vae(), toy.vae)):
+        engine = Engine(toy.config, model=toy.model, vae=vae)
+        engine.suspend_frees_memory = True
+        moving, staying = engine.open(make_spec()), engine.open(make_spec())
+        for actions in WALK:
+            kept = [*moving.tensors(), *vae.state_tensors(moving.decoder)]
+            held = storage_bytes(kept)
+            assert engine.suspend(moving, max_bytes=2**40) and storage_bytes(kept) == 0
+            engine.resume(moving)
+            assert storage_bytes(kept) == held
+            frames = [engine.step(one, actions) for one in (moving, staying)]
+            assert np.array_equal(*frames)
+
+
+def storage_bytes(tensors):
+    storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage() for tensor in tensors}
+    return sum(storage.nbytes() for storage in storages.values())
 
 
 def test_the_statistics_are_those_of_diffusers():
