@@ -152,7 +152,9 @@ class GroupSessions:
             return False
         size, num_bytes = (demand.width, demand.height), self._bytes_of(demand)
         self.admission.admit(session_id, size, num_bytes, realtime=demand.realtime)
-        self.registry.reserve(session_id, self._clock(), size=size, num_bytes=num_bytes)
+        self.registry.reserve(
+            session_id, self._clock(), size=size, num_bytes=num_bytes, realtime=demand.realtime
+        )
         self._ended[session_id] = asyncio.Event()
         return True
 
@@ -201,6 +203,11 @@ class GroupSessions:
 
     def is_live(self, session_id: str) -> bool:
         return self.registry.get(session_id) is not None
+
+    def is_clip(self, session_id: str) -> bool:
+        """True for a session that nobody watches as it is made."""
+        record = self.registry.get(session_id)
+        return record is not None and not record.realtime
 
     def touch(self, session_id: str) -> None:
         """Restart the session's idle time. An unknown session is ignored."""

@@ -248,7 +248,10 @@ class WorldRank:
             return
         command = StepSession(session_id, list(actions), context)
         try:
-            decoding = await self._submit(command, time_to_underrun_s=time_to_underrun_s)
+            is_live = not self._sessions.is_clip(session_id)
+            decoding = await self._submit(
+                command, time_to_underrun_s=time_to_underrun_s, is_live=is_live
+            )
             yield None
             frames = await asyncio.wrap_future(decoding)
         except Exception as exc:
@@ -352,11 +355,12 @@ class WorldRank:
         return await asyncio.to_thread(self._text_encoder.encode, prompt)
 
     def _submit(
-        self, command: "Command", *, time_to_underrun_s: float = 0.0
+        self, command: "Command", *, time_to_underrun_s: float = 0.0, is_live: bool = True
     ) -> "asyncio.Future[Any]":
-        """Execute a command on all ranks, earliest deadline first. The result is rank 0's."""
+        """Execute a command on all ranks; see `Worker.submit`. The result is rank 0's."""
         deadline = time.monotonic() + time_to_underrun_s
-        return asyncio.wrap_future(self._worker.submit(command, deadline=deadline))
+        result = self._worker.submit(command, deadline=deadline, is_live=is_live)
+        return asyncio.wrap_future(result)
 
     def _report(self, metrics: CacheMetrics) -> None:
         metrics.report(self._worker.engine.camera_cache.stats)

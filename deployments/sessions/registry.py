@@ -23,6 +23,7 @@ class SessionRecord:
     since: float  # when it was reserved
     size: tuple[int, int] = (0, 0)  # width, height
     num_bytes: int = 0  # of a rank's memory, by the plan
+    realtime: bool = True  # False: a clip
     opened: bool = False  # its world exists
     num_chunks: int = 0  # denoised
     fault: Literal["refused", "failed"] | None = None  # why it will end
@@ -56,10 +57,16 @@ class SessionRegistry:
         return self._records.get(session_id)
 
     def reserve(
-        self, session_id: str, now: float, *, size: tuple[int, int] = (0, 0), num_bytes: int = 0
+        self,
+        session_id: str,
+        now: float,
+        *,
+        size: tuple[int, int] = (0, 0),
+        num_bytes: int = 0,
+        realtime: bool = True,
     ) -> None:
         """Add a session whose world is not open yet. It expires like an open one."""
-        self._records[session_id] = SessionRecord(session_id, now, now, size, num_bytes)
+        self._records[session_id] = SessionRecord(session_id, now, now, size, num_bytes, realtime)
 
     def mark_opened(self, session_id: str, now: float) -> bool:
         """Note that the session's world is open. False if the session has ended meanwhile."""

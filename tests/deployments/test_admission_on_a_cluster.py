@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import msgspec
@@ -32,27 +32,39 @@ pytestmark = [
 INIT = {"type": "init", "prompt": "x", "extensions": True, "num_inference_steps": 1}
 
 
-@contextmanager
-def server_with(args, **num_replicas):
-    """A server of the shipped config with other numbers of replicas."""
+@pytest.fixture(scope="module")
+def server():
+    """A server with one group for one session, and two transports."""
+
+    def two_transports(application):
+        deployment_of(application, "Transport").pop("autoscaling_config", None)
+        deployment_of(application, "Transport")["num_replicas"] = 2
+        set_groups(application, 1)
+
     with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder:
         port = free_port()
+        args = {"group": {"max_sessions": 1}, "dtype": "float32", "threads": 1}
         config = msgspec.yaml.decode(edit_config(args, num_ranks=1, port=port))
-        for deployment in config["applications"][0]["deployments"]:
-            if number := num_replicas.get(deployment["name"]):
-                deployment.pop("autoscaling_config", None)
-                deployment["num_replicas"] = number
-                deployment["placement_group_bundles"] = [{"CPU": 1}]
-            if deployment["name"] == "Transport":
-                deployment.pop("placement_group_bundles", None)
+        two_transports(config["applications"][0])
         path = Path(folder) / "serve_config.yaml"
         path.write_bytes(msgspec.yaml.encode(config))
         server = start_server(path, f"127.0.0.1:{port}")
         try:
-            wait_until_ready(server)
+            wait_until_ready(server, timeout_s=400)
             yield server
         finally:
             stop_server(server)
+
+
+def deployment_of(application, name):
+    (deployment,) = (one for one in application["deployments"] if one["name"] == name)
+    return deployment
+
+
+def set_groups(application, number):
+    group = deployment_of(application, "WorldGroup")
+    group.pop("autoscaling_config", None)
+    group |= {"num_replicas": number, "placement_group_bundles": [{"CPU": 1}]}
 
 
 def deploy(server, change):
@@ -107,55 +119,61 @@ async def join(stack, server):
     return client
 
 
-def run(scenario, timeout_s=240):
-    asyncio.run(asyncio.wait_for(scenario(), timeout_s))
+def run(scenario):
+    asyncio.run(asyncio.wait_for(scenario(), 280))
 
 
-def test_clients_of_all_transports_wait_in_one_line_and_limits_change_without_a_restart():
-    def share(application):
-        (group,) = (d for d in application["deployments"] if d["name"] == "WorldGroup")
-        group["user_config"] = {"group": {"pace": "shared"}}
-
-    with server_with({"group": {"max_sessions": 1}}, Transport=2) as server:
-
-        async def scenario():
-            async with AsyncExitStack() as stack:
-                walker = await join(stack, server)
-                await walker.until("chunk_stats")
-                others = []
-                for position in range(1, 6):
-                    others.append(await join(stack, server))
-                    await others[-1].until("queued")
-                    assert others[-1].position == position
-                await asyncio.sleep(6)  # they have been asked to ask again
-                assert [client.position for client in others] == [1, 2, 3, 4, 5]
-                left = time.monotonic()
-                walker.socket.transport.abort()
-                await others[0].until("session")
-                assert time.monotonic() - left < 5  # generous: other tests share the cores
-                while [client.position for client in others[1:]] != [1, 2, 3, 4]:
-                    await asyncio.sleep(0.05)
-                before = server.descendants("ray::WorldRank")
-                await asyncio.to_thread(deploy, server, share)
-                for client in others:
-                    await client.until("chunk_stats")
-                assert server.descendants("ray::WorldRank") == before
-                assert not any("error" in client.types() for client in others)
-
-        run(scenario)
-        opened = r"Transport pid=(\d+)\)\S* .*connection -- session \w+ opened"
-        assert len(set(re.findall(opened, server.log.read_text()))) == 2
+def share(application):
+    deployment_of(application, "WorldGroup")["user_config"] = {"group": {"pace": "shared"}}
 
 
-def test_sessions_are_shared_out_over_the_groups():
-    with server_with({"group": {"pace": "shared"}}, WorldGroup=2) as server:
+def test_clients_of_all_transports_wait_in_one_line_and_limits_change_without_a_restart(server):
+    async def scenario():
+        async with AsyncExitStack() as stack:
+            walker = await join(stack, server)
+            await walker.until("chunk_stats")
+            others = []
+            for position in range(1, 6):
+                others.append(await join(stack, server))
+                await others[-1].until("queued")
+                assert others[-1].position == position
+            await asyncio.sleep(6)  # they have been asked to ask again
+            assert [client.position for client in others] == [1, 2, 3, 4, 5]
+            left = time.monotonic()
+            walker.socket.transport.abort()
+            await others[0].until("session")
+            assert time.monotonic() - left < 5  # generous: other tests share the cores
+            while [client.position for client in others[1:]] != [1, 2, 3, 4]:
+                await asyncio.sleep(0.05)
+            before = server.descendants("ray::WorldRank")
+            await asyncio.to_thread(deploy, server, share)
+            for client in others:
+                await client.until("chunk_stats")
+            assert server.descendants("ray::WorldRank") == before
+            assert not any("error" in client.types() for client in others)
 
-        async def scenario():
-            async with AsyncExitStack() as stack:
-                for _ in range(4):
-                    client = await join(stack, server)
-                    await client.until("session")
+    run(scenario)
+    opened = r"Transport pid=(\d+)\)\S* .*connection -- session \w+ opened"
+    assert len(set(re.findall(opened, server.log.read_text()))) == 2
 
-        run(scenario)
-        opened = re.findall(r"opened, (\d) in all", server.log.read_text())
+
+def test_sessions_are_shared_out_over_the_groups(server):
+    def two_groups(application):
+        share(application)
+        set_groups(application, 2)
+
+    async def scenario():
+        warm = server.log.read_text().count("ranks are warm")
+        await asyncio.to_thread(deploy, server, two_groups)
+        while server.log.read_text().count("ranks are warm") == warm:
+            await asyncio.sleep(0.2)
+        await asyncio.sleep(2)  # until the transports know it
+        start = len(server.log.read_text())
+        async with AsyncExitStack() as stack:
+            for _ in range(4):
+                client = await join(stack, server)
+                await client.until("session")
+        opened = re.findall(r"opened, (\d) in all", server.log.read_text()[start:])
         assert sorted(opened) == ["1", "1", "2", "2"]
+
+    run(scenario)

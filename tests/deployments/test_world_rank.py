@@ -114,9 +114,10 @@ def start(replies):
     return asyncio.create_task(all_of(replies))
 
 
-def reserve(rank, session_id):
-    """A lease call that is answered at once; it is held until the session ends."""
-    call = asyncio.create_task(all_of(rank.lease(session_id, Demand(width=16, height=16))))
+def reserve(rank, session_id, **demand):
+    """A lease call. It is held until the session ends."""
+    demand = Demand(width=16, height=16, **demand)
+    call = asyncio.create_task(all_of(rank.lease(session_id, demand)))
     HELD.append(call)
     return call
 
@@ -331,6 +332,24 @@ def test_the_session_with_the_earliest_deadline_steps_first():
         engine.gate.set()
         await asyncio.gather(running, *waiting)
         assert engine.order == [1, 3, 2]
+
+    run(scenario)
+
+
+def test_a_clips_step_lets_live_ones_go_first():
+    async def scenario(rank, engine):
+        await opened(rank, "a", 1)
+        reserve(rank, "clip", realtime=False)
+        await until(lambda: rank._sessions.is_live("clip"))
+        assert await start(rank.open("clip", spec(2), IMAGE)) == [None]
+        engine.gate.clear()
+        running = start_step(rank, "a")
+        await until(rank.busy_s)
+        waiting = [start_step(rank, "clip"), start_step(rank, "a", time_to_underrun_s=0.1)]
+        await until(lambda: len(rank._worker._scheduler) == 2)
+        engine.gate.set()
+        await asyncio.gather(running, *waiting)
+        assert engine.order == [1, 1, 2]
 
     run(scenario)
 
