@@ -26,8 +26,12 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def server():
-    """One real server for all tests of this process; the groups "server" and "browser" use it."""
+    """One real server for all tests of this process; the groups "server" and "browser" use it.
+
+    Its group plays four worlds at once, at any speed, and eight clients may wait.
+    """
     from benchmarks.local_server import local_server
 
-    with local_server() as running:
+    group = {"pace": "shared", "max_sessions": 4, "max_waiting": 8}
+    with local_server({"group": group}) as running:
         yield running

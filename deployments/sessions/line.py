@@ -47,9 +47,10 @@ class Line:
     def join(self, client_id: str, *, now: float, waited_s: float = 0.0) -> None:
         """Add a client that is not admitted at once, in front of those that asked later.
 
-        Raises LineFull.
+        Raises LineFull, but not for a client that has waited before: its place was taken by others
+        in the moment between.
         """
-        if len(self._places) >= self.max_waiting:
+        if len(self._places) >= self.max_waiting and not waited_s:
             raise LineFull
         self._insert(Place(client_id, now - waited_s), now - waited_s)
 

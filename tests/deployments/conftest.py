@@ -11,7 +11,7 @@ def pair():
     `step_timeout_s` is three times the time of a step on two slow cores. In bfloat16 two halves of
     a product may round differently from the whole, and a trajectory soon shows it; hence float32.
     """
-    args = {"dtype": "float32", "threads": 1, "step_timeout_s": 10}
+    args = {"dtype": "float32", "threads": 1, "step_timeout_s": 10, "group": {"pace": "shared"}}
     with local_server(args, num_ranks=2) as running:
         yield running
 

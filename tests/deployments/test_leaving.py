@@ -14,7 +14,7 @@ from transport.client import connect
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("server")]
 
 TIMEOUT_S = 120
-WORLDS = 4  # max_ongoing_requests of the shipped config
+WORLDS = 4  # max_sessions of the server's group
 INIT = {"type": "init", "prompt": "x", "extensions": True, "num_inference_steps": 1}
 NOISE = (
     "Traceback",
