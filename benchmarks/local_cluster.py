@@ -55,24 +55,17 @@ class LocalCluster:
         with urllib.request.urlopen(request, timeout=30) as answer:
             return json.loads(answer.read() or "null")
 
-    def nodes(self) -> dict[str, str]:
-        """The type of each node that is alive, by the node's id."""
-        listed = self.ask("/api/v0/nodes?limit=1000&detail=True")["data"]["result"]["result"]
-        return {
-            node["node_id"]: node["labels"].get("ray.io/node-group", HEAD)
-            for node in listed
-            if node["state"] == "ALIVE"
-        }
+    def nodes(self) -> dict[str, dict[str, float]]:
+        """The resources of each node that is alive, by the node's id."""
+        nodes = self.ask("/api/v0/nodes?limit=1000&detail=True")["data"]["result"]["result"]
+        alive = (node for node in nodes if node["state"] == "ALIVE")
+        return {node["node_id"]: node["resources_total"] for node in alive}
 
-    def actors(self, name: str) -> dict[str, str]:
-        """The node's id of each living actor of a class, by the actor's id."""
-        query = "/api/v0/actors?limit=1000&detail=True"
-        listed = self.ask(query)["data"]["result"]["result"]
-        return {
-            actor["actor_id"]: actor["node_id"]
-            for actor in listed
-            if actor["state"] == "ALIVE" and name in (actor["class_name"], actor["repr_name"])
-        }
+    def nodes_of(self, name: str) -> list[str]:
+        """The node's id of each living actor whose class has a name that ends so."""
+        actors = self.ask("/api/v0/actors?limit=1000&detail=True")["data"]["result"]["result"]
+        alive = (actor for actor in actors if actor["state"] == "ALIVE")
+        return [actor["node_id"] for actor in alive if actor["class_name"].endswith(name)]
 
 
 @contextmanager
@@ -134,6 +127,7 @@ def _start(
         "RAY_FAKE_CLUSTER": "1",
         "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
         "RAY_enable_autoscaler_v2": "1",
+        "PYTHONPATH": str(ROOT),
     }
     options = {
         "autoscaling-config": path,
@@ -179,6 +173,7 @@ def _stop(cluster: LocalCluster) -> None:
     with suppress(subprocess.TimeoutExpired):
         cluster.process.wait(STOP_TIMEOUT_S)
     cluster.process.kill()
+    cluster.process.wait()
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.kill()

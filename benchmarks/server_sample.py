@@ -35,14 +35,17 @@ class ProcessFigures(Struct, kw_only=True):
     uss_mib: float = 0.0  # memory that only this process uses
     rss_mib: float = 0.0  # also counts the object store's pages
     descriptors: int = 0
+    threads: int = 0
 
     def add(self, process: psutil.Process) -> None:
         """Count one more. Raises psutil.Error if it has ended."""
         memory, descriptors = process.memory_full_info(), process.num_fds()
+        threads = process.num_threads()
         self.count += 1
         self.uss_mib = round(self.uss_mib + memory.uss / MIB, 1)
         self.rss_mib = round(self.rss_mib + memory.rss / MIB, 1)
         self.descriptors += descriptors
+        self.threads += threads
 
 
 class Sample(Struct, kw_only=True):
@@ -113,6 +116,18 @@ def sum_of(metrics: str, name: str, labels: str = "") -> int:
 def ongoing(metrics: str, deployment: str) -> int:
     """The requests that the replicas of a deployment are serving."""
     return sum_of(metrics, "ray_serve_replica_processing_queries", f'deployment="{deployment}"')
+
+
+def cpu_seconds(server: LocalServer) -> dict[str, float]:
+    """The CPU seconds that the processes of each role have used so far."""
+    spent: dict[str, float] = defaultdict(float)
+    for process in server.processes():
+        try:
+            times = process.cpu_times()
+            spent[role_of(process.cmdline())] += times.user + times.system
+        except psutil.Error:
+            continue  # it has ended
+    return spent
 
 
 def count_tracebacks(log: Path) -> int:
