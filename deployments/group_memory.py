@@ -53,6 +53,21 @@ class GroupMemory:
                 self._memory = await self._group.memory.remote()
 
 
+class SessionBytes:
+    """What sessions take of a rank's memory, by the plan; all is free where there is none."""
+
+    def __init__(self, plan: "MemoryPlan | None") -> None:
+        free = None if plan is None else plan.free
+        # What all sessions may take together; None: unknown.
+        self.all_together = None if plan is None or free is None else max(0, free - plan.fixed)
+        sessions = () if plan is None else plan.sessions
+        self._bytes = {(one.size.width, one.size.height): one.total for one in sessions}
+
+    def of(self, size: tuple[int, int]) -> int:
+        """Bytes of a session of this width and height; of a size not served, the largest."""
+        return self._bytes.get(size, max(self._bytes.values(), default=0))
+
+
 def describe_memory(plan: "MemoryPlan") -> WorldMemory:
     """A plan as the transport room knows it."""
     return WorldMemory(

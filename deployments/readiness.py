@@ -23,6 +23,8 @@ from transport.wire.errors import WorldFailed
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 MODULE = re.compile(r"^(?:\w+\.)+(?=\w+: )")  # before an exception's name
+COMING = (ReplicaState.STARTING, ReplicaState.UPDATING)
+UNSCHEDULED = "to be scheduled"  # in Serve's message about a replica without resources
 UP = (ReplicaState.RUNNING, ReplicaState.PENDING_MIGRATION)
 
 
@@ -50,6 +52,7 @@ class Readiness:
         self._answer_timeout_s = answer_timeout_s
         self._ask_status = ask_status
         self._ready = False
+        self._is_adding = False
         self._failure: str | None = None
         self._next_ask = 0.0
         self._asking: asyncio.Task[None] | None = None
@@ -69,6 +72,11 @@ class Readiness:
             raise WorldFailed(f"{self._subject} failed to start: {self._failure}")
         return self._ready
 
+    @property
+    def is_adding(self) -> bool:
+        """True if Serve was starting a replica at the last `ask`, and has found a node for it."""
+        return self._is_adding
+
     async def _refresh(self) -> None:
         with suppress(RayError, RayServeException):
             self._update(await asyncio.to_thread(self._ask_status))
@@ -80,6 +88,7 @@ class Readiness:
         if not group or is_recovering(group):
             return
         self._ready = any(group.replica_states.get(state, 0) for state in UP)
+        self._is_adding = is_adding(group)
         given_up = has_given_up(group) and not self._ready
         self._failure = reason_of(group.message) if given_up else None
 
@@ -95,6 +104,12 @@ def has_given_up(group: DeploymentStatusOverview) -> bool:
 def is_recovering(group: DeploymentStatusOverview) -> bool:
     """True while a new controller has not heard yet from the replicas of its predecessor."""
     return group.replica_states.get(ReplicaState.RECOVERING, 0) > 0
+
+
+def is_adding(group: DeploymentStatusOverview) -> bool:
+    """True while a replica starts. One that finds no resources is not coming."""
+    starting = any(group.replica_states.get(state, 0) for state in COMING)
+    return starting and UNSCHEDULED not in group.message and not has_given_up(group)
 
 
 def reason_of(message: str) -> str:
