@@ -34,7 +34,7 @@ UNUSED = (
     *("initialization_commands", "head_start_ray_commands", "worker_start_ray_commands"),
     *("cluster_synced_files", "rsync_exclude", "rsync_filter"),
 )
-START_TIMEOUT_S = 120.0
+START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 20.0
 
 

@@ -4,7 +4,7 @@ import json
 import re
 import time
 import urllib.request
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +132,17 @@ def cpu_seconds(server: LocalServer) -> dict[str, float]:
 
 def count_tracebacks(log: Path) -> int:
     return log.read_text(errors="replace").count("Traceback (most recent call last)")
+
+
+def lease_ends(log: str) -> Counter[str]:
+    """How many sessions of the groups have ended for each reason; "" counts those without one."""
+    return Counter(re.findall(r"WorldRank.*session \w+ closed: ?(.*?)\s*$", log, re.MULTILINE))
+
+
+def unended_sessions(log: str) -> set[str]:
+    """The sessions that a line of a rank has opened and none has closed."""
+    opened = set(re.findall(r"WorldRank.*session (\w+) opened", log))
+    return opened - set(re.findall(r"WorldRank.*session (\w+) closed", log))
 
 
 def to_row(first: Sample, early: Sample, last: Sample, role: str) -> dict[str, Any]:

@@ -16,10 +16,10 @@ from benchmarks.local_cluster import local_cluster
 from benchmarks.local_server import LocalServer, edit_config, free_port, wait_until_ready
 from tests.deployments.tiny_world import write_tiny_world
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 
 CHUNK_S = 12 / 16  # frames of a chunk, over those of a second
-START_TIMEOUT_S = 120
+START_TIMEOUT_S = 240  # a start takes half a minute where nothing else runs
 STORE = {"object_store_memory": 100 * 2**20}
 NODE_TYPES = {
     "transports": {
@@ -39,13 +39,14 @@ NODE_TYPES = {
 
 def two_groups(args, port):
     """The shipped config on these nodes, with one or two groups of one session each."""
+    args = args | {"group": {"max_sessions": 1}}
     config = msgspec.yaml.decode(edit_config(args, num_ranks=1, port=port))
     config["proxy_location"] = "HeadOnly"  # all nodes share one address
     deployments = {d["name"]: d for d in config["applications"][0]["deployments"]}
     deployments["Transport"]["ray_actor_options"] = {"num_cpus": 1, "resources": {"transport": 1}}
     group = deployments["WorldGroup"]
     group.pop("num_replicas")
-    group["max_ongoing_requests"] = 1
+    group["max_ongoing_requests"] = 100  # the group's own limit is what counts
     group["placement_group_bundles"] = [{"CPU": 1, "GPU": 1}]
     group["autoscaling_config"] = {
         "min_replicas": 1,
@@ -61,7 +62,7 @@ def two_groups(args, port):
 
 @pytest.fixture(scope="module")
 def cluster():
-    with local_cluster(NODE_TYPES, idle_timeout_s=3) as running:
+    with local_cluster(NODE_TYPES, idle_timeout_s=10) as running:
         yield running
 
 
@@ -71,7 +72,7 @@ def server(cluster):
         port = free_port()
         cluster.ask(APPLICATIONS, put=two_groups(write_tiny_world(Path(folder)), port))
         running = LocalServer(f"127.0.0.1:{port}", cluster.process, cluster.folder)
-        wait_until_ready(running)
+        wait_until_ready(running, timeout_s=START_TIMEOUT_S)
         yield running
 
 
