@@ -39,13 +39,16 @@ NODE_TYPES = {
 
 def two_groups(args, port):
     """The shipped config on these nodes, with one or two groups of one session each."""
-    args = args | {"group": {"max_sessions": 1}}
+    args = args | {"group": {"max_sessions": 1}, "queue_timeout_s": START_TIMEOUT_S}
     config = msgspec.yaml.decode(edit_config(args, num_ranks=1, port=port))
     config["proxy_location"] = "HeadOnly"  # all nodes share one address
     deployments = {d["name"]: d for d in config["applications"][0]["deployments"]}
-    deployments["Transport"]["ray_actor_options"] = {"num_cpus": 1, "resources": {"transport": 1}}
-    group = deployments["WorldGroup"]
-    group.pop("num_replicas")
+    for deployment in deployments.values():
+        deployment.pop("num_replicas", None)
+        deployment.pop("autoscaling_config", None)
+        deployment["graceful_shutdown_timeout_s"] = 5
+    transport, group = deployments["Transport"], deployments["WorldGroup"]
+    transport["ray_actor_options"] = {"num_cpus": 1, "resources": {"transport": 1}}
     group["max_ongoing_requests"] = 100  # the group's own limit is what counts
     group["placement_group_bundles"] = [{"CPU": 1, "GPU": 1}]
     group["autoscaling_config"] = {
