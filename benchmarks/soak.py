@@ -19,7 +19,7 @@ from typing import Any
 from msgspec import Struct
 
 from benchmarks.dashboard import placement_groups
-from benchmarks.local_server import LocalServer, local_server
+from benchmarks.local_server import LocalServer, local_server, one_group
 from benchmarks.machine import describe_cpus
 from benchmarks.rude_clients import EARLY_MINUTE, Report, observe, summarize
 from benchmarks.server_sample import OTHERS, Sample, lease_ends, to_json, unended_sessions
@@ -133,7 +133,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.minutes <= 0 or options.every <= 0:
         parser.error("--minutes and --every must be above 0")
-    with local_server(ARGS) as server:
+    with local_server(ARGS, change=one_group) as server:
         report, (early, late) = asyncio.run(
             soak(server, minutes=options.minutes, every_s=options.every)
         )

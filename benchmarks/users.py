@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.key_user import HOLD_S, REST_S, Seen, use_keys
-from benchmarks.local_server import LocalServer, local_server
+from benchmarks.local_server import LocalServer, local_server, one_group
 from benchmarks.machine import describe_cpus
 from benchmarks.server_sample import cpu_seconds
 from benchmarks.table import Row, print_table
@@ -151,7 +151,7 @@ def main() -> None:
         }
         name = "no idling" if idle_after_s is None else f"idle after {idle_after_s:g} s"
         for clients in options.clients:  # a server for each: no row pays for another's clients
-            with local_server(args) as server:
+            with local_server(args, change=one_group) as server:
                 row = asyncio.run(play_together(server, clients=clients, seconds=options.seconds))
             together[f"{name}, {clients}"] = row
             print(name, clients, row, flush=True)
@@ -161,7 +161,7 @@ def main() -> None:
         "queue_timeout_s": options.queue_timeout,
     }
     for rate in options.rates:
-        with local_server(args) as server:
+        with local_server(args, change=one_group) as server:
             row = asyncio.run(come_at_random(server, per_minute=rate, seconds=options.seconds))
         arrivals[f"{rate:g} a minute"] = row
         print(rate, row, flush=True)

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from benchmarks import rude_clients
-from benchmarks.local_server import local_server
+from benchmarks.local_server import local_server, one_group
 from benchmarks.server_sample import ProcessFigures, Sample, lease_ends, unended_sessions
 from benchmarks.soak import ARGS, Ground, check, print_soak, soak
 from tests.deployments.tiny_world import write_tiny_world
@@ -70,7 +70,7 @@ def test_ends_are_read_from_the_ranks_lines_alone():
 
 @pytest.fixture
 def server(tmp_path):
-    with local_server(write_tiny_world(tmp_path) | ARGS) as running:
+    with local_server(write_tiny_world(tmp_path) | ARGS, change=one_group) as running:
         yield running
 
 

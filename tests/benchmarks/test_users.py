@@ -9,7 +9,7 @@ from websockets.asyncio.server import serve
 
 from benchmarks import key_user
 from benchmarks.key_user import Seen, use_keys
-from benchmarks.local_server import LocalServer, local_server
+from benchmarks.local_server import LocalServer, local_server, one_group
 from benchmarks.users import come_at_random, play_together, summarize, summarize_arrivals, visit
 from tests.deployments.tiny_world import write_tiny_world
 
@@ -112,7 +112,7 @@ def test_two_users_of_a_tiny_world_play_and_a_third_comes_at_random(tmp_path):
         "group": {"pace": "shared"},
         "limits": {"idle_after_s": 1.0},
     }
-    with local_server(args) as server:
+    with local_server(args, change=one_group) as server:
         row = asyncio.run(play_together(server, clients=2, seconds=10))
         assert row["open"] == 2 and row["period_p95"] > 0
         assert 0 < row["rank_cpu_s"] < row["server_cpu_s"]

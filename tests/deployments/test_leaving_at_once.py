@@ -11,7 +11,7 @@ from msgspec import msgpack
 from websockets.asyncio.client import connect as open_socket
 
 from benchmarks.faults import Walk, first_frame, walk
-from benchmarks.local_server import local_server
+from benchmarks.local_server import local_server, one_group
 from benchmarks.server_sample import unended_sessions
 from tests.deployments.tiny_world import write_tiny_world
 
@@ -26,7 +26,7 @@ INIT = {"type": "init", "prompt": "x", "extensions": True}
 def server(tmp_path):
     """The pocket world's frames and autoencoder, and a DiT that costs nothing, for all clients."""
     args = write_tiny_world(tmp_path, size="208x128") | {"group": {"pace": "shared"}}
-    with local_server(args) as running:
+    with local_server(args, change=one_group) as running:
         yield running
 
 
