@@ -27,7 +27,7 @@ DEPLOYMENT_DIFFERENCES = {
         "graceful_shutdown_timeout_s": 3720,
     },
     "WorldGroup": {
-        "placement_group_bundles": [{"CPU": 1, "GPU": 1}],
+        "placement_group_bundles": [{"CPU": 2, "GPU": 1}],
         "graceful_shutdown_timeout_s": 3660,
     },
 }
