@@ -34,6 +34,10 @@ UNUSED = (
     *("initialization_commands", "head_start_ray_commands", "worker_start_ray_commands"),
     *("cluster_synced_files", "rsync_exclude", "rsync_filter"),
 )
+AGENTS = (
+    *("dashboard-agent-grpc", "dashboard-agent-listen", "metrics-export"),
+    *("ray-client-server", "runtime-env-agent"),
+)
 START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 20.0
 
@@ -135,7 +139,8 @@ def _start(
         "num-cpus": 0,
         "object-store-memory": 200 * 2**20,
         "port": port,
-        "ray-client-server-port": free_port(),
+        # Ray waits 15 s at most for the ports that its agents choose; these are known at once.
+        **{f"{name}-port": free_port() for name in AGENTS},
         "temp-dir": folder / "ray",
     }
     with open(folder / "log", "wb") as output:
@@ -168,7 +173,9 @@ def _wait_until_up(cluster: LocalCluster) -> None:
 
 def _stop(cluster: LocalCluster) -> None:
     """End the head, and the nodes and workers that outlive it."""
-    processes = psutil.Process(cluster.process.pid).children(recursive=True)
+    processes: list[psutil.Process] = []
+    with suppress(psutil.NoSuchProcess):
+        processes = psutil.Process(cluster.process.pid).children(recursive=True)
     cluster.process.terminate()
     with suppress(subprocess.TimeoutExpired):
         cluster.process.wait(STOP_TIMEOUT_S)
