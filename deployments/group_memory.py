@@ -9,6 +9,9 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
+from deployments.sessions.admission import Demand
+from lingbot.config import Size
+from lingbot.errors import LingbotError
 from transport.wire.errors import TransportError
 from transport.wire.world import SessionMemory, WorldMemory
 
@@ -54,18 +57,22 @@ class GroupMemory:
 
 
 class SessionBytes:
-    """What sessions take of a rank's memory, by the plan; all is free where there is none."""
+    """What sessions take of a rank's memory, by the plan. Without one, nothing."""
 
     def __init__(self, plan: "MemoryPlan | None") -> None:
-        free = None if plan is None else plan.free
-        # What all sessions may take together; None: unknown.
-        self.all_together = None if plan is None or free is None else max(0, free - plan.fixed)
-        sessions = () if plan is None else plan.sessions
-        self._bytes = {(one.size.width, one.size.height): one.total for one in sessions}
+        self._plan = plan
+        # What all sessions may take together; None: unknown
+        self.all_together = None if plan is None else plan.for_sessions
 
-    def of(self, size: tuple[int, int]) -> int:
-        """Bytes of a session of this width and height; of a size not served, the largest."""
-        return self._bytes.get(size, max(self._bytes.values(), default=0))
+    def of(self, demand: Demand) -> int:
+        """Bytes of a session; of the largest for one that the engine will refuse."""
+        if self._plan is None:
+            return 0
+        try:
+            size = Size(demand.width, demand.height)
+            return self._plan.session_bytes(size, window=demand.window)
+        except (LingbotError, ValueError):
+            return self._plan.largest.total
 
 
 def describe_memory(plan: "MemoryPlan") -> WorldMemory:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from deployments.sessions.admission import Admission, Demand, GroupLimits, Size, State
+from deployments.sessions.admission import Admission, Demand, GroupLimits, Reason, Size, State
 from deployments.sessions.lease_reply import AskAgain, Full, Waiting
 from deployments.sessions.line import Line, LineFull
 from deployments.sessions.registry import SessionRecord, SessionRegistry
@@ -30,7 +30,7 @@ class SessionStatus(Struct, frozen=True, kw_only=True):
     height: int
     seconds: float  # since it was admitted
     num_chunks: int
-    num_bytes: int  # of a rank's memory, by the plan
+    num_bytes: int  # of a rank's memory, by the plan; a suspended one: of its host memory
 
 
 @dataclass(slots=True, eq=False)
@@ -52,18 +52,18 @@ class GroupSessions:
         admission: Admission,
         *,
         ttl_s: float,
-        bytes_of: Callable[[Size], int],
+        bytes_of: Callable[[Demand], int],
         release: Callable[[str], object],
-        suspend: Callable[[str], Awaitable[object]] | None = None,
+        suspend: Callable[[str], Awaitable[bool]] | None = None,
         group_id: str = "",
         hold_s: float = HOLD_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """A session ends when it has not been touched for `ttl_s`.
 
-        `bytes_of` gives a rank's bytes of a session of this size. `release` frees the world of a
-        session, if it has one. `suspend` returns when a session's memory is free; None: it would
-        free none. `group_id` names the group to its clients.
+        `bytes_of` gives the bytes of a rank that a session takes. `release` frees the world of a
+        session, if it has one. `suspend` returns True when a session's memory is free, or False if
+        it keeps its memory; None: it would free none. `group_id` names the group to its clients.
         """
         self.admission = admission
         self.registry = SessionRegistry(ttl_s=ttl_s)
@@ -94,7 +94,7 @@ class GroupSessions:
             except LineFull:
                 yield self._full()
                 return
-            client = self._waiting[session_id] = WaitingClient(demand)
+            client = self._enter_line(session_id, demand)
             try:
                 self.update()
                 async for reply in self._wait(session_id, client):
@@ -137,7 +137,8 @@ class GroupSessions:
             elif for_clips and demand.realtime:
                 continue
             elif self._admit(session_id, demand):
-                self.line.admitted(self._clock())
+                if not for_clips:  # it says when the next one's turn comes
+                    self.line.admitted(self._clock())
             elif self._refusal(demand) == "speed":
                 for_clips = True
                 continue
@@ -149,15 +150,32 @@ class GroupSessions:
         """Admit a client, if it fits."""
         if self._refusal(demand) is not None:
             return False
-        size = demand.width, demand.height
-        self.admission.admit(session_id, size, self._bytes_of(size), realtime=demand.realtime)
-        self.registry.reserve(session_id, self._clock(), size=size)
+        size, num_bytes = (demand.width, demand.height), self._bytes_of(demand)
+        self.admission.admit(session_id, size, num_bytes, realtime=demand.realtime)
+        self.registry.reserve(session_id, self._clock(), size=size, num_bytes=num_bytes)
         self._ended[session_id] = asyncio.Event()
         return True
 
-    def _refusal(self, demand: Demand) -> str | None:
+    def _refusal(self, demand: Demand) -> Reason | None:
         size = demand.width, demand.height
-        return self.admission.refusal(size, self._bytes_of(size), realtime=demand.realtime)
+        return self.admission.refusal(size, self._bytes_of(demand), realtime=demand.realtime)
+
+    def _enter_line(self, session_id: str, demand: Demand | None = None) -> WaitingClient:
+        """Note a client that has joined the line, perhaps in front of others."""
+        client = self._waiting[session_id] = WaitingClient(demand)
+        self._tell_line()
+        return client
+
+    def _leave_line(self, session_id: str) -> None:
+        """Remove a client. An unknown one is ignored."""
+        if client := self._waiting.pop(session_id, None):
+            self.line.leave(session_id)
+            client.changed.set()
+            self._tell_line()
+
+    def _tell_line(self) -> None:
+        for client in self._waiting.values():
+            client.changed.set()
 
     # ---- what changes the sessions
 
@@ -206,8 +224,8 @@ class GroupSessions:
     async def _wait_for_memory(self, session_id: str) -> None:
         """Returns when a suspended session is active, or has ended."""
         if session_id not in self._waiting:
-            self._waiting[session_id] = WaitingClient()
             self.line.join_first(session_id, now=self._clock())
+            self._enter_line(session_id)
             self.update()
         while waiting := self._waiting.get(session_id):
             await waiting.changed.wait()
@@ -262,20 +280,29 @@ class GroupSessions:
             self._suspending[session_id] = task
 
     async def _suspend_and_note(
-        self, session_id: str, suspend: Callable[[str], Awaitable[object]]
+        self, session_id: str, suspend: Callable[[str], Awaitable[bool]]
     ) -> None:
         try:
-            await suspend(session_id)
+            is_free = await suspend(session_id)
         except Exception:  # the session keeps its memory
-            logger.exception("session %s could not be suspended", session_id)
-            return
+            if self.is_live(session_id):
+                logger.exception("session %s could not be suspended", session_id)
+            is_free = False
         finally:
             del self._suspending[session_id]
-        if self.admission.state(session_id) == "paused":  # no step has come meanwhile
-            self.admission.move(session_id, "suspended", self._clock())
-            self.update()
+        if self.admission.state(session_id) != "paused":
+            return  # a step came meanwhile, or the session has ended
+        if not is_free:  # try again when it has been paused for as long again
+            self.admission.move(session_id, "active", self._clock())
+        self.admission.move(session_id, "suspended" if is_free else "paused", self._clock())
+        self.update()
 
     # ---- what it tells
+
+    def log_speed(self) -> None:
+        """Log how long a chunk of each size takes, by the warm-up."""
+        for size, share in self.admission.shares().items():
+            logger.info("a chunk of %dx%d takes %.0f %% of its duration", *size, 100 * share)
 
     def sessions(self) -> list[SessionStatus]:
         """All sessions that have been admitted and have not ended."""
@@ -291,15 +318,8 @@ class GroupSessions:
             height=record.size[1],
             seconds=self._clock() - record.since,
             num_chunks=record.num_chunks,
-            num_bytes=self._bytes_of(record.size),
+            num_bytes=record.num_bytes,
         )
-
-    def _leave_line(self, session_id: str) -> None:
-        """Remove a client. An unknown one is ignored."""
-        if client := self._waiting.pop(session_id, None):
-            self.line.leave(session_id)
-            for one in (client, *self._waiting.values()):  # the others have new positions
-                one.changed.set()
 
     def _status(self, session_id: str) -> Waiting:
         position, now = self.line.position(session_id), self._clock()

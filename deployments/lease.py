@@ -234,7 +234,9 @@ class LeasedWorld:
     async def _lease(self, spec: WorldSpec, on_wait: OnWait) -> LeasedSession:
         request = LeaseRequest(
             self._group.lease,
-            Demand(width=spec.width, height=spec.height, realtime=spec.realtime),
+            Demand(
+                width=spec.width, height=spec.height, window=spec.window, realtime=spec.realtime
+            ),
             readiness=self._readiness,
             config=self._config,
             on_wait=on_wait,

@@ -13,6 +13,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from deployments.build_engine import build_engine
 from deployments.config import ServiceConfig
 from deployments.encoded_prompt import warn_of_truncation
 from deployments.group_memory import SessionBytes, describe_memory
@@ -35,6 +36,8 @@ if TYPE_CHECKING:  # imported late: WorldGroup imports this class and stays with
     from lingbot.text.protocol import TextEncoder
 
 Frames = NDArray[np.uint8]
+
+SUSPEND_PERIOD_S = 1.0  # between two looks for sessions that have been paused for too long
 
 logger = logging.getLogger(__name__)
 
@@ -139,9 +142,11 @@ class WorldRank:
         began = time.monotonic()
         await asyncio.to_thread(self._worker.warm_up)
         logger.info("warm in %.1f s", time.monotonic() - began)
+        self._sessions.log_speed()
         self._run_every(
             self._config.lease_ttl_s / 4, lambda: self._sessions.expire_idle(time.monotonic())
         )
+        self._run_every(SUSPEND_PERIOD_S, self._sessions.suspend_paused)
 
     async def lease(
         self, session_id: str, demand: Demand
@@ -303,7 +308,11 @@ class WorldRank:
         return Worker(self._load(group))
 
     def _create_sessions(self, group_id: str) -> GroupSessions:
-        engine = self._worker.engine
+        worker, engine = self._worker, self._worker.engine
+
+        def suspend(session_id: str) -> "asyncio.Future[bool]":
+            return asyncio.wrap_future(worker.suspend(session_id))
+
         sizes = SessionBytes(engine.memory)
         admission = Admission(
             self._config.group,
@@ -314,7 +323,8 @@ class WorldRank:
             admission,
             ttl_s=self._config.lease_ttl_s,
             bytes_of=sizes.of,
-            release=self._worker.end_session,
+            release=worker.end_session,
+            suspend=suspend if worker.suspend_frees_memory else None,
             group_id=group_id,
         )
 
@@ -358,31 +368,3 @@ class WorldRank:
                 call()
 
         self._tasks.append(asyncio.create_task(run()))
-
-
-def build_engine(config: ServiceConfig, group: "SequenceParallelGroup") -> "Engine":
-    """The engine that a config names, on this rank of `group`. Sets torch's thread count."""
-    from pathlib import Path
-
-    import torch
-
-    from lingbot.runtime.cpu_cores import threads_per_rank
-    from lingbot.runtime.presets import load_engine
-
-    threads = threads_per_rank(group.num_ranks) if config.threads == "auto" else config.threads
-    torch.set_num_threads(threads)
-    return load_engine(
-        config.preset,
-        world=config.world,
-        weights=None if config.weights is None else Path(config.weights),
-        assets=None if config.assets is None else Path(config.assets),
-        vae=config.vae,
-        tiny_vae=None if config.tiny_vae is None else Path(config.tiny_vae),
-        device=config.device,
-        dtype=None if config.dtype == "auto" else getattr(torch, config.dtype),
-        camera_cache_bytes=config.camera_cache_bytes,
-        group=group,
-        attention=config.attention,
-        compile=config.compile,
-        fp8=config.fp8,
-    )

@@ -37,6 +37,7 @@ class Demand(Struct, frozen=True, kw_only=True):
 
     width: int
     height: int
+    window: int | None = None  # latent frames of the KV window; None: the preset's
     realtime: bool = True  # False: a clip, which may take longer than it plays
     waited_s: float = 0.0  # since the client asked first, of this group or another one
     last_group: str | None = None  # the group that has let it go: another one may have room
@@ -91,6 +92,10 @@ class Admission:
     def chunk_s(self, size: Size) -> float | None:
         """The median of the latest chunks of this size; None before the first."""
         return self._chunk_s.get(size)
+
+    def shares(self) -> dict[Size, float]:
+        """The share of real time that one active session takes, by measured size."""
+        return {size: self._share(size) for size in self._chunk_s}
 
     @property
     def load(self) -> float:

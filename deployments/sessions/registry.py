@@ -22,6 +22,7 @@ class SessionRecord:
     touched: float  # when a client last used it
     since: float  # when it was reserved
     size: tuple[int, int] = (0, 0)  # width, height
+    num_bytes: int = 0  # of a rank's memory, by the plan
     opened: bool = False  # its world exists
     num_chunks: int = 0  # denoised
     fault: Literal["refused", "failed"] | None = None  # why it will end
@@ -54,9 +55,11 @@ class SessionRegistry:
         """The record of a live session, or None."""
         return self._records.get(session_id)
 
-    def reserve(self, session_id: str, now: float, *, size: tuple[int, int] = (0, 0)) -> None:
+    def reserve(
+        self, session_id: str, now: float, *, size: tuple[int, int] = (0, 0), num_bytes: int = 0
+    ) -> None:
         """Add a session whose world is not open yet. It expires like an open one."""
-        self._records[session_id] = SessionRecord(session_id, now, now, size)
+        self._records[session_id] = SessionRecord(session_id, now, now, size, num_bytes)
 
     def mark_opened(self, session_id: str, now: float) -> bool:
         """Note that the session's world is open. False if the session has ended meanwhile."""

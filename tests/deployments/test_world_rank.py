@@ -10,7 +10,8 @@ import pytest
 from msgspec.structs import replace
 
 from deployments.config import ServiceConfig
-from deployments.sessions.admission import Demand
+from deployments.sessions.admission import NUM_MEASURED, Demand, GroupLimits
+from deployments.sessions.lease_reply import Waiting
 from deployments.world_rank import RankAssignment, Refusal, WorldRank, refusal_of
 from lingbot.config import Size
 from lingbot.errors import LingbotError
@@ -28,7 +29,7 @@ class FakeSession(int):
 class FakeEngine:
     """A session is its seed, and its frames are filled with it."""
 
-    group, memory = SINGLE, None
+    group, memory, suspend_frees_memory = SINGLE, None, False
     config = SimpleNamespace(sizes=(Size(16, 16),), window=1, chunk=1, chunk_frames=4, fps=16)
 
     def __init__(self):
@@ -277,6 +278,42 @@ def test_the_next_chunk_is_denoised_before_the_last_one_is_decoded():
             assert frames.flat[0] == 1
 
     run(scenario)
+
+
+def test_the_measured_speed_decides_who_is_admitted_and_a_pause_makes_room(monkeypatch):
+    monkeypatch.setattr(FakeSession, "is_steady", True)
+
+    async def scenario(rank, engine):
+        admission = rank._sessions.admission
+        assert admission.chunk_s((16, 16)) is not None  # since the warm-up
+        await opened(rank, "a", 1)
+        for _ in range(NUM_MEASURED):
+            rank._measure(Size(16, 16), 0.2)  # of 0.25 s
+        second = reserve(rank, "b")
+        await until(lambda: len(rank._sessions.line))
+        rank.pause("a")
+        await until(lambda: rank._sessions.is_live("b"))
+        assert {status.session_id: status.state for status in rank.sessions()} == {
+            "a": "paused",
+            "b": "opening",
+        }
+        assert len(await start_step(rank, "a")) == 2
+        assert rank.sessions()[0].state == "active"
+        rank.end("b")
+        assert [type(reply) for reply in await second] == [Waiting, type(None)]
+
+    run(scenario)
+
+
+def test_limits_may_change_while_sessions_run():
+    async def scenario(rank, engine):
+        await opened(rank, "a", 1)
+        reserve(rank, "b")
+        await until(lambda: len(rank._sessions.line))
+        rank.set_limits(GroupLimits(max_sessions=2))
+        await until(lambda: rank._sessions.is_live("b"))
+
+    run(scenario, group=GroupLimits(max_sessions=1))
 
 
 def test_the_session_with_the_earliest_deadline_steps_first():
