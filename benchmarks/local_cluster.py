@@ -173,9 +173,7 @@ def _wait_until_up(cluster: LocalCluster) -> None:
 
 def _stop(cluster: LocalCluster) -> None:
     """End the head, and the nodes and workers that outlive it."""
-    processes: list[psutil.Process] = []
-    with suppress(psutil.NoSuchProcess):
-        processes = psutil.Process(cluster.process.pid).children(recursive=True)
+    processes = _processes(cluster)
     cluster.process.terminate()
     with suppress(subprocess.TimeoutExpired):
         cluster.process.wait(STOP_TIMEOUT_S)
@@ -185,3 +183,18 @@ def _stop(cluster: LocalCluster) -> None:
         with suppress(psutil.NoSuchProcess):
             process.kill()
     psutil.wait_procs(processes, timeout=STOP_TIMEOUT_S)
+
+
+def _processes(cluster: LocalCluster) -> list[psutil.Process]:
+    """Descendants of the head's command, and others that name the cluster's folder.
+
+    A head that fails to start leaves processes that descend from it no more.
+    """
+    found: list[psutil.Process] = []
+    with suppress(psutil.NoSuchProcess):
+        found += psutil.Process(cluster.process.pid).children(recursive=True)
+    folder = f"{cluster.folder}/"
+    for process in psutil.process_iter(["cmdline"]):
+        if any(folder in word for word in process.info["cmdline"] or ()):
+            found.append(process)
+    return found
