@@ -4,7 +4,7 @@ import json
 import re
 import time
 import urllib.request
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +35,17 @@ class ProcessFigures(Struct, kw_only=True):
     uss_mib: float = 0.0  # memory that only this process uses
     rss_mib: float = 0.0  # also counts the object store's pages
     descriptors: int = 0
+    threads: int = 0
 
     def add(self, process: psutil.Process) -> None:
         """Count one more. Raises psutil.Error if it has ended."""
         memory, descriptors = process.memory_full_info(), process.num_fds()
+        threads = process.num_threads()
         self.count += 1
         self.uss_mib = round(self.uss_mib + memory.uss / MIB, 1)
         self.rss_mib = round(self.rss_mib + memory.rss / MIB, 1)
         self.descriptors += descriptors
+        self.threads += threads
 
 
 class Sample(Struct, kw_only=True):
@@ -115,8 +118,31 @@ def ongoing(metrics: str, deployment: str) -> int:
     return sum_of(metrics, "ray_serve_replica_processing_queries", f'deployment="{deployment}"')
 
 
+def cpu_seconds(server: LocalServer) -> dict[str, float]:
+    """The CPU seconds that the processes of each role have used so far."""
+    spent: dict[str, float] = defaultdict(float)
+    for process in server.processes():
+        try:
+            times = process.cpu_times()
+            spent[role_of(process.cmdline())] += times.user + times.system
+        except psutil.Error:
+            continue  # it has ended
+    return spent
+
+
 def count_tracebacks(log: Path) -> int:
     return log.read_text(errors="replace").count("Traceback (most recent call last)")
+
+
+def lease_ends(log: str) -> Counter[str]:
+    """How many sessions of the groups have ended for each reason; "" counts those without one."""
+    return Counter(re.findall(r"WorldRank.*session \w+ closed: ?(.*?)\s*$", log, re.MULTILINE))
+
+
+def unended_sessions(log: str) -> set[str]:
+    """The sessions that a line of a rank has opened and none has closed."""
+    opened = set(re.findall(r"WorldRank.*session (\w+) opened", log))
+    return opened - set(re.findall(r"WorldRank.*session (\w+) closed", log))
 
 
 def to_row(first: Sample, early: Sample, last: Sample, role: str) -> dict[str, Any]:

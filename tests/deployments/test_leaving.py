@@ -3,12 +3,12 @@
 import asyncio
 import contextlib
 import json
-import re
 
 import pytest
 from msgspec import DecodeError, msgpack
 from websockets.asyncio.client import connect as open_socket
 
+from benchmarks.server_sample import unended_sessions
 from transport.client import connect
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("server")]
@@ -68,12 +68,6 @@ async def leave_clip(server, request, *, num_bytes, delay_s):
     writer.transport.abort()
 
 
-def live_sessions(log):
-    """The sessions that a line of the rank has opened and none has closed."""
-    opened = set(re.findall(r"WorldRank.*session (\w+) opened", log))
-    return opened - set(re.findall(r"WorldRank.*session (\w+) closed", log))
-
-
 def test_clients_that_leave_leave_no_session_and_no_traceback(server):
     start = len(server.log.read_text())
 
@@ -98,7 +92,7 @@ def test_clients_that_leave_leave_no_session_and_no_traceback(server):
             for num_bytes in (0, 40, 20_000):
                 await leave_clip(server, clip_request(), num_bytes=num_bytes, delay_s=delay_s)
             await leave_clip(server, clip_request(length=9999), num_bytes=0, delay_s=delay_s)
-        while live_sessions(log()):
+        while unended_sessions(log()):
             await asyncio.sleep(0.1)
         await asyncio.sleep(1)  # for what Ray logs once it has collected the garbage
 

@@ -1,0 +1,155 @@
+"""Groups on nodes of their own, which Ray's autoscaler starts for a user and stops afterwards."""
+
+import asyncio
+import tempfile
+import time
+from contextlib import asynccontextmanager
+from itertools import pairwise
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from benchmarks.dashboard import APPLICATIONS
+from benchmarks.faults import Walk, walk
+from benchmarks.local_cluster import local_cluster
+from benchmarks.local_server import LocalServer, edit_config, free_port, wait_until_ready
+from tests.deployments.tiny_world import write_tiny_world
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
+
+CHUNK_S = 12 / 16  # frames of a chunk, over those of a second
+START_TIMEOUT_S = 240  # a start takes half a minute where nothing else runs
+STORE = {"object_store_memory": 100 * 2**20}
+NODE_TYPES = {
+    "transports": {
+        "resources": {"CPU": 1, "transport": 1, **STORE},
+        "node_config": {},
+        "min_workers": 0,
+        "max_workers": 1,
+    },
+    "worlds": {
+        "resources": {"CPU": 1, "GPU": 1, **STORE},
+        "node_config": {},
+        "min_workers": 0,
+        "max_workers": 2,
+    },
+}
+
+
+def two_groups(args, port):
+    """The shipped config on these nodes, with one or two groups of one session each."""
+    args = args | {"group": {"max_sessions": 1}, "queue_timeout_s": START_TIMEOUT_S}
+    config = msgspec.yaml.decode(edit_config(args, num_ranks=1, port=port))
+    config["proxy_location"] = "HeadOnly"  # all nodes share one address
+    deployments = {d["name"]: d for d in config["applications"][0]["deployments"]}
+    for deployment in deployments.values():
+        deployment.pop("num_replicas", None)
+        deployment.pop("autoscaling_config", None)
+        deployment["graceful_shutdown_timeout_s"] = 5
+    transport, group = deployments["Transport"], deployments["WorldGroup"]
+    transport["ray_actor_options"] = {"num_cpus": 1, "resources": {"transport": 1}}
+    group["max_ongoing_requests"] = 100  # the group's own limit is what counts
+    group["placement_group_bundles"] = [{"CPU": 1, "GPU": 1}]
+    group["autoscaling_config"] = {
+        "min_replicas": 1,
+        "max_replicas": 2,
+        "target_ongoing_requests": 1,
+        "upscale_delay_s": 1,
+        "downscale_delay_s": 4,
+        "metrics_interval_s": 1,
+        "look_back_period_s": 2,
+    }
+    return config
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with local_cluster(NODE_TYPES, idle_timeout_s=10) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def server(cluster):
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        port = free_port()
+        cluster.ask(APPLICATIONS, put=two_groups(write_tiny_world(Path(folder)), port))
+        running = LocalServer(f"127.0.0.1:{port}", cluster.process, cluster.folder)
+        wait_until_ready(running, timeout_s=START_TIMEOUT_S)
+        yield running
+
+
+@asynccontextmanager
+async def walker(server):
+    """A client that walks meanwhile; its observations."""
+    seen = Walk()
+    walking = asyncio.create_task(walk(server, seen))
+    try:
+        yield seen
+        assert not walking.done(), seen
+    finally:
+        walking.cancel()
+
+
+async def until(condition, *, timeout_s=START_TIMEOUT_S):
+    async with asyncio.timeout(timeout_s):
+        while not await asyncio.to_thread(condition):
+            await asyncio.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def story(cluster, server):
+    """Two users on a cluster for one: nodes and actors before, during and after the second one."""
+
+    def look():
+        names = ("Transport", "WorldGroup", "WorldRank")
+        return {"nodes": cluster.nodes()} | {name: cluster.nodes_of(name) for name in names}
+
+    async def play():
+        async with walker(server) as first:
+            await until(lambda: len(first.arrived_s) > 4)
+            before = await asyncio.to_thread(look)
+            async with walker(server) as second:
+                began_s = time.monotonic()
+                await until(lambda: len(second.arrived_s) > 8)
+                during = await asyncio.to_thread(look)
+            await until(lambda: len(cluster.nodes()) == len(before["nodes"]))
+            num_chunks = len(first.arrived_s)
+            await until(lambda: len(first.arrived_s) > num_chunks + 4)
+            after = await asyncio.to_thread(look)
+        print(f"the second user's first chunk after {second.arrived_s[0] - began_s:.1f} s")
+        return before, during, after, first, second
+
+    return asyncio.run(play())
+
+
+def test_a_transport_and_each_group_have_nodes_of_their_own(story):
+    before, during, after, *_ = story
+    for seen in (before, during, after):
+        homes = seen["Transport"] + seen["WorldRank"]
+        assert len(set(homes)) == len(homes)
+        assert set(homes) <= seen["nodes"].keys()
+        assert all("transport" in seen["nodes"][node] for node in seen["Transport"])
+        assert all("GPU" in seen["nodes"][node] for node in seen["WorldRank"])
+        assert sorted(seen["WorldGroup"]) == sorted(seen["WorldRank"])
+
+
+def test_a_second_user_brings_up_a_group_on_a_new_node(story):
+    before, during, *_ = story
+    assert (len(before["WorldRank"]), len(during["WorldRank"])) == (1, 2)
+    (added,) = during["nodes"].keys() - before["nodes"].keys()
+    assert set(during["WorldRank"]) == {*before["WorldRank"], added}
+
+
+def test_the_node_goes_when_the_second_user_has_left(story):
+    before, _, after, *_ = story
+    assert after["nodes"] == before["nodes"]
+    assert after["WorldRank"] == before["WorldRank"]
+
+
+def test_the_first_users_frames_never_pause_for_two_chunk_periods(story):
+    *_, first, second = story
+    for seen in (first, second):
+        gaps_s = [after - before for before, after in pairwise(seen.arrived_s)]
+        print(f"{len(gaps_s)} chunks, longest gap {max(gaps_s):.2f} s")
+        assert max(gaps_s) < 2 * CHUNK_S, gaps_s
