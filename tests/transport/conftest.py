@@ -58,6 +58,7 @@ class FakeWorld:
             openings=openings,
         )
         self.live, self.specs, self.images, self.steps = set(), [], [], []
+        self.pauses = []  # (session, steps before it)
         self.on_open = self.on_step = self.on_encode = None  # errors to raise
         self.encoded, self.num_encoding = [], 0
         self.encoding = threading.Event()  # an encode ends while it is set
@@ -161,6 +162,9 @@ class FakeSession:
         while self.world.lost_because is None:
             await anyio.sleep(0.005)
         return self.world.lost_because
+
+    def pause(self):
+        self.world.pauses.append((self.id, len(self.world.steps)))
 
     def close(self):
         self.world.live.discard(self.id)

@@ -139,6 +139,13 @@ class WorldSession(Protocol):
         """Returns the reason when the world is lost. Until then it waits."""
         ...
 
+    def pause(self) -> None:
+        """Notes that the session will not step for a while. The next step ends the pause.
+
+        Called once in a pause, while no step is under way. Not async, and never raises.
+        """
+        ...
+
     def close(self) -> None:
         """Frees the world. Not async, so that nothing interrupts it. It may be called twice."""
         ...
