@@ -135,15 +135,12 @@ class WorldSession(Protocol):
         """Returns what is not as requested, such as a truncated prompt, since the last call."""
         ...
 
-    async def lost(self) -> str:
-        """Returns the reason when the world is lost. Until then it waits."""
+    def pause(self) -> None:
+        """Frees the world's share of its group's speed until the next step. It returns at once."""
         ...
 
-    def pause(self) -> None:
-        """Notes that the session will not step for a while. The next step ends the pause.
-
-        Called once in a pause, while no step is under way. Not async, and never raises.
-        """
+    async def lost(self) -> str:
+        """Returns the reason when the world is lost. Until then it waits."""
         ...
 
     def close(self) -> None:
