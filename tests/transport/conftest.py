@@ -318,10 +318,17 @@ def listen():
     """Serves a world on a free loopback port, for clients with a real socket."""
 
     @contextmanager
-    def listening(world, **limits):
+    def listening(world, ping_s=20.0, **limits):
         with socket.create_server(("127.0.0.1", 0)) as listener:
             app = build_app(world, limits=lambda: ClientLimits(**limits))
-            config = uvicorn.Config(app, ws="websockets-sansio", log_level="warning")
+            config = uvicorn.Config(
+                app,
+                ws="websockets-sansio",
+                ws_ping_interval=ping_s,
+                ws_ping_timeout=ping_s,
+                log_level="warning",
+                log_config=None,  # records reach the root logger
+            )
             server = uvicorn.Server(config)
             thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
             thread.start()
