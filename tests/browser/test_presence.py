@@ -1,4 +1,4 @@
-"""What the page says and does while its client waits, is away, or has little time left."""
+"""The page while its client waits, is away, or has little time left."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Clients that leave without a word, on real sockets: one line in the log, never a traceback."""
+"""Clients that leave, on real sockets: one line in the log, never a traceback."""
 
 import json
 import logging
@@ -145,7 +145,7 @@ def test_a_client_that_leaves_leaves_one_line(world, listen, caplog, way):
 
 
 def test_a_client_that_vanishes_in_a_pause_is_noticed(world, listen):
-    """It sends no close: only the missing pong tells."""
+    """It sends no close, and its pong is missing."""
     with listen(world, ping_s=0.5) as port:
         client = WebSocketClient(port, **INIT)
         client.send(**HIDE)

@@ -107,7 +107,7 @@ class Client:
         return await self._send_event("key_frame", None)
 
     async def show(self, *, visible: bool) -> int:
-        """Tells whether anybody sees the frames. Returns the event's id.
+        """Sends that somebody sees the frames, or nobody. Returns the event's id.
 
         A hidden session is paused until it is shown, or a key, a script or a prompt is sent.
         """

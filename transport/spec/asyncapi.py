@@ -18,7 +18,7 @@ from transport.spec.schema import (
     narrow,
     refer,
 )
-from transport.wire import controls, errors, messages, pacing, protocol
+from transport.wire import controls, errors, idle, messages, pacing, protocol, speed
 from transport.wire.controls import MAX_SCRIPT_LATENT_FRAMES
 from transport.wire.errors import TransportError
 from transport.wire.event import KINDS
@@ -243,7 +243,7 @@ def _overview() -> str:
     }
     return "\n\n".join(
         [
-            *((page.__doc__ or "").strip() for page in (messages, controls, pacing)),
+            *((page.__doc__ or "").strip() for page in (messages, controls, pacing, idle, speed)),
             f"A payload of {messages.SPLIT_BYTES} bytes or more follows its header in a frame of "
             "its own; a smaller one is the last field of the same map. Everything marked "
             "`x-extension` is for clients whose init has `extensions: true`.",

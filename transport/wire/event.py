@@ -59,7 +59,7 @@ class RequestKeyFrame(Struct, frozen=True):
 
 
 class SetVisibility(Struct, frozen=True):
-    """Whether anybody can see the frames."""
+    """The client's page is hidden, or visible."""
 
     hidden: bool
 

@@ -1,7 +1,7 @@
 """When a session is paused, when it resumes, and when it is ended.
 
 A session without keys and events is paused after a while, a hidden one at once. A session that is
-paused or open for too long is ended, and the client is told before.
+paused or open for too long is ended, which is announced before.
 
 Pure: time is an argument, in seconds of any steady clock.
 """
@@ -12,7 +12,7 @@ from transport.wire.limits import ClientLimits
 from transport.wire.messages import Ending, EndingReason, Paused, PauseReason, Resumed
 
 MAX_NOTICE_S = 60.0  # from the announcement of an end to the end
-NOTICE_SHARE = 0.25  # of a limit, if that is shorter
+NOTICE_SHARE = 0.25  # if that is shorter: this share of the limit
 
 Change = Paused | Resumed | Ending
 

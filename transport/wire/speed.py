@@ -8,10 +8,10 @@ from statistics import median
 
 from transport.wire.messages import Paced
 
-SLOW = 0.9  # of real time: below it the client is told
-RECOVERED = 0.95  # from here on a slow world keeps up again
-NUM_CHUNKS = 5  # whose median is the speed, so that one late chunk is no news
-STEP_PERCENT = 10  # a slow world's speed is told again when it has changed by so much
+SLOW = 0.9  # a share of real time; below it, the client gets `paced`
+RECOVERED = 0.95  # from here on, a slow world keeps up again
+NUM_CHUNKS = 5  # their median is the speed, so that one late chunk is no news
+STEP_PERCENT = 10  # a slow world's speed is news again after such a change
 
 
 class SpeedMeter:

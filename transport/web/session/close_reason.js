@@ -37,7 +37,7 @@ const CAUSE_OF_CLOSE_CODE = {
  * opened: true if the socket ever opened.
  *
  * Returns { title, hint, detail, isTransient, retryAfterS }. `detail` is the server's own text, or ""
- * if it adds nothing. `retryAfterS` is when to come back, or null if the server has not said it.
+ * if it adds nothing. `retryAfterS` is when to come back, or null if the server does not know.
  */
 export function explain({ code, reason, error, opened }) {
   const cause = opened ? causeOf(code, error) : "unreachable";

@@ -20,7 +20,7 @@ export class Reconnect {
 
   /**
    * Schedules an attempt after a session that played for `playedMs`, if any are left.
-   * afterS: when the server said to come back; null: sooner at first, and then later.
+   * afterS: seconds until the attempt, from the server; null: few at first, and then more.
    */
   start(playedMs, afterS = null) {
     if (playedMs >= RESET_AFTER_MS) this.#numAttempts = 0;

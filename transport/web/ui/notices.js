@@ -1,4 +1,4 @@
-/** What the page says of the line, of a pause, of a slow world and of the end, in plain words. */
+/** Sentences about the line, a pause, a slow world and the end of a session. */
 
 const SUFFIXES = { one: "st", two: "nd", few: "rd", other: "th" };
 const ordinals = new Intl.PluralRules("en", { type: "ordinal" });
