@@ -69,7 +69,7 @@ def build_app(
                 allow_origins=cors_origins,
                 allow_methods=["GET", "HEAD", "POST"],
                 allow_headers=["*"],
-                expose_headers=["x-seed", "x-warning"],
+                expose_headers=["x-seed", "x-warning", "retry-after"],
             )
         ],
         routes=[

@@ -16,6 +16,20 @@ def choose_format(page: Page, name: str) -> None:
     page.select_option("#format", name)
 
 
+def fake_visibility(page: Page) -> None:
+    """Define `hide(value)` in the page. Playwright keeps every tab visible, so this fakes it."""
+    page.evaluate(
+        """() => {
+            let hidden = false;
+            Object.defineProperty(document, "hidden", { get: () => hidden });
+            window.hide = (value) => {
+                hidden = value;
+                document.dispatchEvent(new Event("visibilitychange"));
+            };
+        }"""
+    )
+
+
 def wait_for_actions(page: Page, keys: list[str]) -> None:
     """Wait for a chunk in which every latent frame follows exactly these keys."""
     page.wait_for_function(

@@ -57,6 +57,37 @@ def route_sockets(page: Page, *handlers: SocketHandler) -> list[WebSocketRoute]:
     return sockets
 
 
+class ScriptedServer:
+    """A server whose messages the test sends, one by one. It keeps those of the page."""
+
+    def __init__(self, page: Page) -> None:
+        self.received: list[dict[str, Any]] = []
+        self.sockets: list[WebSocketRoute] = []
+        page.route_web_socket(SOCKET, self._open)
+
+    def send(self, *messages: dict[str, Any] | bytes) -> None:
+        """Send to the newest socket."""
+        for message in messages:
+            data = message if isinstance(message, bytes) else msgpack.encode(message)
+            self.sockets[-1].send(data)
+
+    def close(self, code: int, reason: str = "") -> None:
+        self.sockets[-1].close(code=code, reason=reason)
+
+    def events(self, kind: str) -> list[Any]:
+        """The payloads of the page's events of this kind."""
+        return [one["payload"] for one in self.received if one.get("kind") == kind]
+
+    def _open(self, socket: WebSocketRoute) -> None:
+        self.sockets.append(socket)
+
+        def keep(data: str | bytes) -> None:
+            assert isinstance(data, bytes)
+            self.received.append(msgpack.decode(data))
+
+        socket.on_message(keep)
+
+
 def close_with(code: int, reason: str = "") -> SocketHandler:
     """A handler that closes the socket at its first message."""
     return lambda socket: socket.on_message(lambda data: socket.close(code=code, reason=reason))

@@ -4,23 +4,9 @@ import pytest
 from playwright.sync_api import CDPSession, Page
 
 from benchmarks.page import enter
-from tests.browser.driver import listen_to_client, wait_for_actions
+from tests.browser.driver import fake_visibility, listen_to_client, wait_for_actions
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("server")]
-
-
-def fake_visibility(page: Page) -> None:
-    """Define `hide(value)` in the page. Playwright keeps every tab visible, so this fakes it."""
-    page.evaluate(
-        """() => {
-            let hidden = false;
-            Object.defineProperty(document, "hidden", { get: () => hidden });
-            window.hide = (value) => {
-                hidden = value;
-                document.dispatchEvent(new Event("visibilitychange"));
-            };
-        }"""
-    )
 
 
 def middle(page: Page, selector: str) -> tuple[float, float]:

@@ -155,3 +155,25 @@ def test_a_flush_drops_older_chunks_and_shows_the_new_one(page: Page) -> None:
         "numDropped": 0,
         "onDrop": 7 + 12,
     }
+
+
+def test_a_pause_counts_for_no_late_frame_and_raises_no_target(page: Page) -> None:
+    played = play(
+        page,
+        """
+        chunk(0);
+        show(0, 750);
+        chunk(750);
+        show(750, 1600);
+        const before = { late: buffer.numLate, target: buffer.targetMs };
+        buffer.restart();
+        chunk(60_000);
+        const shown = show(60_000, 60_750).length;
+        const after = { late: buffer.numLate, target: buffer.targetMs };
+        chunk(60_750 + 300);
+        return { before, after, shown, raised: buffer.targetMs };
+        """,
+    )
+    assert played["after"] == played["before"]
+    assert played["shown"] == 12
+    assert played["raised"] > played["before"]["target"], "a late chunk after that counts"

@@ -15,6 +15,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("server")]
 
 TIMEOUT_S = 120
 WORLDS = 4  # max_sessions of the server's group
+HIDE = {"type": "event", "kind": "visibility", "payload": "hidden"}
 INIT = {"type": "init", "prompt": "x", "extensions": True, "num_inference_steps": 1}
 NOISE = (
     "Traceback",
@@ -37,10 +38,12 @@ def kind_of(data):
         return msgpack.decode(data)["type"]
 
 
-async def leave(server, *, after, delay_s, abort, **init):
+async def leave(server, *, after, delay_s, abort, events=(), **init):
     """A client that leaves `delay_s` after a message of type `after`; None: after its `init`."""
     async with open_socket(server.ws, max_size=None) as client:
         await client.send(msgpack.encode(INIT | init))
+        for event in events:
+            await client.send(msgpack.encode(event))
         while after is not None and kind_of(await client.recv()) != after:
             pass
         await asyncio.sleep(delay_s)
@@ -82,6 +85,7 @@ def test_clients_that_leave_leave_no_session_and_no_traceback(server):
                 )
                 await leave(server, after="chunk_stats", delay_s=delay_s, abort=abort)
                 await leave(server, after="session", delay_s=delay_s, abort=abort)
+                await leave(server, after="paused", delay_s=delay_s, abort=abort, events=[HIDE])
                 await leave(server, after="chunk_stats", delay_s=delay_s, abort=abort, max_chunks=1)
         async with contextlib.AsyncExitStack() as stack:
             for _ in range(WORLDS):

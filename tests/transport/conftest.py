@@ -58,6 +58,7 @@ class FakeWorld:
             openings=openings,
         )
         self.live, self.specs, self.images, self.steps = set(), [], [], []
+        self.pauses = []  # (session, steps before it)
         self.on_open = self.on_step = self.on_encode = None  # errors to raise
         self.encoded, self.num_encoding = [], 0
         self.encoding = threading.Event()  # an encode ends while it is set
@@ -161,6 +162,9 @@ class FakeSession:
         while self.world.lost_because is None:
             await anyio.sleep(0.005)
         return self.world.lost_because
+
+    def pause(self):
+        self.world.pauses.append((self.id, len(self.world.steps)))
 
     def close(self):
         self.world.live.discard(self.id)
@@ -314,10 +318,17 @@ def listen():
     """Serves a world on a free loopback port, for clients with a real socket."""
 
     @contextmanager
-    def listening(world, **limits):
+    def listening(world, ping_s=20.0, **limits):
         with socket.create_server(("127.0.0.1", 0)) as listener:
             app = build_app(world, limits=lambda: ClientLimits(**limits))
-            config = uvicorn.Config(app, ws="websockets-sansio", log_level="warning")
+            config = uvicorn.Config(
+                app,
+                ws="websockets-sansio",
+                ws_ping_interval=ping_s,
+                ws_ping_timeout=ping_s,
+                log_level="warning",
+                log_config=None,  # records reach the root logger
+            )
             server = uvicorn.Server(config)
             thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
             thread.start()

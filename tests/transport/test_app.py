@@ -61,7 +61,7 @@ def test_refusals_and_clips_may_be_read_too(server):
     for fields in ({"actions": "w-1"}, {"promt": "x"}):
         answer = server.http.post("/v1/clips", data=fields, headers=headers)
         assert answer.headers["access-control-allow-origin"] == "*"
-        assert answer.headers["access-control-expose-headers"] == "x-seed, x-warning"
+        assert answer.headers["access-control-expose-headers"] == "x-seed, x-warning, retry-after"
 
 
 def preflight(http, path, method, origin="https://example.com"):

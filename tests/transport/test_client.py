@@ -22,7 +22,7 @@ from transport.client.__main__ import main
 from transport.codecs.decoder import Decoder
 from transport.paths import SOCKET_PATH
 from transport.wire.errors import Busy, TransportError
-from transport.wire.messages import Starting
+from transport.wire.messages import Ending, Paused, Queued, Resumed, Starting
 
 
 @pytest.fixture
@@ -54,9 +54,41 @@ def test_a_walk_may_start_from_an_image(url, world, tmp_path, make_png):
 
 
 def test_a_wait_for_the_world_prints_its_reason(url, world, tmp_path, capsys):
-    world.news = [Starting()]
+    world.news = [Starting(), Queued(2), Queued(1, all_taken=True, estimate_s=40)]
     assert walk(url, tmp_path / "a.mp4", "--actions", "w-1") == 0
-    assert capsys.readouterr().err == "the world is warming up\n"
+    assert capsys.readouterr().err.splitlines() == [
+        "a world is starting",
+        "waiting for a world, number 2 in line",
+        "waiting for a world, number 1 in line, about 40 s",
+    ]
+
+
+def test_a_full_server_says_when_to_come_back(url, world, tmp_path, capsys):
+    world.on_open = Busy("the line is full", retry_after_s=40)
+    assert walk(url, tmp_path / "a.mp4", "--actions", "w-1") == 1
+    assert capsys.readouterr().err == "error: the line is full; try again in 40 s\n"
+
+
+def test_a_client_follows_pause_speed_and_end(world, listen):
+    limits = {"idle_after_s": 0.2, "max_paused_s": 0.8}
+
+    async def scenario(url):
+        news, num_chunks = [], 0
+        with pytest.raises(TransportError, match="paused for 0.8 s") as ended:
+            async with connect(url, on_news=news.append) as client:
+                async for _ in client.chunks():
+                    num_chunks += 1
+                    if num_chunks == 2:
+                        await client.show(visible=False)
+                        await client.show(visible=True)
+        return client, news, ended.value
+
+    with listen(world, **limits) as port:
+        client, news, error = asyncio.run(scenario(f"ws://127.0.0.1:{port}{SOCKET_PATH}"))
+    assert news[:2] == [Paused("hidden"), Resumed()]
+    assert news[-2:] == [Paused("idle"), Ending("idle", 1)]
+    assert (client.paused, client.ending) == ("idle", Ending("idle", 1))
+    assert error.code == "session_ended"
 
 
 def test_a_client_receives_frames_applied_controls_and_acks(url):

@@ -164,6 +164,7 @@ EVENTS = [
     ("prompt", "a hill in fog"),
     ("output", OUTPUT),
     ("key_frame", None),
+    ("visibility", "hidden"),
     ("composite_input", {"input_types": ["prompt", "output"], "prompt": "snow", "output": OUTPUT}),
     ("composite_input", {"input_types": ["camera_actions"], "camera_actions": HELD}),
     ("fly", {"up": 1}),

@@ -12,12 +12,13 @@ from websockets.exceptions import WebSocketException
 from websockets.uri import parse_uri
 
 from transport.client import DEFAULT_URL, connect
+from transport.client.client import News
 from transport.client.output_file import open_output, replace_content
 from transport.codecs.mp4 import Mp4Writer
 from transport.wire.controls import parse_actions
 from transport.wire.errors import TransportError
 from transport.wire.limits import MAX_MESSAGE_BYTES
-from transport.wire.messages import Format, Starting
+from transport.wire.messages import Ending, Format, Paced, Paused, Queued, Resumed, Starting
 
 BAR_CELLS = 40
 CLEAR_LINE = "\r\x1b[K"
@@ -30,15 +31,14 @@ async def record(
     """Plays `actions`, one for each latent frame. Returns a closed writer and the frames/s."""
     script = [list(action) for action in actions]
     async with connect(
-        url, realtime_output_pacing=False, condition_inputs={"camera_actions": script}, **init
+        url,
+        on_news=lambda news: print_note(describe(news)),
+        realtime_output_pacing=False,
+        condition_inputs={"camera_actions": script},
+        **init,
     ) as client:
-        async for news in client.wait():
-            state = (
-                "warming up"
-                if isinstance(news, Starting)
-                else f"busy, queue position {news.position}"
-            )
-            print(f"the world is {state}", file=sys.stderr)
+        async for status in client.wait():
+            print_note(describe(status))
         session = client.session
         assert session is not None
         frames_per_latent = session.chunk_frames // session.chunk_latent_frames
@@ -58,6 +58,31 @@ async def record(
     if writer is None or writer.num_frames < num_frames:
         raise TransportError("the server ended the walk early")
     return await asyncio.to_thread(writer.close), session.fps
+
+
+def describe(news: News | Queued | Starting) -> str:
+    """One line about the wait for a world, or about its session."""
+    match news:
+        case Starting():
+            return "a world is starting"
+        case Queued(position, estimate_s=None):
+            return f"waiting for a world, number {position} in line"
+        case Queued(position, estimate_s=estimate_s):
+            return f"waiting for a world, number {position} in line, about {estimate_s} s"
+        case Paused(reason):
+            return f"the session is paused: {reason}"
+        case Resumed():
+            return "the session goes on"
+        case Paced(speed_percent):
+            return f"the world runs at {speed_percent} % of real time"
+        case Ending(reason, in_s):
+            limit = "its pause" if reason == "idle" else "it"
+            return f"the session ends in {in_s} s, because {limit} has lasted so long"
+
+
+def print_note(text: str) -> None:
+    """Prints a line on stderr, in place of a bar that a terminal shows there."""
+    print((CLEAR_LINE if sys.stderr.isatty() else "") + text, file=sys.stderr, flush=True)
 
 
 def show_progress(num_done: int, num_frames: int) -> None:
@@ -85,7 +110,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted", status=INTERRUPTED)
     except TransportError as exc:  # also those of files
-        return _fail(str(exc))
+        later = "" if exc.retry_after_s is None else f"; try again in {exc.retry_after_s} s"
+        return _fail(f"{exc}{later}")
     except WebSocketException as exc:
         return _fail(f"{url} does not serve a world: {exc}")
     except TimeoutError:

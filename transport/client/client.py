@@ -1,7 +1,7 @@
 """Opens a world over the WebSocket, sends controls and receives decoded chunks."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
@@ -20,15 +20,23 @@ from transport.wire.messages import (
     AppliedControls,
     ChunkStats,
     ControlAck,
+    Ending,
     Error,
     FrameBatchHeader,
     HeaderExtras,
+    Paced,
+    Paused,
+    PauseReason,
     Queued,
+    Resumed,
     ServerMessage,
     SessionOpened,
     Starting,
     WarningMessage,
 )
+
+News = Paused | Resumed | Paced | Ending
+OnNews = Callable[[News], None]
 
 DEFAULT_URL = f"ws://127.0.0.1:8000{SOCKET_PATH}"
 
@@ -49,9 +57,14 @@ class Chunk(Struct, frozen=True, kw_only=True):
 class Client:
     """One open world; `connect` creates it."""
 
-    def __init__(self, socket: ClientConnection) -> None:
+    def __init__(self, socket: ClientConnection, *, on_news: OnNews | None = None) -> None:
+        """`on_news` receives each pause, resume, change of speed and announced end."""
         self._socket = socket
+        self._on_news = on_news
         self._next_event_id = 1
+        self.paused: PauseReason | None = None
+        self.speed_percent = 100  # of real time
+        self.ending: Ending | None = None  # the announced end; a resume takes back that of a pause
         self.session: SessionOpened | None = None
         self.acked_events: list[int] = []  # ids of events that the server has accepted
         self.warnings: list[WarningMessage] = []
@@ -92,6 +105,13 @@ class Client:
     async def request_key_frame(self) -> int:
         """Requests an H.264 key frame, where decoding can begin. Returns the event's id."""
         return await self._send_event("key_frame", None)
+
+    async def show(self, *, visible: bool) -> int:
+        """Sends that somebody sees the frames, or nobody. Returns the event's id.
+
+        A hidden session is paused until it is shown, or a key, a script or a prompt is sent.
+        """
+        return await self._send_event("visibility", "visible" if visible else "hidden")
 
     async def wait(self) -> AsyncIterator[Queued | Starting]:
         """Yields news of the queue until the world is open; then `session` is set.
@@ -158,13 +178,35 @@ class Client:
     def _handle(self, message: ServerMessage) -> None:
         match message:
             case Error():
-                raise TransportError(message.content, code=message.code, field=message.field)
+                raise TransportError(
+                    message.content,
+                    code=message.code,
+                    field=message.field,
+                    retry_after_s=message.retry_after_s,
+                )
             case SessionOpened():
                 self.session = message
             case ControlAck():
                 self.acked_events.append(message.event_id)
             case WarningMessage():
                 self.warnings.append(message)
+            case Paused() | Resumed() | Paced() | Ending():
+                self._note_news(message)
+
+    def _note_news(self, news: News) -> None:
+        match news:
+            case Paused(reason):
+                self.paused = reason
+            case Resumed():
+                self.paused = None
+                if self.ending is not None and self.ending.reason == "idle":
+                    self.ending = None
+            case Paced(speed_percent):
+                self.speed_percent = speed_percent
+            case Ending():
+                self.ending = news
+        if self._on_news is not None:
+            self._on_news(news)
 
     async def _send_event(self, kind: str, payload: Any) -> int:
         event_id = self._next_event_id
@@ -178,7 +220,9 @@ class Client:
 
 
 @asynccontextmanager
-async def connect(url: str = DEFAULT_URL, **init: Any) -> AsyncIterator[Client]:
+async def connect(
+    url: str = DEFAULT_URL, *, on_news: OnNews | None = None, **init: Any
+) -> AsyncIterator[Client]:
     """Opens a world. `init` holds fields of the wire's init; None means the default.
 
     Iterate `wait()` to follow the queue, or `chunks()` at once.
@@ -187,7 +231,7 @@ async def connect(url: str = DEFAULT_URL, **init: Any) -> AsyncIterator[Client]:
     # own, the socket would not read the server's answer to a close.
     async with open_socket(url, compression=None, max_size=None, max_queue=None) as socket:
         fields = {name: value for name, value in init.items() if value is not None}
-        client = Client(socket)
+        client = Client(socket, on_news=on_news)
         await client._send({"type": "init", "extensions": True} | fields)
         yield client
 

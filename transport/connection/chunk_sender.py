@@ -215,7 +215,7 @@ class ChunkSender:
         self._open_encoder(fallback)
         text = f"{name} failed; the frames come as {FALLBACK_FORMAT} instead"
         warning = WarningMessage(text, code="codec_failed")
-        await self._sender.send(self._protocol.send_warning(warning))
+        await self._sender.send(self._protocol.send_notice(warning))
         return failure.start
 
     def _request_id(self, chunk: GeneratedChunk) -> str:
@@ -229,8 +229,9 @@ class ChunkSender:
         *,
         decoding_s: float,
     ) -> ChunkStats:
-        total_s = chunk.prepared_s + chunk.denoising_s  # first chunk: then another may begin
-        if self._begun_s is not None:
+        # The first chunk, and the first one after a pause: then another may begin.
+        total_s = chunk.prepared_s + chunk.denoising_s
+        if self._begun_s is not None and self._begun_s >= chunk.resumed_s:
             # From beginning to beginning: under pacing this is regular even if chunks take
             # different times, and a client's playback speed does not follow each of them.
             total_s = chunk.begun_s - self._begun_s

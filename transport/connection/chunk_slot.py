@@ -3,6 +3,7 @@
 In `latest` mode a new chunk replaces an unsent one.
 """
 
+import math
 from collections.abc import Awaitable
 from dataclasses import dataclass, field, replace
 
@@ -25,6 +26,7 @@ class GeneratedChunk:
     waited_s: float  # for the media clock or an ack
     prepared_s: float  # from the end of the wait to the call of the world
     denoising_s: float
+    resumed_s: float = -math.inf  # when the last pause before this chunk ended
 
     def after(self, dropped: "GeneratedChunk") -> "GeneratedChunk":
         """Carries over the dropped chunk's event ids and new-keys flag."""

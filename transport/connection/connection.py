@@ -15,6 +15,7 @@ from transport.codecs.payload import Frame
 from transport.connection.chunk_sender import ChunkSender
 from transport.connection.chunk_slot import ChunkSlot, GeneratedChunk
 from transport.connection.close import CloseReason, close, close_reason_for
+from transport.connection.presence import Presence
 from transport.connection.sender import MessageSender
 from transport.image_fetcher import ImageFetcher
 from transport.wire.errors import BadMessage, Refused, TransportError, WorldLost
@@ -55,8 +56,9 @@ class Connection:
             socket, timeout_s=limits.ack_timeout_s, on_progress=self._protocol.note_progress
         )
         self._requests_in, self._requests_out = anyio.create_memory_object_stream[SessionRequest](1)
-        self._acked = anyio.Event()
         self._prompted = anyio.Event()
+        self._presence = Presence(self._protocol, limits=limits)
+        self._turn_changed = anyio.Event()  # set by an ack, a pause and the end of one
         self._decoding_s = 0.0  # sending waited so long for the last chunk's frames
         self._queued_since_s = 0.0
         self._session_id = "none"
@@ -113,8 +115,7 @@ class Connection:
                 case SessionRequest():
                     self._requests_in.send_nowait(effect)
                 case Ack():
-                    self._acked.set()
-                    self._acked = anyio.Event()
+                    self._note_turn()
                 case Error():
                     await self._sender.send(self._protocol.send_reply(effect))
                 case [*receipt]:
@@ -122,6 +123,11 @@ class Connection:
                         await self._sender.send(self._protocol.send_reply(reply))
         if self._protocol.has_new_prompt:
             self._prompted.set()
+        self._presence.note_message()
+
+    def _note_turn(self) -> None:
+        self._turn_changed.set()
+        self._turn_changed = anyio.Event()
 
     async def _receive(self) -> bytes | str:
         # Not receive_bytes(): it raises KeyError on a text frame, which must be answered.
@@ -187,7 +193,7 @@ class Connection:
             self._queued_since_s = now_s
         elif status.all_taken and now_s - self._queued_since_s >= PLAIN_QUEUE_TIMEOUT_S:
             raise Refused(PLAIN_QUEUE_ERROR, code="busy", close_code=1008)
-        await self._sender.send(self._protocol.send_queue_status(status))
+        await self._sender.send(self._protocol.send_notice(status))
 
     async def _decode_image(self, request: SessionRequest) -> Frame:
         source = request.first_frame
@@ -207,6 +213,7 @@ class Connection:
             request.world.height,
             request.encoding.format,
         )
+        self._protocol.idle.start(anyio.current_time(), may_idle=request.max_chunks is None)
         await self._sender.send(self._protocol.send_session(session.id))
         await self._send_warnings([*request.warnings, *session.take_warnings()])
         await self._handle_effects(self._protocol.release(anyio.current_time()))
@@ -216,6 +223,8 @@ class Connection:
         )
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_watch_session, session)
+            follow = partial(self._presence.follow, on_change=self._note_turn)
+            tasks.start_soon(follow, session, self._sender)
             if self._world.info.encodes_prompts:
                 tasks.start_soon(self._encode_prompts, session)
             tasks.start_soon(self._generate, session, slot, request.max_chunks)
@@ -224,7 +233,7 @@ class Connection:
 
     async def _send_warnings(self, warnings: Sequence[WarningMessage]) -> None:
         for warning in warnings:
-            await self._sender.send(self._protocol.send_warning(warning))
+            await self._sender.send(self._protocol.send_notice(warning))
 
     async def _encode_prompts(self, session: WorldSession) -> None:
         """Encodes new prompts while chunks are generated with the old one."""
@@ -249,21 +258,23 @@ class Connection:
             asked_s = anyio.current_time()
             controls = protocol.take_controls()
             started_s = anyio.current_time()
-            frames = await session.step(
-                controls.actions,
-                prompt=controls.prompt,
-                time_to_underrun_s=protocol.time_to_underrun_s(started_s),
-            )
+            with self._presence.step_of(session):
+                frames = await session.step(
+                    controls.actions,
+                    prompt=controls.prompt,
+                    time_to_underrun_s=protocol.time_to_underrun_s(started_s),
+                )
             denoised_s = anyio.current_time()
             await self._send_warnings(session.take_warnings())
             num_frames = self._num_frames_of(index)
-            protocol.chunk_generated(
+            news = protocol.chunk_generated(
                 denoised_s,
                 controls,
                 num_frames=num_frames,
                 took_s=denoised_s - started_s,
                 decoding_s=self._decoding_s,
             )
+            await self._sender.send(news)
             chunk = GeneratedChunk(
                 index=index,
                 frames=frames,
@@ -271,6 +282,7 @@ class Connection:
                 position=position,
                 controls=controls,
                 begun_s=asked_s,
+                resumed_s=self._presence.resumed_s,
                 waited_s=waited_s,
                 prepared_s=started_s - asked_s,
                 denoising_s=denoised_s - started_s,
@@ -292,19 +304,26 @@ class Connection:
         return info.chunk_frames if index else info.first_chunk_frames
 
     async def _wait_for_turn(self, wait_s: Callable[[float], float]) -> float:
-        """Waits until `wait_s(now)` is 0; it is infinite until an ack arrives.
+        """Waits until `wait_s(now)` is 0; it is infinite until an ack arrives, and in a pause.
 
-        Returns the seconds that it took. Raises Refused if the ack does not arrive in time.
+        Returns the seconds that it took, without a pause. Raises Refused if the ack does not
+        arrive in time.
         """
-        started_s, timeout_s = anyio.current_time(), self._limits.ack_timeout_s
-        while (remaining_s := wait_s(anyio.current_time())) > 0:
-            with anyio.move_on_after(min(remaining_s, timeout_s)) as timeout_scope:
-                await self._acked.wait()
-                while remaining_s == wait_s(anyio.current_time()) == math.inf:
-                    await self._acked.wait()  # the last ack was for an older chunk
-            if timeout_scope.cancelled_caught and remaining_s == math.inf:
-                raise Refused(f"no ack within {timeout_s:g} s", code="timeout", close_code=1008)
-        return anyio.current_time() - started_s
+        started_s = anyio.current_time()
+        silent_s: float | None = None  # since when an ack is missing
+        while (remaining_s := wait_s(now_s := anyio.current_time())) > 0:
+            timeout_s = math.inf
+            if remaining_s < math.inf:
+                silent_s = None
+            elif not self._presence.is_paused:
+                silent_s = max(silent_s or now_s, self._presence.resumed_s)
+                timeout_s = silent_s + self._limits.ack_timeout_s - now_s
+            if timeout_s <= 0:
+                text = f"no ack within {self._limits.ack_timeout_s:g} s"
+                raise Refused(text, code="timeout", close_code=1008)
+            with anyio.move_on_after(min(remaining_s, timeout_s)):
+                await self._turn_changed.wait()
+        return anyio.current_time() - max(started_s, self._presence.resumed_s)
 
 
 async def _watch_session(session: WorldSession) -> None:

@@ -158,7 +158,13 @@ def error_response(error: TransportError) -> Response:
         case _:
             status = 500 if error.code == "internal" else 400
     body = Failure(Reason(error.code, str(error), error.field))
-    return Response(msgspec.json.encode(body), status_code=status, media_type="application/json")
+    later = error.retry_after_s
+    return Response(
+        msgspec.json.encode(body),
+        status_code=status,
+        headers=None if later is None else {"retry-after": str(later)},
+        media_type="application/json",
+    )
 
 
 def _start(seed: int, warnings: Sequence[WarningMessage]) -> Message:

@@ -18,7 +18,7 @@ from transport.spec.schema import (
     narrow,
     refer,
 )
-from transport.wire import controls, errors, messages, pacing, protocol
+from transport.wire import controls, errors, idle, messages, pacing, protocol, speed
 from transport.wire.controls import MAX_SCRIPT_LATENT_FRAMES
 from transport.wire.errors import TransportError
 from transport.wire.event import KINDS
@@ -74,7 +74,6 @@ ERROR_CODES: dict[str, str] = {
     "timeout": "no valid init, or no ack, in time",
     "unauthorized": "no valid token",
     "forbidden": "this origin, or this token, may not do it",
-    "session_ended": "the session was idle, or open, for as long as it may be",
     # The docstring of an exception explains the code that it carries by default.
     **{kind.code: first_line(kind.__doc__) for kind in ERRORS},
 }
@@ -157,6 +156,7 @@ def _payload_types() -> dict[str, Any]:
         "prompt": NewPrompt,
         "output": narrow(messages.OutputChange, realtime_output_format=Format | None),
         "key_frame": Any,
+        "visibility": Literal["hidden", "visible"],
     }
     listed: Any = list[Literal[tuple(kinds)]]  # type: ignore[misc]
     listed = Annotated[listed, Meta(min_length=1, extra_json_schema={"uniqueItems": True})]
@@ -228,7 +228,10 @@ def _operation(action: str, summary: str, names: Iterable[str]) -> Schema:
 def _close_codes() -> dict[str, str]:
     """Meanings by close code; the codes are strings, as keys of JSON objects must be."""
     codes = {str(kind.close_code): first_line(kind.__doc__) for kind in ERRORS if kind.close_code}
-    codes |= {"1000": "Done.", "1008": "Refused; the error before it gives the reason."}
+    codes |= {
+        "1000": "Done; an error before it says that the session was ended.",
+        "1008": "Refused; the error before it gives the reason.",
+    }
     return dict(sorted(codes.items()))
 
 
@@ -240,7 +243,7 @@ def _overview() -> str:
     }
     return "\n\n".join(
         [
-            *((page.__doc__ or "").strip() for page in (messages, controls, pacing)),
+            *((page.__doc__ or "").strip() for page in (messages, controls, pacing, idle, speed)),
             f"A payload of {messages.SPLIT_BYTES} bytes or more follows its header in a frame of "
             "its own; a smaller one is the last field of the same map. Everything marked "
             "`x-extension` is for clients whose init has `extensions: true`.",

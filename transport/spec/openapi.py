@@ -77,6 +77,9 @@ def _clips() -> Schema:
         "500": "The world failed.",
         "503": "Every world is in use, or the world was lost. Try again later.",
     }
+    answers = {status: _answer(text, _json("Failure")) for status, text in refusals.items()}
+    retry_after = _header("Seconds after which a try may succeed; absent if unknown.", "integer")
+    answers["503"]["headers"] = {"retry-after": retry_after}
     headers = {
         "x-seed": _header("The seed of the world.", "integer"),
         "x-warning": _header("What is not as requested; absent if nothing is.", "string"),
@@ -89,7 +92,7 @@ def _clips() -> Schema:
         },
         "responses": {
             "200": _answer("The video.", {"video/mp4": {"schema": BYTES}}) | {"headers": headers},
-            **{status: _answer(text, _json("Failure")) for status, text in refusals.items()},
+            **answers,
         },
     }
 

@@ -10,17 +10,20 @@ import { Reconnect } from "./session/reconnect.js";
 import { Session } from "./session/session.js";
 import { Hud } from "./ui/hud.js";
 import { cropToCover } from "./ui/image.js";
-import { Card, Toast } from "./ui/overlay.js";
+import { describeEnding, describePace, describeQueue, PAUSED, STARTING } from "./ui/notices.js";
+import { Card, Countdown, Toast } from "./ui/overlay.js";
 import { Settings } from "./ui/settings.js";
 import { Start } from "./ui/start.js";
 
 const RETRY_MS = 2000;
+const OPENING = { title: "Opening the world", text: "A moment." };
 const TOO_OLD =
   "This browser cannot draw from a worker. Chrome, Edge, Firefox or Safari of 2024 or later can.";
 
 const element = (id) => document.getElementById(id);
 const card = new Card();
 const toast = new Toast();
+const countdown = new Countdown();
 const hud = new Hud(element("hud"));
 const keys = new Keys([...document.querySelectorAll("[data-key]")], (held) => session?.hold(held));
 const mouse = new MouseLook(element("world"), keys);
@@ -106,10 +109,12 @@ function openSession() {
       onEnd,
       onCodec: (codec) => settings.setFormat(codec),
       onNotice: (text) => toast.show(text),
+      onPace: (message) => toast.show(describePace(message)),
+      onEnding,
     },
   );
   showScreen("waiting");
-  card.show({ title: "Opening the world", text: "A moment." });
+  card.show(OPENING);
   hud.write(session.stats);
   settings.show(choice.init);
   element("live-prompt").value = choice.init.prompt ?? "";
@@ -126,18 +131,25 @@ async function showOpening(opened) {
 
 function onState(state, detail) {
   if (state === "queued") {
-    card.show({
-      title: "Waiting for a world",
-      text: `${detail.all_taken ? "All are taken." : "Others open, too."} You are number ${detail.position} in line.`,
-    });
+    card.show(describeQueue(detail));
   } else if (state === "starting") {
-    card.show({ title: "Warming up", text: "The model is getting ready. This happens once." });
+    card.show(STARTING);
+  } else if (state === "opening") {
+    card.show(OPENING);
+  } else if (state === "paused") {
+    card.show({ ...PAUSED, resting: true });
   } else if (state === "playing") {
-    playingSinceMs = performance.now();
+    playingSinceMs ??= performance.now();
     card.hide();
     showScreen("playing");
     enableInputs(true);
   }
+}
+
+/** message: the announced end, or null if it was taken back. */
+function onEnding(message) {
+  if (message === null) countdown.stop();
+  else countdown.start(message.in_s, describeEnding(message));
 }
 
 function onFrameShown() {
@@ -147,12 +159,14 @@ function onFrameShown() {
 function onEnd(end) {
   enableInputs(false);
   toast.hide(); // the card repeats its text
-  const { title, hint, detail, isTransient } = explain(end);
+  countdown.stop();
+  const { title, hint, detail, isTransient, retryAfterS } = explain(end);
   showScreen("ended");
   card.show({ title, text: hint, detail, ended: true });
   element("again").focus();
   if (isTransient) {
-    reconnect.start(playingSinceMs === null ? 0 : performance.now() - playingSinceMs);
+    const playedMs = playingSinceMs === null ? 0 : performance.now() - playingSinceMs;
+    reconnect.start(playedMs, retryAfterS);
   }
 }
 
@@ -162,6 +176,7 @@ function leave() {
   session.close();
   session = null;
   toast.hide();
+  countdown.stop();
   showScreen("start");
   start.focus();
 }
@@ -198,6 +213,11 @@ function onEscape(event) {
   else leave();
 }
 
+/** Any key or touch ends a pause. */
+function resume() {
+  if (session?.state === "paused") session.resume();
+}
+
 element("leave").addEventListener("click", leave);
 element("back").addEventListener("click", leave);
 element("again").addEventListener("click", () => enter(choice));
@@ -205,12 +225,14 @@ element("record").addEventListener("click", () => recorder.toggle());
 element("change").addEventListener("submit", (event) => {
   event.preventDefault();
   const prompt = element("live-prompt").value.trim();
-  if (prompt !== "" && session.state === "playing") session.changePrompt(prompt);
+  if (prompt !== "" && ["playing", "paused"].includes(session.state)) session.changePrompt(prompt);
   element("live-prompt").blur(); // gives the keys back to the walk
 });
+window.addEventListener("pointerdown", resume);
 window.addEventListener("keydown", (event) => {
   if (document.body.dataset.screen === "start") return;
   if (event.key === "Escape") onEscape(event);
+  else resume();
   const isPlain = !event.ctrlKey && !event.metaKey && !event.altKey && !event.repeat;
   if (event.code === "KeyR" && isPlain && !isTyping(event) && session.state === "playing") {
     recorder.toggle();

@@ -67,6 +67,11 @@ class Controls:
         self._note("prompt", event_id, replaces=("prompt",))
         self._prompt = prompt
 
+    @property
+    def is_busy(self) -> bool:
+        """True while a key is held or a script is not over."""
+        return bool(self._script or self._transitions or self._held)
+
     def take_chunk(self, num_latent_frames: int) -> ChunkControls:
         """The controls of the next chunk."""
         self._update_effect()

@@ -90,6 +90,13 @@ class Refused(TransportError):
     code = "refused"
 
 
+class SessionEnded(TransportError):
+    """The session was paused, or open, for as long as it may be. It was announced."""
+
+    code = "session_ended"
+    close_code = 1000
+
+
 class WorldLost(TransportError):
     """The world of this session is gone, with its state. A new session may be opened."""
 

@@ -8,7 +8,7 @@ from functools import partial
 from msgspec import Raw, Struct
 
 from transport.wire.controls import KEYS, MAX_SCRIPT_LATENT_FRAMES, read_keys
-from transport.wire.errors import BadMessage, quote
+from transport.wire.errors import BadMessage, OutOfOrder, quote
 from transport.wire.messages import (
     MAX_PROMPT_CHARS,
     Encoding,
@@ -20,7 +20,7 @@ from transport.wire.messages import (
 from transport.wire.output_settings import merge_encoding, read_output_change
 
 MAX_NAMED_KEYS, MAX_KEY_CHARS = 6, 16  # a warning quotes so many unknown keys, cut to this length
-KINDS = ("camera_actions", "prompt", "output", "key_frame", "composite_input")
+KINDS = ("camera_actions", "prompt", "output", "key_frame", "visibility", "composite_input")
 
 
 class SetPrompt(Struct, frozen=True):
@@ -58,7 +58,13 @@ class RequestKeyFrame(Struct, frozen=True):
     """The next frame must be decodable without those before it."""
 
 
-ControlEvent = SetPrompt | PlayScript | HoldKeys | ChangeOutput | RequestKeyFrame
+class SetVisibility(Struct, frozen=True):
+    """The client's page is hidden, or visible."""
+
+    hidden: bool
+
+
+ControlEvent = SetPrompt | PlayScript | HoldKeys | ChangeOutput | RequestKeyFrame | SetVisibility
 
 
 def read_event(
@@ -66,6 +72,7 @@ def read_event(
 ) -> list[ControlEvent]:
     """The control events in a message, ready to be applied. Raises BadMessage for a bad part.
 
+    Raises OutOfOrder for a part that needs extensions.
     `encoding` is the present one. `extensions` is true if the client asked for them. `warnings`
     receives what is not as the event asks.
     """
@@ -146,6 +153,10 @@ def _read_part(
             )
         case "key_frame":
             return RequestKeyFrame()
+        case "visibility" if not extensions:
+            raise OutOfOrder("`visibility` without `extensions` in init", field=kind_field)
+        case "visibility":
+            return _read_visibility(payload, field=field)
         case _:
             known = KINDS if kind_field == "kind" else KINDS[:-1]  # no composite in a composite
             raise BadMessage(
@@ -163,6 +174,14 @@ def _read_prompt(payload: Raw, *, field: str) -> SetPrompt:
             field=field,
         )
     return SetPrompt(prompt)
+
+
+def _read_visibility(payload: Raw, *, field: str) -> SetVisibility:
+    visibility = decode_field(payload, str, field=field)
+    if visibility not in ("hidden", "visible"):
+        text = f"`{field}`: {quote(visibility)}, expected 'hidden' or 'visible'"
+        raise BadMessage(text, field=field)
+    return SetVisibility(visibility == "hidden")
 
 
 def _refuse_repeats(kinds: list[str], *, field: str) -> None:

@@ -5,10 +5,22 @@ from random import SystemRandom
 
 from msgspec import Raw, Struct
 
+from transport.wire.controls import MAX_SCRIPT_LATENT_FRAMES
 from transport.wire.errors import BadMessage, quote
 from transport.wire.event import PlayScript, read_camera_actions
-from transport.wire.messages import Encoding, Init, WarningMessage, decode_field, is_absent
+from transport.wire.limits import ClientLimits
+from transport.wire.messages import (
+    MAX_PROMPT_CHARS,
+    Encoding,
+    Init,
+    SessionLimits,
+    SessionOpened,
+    WarningMessage,
+    decode_field,
+    is_absent,
+)
 from transport.wire.output_settings import read_format
+from transport.wire.pacing import MAX_UNACKNOWLEDGED_CHUNKS
 from transport.wire.world import Size, WorldInfo, WorldSpec
 
 DEFAULT_SEED = 42
@@ -70,6 +82,29 @@ def read_init(init: Init, info: WorldInfo, *, max_script_bytes: int) -> SessionR
         extensions=extensions,
         script=_read_script(init, max_bytes=max_script_bytes, warnings=warnings),
         warnings=tuple(warnings),
+    )
+
+
+def describe_session(
+    request: SessionRequest, info: WorldInfo, limits: ClientLimits, *, session_id: str
+) -> SessionOpened:
+    """The answer to an init whose world is open."""
+    return SessionOpened(
+        session_id=session_id,
+        width=request.world.width,
+        height=request.world.height,
+        fps=request.fps,
+        chunk_latent_frames=info.chunk_latent_frames,
+        first_chunk_frames=info.first_chunk_frames,
+        chunk_frames=info.chunk_frames,
+        encoding=request.encoding.format,
+        limits=SessionLimits(
+            max_event_bytes=limits.max_event_bytes,
+            max_script_latent_frames=MAX_SCRIPT_LATENT_FRAMES,
+            max_prompt_chars=MAX_PROMPT_CHARS,
+            max_unacknowledged_chunks=MAX_UNACKNOWLEDGED_CHUNKS,
+        ),
+        seed=request.world.seed,
     )
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import replace
 
-from transport.wire.controls import MAX_SCRIPT_LATENT_FRAMES, ChunkControls, Controls
+from transport.wire.controls import ChunkControls, Controls
 from transport.wire.error_budget import ErrorBudget
 from transport.wire.errors import (
     BadMessage,
@@ -31,12 +31,13 @@ from transport.wire.event import (
     PlayScript,
     RequestKeyFrame,
     SetPrompt,
+    SetVisibility,
     read_event,
 )
-from transport.wire.init import SessionRequest, read_init
+from transport.wire.idle import Change, IdleClock
+from transport.wire.init import SessionRequest, describe_session, read_init
 from transport.wire.limits import ClientLimits
 from transport.wire.messages import (
-    MAX_PROMPT_CHARS,
     Ack,
     AppliedControls,
     ChunkStats,
@@ -48,9 +49,8 @@ from transport.wire.messages import (
     HeaderExtras,
     Init,
     Layout,
+    Paced,
     Queued,
-    SessionLimits,
-    SessionOpened,
     Starting,
     WarningMessage,
     decode_message,
@@ -60,7 +60,8 @@ from transport.wire.messages import (
     read_event_id,
 )
 from transport.wire.output_settings import OutputSettings
-from transport.wire.pacing import MAX_UNACKNOWLEDGED_CHUNKS, Pacer
+from transport.wire.pacing import Pacer
+from transport.wire.speed import SpeedMeter
 
 if TYPE_CHECKING:
     from transport.wire.world import WorldInfo
@@ -86,12 +87,13 @@ class Close(Struct, frozen=True):
 
 Receipt = list[ControlAck | WarningMessage]  # the answer to a valid event
 Effect = SessionRequest | Ack | Receipt | Error
+Notice = Queued | Starting | WarningMessage | Paced | Change
 
 
 class ServerProtocol:
     """The server's side of one connection.
 
-    Received messages change its controls, output settings and media clock. Methods `send_*` return
+    Received messages change its controls, output settings and clocks. Methods `send_*` return
     the unit to write, or an empty one if this client must not receive the message.
     """
 
@@ -99,10 +101,12 @@ class ServerProtocol:
         self.state = State.IDLE
         self.controls = Controls()
         self.output = OutputSettings()
+        self.idle = IdleClock(limits)
         self.request: SessionRequest | None = None  # the accepted one, without its image
         self._info = info
         self._limits = limits
         self._pacer = Pacer(fps=info.fps)
+        self._speed = SpeedMeter(fps=info.fps)
         self._session_id: str | None = None
         self._error_budget = ErrorBudget(max_per_minute=limits.max_errors)
         self._held: list[bytes | str] = []  # messages behind a second init
@@ -128,7 +132,7 @@ class ServerProtocol:
             message = decode_message(data)
             if isinstance(message, Init) and self._is_opening:
                 return self._hold(data)
-            return self._handle(message, num_bytes=len(data))
+            return self._handle(message, now_s, num_bytes=len(data))
         except (BadMessage, OutOfOrder) as error:
             event_id = read_event_id(data) if isinstance(data, bytes) else None
             return self._answer(error, now_s, event_id=event_id)
@@ -177,14 +181,14 @@ class ServerProtocol:
             )
         return error_message(error, event_id=event_id)
 
-    def _handle(self, message: ClientMessage, *, num_bytes: int) -> Effect:
+    def _handle(self, message: ClientMessage, now_s: float, *, num_bytes: int) -> Effect:
         if not isinstance(message, Init) and num_bytes > self._limits.max_event_bytes:
             raise _too_large(num_bytes, self._limits.max_event_bytes)
         match self.state, message:
             case State.IDLE, Init():
                 return self._accept(message)
             case State.RUNNING, Event():
-                return self._apply_event(message)
+                return self._apply_event(message, now_s)
             case State.RUNNING, Ack() if self._extensions:
                 self._pacer.acknowledge(message.chunk_index)
                 return message
@@ -206,24 +210,32 @@ class ServerProtocol:
             acknowledged=request.extensions,
             latest=request.latest,
         )
+        self._speed = SpeedMeter(fps=request.fps)
         if request.script:
             self.controls.play_script(request.script)
         return request
 
-    def _apply_event(self, event: Event) -> Receipt:
+    def _apply_event(self, event: Event, now_s: float) -> Receipt:
         warnings: list[WarningMessage] = []
         # All parts are read before any is applied.
         parts = read_event(
             event, self.output.encoding, extensions=self._extensions, warnings=warnings
         )
         for part in parts:
-            self._apply(part, event_id=event.event_id)
+            self._apply(part, now_s, event_id=event.event_id)
         if not self._extensions:
             return []
         acks = [] if event.event_id is None else [ControlAck(event.event_id)]
         return [*acks, *warnings]
 
-    def _apply(self, event: ControlEvent, *, event_id: int | None) -> None:
+    def _apply(self, event: ControlEvent, now_s: float, *, event_id: int | None) -> None:
+        match event:
+            case SetVisibility(hidden):
+                self.idle.note_visibility(now_s, hidden=hidden)
+            case SetPrompt() | PlayScript():
+                self.idle.note_event(now_s)
+            case HoldKeys(states):
+                self.idle.note_event(now_s, wakes=states[-1:] not in ([], [""]))
         match event:
             case SetPrompt(prompt) if self._info.encodes_prompts:
                 self._new_prompt = NewPrompt(prompt, event_id)
@@ -263,38 +275,18 @@ class ServerProtocol:
         refused = Refused(f"the prompt stays as it was: {error}", field="prompt")
         return [encode_message(error_message(refused, event_id=new.event_id))]
 
-    def send_queue_status(self, status: Queued | Starting) -> Unit:
-        """The queue status, for a client with extensions."""
-        return [encode_message(status)] if self._extensions else []
-
-    def send_warning(self, warning: WarningMessage) -> Unit:
-        """A warning, for a client with extensions."""
-        return [encode_message(warning)] if self._extensions else []
+    def send_notice(self, notice: Notice) -> Unit:
+        """A message for a client with extensions."""
+        return [encode_message(notice)] if self._extensions else []
 
     def send_session(self, session_id: str) -> Unit:
         """Opens the session, which a client with extensions learns before any chunk."""
-        request, info = self.request, self._info
+        request = self.request
         assert request is not None
         self._session_id = session_id
         if not request.extensions:
             return []
-        message = SessionOpened(
-            session_id=session_id,
-            width=request.world.width,
-            height=request.world.height,
-            fps=request.fps,
-            chunk_latent_frames=info.chunk_latent_frames,
-            first_chunk_frames=info.first_chunk_frames,
-            chunk_frames=info.chunk_frames,
-            encoding=request.encoding.format,
-            limits=SessionLimits(
-                max_event_bytes=self._limits.max_event_bytes,
-                max_script_latent_frames=MAX_SCRIPT_LATENT_FRAMES,
-                max_prompt_chars=MAX_PROMPT_CHARS,
-                max_unacknowledged_chunks=MAX_UNACKNOWLEDGED_CHUNKS,
-            ),
-            seed=request.world.seed,
-        )
+        message = describe_session(request, self._info, self._limits, session_id=session_id)
         return [encode_message(message)]
 
     def send_batch(
@@ -349,8 +341,9 @@ class ServerProtocol:
         num_frames: int,
         took_s: float,
         decoding_s: float = 0.0,
-    ) -> None:
-        """Advances the media clock by a chunk; see `Pacer.generated`."""
+    ) -> Unit:
+        """Advances the media clock by a chunk; see `Pacer.generated`. Returns news of the speed."""
+        self.idle.note_chunk(now_s, busy=self.controls.is_busy or any(controls.actions))
         self._pacer.generated(
             now_s,
             num_frames=num_frames,
@@ -358,10 +351,15 @@ class ServerProtocol:
             decoding_s=decoding_s,
             flushes_older=self._flushes_older(controls),
         )
+        news = self._speed.note_chunk(num_frames=num_frames, took_s=took_s, decoding_s=decoding_s)
+        return self.send_notice(news) if news else []
 
     def wait_to_generate_s(self, now_s: float) -> float:
-        """Seconds until the next chunk may be generated; infinite until an ack arrives."""
-        return self._pacer.wait_s(now_s)
+        """Seconds until the next chunk may be generated.
+
+        Infinite while the session is paused, and until an ack arrives.
+        """
+        return math.inf if self.idle.paused else self._pacer.wait_s(now_s)
 
     def wait_to_send_s(self, now_s: float) -> float:
         """Seconds until the next chunk may be sent: 0, or infinite until an ack arrives."""

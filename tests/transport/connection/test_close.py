@@ -40,9 +40,14 @@ def test_repeating_an_old_ack_extends_no_timeout(world, serve):
 
 
 def test_a_client_without_a_free_world_is_closed_as_busy(peer, world):
-    world.on_open = Busy("every world is taken")
+    world.on_open = Busy("every world is taken", retry_after_s=40)
     peer.init()
-    assert peer.read() == {"type": "error", "content": "every world is taken", "code": "busy"}
+    assert peer.read() == {
+        "type": "error",
+        "content": "every world is taken",
+        "code": "busy",
+        "retry_after_s": 40,
+    }
     assert peer.close_of() == (1013, "every world is taken")
 
 

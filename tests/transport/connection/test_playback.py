@@ -4,48 +4,13 @@ A whole connection runs on a virtual clock, so minutes of it take a second.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
-import anyio
 import pytest
-from msgspec.structs import replace
 
-from tests.transport.connection.virtual_clock import serve_on_virtual_clock
+from tests.transport.connection.virtual_clock import serve_on_virtual_clock, take_time
 
 TICK_S = 1 / 60  # a frame of a browser's display
-
-
-@dataclass
-class TimedSession:
-    """Denoises a chunk and decodes it during the next one, each in the given time."""
-
-    denoising_s: float
-    decoding_s: float
-    paint: Callable  # the number of a chunk to its frames
-    id: str = "s1"
-    _num: int = 0
-    _decoded_s: float = 0.0
-
-    async def step(self, actions, *, prompt, time_to_underrun_s):
-        jitter = (0.9, 1.15, 1.0, 0.95)[self._num % 4]
-        await anyio.sleep(self.denoising_s * jitter)
-        self._num += 1
-        self._decoded_s = max(self._decoded_s, anyio.current_time()) + self.decoding_s
-        return self._decode(self._decoded_s, self.paint(self._num))
-
-    async def _decode(self, done_s, frames):
-        await anyio.sleep(done_s - anyio.current_time())
-        return frames
-
-    def take_warnings(self):
-        return []
-
-    async def lost(self):
-        await anyio.sleep(math.inf)
-
-    def close(self):
-        pass
 
 
 @dataclass
@@ -122,15 +87,7 @@ def play(make_world, monkeypatch):
 
     def run(init, *, denoising_s, decoding_s, seconds):
         world = make_world()
-        world.info = replace(world.info, fps=init["fps"])
-
-        async def open_timed(spec, image, *, on_wait):
-            def paint(num):
-                return world.paint((9 if num == 1 else 12, spec.height, spec.width, 3), num)
-
-            return TimedSession(denoising_s, decoding_s, paint)
-
-        world.open = open_timed
+        take_time(world, fps=init["fps"], denoising_s=denoising_s, decoding_s=decoding_s)
         return serve_on_virtual_clock(world, init, monkeypatch, seconds=seconds).received
 
     return run

@@ -2,10 +2,13 @@
 
 import asyncio
 import math
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import anyio
 from msgspec import msgpack
+from msgspec.structs import replace
 
 from transport.connection.connection import Connection
 from transport.wire.limits import ClientLimits
@@ -32,25 +35,95 @@ class VirtualClock(asyncio.SelectorEventLoop):
 
 @dataclass
 class Socket:
-    """A client that sends one init and notes when each message arrives."""
+    """A client that sends messages at their times and notes when each answer arrives."""
 
-    init: dict
+    to_send: list  # (seconds since the start, message), in order
+    acknowledges: bool = False
     received: list = field(default_factory=list)
+    _acks: deque = field(default_factory=deque)
+    _acked: anyio.Event = field(default_factory=anyio.Event)
 
     async def accept(self):
         pass
 
     async def receive(self):
-        if self.init is None:
-            await anyio.sleep(math.inf)
-        data, self.init = msgpack.encode(self.init), None
-        return {"type": "websocket.receive", "bytes": data}
+        while not self._acks:
+            due_s = self.to_send[0][0] if self.to_send else math.inf
+            if due_s <= anyio.current_time():
+                self._acks.append(self.to_send.pop(0)[1])
+                break
+            self._acked = anyio.Event()
+            with anyio.move_on_after(due_s - anyio.current_time()):
+                await self._acked.wait()
+        return {"type": "websocket.receive", "bytes": msgpack.encode(self._acks.popleft())}
 
     async def send_bytes(self, data):
-        self.received.append((anyio.current_time(), msgpack.decode(data)))
+        message = msgpack.decode(data)
+        self.received.append((anyio.current_time(), message))
+        if self.acknowledges and message["type"] == "chunk_stats":
+            self._acks.append({"type": "ack", "chunk_index": message["chunk_index"]})
+            self._acked.set()
 
     async def close(self, code, reason):
         self.closed_with = code, reason
+
+
+@dataclass
+class TimedSession:
+    """Denoises a chunk and decodes it during the next one, each in the given time."""
+
+    denoising_s: float
+    decoding_s: float
+    paint: Callable  # the number of a chunk to its frames
+    num_steps: int = 0
+    pauses: list = field(default_factory=list)  # (seconds, steps before it)
+    is_stepping: bool = False
+    id: str = "s1"
+    _num: int = 0
+    _decoded_s: float = 0.0
+
+    async def step(self, actions, *, prompt, time_to_underrun_s):
+        jitter = (0.9, 1.15, 1.0, 0.95)[self._num % 4]
+        self.num_steps += 1
+        self.is_stepping = True
+        await anyio.sleep(self.denoising_s * jitter)
+        self.is_stepping = False
+        self._num += 1
+        self._decoded_s = max(self._decoded_s, anyio.current_time()) + self.decoding_s
+        return self._decode(self._decoded_s, self.paint(self._num))
+
+    async def _decode(self, done_s, frames):
+        await anyio.sleep(done_s - anyio.current_time())
+        return frames
+
+    def take_warnings(self):
+        return []
+
+    async def lost(self):
+        await anyio.sleep(math.inf)
+
+    def pause(self):
+        assert not self.is_stepping
+        self.pauses.append((anyio.current_time(), self.num_steps))
+
+    def close(self):
+        pass
+
+
+def take_time(world, *, fps, denoising_s, decoding_s):
+    """Makes each chunk of the world take so long. Returns the list of sessions that it opens."""
+    world.info = replace(world.info, fps=fps)
+    sessions = []
+
+    async def open_timed(spec, image, *, on_wait):
+        def paint(num):
+            return world.paint((9 if num == 1 else 12, spec.height, spec.width, 3), num)
+
+        sessions.append(TimedSession(denoising_s, decoding_s, paint))
+        return sessions[-1]
+
+    world.open = open_timed
+    return sessions
 
 
 async def run_at_once(work, *, limiter):
@@ -58,15 +131,19 @@ async def run_at_once(work, *, limiter):
     return work()
 
 
-def serve_on_virtual_clock(world, init, monkeypatch, *, seconds):
-    """Serves one client for so long. Returns its socket."""
+def serve_on_virtual_clock(
+    world, init, monkeypatch, *, seconds, events=(), acknowledges=False, **limits
+):
+    """Serves one client for so long. `events` are (seconds, message). Returns its socket."""
     for module in ("connection", "chunk_sender"):
         monkeypatch.setattr(f"transport.connection.{module}.run_in_worker", run_at_once)
-    socket = Socket({"type": "init"} | init)
+    later = [(at_s, {"type": "event"} | event) for at_s, event in events]
+    socket = Socket([(0.0, {"type": "init"} | init), *later], acknowledges)
+    client_limits = ClientLimits(**limits)
 
     async def scenario():
         with anyio.move_on_after(seconds):
-            await Connection(socket, world, limits=ClientLimits(), capacity=CapacityLimits()).run()
+            await Connection(socket, world, limits=client_limits, capacity=CapacityLimits()).run()
 
     anyio.run(scenario, backend_options={"loop_factory": VirtualClock})
     return socket

@@ -234,6 +234,14 @@ def test_an_error_of_the_world_has_a_status(server, world, when, error, status, 
     assert world.live == set()
 
 
+def test_a_clip_without_a_free_world_is_told_when_to_come_back(server, world):
+    world.on_open = Busy("every place is taken", retry_after_s=40)
+    response = server.http.post("/v1/clips", data={"actions": "w-1"})
+    assert (response.status_code, response.headers["retry-after"]) == (503, "40")
+    world.on_open = Busy("every place is taken")
+    assert "retry-after" not in server.http.post("/v1/clips", data={"actions": "w-1"}).headers
+
+
 @pytest.mark.parametrize("form", ["data", "json"])
 def test_an_image_may_be_fetched(world, serve, fetcher, form):
     fetcher.answering.set()

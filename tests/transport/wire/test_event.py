@@ -242,3 +242,43 @@ def test_a_long_history_loses_no_tap(start):
     held = {"mode": "state", "transitions": [{"actions": list(key)} for key in keys]}
     assert protocol.receive(event("camera_actions", held), 0.0) == []
     assert protocol.controls.take_chunk(3).actions == ["wi", "w", "l"]
+
+
+@pytest.mark.parametrize("visibility, hidden", [("hidden", True), ("visible", False)])
+def test_a_page_tells_whether_it_is_seen(start, visibility, hidden):
+    protocol = start(extensions=True)
+    protocol.idle.start(0.0)
+    assert protocol.receive(event("visibility", visibility, event_id=4), 1.0) == [ControlAck(4)]
+    assert (protocol.idle.poll(1.0, busy=False) != []) is hidden
+
+
+def test_visibility_is_an_extension(start):
+    error = start().receive(event("visibility", "hidden"), 0.0)
+    assert error.content == "`visibility` without `extensions` in init"
+    assert (error.code, error.field) == ("out_of_order", "kind")
+
+
+@pytest.mark.parametrize("payload", ["Hidden", "", 1, None, ["hidden"]])
+def test_another_visibility_is_refused(start, payload):
+    error = start(extensions=True).receive(event("visibility", payload), 0.0)
+    assert error.field == "payload"
+
+
+@pytest.mark.parametrize(
+    "kind, payload, wakes",
+    [
+        ("camera_actions", {"mode": "state", "transitions": [{"actions": ["w"]}]}, True),
+        ("camera_actions", {"mode": "state", "transitions": [{"actions": []}]}, False),
+        ("camera_actions", [["w"]], True),
+        ("prompt", "rain", True),
+        ("key_frame", None, False),
+        ("output", {"output_compression": 50}, False),
+    ],
+)
+def test_keys_and_prompts_wake_a_hidden_session(start, kind, payload, wakes):
+    protocol = start(extensions=True)
+    protocol.idle.start(0.0)
+    protocol.receive(event("visibility", "hidden"), 1.0)
+    protocol.idle.poll(1.0, busy=False)
+    protocol.receive(event(kind, payload), 2.0)
+    assert (protocol.idle.poll(2.0, busy=protocol.controls.is_busy) != []) is wakes

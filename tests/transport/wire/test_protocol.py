@@ -208,24 +208,24 @@ def test_replies_on_literal_bytes(connect):
 
 def test_the_queue_status_is_for_clients_with_extensions(start):
     plain, extended = start(), start(extensions=True)
-    assert extended.send_queue_status(Queued(2)) == [b"\x82\xa4type\xa6queued\xa8position\x02"]
-    assert extended.send_queue_status(Queued(2, all_taken=True)) == [
+    assert extended.send_notice(Queued(2)) == [b"\x82\xa4type\xa6queued\xa8position\x02"]
+    assert extended.send_notice(Queued(2, all_taken=True)) == [
         b"\x83\xa4type\xa6queued\xa8position\x02\xa9all_taken\xc3"
     ]
-    assert extended.send_queue_status(Starting()) == [b"\x81\xa4type\xa8starting"]
-    assert plain.send_queue_status(Queued(2)) == plain.send_queue_status(Starting()) == []
+    assert extended.send_notice(Starting()) == [b"\x81\xa4type\xa8starting"]
+    assert plain.send_notice(Queued(2)) == plain.send_notice(Starting()) == []
 
 
 def test_a_warning_is_for_clients_with_extensions(start):
     warning = WarningMessage("why", code="codec_failed")
-    assert start(extensions=True).send_warning(warning) == [
+    assert start(extensions=True).send_notice(warning) == [
         b"\x83\xa4type\xa7warning\xa7content\xa3why\xa4code\xaccodec_failed"
     ]
-    assert start().send_warning(warning) == []
+    assert start().send_notice(warning) == []
 
 
 def test_a_warning_may_name_a_field(start):
-    (data,) = start(extensions=True).send_warning(WarningMessage("why", "size_changed", "size"))
+    (data,) = start(extensions=True).send_notice(WarningMessage("why", "size_changed", "size"))
     assert data.endswith(b"\xa4code\xacsize_changed\xa5field\xa4size")
 
 

@@ -19,6 +19,7 @@ export class JitterBuffer {
   #rate = 1;
   #target = new JitterTarget();
   #numInChunk = 0; // frames of the arriving chunk
+  #restarted = false; // since the last chunk
   #onDrop;
 
   fps;
@@ -74,9 +75,10 @@ export class JitterBuffer {
     return this.#queue.shift();
   }
 
-  /** Starts a new beat at the next frame. Frame times missed until then do not count as late. */
+  /** Starts a new beat at the next frame. The time until then counts for no frame and no chunk. */
   restart() {
     this.#deadlineMs = null;
+    this.#restarted = true;
   }
 
   /** Stops buffering: no more frames will come. */
@@ -89,7 +91,8 @@ export class JitterBuffer {
   }
 
   #startChunk(nowMs, flushesOlder) {
-    if (flushesOlder) {
+    if (flushesOlder || this.#restarted) {
+      this.#restarted = false;
       this.#target.skip(nowMs);
       this.#rate = 1;
     } else {

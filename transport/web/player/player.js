@@ -42,6 +42,11 @@ export class Player {
     this.#send("showImage", { image }, [image]);
   }
 
+  /** Shows the next chunk at once, whenever it comes: the session was paused. */
+  restart() {
+    this.#pause();
+  }
+
   setPace({ fps, chunkFrames }) {
     this.#send("setPace", { fps, chunkFrames });
   }

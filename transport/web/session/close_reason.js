@@ -15,6 +15,7 @@ const TEXTS = {
     "The world is restarting",
     "The machine that made it has gone. A new one is on its way.",
   ],
+  session_ended: ["The walk has ended", "A walk here has a time limit."],
   busy: ["Every world is taken", "Somebody has to leave first."],
 };
 const TRANSIENT = ["away", "broken", "unreachable", "world_lost", "busy"]; // a retry may succeed
@@ -35,15 +36,22 @@ const CAUSE_OF_CLOSE_CODE = {
  * error: the last error message, or null.
  * opened: true if the socket ever opened.
  *
- * Returns { title, hint, detail, isTransient }. `detail` is the server's own text, or "" if it adds
- * nothing.
+ * Returns { title, hint, detail, isTransient, retryAfterS }. `detail` is the server's own text, or ""
+ * if it adds nothing. `retryAfterS` is when to come back, or null if the server does not know.
  */
 export function explain({ code, reason, error, opened }) {
   const cause = opened ? causeOf(code, error) : "unreachable";
   const [title, hint] = TEXTS[cause];
   const text = error?.content || reason;
-  const addsDetail = code !== 1000 && text.toLowerCase() !== title.toLowerCase();
-  return { title, hint, detail: addsDetail ? text : "", isTransient: TRANSIENT.includes(cause) };
+  const isDone = code === 1000 && error === null;
+  const addsDetail = !isDone && text.toLowerCase() !== title.toLowerCase();
+  return {
+    title,
+    hint,
+    detail: addsDetail ? text : "",
+    isTransient: TRANSIENT.includes(cause),
+    retryAfterS: error?.retry_after_s ?? null,
+  };
 }
 
 /** An error code that ends a session is more precise than the close code. */

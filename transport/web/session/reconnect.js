@@ -18,12 +18,15 @@ export class Reconnect {
     this.#onAttempt = onAttempt;
   }
 
-  /** Schedules an attempt after a session that played for `playedMs`, if any are left. */
-  start(playedMs) {
+  /**
+   * Schedules an attempt after a session that played for `playedMs`, if any are left.
+   * afterS: seconds until the attempt, from the server; null: few at first, and then more.
+   */
+  start(playedMs, afterS = null) {
     if (playedMs >= RESET_AFTER_MS) this.#numAttempts = 0;
     if (this.#numAttempts === DELAYS_S.length) return;
     this.#numAttempts += 1;
-    this.#wait(DELAYS_S[this.#numAttempts - 1]);
+    this.#wait(afterS ?? DELAYS_S[this.#numAttempts - 1]);
   }
 
   /** Cancels the attempt under way and resets the attempts. */

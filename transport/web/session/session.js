@@ -15,6 +15,7 @@ export class Session {
   #listeners;
   #state = "opening";
   #error = null; // the last error message; the next frame batch clears it
+  #isPaused = false;
   #end = null; // the first reason to end, kept while the last frames are shown
   #nextEventId = 1;
   #numBytes = 0; // since the last complete chunk
@@ -36,14 +37,18 @@ export class Session {
     bufferMs: null,
     targetMs: null,
   };
-  // A hidden page shows no frames, so its time must not count as control latency.
-  #forgetControls = () => this.#controlLatency.clear();
+  #onVisibility = () => {
+    // A hidden page shows no frames, so its time must not count as control latency.
+    this.#controlLatency.clear();
+    this.#tellVisibility();
+  };
 
   /**
    * world: the answer of /v1/world.
    * listeners: onState(state, detail), onFrameShown(), onCodec(codec), onNotice(text),
+   * onPace(message), onEnding(message or null if it is taken back),
    * onEnd({ code, reason, error, opened }).
-   * States: opening, queued, starting, playing, ended.
+   * States: opening, queued, starting, playing, paused, ended.
    */
   constructor(url, init, { player, world, ...listeners }) {
     this.#player = player;
@@ -57,7 +62,7 @@ export class Session {
       onMessage: (message, numBytes) => this.#handleMessage(message, numBytes),
       onClose: (close) => this.#finish(close),
     });
-    document.addEventListener("visibilitychange", this.#forgetControls);
+    document.addEventListener("visibilitychange", this.#onVisibility);
   }
 
   get state() {
@@ -93,11 +98,20 @@ export class Session {
     this.#sendEvent("output", fields);
   }
 
+  /** Ends a pause, as a key does. */
+  resume() {
+    this.#tellVisibility();
+  }
+
   close() {
-    document.removeEventListener("visibilitychange", this.#forgetControls);
+    document.removeEventListener("visibilitychange", this.#onVisibility);
     this.#wire.close();
     this.#player.close();
     this.#state = "ended";
+  }
+
+  #tellVisibility() {
+    this.#sendEvent("visibility", document.hidden ? "hidden" : "visible");
   }
 
   #sendEvent(kind, payload) {
@@ -120,10 +134,24 @@ export class Session {
         break;
       case "session":
         this.#player.setPace({ fps: message.fps, chunkFrames: message.chunk_frames });
+        if (document.hidden) this.#tellVisibility();
         break;
       case "queued":
       case "starting":
         this.#setState(message.type, message);
+        break;
+      case "paused":
+        this.#isPaused = true;
+        this.#setState("paused", message);
+        break;
+      case "resumed":
+        this.#resume();
+        break;
+      case "paced":
+        this.#listeners.onPace(message);
+        break;
+      case "ending":
+        this.#listeners.onEnding(message);
         break;
       case "warning":
         this.#listeners.onNotice(message.content);
@@ -136,9 +164,17 @@ export class Session {
     }
   }
 
+  #resume() {
+    this.#isPaused = false;
+    this.#player.restart();
+    this.#rates = { frames: new Rate(), bytes: new Rate() };
+    this.#listeners.onEnding(null);
+    this.#setState(this.#stats.chunkIndex === null ? "opening" : "playing");
+  }
+
   #handleError(error) {
     this.#error = error;
-    if (this.#state === "playing") this.#listeners.onNotice(error.content);
+    if (this.#state === "playing" || this.#isPaused) this.#listeners.onNotice(error.content);
     // After a refused init the server waits for another one. This page does not send it.
     else this.#finish({ code: null, reason: "", opened: true });
   }
@@ -157,7 +193,7 @@ export class Session {
     switch (report) {
       case "decoded":
         this.#countBatch(details.header, details.numFrames);
-        if (details.numFrames > 0) this.#setState("playing");
+        if (details.numFrames > 0 && !this.#isPaused) this.#setState("playing");
         break;
       case "shown":
         this.#controlLatency.show(details.eventIds, performance.now());

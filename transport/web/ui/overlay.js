@@ -1,15 +1,19 @@
-/** Messages over the world: a card when no session is playing, a toast when one is. */
+/** Messages over the world: a card when no session is playing, a toast and a countdown when one is. */
 
 const TOAST_MS = 6000;
 
 export class Card {
-  /** Shows a state of waiting or, with `ended`, the reason why the session ended. */
-  show({ title, text, detail = "", ended = false }) {
+  /**
+   * Shows a state of waiting, with `resting` without a spinner, or with `ended` the reason why the
+   * session ended.
+   */
+  show({ title, text, detail = "", resting = false, ended = false }) {
     element("card-title").textContent = title;
     element("card-text").textContent = text;
     write("card-detail", detail);
     write("card-retry", "");
     element("card-actions").hidden = !ended;
+    element("spinner").hidden = resting || ended;
     element("card").hidden = false;
   }
 
@@ -35,6 +39,23 @@ export class Toast {
   hide() {
     clearTimeout(this.#timer);
     write("toast", "");
+  }
+}
+
+/** Counts the seconds to the end of the session. */
+export class Countdown {
+  #timer = 0;
+
+  /** describe(seconds): the sentence for so many seconds left. */
+  start(seconds, describe) {
+    clearTimeout(this.#timer);
+    write("ending", describe(seconds));
+    if (seconds > 1) this.#timer = setTimeout(() => this.start(seconds - 1, describe), 1000);
+  }
+
+  stop() {
+    clearTimeout(this.#timer);
+    write("ending", "");
   }
 }
 

@@ -1,0 +1,155 @@
+"""Clients that leave, on real sockets: one line in the log, never a traceback."""
+
+import json
+import logging
+import re
+import socket
+import time
+
+import anyio
+import pytest
+from msgspec import msgpack
+
+from benchmarks.websocket_client import WebSocketClient
+from transport.wire.messages import Queued, Starting
+
+INIT = {"extensions": True, "realtime_output_format": "raw"}
+HIDE = {"type": "event", "kind": "visibility", "payload": "hidden"}
+CLOSED = re.compile(
+    r"(session \w+ closed, \d+ the client left|session \w+ closed: the client left)"
+)
+DROPPED = re.compile(r"clip dropped: the client left")
+
+
+def wait_until(condition, timeout_s=20):
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def read_until(client, kind):
+    while msgpack.decode(client.read())["type"] != kind:
+        pass
+
+
+@pytest.fixture
+def world(make_world):
+    """A world of large frames; `news` repeats until `waiting` is over."""
+    world = make_world(size=(832, 480))
+    opened = world.open
+    world.waiting = world.num_waiting = 0
+
+    async def open_late(spec, image, *, on_wait):
+        while world.waiting:
+            world.num_waiting += 1
+            for message in world.news:
+                await on_wait(message)
+            await anyio.sleep(0.01)
+        return await opened(spec, image, on_wait=on_wait)
+
+    world.open = open_late
+    return world
+
+
+def leave_after_the_handshake(port, world):
+    client = WebSocketClient(port, **INIT, first_frame="!")  # refused, so nothing opens
+    client.close()
+
+
+def leave_the_line(port, world):
+    world.waiting, world.news = True, [Queued(2, all_taken=True), Starting()]
+    with WebSocketClient(port, **INIT) as client:
+        read_until(client, "starting")
+
+
+def leave_the_line_in_silence(port, world):
+    world.waiting = True
+    with WebSocketClient(port):
+        wait_until(lambda: world.num_waiting > 2)
+
+
+def leave_in_a_step(port, world):
+    world.running.clear()
+    with WebSocketClient(port, **INIT):
+        wait_until(world.stepping.is_set)
+
+
+def leave_in_a_payload(port, world):
+    with WebSocketClient(port, receive_buffer_bytes=4096, **INIT) as client:
+        read_until(client, "frame_batch_header")
+
+
+def leave_between_chunks(port, world):
+    with WebSocketClient(port, **INIT) as client:
+        next(client.chunks())
+
+
+def leave_in_a_pause(port, world):
+    with WebSocketClient(port, **INIT) as client:
+        for _, header in zip(range(2), client.batches(), strict=False):
+            assert header
+        client.send(**HIDE)
+        wait_until(lambda: world.pauses)
+
+
+def leave_in_good_order(port, world):
+    with WebSocketClient(port, **INIT) as client:
+        next(client.chunks())
+        client._protocol.send_close(1001, "bye")
+        client._flush()
+        while client.read() is not None:
+            pass
+
+
+def request_clip(port, *, actions="w-240", length=None):
+    body = json.dumps({"actions": actions}).encode()
+    head = "POST /v1/clips HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    client = socket.create_connection(("127.0.0.1", port))
+    client.sendall(f"{head}content-length: {length or len(body)}\r\n\r\n".encode() + body)
+    return client
+
+
+def leave_a_clip_in_its_request(port, world):
+    request_clip(port, length=99_999).close()
+
+
+def leave_a_clip_in_the_line(port, world):
+    world.waiting, world.news = True, [Queued(1)]
+    client = request_clip(port)
+    wait_until(lambda: world.num_waiting > 2)
+    client.close()
+
+
+def leave_a_clip_in_its_video(port, world):
+    client = request_clip(port)
+    assert client.recv(12) == b"HTTP/1.1 200"
+    client.close()
+
+
+WAYS = {name: way for name, way in globals().items() if name.startswith("leave_")}
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_a_client_that_leaves_leaves_one_line(world, listen, caplog, way):
+    caplog.set_level(logging.INFO)
+    with listen(world, idle_after_s=60) as port:
+        way(port, world)
+        wait_until(lambda: CLOSED.search(caplog.text) or DROPPED.search(caplog.text))
+        wait_until(lambda: not world.live)
+    wanted = DROPPED if way is leave_a_clip_in_its_request else CLOSED
+    lines = [record.getMessage() for record in caplog.records]
+    assert len([line for line in lines if wanted.search(line)]) == 1, lines
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+def test_a_client_that_vanishes_in_a_pause_is_noticed(world, listen):
+    """It sends no close, and its pong is missing."""
+    with listen(world, ping_s=0.5) as port:
+        client = WebSocketClient(port, **INIT)
+        client.send(**HIDE)
+        wait_until(lambda: world.pauses)
+        assert world.live
+        wait_until(lambda: not world.live, timeout_s=10)
+        client.close()
