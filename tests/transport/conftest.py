@@ -295,8 +295,10 @@ def serve():
     """Serves a world in this process. `.http` is a client, and `.dial()` opens a socket."""
 
     @contextmanager
-    def serving(world, fetcher=None, **limits):
-        app = build_app(world, limits=lambda: ClientLimits(**limits), fetcher=fetcher)
+    def serving(world, fetcher=None, access=None, **limits):
+        app = build_app(
+            world, limits=lambda: ClientLimits(**limits), access=access, fetcher=fetcher
+        )
         with TestClient(app) as http:
 
             @contextmanager
