@@ -19,8 +19,8 @@ from transport.token_usage import Kind, UsageCounts
 from transport.tokens import Token
 from transport.wire.errors import Busy
 
-ANSWER_TIMEOUT_S = 10.0  # for a count, also while the deployment is replaced
-RETRY_S = 1.0  # between two tries to tell a new replica what is held
+ANSWER_TIMEOUT_S = 8.0  # for a count; clients give a handshake 10 s
+RETRY_S = 1.0  # between two calls while the replica is replaced
 
 logger = logging.getLogger(__name__)
 
@@ -98,16 +98,16 @@ class Hold:
 
     async def begin(self, timeout_s: float) -> Refusal | None:
         """The refusal, or None once it is counted. Raises Busy without an answer."""
-        self._call(resumed=False)
-        first: asyncio.Future[Refusal | None] = asyncio.ensure_future(anext(self._stream))
-        # `end` cancels the stream, which ends this future with an error.
-        first.add_done_callback(lambda done: done.cancelled() or done.exception())
-        try:
-            if (await asyncio.wait([first], timeout=timeout_s))[0]:
-                return first.result()
-            reason = f"no answer in {timeout_s:g} s"
-        except (RayError, RayServeException, StopAsyncIteration) as exc:
-            reason = type(exc).__name__
+        reason = f"no answer in {timeout_s:g} s"
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    try:
+                        self._call(resumed=False)
+                        return await self._first_item()
+                    except (RayError, RayServeException, StopAsyncIteration) as exc:
+                        reason = type(exc).__name__  # Serve starts another replica
+                    await asyncio.sleep(RETRY_S)
         logger.warning("%s: its usage could not be counted: %s", self._token.name, reason)
         raise Busy("what this token uses is not known yet", retry_after_s=5)
 
@@ -125,6 +125,13 @@ class Hold:
         self._stream = call_detached(
             self._handle.hold, self._token.name, self._kind, self._token.limits, resumed
         )
+
+    async def _first_item(self) -> Refusal | None:
+        first: asyncio.Future[Refusal | None] = asyncio.ensure_future(anext(self._stream))
+        # `end` cancels the stream, which ends this future with an error. To cancel the future
+        # itself would make Ray's callback for a late answer fail.
+        first.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await asyncio.shield(first)
 
     async def _keep(self) -> None:
         while True:

@@ -25,13 +25,12 @@ INTERRUPTED = 130  # a shell's status of a command that Ctrl-C ended
 
 
 async def record(
-    url: str, *, actions: Sequence[str], init: dict[str, Any]
+    url: str, *, actions: Sequence[str], init: dict[str, Any], token: str | None = None
 ) -> tuple[Mp4Writer, int]:
     """Plays `actions`, one for each latent frame. Returns a closed writer and the frames/s."""
     script = [list(action) for action in actions]
-    async with connect(
-        url, realtime_output_pacing=False, condition_inputs={"camera_actions": script}, **init
-    ) as client:
+    settings = {"realtime_output_pacing": False, "condition_inputs": {"camera_actions": script}}
+    async with connect(url, token=token, **settings, **init) as client:
         async for news in client.wait():
             state = (
                 "warming up"
@@ -80,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not options.out.parent.is_dir():
             return _fail(f"{options.out.parent} is not a directory")
         with open_output(options.out) as file:
-            writer, fps = asyncio.run(record(url, actions=actions, init=init))
+            writer, fps = asyncio.run(record(url, actions=actions, init=init, token=options.token))
             replace_content(file, writer.take())
     except KeyboardInterrupt:
         return _fail("interrupted", status=INTERRUPTED)
@@ -107,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m transport.client", description="Records a walk."
     )
     parser.add_argument("--url", default=DEFAULT_URL)
+    parser.add_argument("--token", help="the bearer token of a server that asks for one")
     parser.add_argument("--actions", default="w-6,l-4,none-2", help="KEYS-COUNT in latent frames")
     parser.add_argument("--out", type=Path, default=Path("walk.mp4"))
     parser.add_argument("--prompt")
