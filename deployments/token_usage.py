@@ -95,6 +95,7 @@ class Hold:
         self._kind = kind
         self._stream: Any = None
         self._keeping: asyncio.Task[None] | None = None
+        self._ended = False
 
     async def begin(self, timeout_s: float) -> Refusal | None:
         """The refusal, or None once it is counted. Raises Busy without an answer."""
@@ -117,6 +118,7 @@ class Hold:
 
     def end(self) -> None:
         """Not async, so that nothing interrupts it."""
+        self._ended = True
         if self._keeping is not None:
             self._keeping.cancel()
         cancel(self._stream)
@@ -138,5 +140,7 @@ class Hold:
             with suppress(RayError, RayServeException):
                 async for _ in self._stream:
                     pass
+            if self._ended:  # Ray turns the cancellation of this task into an error of its own
+                return
             await asyncio.sleep(RETRY_S)
             self._call(resumed=True)

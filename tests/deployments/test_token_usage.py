@@ -4,9 +4,11 @@ import asyncio
 
 import pytest
 from ray.exceptions import RayActorError
+from ray.serve.exceptions import RequestCancelledError
 
 from deployments import token_usage
 from deployments.token_usage import ClusterUsage, Refusal, TokenUsage
+from tests.deployments import fakes
 from tests.deployments.fakes import FakeStream, Remote
 from transport.access_config import TokenLimits
 from transport.tokens import Token
@@ -29,7 +31,7 @@ class FakeHandle:
 
     def call(self, *args):
         self.calls.append(args)
-        self.streams.append(FakeStream())
+        self.streams.append(fakes.FakeStream())
         return self.streams[-1]
 
     async def answer(self, item):
@@ -139,6 +141,30 @@ def test_a_new_counter_is_told_what_is_held(monkeypatch):
         assert handle.streams[-1].cancelled
         await asyncio.sleep(0.01)
         assert len(handle.calls) == 3
+
+    asyncio.run(scenario())
+
+
+def test_a_session_that_has_ended_is_not_told_to_a_new_counter(monkeypatch):
+    """Ray's streams turn the cancellation of whoever reads them into an error."""
+    monkeypatch.setattr(token_usage, "RETRY_S", 0)
+
+    class RayStream(FakeStream):
+        async def __anext__(self):
+            try:
+                return await super().__anext__()
+            except asyncio.CancelledError as exc:
+                raise RequestCancelledError from exc
+
+    monkeypatch.setattr(fakes, "FakeStream", RayStream)
+
+    async def scenario():
+        handle = FakeHandle()
+        answering = asyncio.create_task(handle.answer(None))
+        async with ClusterUsage(handle).hold(ALICE, "session"):
+            await answering
+        await asyncio.sleep(0.01)
+        assert len(handle.calls) == 1
 
     asyncio.run(scenario())
 
