@@ -163,6 +163,7 @@ def test_a_session_that_has_ended_is_not_told_to_a_new_counter(monkeypatch):
         answering = asyncio.create_task(handle.answer(None))
         async with ClusterUsage(handle).hold(ALICE, "session"):
             await answering
+            await asyncio.sleep(0.01)  # it reads the stream
         await asyncio.sleep(0.01)
         assert len(handle.calls) == 1
 
