@@ -17,7 +17,7 @@ TOKEN_USAGE = serve.deployment(
     num_replicas=1,
     max_ongoing_requests=1_000_000,
     ray_actor_options={"num_cpus": 0},
-    graceful_shutdown_timeout_s=1,  # what is held is told to the next replica
+    graceful_shutdown_timeout_s=1,  # the transports repeat their counts to the next replica
 )(TokenUsage)
 
 

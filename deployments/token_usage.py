@@ -1,4 +1,4 @@
-"""What each token uses on all transport replicas: one deployment counts for all of them."""
+"""The counter of each token's sessions, clips and opens, for all transport replicas."""
 
 import asyncio
 import logging
@@ -63,7 +63,7 @@ class TokenUsage:
 
 
 class ClusterUsage:
-    """Counts through the deployment. A replica that died is told again what is held."""
+    """Counts through the deployment, and repeats what is held to a new replica of it."""
 
     def __init__(
         self, handle: DeploymentHandle[Any], *, timeout_s: float = ANSWER_TIMEOUT_S

@@ -1,4 +1,4 @@
-"""Who may use the server: origins of pages, bearer tokens, and what each token may use."""
+"""Access to the server: origins of pages, bearer tokens, and the limits of each token."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -161,7 +161,7 @@ def is_open(scope: Scope) -> bool:
 
 
 def kind_of(scope: Scope) -> Kind | None:
-    """What a request takes of its token's limits; None for what costs nothing."""
+    """The limit that a request counts for; None for a request that costs nothing."""
     if scope["type"] == "websocket":
         return "session"
     is_clip = scope["method"] == "POST" and get_route_path(scope) == CLIPS_PATH

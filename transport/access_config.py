@@ -1,4 +1,4 @@
-"""The keys of `args.access`: where tokens come from, and what one token may use.
+"""The keys of `args.access`: the files of tokens, and the limits of each token.
 
 Tested in `tests/transport/test_tokens.py`.
 """
@@ -13,7 +13,7 @@ Count = Annotated[int, Meta(ge=0, le=1_000_000)]
 
 
 class TokenLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one token may use, on all replicas together."""
+    """The limits of one token, on all replicas together."""
 
     max_sessions: Count = 4  # open sockets at once, waiting ones included
     max_clips: Count = 1  # clips that are generated at once
@@ -29,8 +29,8 @@ class JwtConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class AccessConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Who may use the server. The secrets are in files, which are read again when they change."""
+    """The tokens that are let in. The secrets are in files, which are read again when they change."""
 
     tokens_file: SecretFile | None = None  # a YAML list of static tokens
     jwt: JwtConfig | None = None
-    limits: TokenLimits = TokenLimits()  # of a token that has none of its own
+    limits: TokenLimits = TokenLimits()  # for a token without its own

@@ -1,4 +1,4 @@
-"""What each token uses: sessions and clips at once, and opens in a minute."""
+"""Counts of each token: sessions and clips at once, and opens in a minute."""
 
 import math
 import time

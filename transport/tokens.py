@@ -19,7 +19,7 @@ from transport.wire.errors import Refused
 
 # Characters that headers, URLs and WebSocket subprotocols carry as they are.
 TOKEN = re.compile(r"[A-Za-z0-9._~-]{16,4096}")
-MIN_SECRET_BYTES = 32  # of HS256, as RFC 7518 requires
+MIN_SECRET_BYTES = 32  # RFC 7518 requires so many for HS256
 LEEWAY_S = 5  # between the clocks of the issuer and of this machine
 
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9@._:+-]{1,64}\Z")]
@@ -68,7 +68,7 @@ class Tokens:
     def verify(self, text: str) -> Token:
         """The token that this text is. Raises Refused with code `unauthorized`."""
         if TOKEN.fullmatch(text):
-            # A digest cannot be steered towards one of the table, so its look-up tells nothing.
+            # A digest cannot be steered towards one of the table, so its look-up leaks nothing.
             if (token := self._static.get(hashlib.sha256(text.encode()).digest())) is not None:
                 return token
             if self._config.jwt is not None:

@@ -146,7 +146,7 @@ def test_a_new_counter_is_told_what_is_held(monkeypatch):
 
 
 def test_a_session_that_has_ended_is_not_told_to_a_new_counter(monkeypatch):
-    """Ray's streams turn the cancellation of whoever reads them into an error."""
+    """Ray's streams turn the cancellation of their reader into an error."""
     monkeypatch.setattr(token_usage, "RETRY_S", 0)
 
     class RayStream(FakeStream):

@@ -84,7 +84,7 @@ def http(guard):
 
 
 def first_message(http, path=SOCKET_PATH, **fields):
-    """What a socket that sends an init gets: the type, or an error's code; and how it closed."""
+    """The answer to an init: its type, or an error's code, close code, text and time to wait."""
     with http.websocket_connect(path, **fields) as socket:
         socket.send_bytes(msgpack.encode({"type": "init", "max_chunks": 1}))
         message = msgpack.decode(socket.receive_bytes())
