@@ -29,7 +29,7 @@ class JwtConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class AccessConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The tokens that are let in. The secrets are in files, which are read again when they change."""
+    """The tokens that are let in. Their files are read again when they change."""
 
     tokens_file: SecretFile | None = None  # a YAML list of static tokens
     jwt: JwtConfig | None = None
