@@ -119,7 +119,7 @@ def check_effects(config: ServiceConfig) -> None:
                 raise ConfigError(f"args.{name}: has no effect with preset {config.preset!r}")
     if config.tiny_vae is not None and config.vae_kind != "tiny":
         raise ConfigError("args.tiny_vae: has no effect, expected it with vae: tiny")
-    if config.access is not None and config.access.tokens_file is config.access.jwt is None:
+    if config.access is not None and config.access.is_empty:
         raise ConfigError("args.access: nobody could enter, expected `tokens_file` or `jwt`")
     if config.device == "cpu":
         if config.fp8:

@@ -10,10 +10,10 @@ from urllib.parse import unquote_to_bytes, urlsplit
 import anyio
 import msgspec
 from anyio import CancelScope, to_thread
+from starlette._utils import get_route_path
 from starlette.datastructures import MutableHeaders
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
-from starlette.routing import get_route_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 

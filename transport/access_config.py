@@ -34,3 +34,8 @@ class AccessConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     tokens_file: SecretFile | None = None  # a YAML list of static tokens
     jwt: JwtConfig | None = None
     limits: TokenLimits = TokenLimits()  # for a token without its own
+
+    @property
+    def is_empty(self) -> bool:
+        """True if no token could be let in."""
+        return self.tokens_file is None and self.jwt is None

@@ -119,7 +119,8 @@ class Tokens:
         return Token(f"jwt {claims.sub}", limits, digest_of(key))
 
     def _read_stamps(self) -> dict[str, Stamp]:
-        files = (self._config.tokens_file, self._config.jwt and self._config.jwt.key_file)
+        signed = self._config.jwt
+        files = (self._config.tokens_file, None if signed is None else signed.key_file)
         return {file: stamp_of(file) for file in files if file is not None}
 
     def _read(self) -> tuple[dict[bytes, Token], Any]:
@@ -161,7 +162,7 @@ def read_tokens(file: str, defaults: TokenLimits) -> dict[bytes, Token]:
 
 def read_limits(given: Mapping[str, Any], defaults: TokenLimits) -> TokenLimits:
     """The defaults, replaced by those that are given. Raises ValidationError."""
-    return msgspec.convert(asdict(defaults) | given, TokenLimits)
+    return msgspec.convert(asdict(defaults) | dict(given), TokenLimits)
 
 
 def read_key(config: JwtConfig) -> bytes | Ed25519PublicKey:
