@@ -316,9 +316,9 @@ def listen():
     """Serves a world on a free loopback port, for clients with a real socket."""
 
     @contextmanager
-    def listening(world, **limits):
+    def listening(world, access=None, **limits):
         with socket.create_server(("127.0.0.1", 0)) as listener:
-            app = build_app(world, limits=lambda: ClientLimits(**limits))
+            app = build_app(world, limits=lambda: ClientLimits(**limits), access=access)
             config = uvicorn.Config(app, ws="websockets-sansio", log_level="warning")
             server = uvicorn.Server(config)
             thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

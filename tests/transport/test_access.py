@@ -1,6 +1,7 @@
 import json
 import logging
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -332,6 +333,20 @@ def test_a_token_has_so_many_clips_at_once(guard, world):
         world.on_open = OSError("the world breaks")
         for _ in range(2):
             assert http.post(CLIPS_PATH, **fields).status_code == 500
+
+
+def test_a_clip_that_is_generated_takes_its_token_s_place(guard, world):
+    fields = {"json": {"actions": "w-1"}, "headers": bearer()}
+    world.running.clear()
+    with guard(max_clips=1) as http, ThreadPoolExecutor(1) as thread:
+        first = thread.submit(http.post, CLIPS_PATH, **fields)
+        assert world.stepping.wait(30)
+        assert http.post(CLIPS_PATH, **fields).status_code == 429
+        world.running.set()
+        assert (
+            http.post(CLIPS_PATH, json={"actions": "w-1"}, headers=bearer(BOB)).status_code == 200
+        )
+        assert first.result().status_code == 200
 
 
 # ---- withdrawal

@@ -76,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         init = _read_init(options)
         actions = parse_actions(options.actions)
         _check_url(url)
+        _check_token(options.token)
         if not options.out.parent.is_dir():
             return _fail(f"{options.out.parent} is not a directory")
         with open_output(options.out) as file:
@@ -146,6 +147,12 @@ def _read_init(options: argparse.Namespace) -> dict[str, Any]:
         "realtime_output_format": options.format,
         "first_frame": first_frame,
     }
+
+
+def _check_token(token: str | None) -> None:
+    """Raises TransportError for a text that no header can carry. The error does not quote it."""
+    if token is not None and not (token.isascii() and token.isprintable() and token.strip()):
+        raise TransportError("--token is not a token, expected letters, digits and `._~-`")
 
 
 def _check_url(url: str) -> None:
