@@ -72,22 +72,28 @@ def local_server(
     *,
     num_ranks: int = 1,
     change: Callable[[dict[str, Any]], object] | None = None,
+    num_transports: int = 1,
+    token: str | None = None,
 ) -> Iterator[LocalServer]:
     """Start a server on a free port of loopback, wait until a world can be opened, stop it.
 
     It runs the shipped config. `args` replaces keys of the config's `args`. The group has
-    `num_ranks` ranks, with `device: cuda` a GPU for each. `change` may edit the application after
-    that. Raises RuntimeError with the end of the log if the server does not become ready.
+    `num_ranks` ranks, with `device: cuda` a GPU for each. `token` is one that `args.access` lets
+    in. `change` may edit the application after that. Raises RuntimeError with the end of the log
+    if the server does not become ready.
     """
     # A late process of the cluster may still write a file while the folder is removed. The folder
     # is in /tmp, as Ray's own would be: paths of sockets must be short.
     with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder:
         port = free_port()
         path = Path(folder) / "serve_config.yaml"
-        path.write_bytes(edit_config(args or {}, num_ranks=num_ranks, port=port, change=change))
+        content = edit_config(
+            args or {}, num_ranks=num_ranks, num_transports=num_transports, port=port, change=change
+        )
+        path.write_bytes(content)
         server = start_server(path, f"127.0.0.1:{port}")
         try:
-            wait_until_ready(server)
+            wait_until_ready(server, token=token)
             yield server
         finally:
             stop_server(server)
@@ -98,6 +104,7 @@ def edit_config(
     *,
     num_ranks: int,
     port: int,
+    num_transports: int = 1,
     change: Callable[[dict[str, Any]], object] | None = None,
 ) -> bytes:
     """The shipped config as YAML, with these `args`, this port and a group of so many ranks.
@@ -116,6 +123,8 @@ def edit_config(
         share["GPU"] = 1
     group["placement_group_bundles"] = [share] * num_ranks
     for deployment in application["deployments"]:
+        if deployment["name"] == "Transport" and num_transports > 1:
+            deployment["num_replicas"] = num_transports
         deployment["graceful_shutdown_wait_loop_s"] = 0.1  # the default of 2 delays every stop
     if change is not None:
         change(application)
@@ -151,12 +160,16 @@ def stop_server(server: LocalServer, *, timeout_s: float = 60.0) -> None:
         server.process.kill()
 
 
-def wait_until_ready(server: LocalServer, *, timeout_s: float = 180.0) -> None:
+def wait_until_ready(
+    server: LocalServer, *, timeout_s: float = 180.0, token: str | None = None
+) -> None:
     """Returns when a world can be opened. Raises RuntimeError with the end of the log."""
     deadline = time.monotonic() + timeout_s
+    headers = {} if token is None else {"authorization": f"Bearer {token}"}
+    request = urllib.request.Request(f"{server.http}/health", headers=headers)
     while time.monotonic() < deadline and server.process.poll() is None:
         try:
-            with urllib.request.urlopen(f"{server.http}/health", timeout=5):
+            with urllib.request.urlopen(request, timeout=5):
                 return
         except OSError:
             time.sleep(0.2)

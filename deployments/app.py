@@ -9,8 +9,18 @@ from ray.serve.config import RequestRouterConfig
 from deployments.config import parse_args
 from deployments.router import FewestOngoingRouter
 from deployments.text_encoder import TextEncoder
+from deployments.token_usage import TokenUsage
 from deployments.transport import Transport
 from deployments.world_group import WorldGroup
+
+# Not for the config to change: one replica counts for all, and its calls last as long as sessions.
+TOKEN_USAGE = serve.deployment(
+    name="TokenUsage",
+    num_replicas=1,
+    max_ongoing_requests=1_000_000,
+    ray_actor_options={"num_cpus": 0},
+    graceful_shutdown_timeout_s=1,  # the transports repeat their counts to the next replica
+)(TokenUsage)
 
 
 def build(args: dict[str, Any]) -> Application:
@@ -22,5 +32,6 @@ def build(args: dict[str, Any]) -> Application:
     deployments = [group.bind(config)]
     if config.has_text_encoder:
         deployments.append(serve.deployment(name="TextEncoder")(TextEncoder).bind(config))
-    application: Application = transport.bind(config, *deployments)
+    usage = None if config.access is None else TOKEN_USAGE.bind()
+    application: Application = transport.bind(config, *deployments, token_usage=usage)
     return application

@@ -15,6 +15,7 @@ from deployments.schema_keys import ConfigError, check_keys
 from deployments.sessions.admission import GroupLimits
 from lingbot.config import PRESETS, VaeKind, Variant, WorldConfig
 from lingbot.errors import LingbotError
+from transport.access_config import AccessConfig
 from transport.wire.limits import ClientLimits
 
 T = TypeVar("T")
@@ -58,8 +59,9 @@ class ServiceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     lease_ttl_s: PositiveFloat = 30.0  # an idle time after which a session ends
     limits: ClientLimits = ClientLimits()  # limits of one client, at the start
     group: GroupLimits = GroupLimits()  # what a replica group admits, at the start
-    # Origins whose pages may read the HTTP endpoints; "*": every origin, []: no other origin
-    cors_origins: tuple[Origin, ...] = ("*",)
+    # Other origins whose pages may open sockets and read the HTTP endpoints; "*": every origin
+    allowed_origins: tuple[Origin, ...] = ()
+    access: AccessConfig | None = None  # tokens and their limits; None: everybody may enter
     # Hosts from which clients' first frames may be fetched by https URL; (): no URL is fetched
     image_hosts: tuple[HostName, ...] = ()
 
@@ -128,6 +130,8 @@ def check_effects(config: ServiceConfig) -> None:
                 raise ConfigError(f"args.{name}: has no effect with preset {config.preset!r}")
     if config.tiny_vae is not None and config.vae_kind != "tiny":
         raise ConfigError("args.tiny_vae: has no effect, expected it with vae: tiny")
+    if config.access is not None and config.access.is_empty:
+        raise ConfigError("args.access: nobody could enter, expected `tokens_file` or `jwt`")
     if config.device == "cpu":
         if config.fp8:
             raise ConfigError("args.fp8: needs a GPU, expected false with device: cpu")

@@ -21,6 +21,7 @@ from lingbot.extra import check_extra
 from lingbot.files import check_tensors, read_json, refuse_other_kinds
 from lingbot.memory_plan import plan_memory
 from lingbot.runtime.free_memory import free_host_memory
+from transport.tokens import TokenFileError, Tokens
 
 ARGS = "applications[0].args"
 MEMORY = ("memory", "object_store_memory")  # Ray measures these itself
@@ -36,6 +37,7 @@ class Heads(Struct):
 def check_machine(file: ConfigFile) -> None:
     """Raise ConfigError for weights, a device or resources that this machine does not have."""
     check_libraries(file.args)
+    check_tokens(file.args)
     model = check_weights(file.args, num_ranks=len(file.bundles))
     available = find_resources(file)
     check_device(file, num_gpus=available["GPU"])
@@ -53,6 +55,15 @@ def check_libraries(config: ServiceConfig) -> None:
         check_extra()
     except LingbotError as exc:
         raise ConfigError(f"{ARGS}.preset: {exc}") from exc
+
+
+def check_tokens(config: ServiceConfig) -> None:
+    """Raise ConfigError for a file of tokens, or of their key, that cannot be used."""
+    try:
+        if config.access is not None:
+            Tokens(config.access)
+    except TokenFileError as exc:
+        raise ConfigError(f"{ARGS}.access: {exc}") from exc
 
 
 def check_weights(config: ServiceConfig, *, num_ranks: int) -> ModelConfig:

@@ -13,9 +13,12 @@ from deployments.lease import LeasedWorld
 from deployments.observability.logs import configure_logging
 from deployments.prompt_encoder import PromptEncoder
 from deployments.serve_middleware import add_serve_middleware
+from deployments.token_usage import ClusterUsage
 from lingbot.config import PRESETS, SIZE_MULTIPLE
+from transport.access import Access
 from transport.app import build_app
 from transport.image_fetcher import ImageFetcher
+from transport.tokens import Tokens
 from transport.wire.world import Opening, WorldInfo
 
 
@@ -27,9 +30,19 @@ class Transport:
         config: ServiceConfig,
         group: DeploymentHandle[Any],
         text_encoder: DeploymentHandle[Any] | None = None,
+        *,
+        token_usage: DeploymentHandle[Any] | None = None,
     ) -> None:
-        """`text_encoder` is None where the ranks encode the prompts themselves."""
+        """`text_encoder` is None where the ranks encode the prompts themselves.
+
+        `token_usage` is None where no token is needed. Raises TokenFileError.
+        """
         configure_logging()
+        self._access = Access(
+            allowed_origins=config.allowed_origins,
+            tokens=None if config.access is None else Tokens(config.access),
+            usage=None if token_usage is None else ClusterUsage(token_usage),
+        )
         prompts = None if text_encoder is None else PromptEncoder(text_encoder, config)
         self._world = LeasedWorld(group, world_info(config), config, prompts=prompts)
         self._config = config
@@ -48,7 +61,7 @@ class Transport:
             build_app(
                 self._world,
                 limits=lambda: self._limits,
-                cors_origins=config.cors_origins,
+                access=self._access,
                 fetcher=ImageFetcher(config.image_hosts),
             )
         )

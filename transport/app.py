@@ -1,6 +1,6 @@
 """The ASGI application: the socket, the HTTP endpoints, the API documents and the page."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket
 
+from transport.access import Access, AccessControl
 from transport.connection.close import reject
 from transport.connection.connection import Connection
 from transport.event_loop_lag import EventLoopLag
@@ -40,14 +41,15 @@ def build_app(
     world: World,
     *,
     limits: Callable[[], ClientLimits] = ClientLimits,
-    cors_origins: Sequence[str] = ("*",),
+    access: Access | None = None,
     fetcher: ImageFetcher | None = None,
 ) -> Starlette:
     """Serves `world`. `limits` gives the bounds of a new socket or request; they may change.
 
-    Pages of `cors_origins` may read the HTTP endpoints; "*" stands for every origin. `fetcher`
+    `access` decides who may enter; None: everybody, but no page of another origin. `fetcher`
     fetches first frames; None: no URL is fetched.
     """
+    access = access or Access()
     capacity = CapacityLimits()
     fetcher = fetcher or ImageFetcher()
     lag = EventLoopLag()
@@ -57,6 +59,7 @@ def build_app(
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(lag.run)
             tasks.start_soon(give_back)
+            tasks.start_soon(access.run)
             yield
             tasks.cancel_scope.cancel()
 
@@ -66,11 +69,12 @@ def build_app(
         middleware=[
             Middleware(
                 CORSMiddleware,
-                allow_origins=cors_origins,
+                allow_origins=access.allowed_origins,
                 allow_methods=["GET", "HEAD", "POST"],
                 allow_headers=["*"],
                 expose_headers=["x-seed", "x-warning", "retry-after"],
-            )
+            ),
+            Middleware(AccessControl, access=access),
         ],
         routes=[
             socket_route(world, limits=limits, capacity=capacity, fetcher=fetcher),

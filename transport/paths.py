@@ -12,5 +12,6 @@ MODEL_PATH = "/models"  # upstream's older form of the above
 SERVER_INFO_PATH = "/server_info"
 MODEL_INFO_PATH = "/model_info"
 HEALTH_PATH = "/health"
+HEALTHZ_PATH = "/healthz"
 ASYNCAPI_PATH = "/asyncapi.json"
 OPENAPI_PATH = "/openapi.json"

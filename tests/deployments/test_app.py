@@ -24,7 +24,8 @@ def test_shipped_config_builds():
 def deployments_of(args):
     application = build(args)
     named = {application._bound_deployment.name}
-    for argument in application._bound_deployment.init_args:
+    bound = application._bound_deployment
+    for argument in (*bound.init_args, *bound.init_kwargs.values()):
         if isinstance(argument, Application):
             named.add(argument._bound_deployment.name)
     return named
@@ -36,12 +37,17 @@ def test_only_published_weights_bind_a_text_encoder():
     assert deployments_of({"preset": "v2-14b", "weights": "/w"}) == pair | {"TextEncoder"}
 
 
+def test_only_tokens_bind_a_counter_of_their_usage():
+    args = {**shipped()["args"], "access": {"tokens_file": "/etc/tokens.yaml"}}
+    assert deployments_of(args) == {"Transport", "WorldGroup", "TokenUsage"}
+
+
 @pytest.mark.parametrize(
     "change, reason",
     [
         ({"presett": "pocket"}, r"^args\.presett: unknown key, did you mean 'preset'\?"),
         ({"limits": {"max_event_byte": 1}}, r"^args\.limits\.max_event_byte: .*'max_event_bytes'"),
-        ({"zzz": 1}, r"^args\.zzz: unknown key, expected one of assets, attention, "),
+        ({"zzz": 1}, r"^args\.zzz: unknown key, expected one of access, allowed_origins, "),
         ({"lease_ttl_s": 0}, r"^args\.lease_ttl_s: .*> 0"),
         ({"preset": "huge"}, r"^args\.preset: 'huge' is not a choice, expected one of 'pocket'"),
         ({"preset": "v1-14b", "variant": "hf"}, r"^args\.variant: .* of 'diffusers', 'reference'"),
@@ -62,8 +68,15 @@ def test_only_published_weights_bind_a_text_encoder():
         ({"attention": "cudnn"}, r"^args\.attention: 'cudnn' needs a GPU"),
         ({"dtype": "fp32"}, r"^args\.dtype: .*'auto', 'float32', 'bfloat16'"),
         ({"device": 3}, r"^args\.device: 3 is not a choice, expected one of 'cpu', 'cuda'"),
-        ({"cors_origins": ["example.com"]}, r"^args\.cors_origins\[0\]: .*https\?"),
-        ({"cors_origins": ["https://example.com/"]}, r"^args\.cors_origins\[0\]: .*https\?"),
+        ({"allowed_origins": ["example.com"]}, r"^args\.allowed_origins\[0\]: .*https\?"),
+        ({"allowed_origins": ["https://example.com/"]}, r"^args\.allowed_origins\[0\]: .*https"),
+        ({"access": {}}, r"^args\.access: nobody could enter, expected `tokens_file` or `jwt`"),
+        ({"access": {"tokens_file": "a.yaml"}}, r"^args\.access\.tokens_file: .*regex '\^/"),
+        ({"access": {"token": "/a"}}, r"^args\.access\.token: unknown key, .*'tokens_file'"),
+        (
+            {"access": {"jwt": {"key_file": "/k", "algorithm": "none"}}},
+            r"^args\.access\.jwt\.algorithm: .*'HS256', 'EdDSA'",
+        ),
         ({"image_hosts": ["https://example.com"]}, r"^args\.image_hosts\[0\]: .*regex"),
         ({"image_hosts": ["a.org", "10.0.0.1"]}, r"^args\.image_hosts\[1\]: .*regex"),
         ({"image_hosts": ["example.com:8443"]}, r"^args\.image_hosts\[0\]: .*regex"),

@@ -331,3 +331,12 @@ def test_bundles_that_need_several_machines_are_refused():
     check_strategies(with_group(**spread))  # one bundle
     with pytest.raises(ConfigError, match="a machine for each of 2 bundles"):
         check_strategies(with_group(placement_group_bundles=[{"CPU": 1}] * 2, **spread))
+
+
+def test_a_file_of_tokens_that_cannot_be_used_is_named(tmp_path):
+    file = tmp_path / "tokens.yaml"
+    with pytest.raises(ConfigError, match=rf"args\.access: {file}: No such file"):
+        check_machine(with_args(access={"tokens_file": str(file)}))
+    file.write_text("[{name: alice, token: short}]")
+    with pytest.raises(ConfigError, match=rf"args\.access: {file}: .*\$\[0\]\.token"):
+        check_machine(with_args(access={"tokens_file": str(file)}))

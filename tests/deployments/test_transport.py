@@ -38,7 +38,7 @@ def switch_interval():
 
 def test_the_application_follows_the_config(switch_interval):
     config = ServiceConfig(
-        cors_origins=("https://example.com",), image_hosts=("images.example.com",)
+        allowed_origins=("https://example.com",), image_hosts=("images.example.com",)
     )
     transport = Transport(config, Mock())  # of a group: no world is opened
     with TestClient(transport.__serve_build_asgi_app__()) as http:

@@ -299,8 +299,10 @@ def serve():
     """Serves a world in this process. `.http` is a client, and `.dial()` opens a socket."""
 
     @contextmanager
-    def serving(world, fetcher=None, **limits):
-        app = build_app(world, limits=lambda: ClientLimits(**limits), fetcher=fetcher)
+    def serving(world, fetcher=None, access=None, **limits):
+        app = build_app(
+            world, limits=lambda: ClientLimits(**limits), access=access, fetcher=fetcher
+        )
         with TestClient(app) as http:
 
             @contextmanager
@@ -318,9 +320,9 @@ def listen():
     """Serves a world on a free loopback port, for clients with a real socket."""
 
     @contextmanager
-    def listening(world, ping_s=20.0, **limits):
+    def listening(world, ping_s=20.0, access=None, **limits):
         with socket.create_server(("127.0.0.1", 0)) as listener:
-            app = build_app(world, limits=lambda: ClientLimits(**limits))
+            app = build_app(world, limits=lambda: ClientLimits(**limits), access=access)
             config = uvicorn.Config(
                 app,
                 ws="websockets-sansio",

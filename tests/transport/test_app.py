@@ -2,6 +2,7 @@ import pytest
 from msgspec import msgpack
 from starlette.testclient import TestClient
 
+from transport.access import Access
 from transport.app import build_app
 from transport.paths import SOCKET_PATH
 from transport.wire.limits import ClientLimits
@@ -48,18 +49,25 @@ def test_a_socket_over_the_limit_is_closed_as_busy(world, serve):
         assert first.read()["type"] == "frame_batch"
 
 
+@pytest.fixture
+def anywhere(world, serve):
+    """A server for pages of every origin."""
+    with serve(world, access=Access(allowed_origins=["*"])) as serving:
+        yield serving
+
+
 @pytest.mark.parametrize("path", GETS)
-def test_pages_of_any_origin_may_read(server, path):
+def test_pages_of_any_origin_may_read(anywhere, path):
     """Upstream's web page is opened from a file, whose origin is "null"."""
     for origin in ("null", "https://example.com"):
-        answer = server.http.get(path, headers={"origin": origin})
+        answer = anywhere.http.get(path, headers={"origin": origin})
         assert answer.headers["access-control-allow-origin"] == "*"
 
 
-def test_refusals_and_clips_may_be_read_too(server):
+def test_refusals_and_clips_may_be_read_too(anywhere):
     headers = {"origin": "https://example.com"}
     for fields in ({"actions": "w-1"}, {"promt": "x"}):
-        answer = server.http.post("/v1/clips", data=fields, headers=headers)
+        answer = anywhere.http.post("/v1/clips", data=fields, headers=headers)
         assert answer.headers["access-control-allow-origin"] == "*"
         assert answer.headers["access-control-expose-headers"] == "x-seed, x-warning, retry-after"
 
@@ -74,18 +82,18 @@ def preflight(http, path, method, origin="https://example.com"):
 
 
 @pytest.mark.parametrize("path, method", [("/models", "GET"), ("/v1/clips", "POST")])
-def test_a_preflight_allows_what_an_endpoint_takes(server, path, method):
-    answer = preflight(server.http, path, method)
+def test_a_preflight_allows_what_an_endpoint_takes(anywhere, path, method):
+    answer = preflight(anywhere.http, path, method)
     assert answer.status_code == 200
     assert answer.headers["access-control-allow-origin"] == "*"
     assert method in answer.headers["access-control-allow-methods"]
     assert "authorization" in answer.headers["access-control-allow-headers"]
-    assert preflight(server.http, path, "DELETE").status_code == 400
+    assert preflight(anywhere.http, path, "DELETE").status_code == 400
 
 
 @pytest.mark.parametrize("origins", [["https://example.com"], []])
 def test_only_listed_origins_may_read(world, origins):
-    with TestClient(build_app(world, cors_origins=origins)) as http:
+    with TestClient(build_app(world, access=Access(allowed_origins=origins))) as http:
         for origin in ("https://example.com", "https://example.org", "http://example.com", "null"):
             answer = http.get("/models", headers={"origin": origin})
             allowed = answer.headers.get("access-control-allow-origin")

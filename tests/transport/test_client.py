@@ -17,10 +17,13 @@ import pytest
 from msgspec import msgpack
 from websockets.sync.server import serve as serve_sockets
 
+from transport.access import Access
+from transport.access_config import AccessConfig
 from transport.client import connect
 from transport.client.__main__ import main
 from transport.codecs.decoder import Decoder
 from transport.paths import SOCKET_PATH
+from transport.tokens import Tokens
 from transport.wire.errors import Busy, TransportError
 from transport.wire.messages import Ending, Paused, Queued, Resumed, Starting
 
@@ -51,6 +54,25 @@ def test_a_walk_may_start_from_an_image(url, world, tmp_path, make_png):
     image.write_bytes(make_png(color=(7, 7, 7)))
     assert walk(url, tmp_path / "a.mp4", "--actions", "w-1", "--image", str(image)) == 0
     assert (world.images[0] == 7).all()
+
+
+def test_a_token_opens_a_server_that_asks_for_one(world, listen, tmp_path, capsys):
+    file, out = tmp_path / "tokens.yaml", tmp_path / "a.mp4"
+    file.write_text("[{name: alice, token: alice-0123456789abcdef}]")
+    access = Access(tokens=Tokens(AccessConfig(tokens_file=str(file))))
+    with listen(world, access=access) as port:
+        url = f"ws://127.0.0.1:{port}{SOCKET_PATH}"
+        for token, reason in (
+            ([], "a token is required: "),
+            (["--token", "x"], "the token is unknown"),
+            (["--token", "a\nb: c"], "--token is not a token, expected letters"),
+            (["--token", "ä"], "--token is not a token"),
+            (["--token", ""], "--token is not a token"),
+        ):
+            assert walk(url, out, "--actions", "w-1", *token) != 0
+            error = capsys.readouterr().err
+            assert reason in error and error.count("\n") == 1
+        assert walk(url, out, "--actions", "w-1", "--token", "alice-0123456789abcdef") == 0
 
 
 def test_a_wait_for_the_world_prints_its_reason(url, world, tmp_path, capsys):

@@ -26,12 +26,13 @@ INTERRUPTED = 130  # a shell's status of a command that Ctrl-C ended
 
 
 async def record(
-    url: str, *, actions: Sequence[str], init: dict[str, Any]
+    url: str, *, actions: Sequence[str], init: dict[str, Any], token: str | None = None
 ) -> tuple[Mp4Writer, int]:
     """Plays `actions`, one for each latent frame. Returns a closed writer and the frames/s."""
     script = [list(action) for action in actions]
     async with connect(
         url,
+        token=token,
         on_news=lambda news: print_note(describe(news)),
         realtime_output_pacing=False,
         condition_inputs={"camera_actions": script},
@@ -102,10 +103,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         init = _read_init(options)
         actions = parse_actions(options.actions)
         _check_url(url)
+        _check_token(options.token)
         if not options.out.parent.is_dir():
             return _fail(f"{options.out.parent} is not a directory")
         with open_output(options.out) as file:
-            writer, fps = asyncio.run(record(url, actions=actions, init=init))
+            writer, fps = asyncio.run(record(url, actions=actions, init=init, token=options.token))
             replace_content(file, writer.take())
     except KeyboardInterrupt:
         return _fail("interrupted", status=INTERRUPTED)
@@ -133,6 +135,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m transport.client", description="Records a walk."
     )
     parser.add_argument("--url", default=DEFAULT_URL)
+    parser.add_argument("--token", help="the bearer token of a server that asks for one")
     parser.add_argument("--actions", default="w-6,l-4,none-2", help="KEYS-COUNT in latent frames")
     parser.add_argument("--out", type=Path, default=Path("walk.mp4"))
     parser.add_argument("--prompt")
@@ -172,6 +175,12 @@ def _read_init(options: argparse.Namespace) -> dict[str, Any]:
         "realtime_output_format": options.format,
         "first_frame": first_frame,
     }
+
+
+def _check_token(token: str | None) -> None:
+    """Raises TransportError for a text that no header can carry. The error does not quote it."""
+    if token is not None and not (token.isascii() and token.isprintable() and token.strip()):
+        raise TransportError("--token is not a token, expected letters, digits and `._~-`")
 
 
 def _check_url(url: str) -> None:

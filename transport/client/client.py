@@ -221,15 +221,23 @@ class Client:
 
 @asynccontextmanager
 async def connect(
-    url: str = DEFAULT_URL, *, on_news: OnNews | None = None, **init: Any
+    url: str = DEFAULT_URL,
+    *,
+    token: str | None = None,
+    on_news: OnNews | None = None,
+    **init: Any,
 ) -> AsyncIterator[Client]:
     """Opens a world. `init` holds fields of the wire's init; None means the default.
 
+    `token` is the bearer token, for a server that asks for one.
     Iterate `wait()` to follow the queue, or `chunks()` at once.
     """
     # Deflating frames costs more time than it saves. Acks bound the queue; with a bound of its
     # own, the socket would not read the server's answer to a close.
-    async with open_socket(url, compression=None, max_size=None, max_queue=None) as socket:
+    headers = {} if token is None else {"authorization": f"Bearer {token}"}
+    async with open_socket(
+        url, compression=None, max_size=None, max_queue=None, additional_headers=headers
+    ) as socket:
         fields = {name: value for name, value in init.items() if value is not None}
         client = Client(socket, on_news=on_news)
         await client._send({"type": "init", "extensions": True} | fields)

@@ -38,6 +38,8 @@ Actions = Annotated[
     str, Meta(pattern=f"^{SEGMENT}(,{SEGMENT})*$", examples=["w-6,wl-4,none-2", "none-1"])
 ]
 
+UNAUTHORIZED = "A valid token is required."
+
 _NAME: Schema = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
 
 
@@ -60,7 +62,11 @@ def build_openapi() -> Schema:
             ASYNCAPI_PATH: {"get": _get("The socket, as AsyncAPI.", ok=_document())},
             OPENAPI_PATH: {"get": _get("This document.", ok=_document())},
         },
-        "components": {"schemas": schemas},
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{}, {"bearer": []}],  # only a server with `args.access` needs one
     }
 
 
@@ -72,8 +78,11 @@ def _clips() -> Schema:
     }
     refusals = {
         "400": "The request cannot be used.",
+        "401": UNAUTHORIZED,
+        "403": "The page of another origin is not allowed.",
         "408": "The body stopped.",
         "413": "The body is too large.",
+        "429": "A limit of the token is reached. For opens, `Retry-After` has the wait.",
         "500": "The world failed.",
         "503": "Every world is in use, or the world was lost. Try again later.",
     }
@@ -133,7 +142,10 @@ def _models() -> Schema:
 def _socket() -> Schema:
     return {
         "summary": f"The path of the WebSocket, which {ASYNCAPI_PATH} describes.",
-        "responses": {"426": _answer("The request is not a WebSocket handshake.", _line())},
+        "responses": {
+            "401": _answer(UNAUTHORIZED, _json("Failure")),
+            "426": _answer("The request is not a WebSocket handshake.", _line()),
+        },
     }
 
 
@@ -146,7 +158,8 @@ def _health() -> Schema:
 
 
 def _get(summary: str, *, ok: Schema) -> Schema:
-    return {"summary": summary, "responses": {"200": _answer(summary, ok)}}
+    refusal = _answer(UNAUTHORIZED, _json("Failure"))
+    return {"summary": summary, "responses": {"200": _answer(summary, ok), "401": refusal}}
 
 
 def _answer(description: str, content: Schema) -> Schema:

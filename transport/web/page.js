@@ -19,6 +19,7 @@ const RETRY_MS = 2000;
 const OPENING = { title: "Opening the world", text: "A moment." };
 const TOO_OLD =
   "This browser cannot draw from a worker. Chrome, Edge, Firefox or Safari of 2024 or later can.";
+const NEEDS_TOKEN = "The token is not valid any more. Open the page with ?token= and a new one.";
 
 const element = (id) => document.getElementById(id);
 const card = new Card();
@@ -57,6 +58,7 @@ window.lingbot = Object.freeze({
 });
 
 function setUp() {
+  hideToken();
   try {
     const canvases = { world: element("world"), glow: element("glow") };
     player = new Player({ ...canvases, onUnsupported: () => start.notify(TOO_OLD) });
@@ -68,9 +70,21 @@ function setUp() {
   load();
 }
 
+/** Takes a token out of the address. The browser sends it on in a cookie, which scripts cannot read. */
+function hideToken() {
+  const address = new URL(location.href);
+  if (!address.searchParams.has("token")) return;
+  address.searchParams.delete("token");
+  history.replaceState(null, "", address);
+}
+
 async function load() {
   try {
     const response = await fetch(new URL("v1/world", document.baseURI));
+    if (response.status === 401) {
+      start.notify(NEEDS_TOKEN);
+      return;
+    }
     if (!response.ok) throw new Error(`HTTP ${response.status}`);
     world = await response.json();
   } catch {

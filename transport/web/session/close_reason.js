@@ -16,6 +16,11 @@ const TEXTS = {
     "The machine that made it has gone. A new one is on its way.",
   ],
   session_ended: ["The walk has ended", "A walk here has a time limit."],
+  unauthorized: [
+    "This page needs a token",
+    "Open it with ?token= and the token that you were given.",
+  ],
+  forbidden: ["This page may not open a world", "The server lists the pages that may."],
   busy: ["Every world is taken", "Somebody has to leave first."],
 };
 const TRANSIENT = ["away", "broken", "unreachable", "world_lost", "busy"]; // a retry may succeed
