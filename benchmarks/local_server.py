@@ -1,5 +1,6 @@
 """A local server for tests and benchmarks: `deployments.serve` with the shipped config."""
 
+import random
 import signal
 import socket
 import subprocess
@@ -8,7 +9,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -150,8 +151,13 @@ def wait_until_ready(server: LocalServer, *, timeout_s: float = 180.0) -> None:
 
 
 def free_port() -> int:
-    """A TCP port of loopback that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+    """A TCP port of loopback that nothing listens on.
+
+    It is below the range from which Linux takes ports for connections and for port 0: a server
+    that starts meanwhile would take one of those before this one is used.
+    """
+    while True:
+        port = random.randrange(20_000, 32_768)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port

@@ -11,13 +11,16 @@ import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import psutil
 import ray
 from ray import serve
 from ray.serve.scripts import cli
 
+from deployments.cluster_watch import kill, watch_cluster
 from deployments.config_file import ConfigFile, read_config_file
 from deployments.preflight import check_machine
 from deployments.proxy import HOOK
@@ -27,13 +30,17 @@ from deployments.schema_keys import ConfigError
 # docs/operating.md has the reasons.
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",
+    "RAY_agent_register_timeout_ms": "120000",
+    "RAY_gcs_server_port_wait_time_s": "120",
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": HOOK,
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
     "RAY_worker_niceness": "0",
 }
-CLUSTER_PROCESSES = ("gcs_server", "raylet")  # Ray starts each once, as a child of this process
 WATCH_PERIOD_S = 1.0
+# A raylet ends if one of its agents takes over 15 s to start, which no setting changes. On two
+# cores beside other servers that happens now and then.
+MAX_ATTEMPTS = 3
 
 
 def main(argv: Sequence[str]) -> int:
@@ -43,7 +50,9 @@ def main(argv: Sequence[str]) -> int:
     """
     parser = argparse.ArgumentParser("python -m deployments.serve", description=__doc__)
     parser.add_argument("file", type=Path)
-    path = parser.parse_args(argv).file
+    parser.add_argument("--attempt", type=int, default=1, help=argparse.SUPPRESS)  # our own
+    options = parser.parse_args(argv)
+    path: Path = options.file
     set_environment()
     try:
         file = read_config_file(path)
@@ -53,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"{path}: {exc}", file=sys.stderr)
         return 1
     with port:
-        return run(path, file)
+        return run(path, file, attempt=options.attempt)
 
 
 def set_environment() -> None:
@@ -84,16 +93,19 @@ def hold_port(host: str, port: int) -> socket.socket:
     return holder
 
 
-def run(path: Path, file: ConfigFile) -> int:
+def run(path: Path, file: ConfigFile, *, attempt: int) -> int:
     """Serve's `serve run` of a checked config, with an eye on the cluster."""
     ended = threading.Event()
-    threading.Thread(target=end_with_cluster, args=[ended], daemon=True).start()
+    on_loss = partial(end_or_start_again, path, attempt=attempt)
+    watch = partial(watch_cluster, ended, on_loss, period_s=WATCH_PERIOD_S)
+    threading.Thread(target=watch, daemon=True).start()
     threading.Thread(target=announce, args=[address_of(file), ended], daemon=True).start()
     try:
         cli(["run", str(path)], standalone_mode=False)
     except Exception as exc:
-        print(f"{path}: {type(exc).__name__}: {exc}", file=sys.stderr)
-        return 1
+        ended.set()
+        kill(set(psutil.Process().children(recursive=True)))
+        end_or_start_again(path, f"{path}: {type(exc).__name__}: {exc}", attempt=attempt)
     finally:
         ended.set()  # Ray stops the cluster's processes when this process exits
     return 0
@@ -118,39 +130,17 @@ def announce(address: str, ended: threading.Event) -> None:
             return
 
 
-def end_with_cluster(ended: threading.Event, *, period_s: float = WATCH_PERIOD_S) -> None:
-    """End this process, and what is left of the cluster, when a process of the cluster is gone.
+def end_or_start_again(path: Path, reason: str, *, attempt: int) -> NoReturn:
+    """End this process with status 1, or run the command again if its cluster did not come up.
 
-    `serve run` would wait forever, and hide the failure from a supervisor that restarts it.
+    A cluster that is gone may have had worlds: a supervisor decides whether it starts again.
     """
-    started: set[str] = set()
-    processes: set[psutil.Process] = set()
-    while not ended.wait(period_s):
-        processes |= set(psutil.Process().children(recursive=True))
-        running = running_children()
-        if lost := (started - running):
-            kill(processes)
-            print(f"the cluster is gone: its {min(lost)} has ended", file=sys.stderr, flush=True)
-            os._exit(1)
-        started |= running.intersection(CLUSTER_PROCESSES)
-
-
-def running_children() -> set[str]:
-    """Names of this process's children that have not ended."""
-    names = set()
-    for child in psutil.Process().children():
-        with suppress(psutil.NoSuchProcess):
-            if child.status() != psutil.STATUS_ZOMBIE:
-                names.add(child.name())
-    return names
-
-
-def kill(processes: set[psutil.Process]) -> None:
-    """Kill those that still run, so that their ports and memory are free. Waits up to 5 s."""
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(processes, timeout=5)
+    print(reason, file=sys.stderr, flush=True)
+    if ray.is_initialized() or attempt == MAX_ATTEMPTS:
+        os._exit(1)
+    print(f"starting again, attempt {attempt + 1} of {MAX_ATTEMPTS}", file=sys.stderr, flush=True)
+    again = ["-m", "deployments.serve", str(path), "--attempt", str(attempt + 1)]
+    os.execv(sys.executable, [sys.executable, *again])
 
 
 if __name__ == "__main__":

@@ -22,7 +22,14 @@ from safetensors.numpy import load_file, save_file
 from websockets.asyncio.client import connect as open_socket
 from websockets.exceptions import ConnectionClosed
 
-from benchmarks.local_server import free_port, local_server, start_server, stop_server
+from benchmarks.local_server import (
+    command_line,
+    free_port,
+    local_server,
+    start_server,
+    stop_server,
+    wait_until_ready,
+)
 from deployments.schema_keys import ConfigError
 from deployments.serve import ENVIRONMENT, hold_port, main
 from lingbot.config import PRESETS
@@ -186,8 +193,40 @@ def test_a_server_ends_with_a_reason_when_its_cluster_is_gone(victim):
         os.kill(process.pid, signal.SIGKILL)
         assert server.process.wait(15) == 1
         last = server.log.read_text().splitlines()[-1]
-        assert last == f"the cluster is gone: its {victim} has ended"
+        assert last == f"the cluster is gone: its {victim} has ended, killed by SIGKILL"
         _, alive = psutil.wait_procs(processes, timeout=10)
         assert not alive
         with pytest.raises(OSError, match="refused"):
             urllib.request.urlopen(f"{server.http}/health", timeout=5)
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+@pytest.mark.xdist_group("serve")
+def test_a_cluster_whose_agent_starts_too_slowly_is_started_again():
+    """As on two cores beside three other servers: Ray's raylet gives its agents 15 s."""
+    with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder:
+        port = free_port()
+        path = config_file(Path(folder), port=port)
+        server = start_server(path, f"127.0.0.1:{port}")
+        try:
+            wait_for(lambda: agents_of(server))
+            (agent,) = agents_of(server)
+            agent.suspend()
+            wait_until_ready(server)
+            lines = server.log.read_text().splitlines()
+        finally:
+            stop_server(server)
+    place = lines.index("starting again, attempt 2 of 3")
+    assert lines[place - 1].startswith("the cluster is gone: its raylet has ended, ")
+    assert "Timed out waiting for file" in lines[place - 1]
+    assert f"the page is open at {server.http}/" in lines[place:]
+
+
+def agents_of(server):
+    """The dashboard's agent, which a raylet starts. The raylet's own command line names it, too."""
+    return [
+        process
+        for process in server.processes()
+        if "dashboard/agent.py" in command_line(process) and process.name() != "raylet"
+    ]
