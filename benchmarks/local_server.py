@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,20 +68,23 @@ def command_line(process: psutil.Process) -> str:
 
 @contextmanager
 def local_server(
-    args: dict[str, Any] | None = None, *, num_ranks: int = 1
+    args: dict[str, Any] | None = None,
+    *,
+    num_ranks: int = 1,
+    change: Callable[[dict[str, Any]], object] | None = None,
 ) -> Iterator[LocalServer]:
     """Start a server on a free port of loopback, wait until a world can be opened, stop it.
 
     It runs the shipped config. `args` replaces keys of the config's `args`. The group has
-    `num_ranks` ranks, with `device: cuda` a GPU for each. Raises RuntimeError with the end of the
-    log if the server does not become ready.
+    `num_ranks` ranks, with `device: cuda` a GPU for each. `change` may edit the application after
+    that. Raises RuntimeError with the end of the log if the server does not become ready.
     """
     # A late process of the cluster may still write a file while the folder is removed. The folder
     # is in /tmp, as Ray's own would be: paths of sockets must be short.
     with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder:
         port = free_port()
         path = Path(folder) / "serve_config.yaml"
-        path.write_bytes(edit_config(args or {}, num_ranks=num_ranks, port=port))
+        path.write_bytes(edit_config(args or {}, num_ranks=num_ranks, port=port, change=change))
         server = start_server(path, f"127.0.0.1:{port}")
         try:
             wait_until_ready(server)
@@ -90,8 +93,17 @@ def local_server(
             stop_server(server)
 
 
-def edit_config(args: dict[str, Any], *, num_ranks: int, port: int) -> bytes:
-    """The shipped config as YAML, with these `args`, this port and a group of so many ranks."""
+def edit_config(
+    args: dict[str, Any],
+    *,
+    num_ranks: int,
+    port: int,
+    change: Callable[[dict[str, Any]], object] | None = None,
+) -> bytes:
+    """The shipped config as YAML, with these `args`, this port and a group of so many ranks.
+
+    `change` may edit the application after that.
+    """
     config = msgspec.yaml.decode((ROOT / "serve_config.yaml").read_bytes())
     config["http_options"]["port"] = port
     (application,) = config["applications"]
@@ -105,6 +117,8 @@ def edit_config(args: dict[str, Any], *, num_ranks: int, port: int) -> bytes:
     group["placement_group_bundles"] = [share] * num_ranks
     for deployment in application["deployments"]:
         deployment["graceful_shutdown_wait_loop_s"] = 0.1  # the default of 2 delays every stop
+    if change is not None:
+        change(application)
     return msgspec.yaml.encode(config)
 
 

@@ -154,8 +154,8 @@ def _check_exposed(schema: ServeDeploySchema, *, path: str) -> None:
 def _check_max_sockets(config: ServiceConfig, transport: dict[str, Any], *, path: str) -> None:
     """Raise ConfigError if Ray would hold back sockets that we must answer `busy`."""
     limits, source = config.limits, "args"
-    if (user_config := transport.get("user_config")) is not None:
-        limits, source = parse_user_config(user_config).limits, "user_config"
+    if live := parse_user_config(transport.get("user_config") or {}).limits:
+        limits, source = live, "user_config"
     max_ongoing = transport.get("max_ongoing_requests", DEFAULT_MAX_ONGOING_REQUESTS)
     if int(max_ongoing) <= limits.max_sockets:
         raise ConfigError(

@@ -19,10 +19,13 @@ from ray.serve.schema import (  # type: ignore[attr-defined]
     ServeStatus,
 )
 
+from deployments.placement import why_unplaceable
 from transport.wire.errors import WorldFailed
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 MODULE = re.compile(r"^(?:\w+\.)+(?=\w+: )")  # before an exception's name
+# The reason why no replica can be placed, by the names of application and deployment
+FindReason = Callable[[str, str, DeploymentStatusOverview], str | None]
 UP = (ReplicaState.RUNNING, ReplicaState.PENDING_MIGRATION)
 
 
@@ -38,10 +41,12 @@ class Readiness:
         status_period_s: float = 1.0,
         answer_timeout_s: float = 1.0,
         ask_status: Callable[[], ServeStatus] = serve.status,
+        find_reason: FindReason = why_unplaceable,
     ) -> None:
         """Asks Serve's controller, through `ask_status`, at most once in `status_period_s`.
 
-        `subject` is the deployment's name in words for a client.
+        While no replica is up, `find_reason` says why none can be. `subject` is the deployment's
+        name in words for a client.
         """
         self._subject = subject
         self._application = application
@@ -49,6 +54,7 @@ class Readiness:
         self._status_period_s = status_period_s
         self._answer_timeout_s = answer_timeout_s
         self._ask_status = ask_status
+        self._find_reason = find_reason
         self._ready = False
         self._failure: str | None = None
         self._next_ask = 0.0
@@ -71,17 +77,21 @@ class Readiness:
 
     async def _refresh(self) -> None:
         with suppress(RayError, RayServeException):
-            self._update(await asyncio.to_thread(self._ask_status))
+            await self._update(await asyncio.to_thread(self._ask_status))
 
-    def _update(self, status: ServeStatus) -> None:
+    async def _update(self, status: ServeStatus) -> None:
         application = status.applications.get(self._application)
         group = application and application.deployments.get(self._deployment)
         # A new controller first lists nothing, and then the groups that it found as RECOVERING.
         if not group or is_recovering(group):
             return
         self._ready = any(group.replica_states.get(state, 0) for state in UP)
-        given_up = has_given_up(group) and not self._ready
-        self._failure = reason_of(group.message) if given_up else None
+        self._failure = None if self._ready else await asyncio.to_thread(self._why_not, group)
+
+    def _why_not(self, group: DeploymentStatusOverview) -> str | None:
+        if has_given_up(group):
+            return reason_of(group.message)
+        return self._find_reason(self._application, self._deployment, group)
 
 
 def has_given_up(group: DeploymentStatusOverview) -> bool:
@@ -113,9 +123,12 @@ class Outcome(Struct, frozen=True):
     failure: str | None  # the reason in one line; None: worlds can be opened
 
 
-def outcome_of(status: ServeStatus) -> Outcome | None:
-    """The outcome of a start with one application; None while it goes on."""
-    for application in status.applications.values():
+def outcome_of(status: ServeStatus, *, find_reason: FindReason = why_unplaceable) -> Outcome | None:
+    """The outcome of a start with one application; None while it goes on.
+
+    A start has failed, too, if `find_reason` gives a reason.
+    """
+    for application_name, application in status.applications.items():
         if application.status == ApplicationStatus.DEPLOY_FAILED:
             failed = (
                 deployment.message
@@ -123,6 +136,9 @@ def outcome_of(status: ServeStatus) -> Outcome | None:
                 if deployment.status == DeploymentStatus.DEPLOY_FAILED
             )
             return Outcome(reason_of(next(failed, application.message)))
+        for name, deployment in application.deployments.items():
+            if reason := find_reason(application_name, name, deployment):
+                return Outcome(reason)
         proxies = status.proxies.values()
         if application.status == ApplicationStatus.RUNNING and proxies:
             return Outcome(None) if set(proxies) == {ProxyStatus.HEALTHY} else None

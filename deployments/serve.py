@@ -1,25 +1,32 @@
 """The command `python -m deployments.serve FILE`: Serve's own `serve run`, checked and watched.
 
 It sets Ray's environment, and refuses a config that cannot work before Ray starts. It prints the
-address once a world can be entered, and ends with status 1 when its cluster is gone.
+address once a world can be entered, and ends with status 1 when Serve gives up or its cluster is
+gone.
 """
 
 import argparse
 import os
+import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
+import click
 import psutil
 import ray
 from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 from ray.serve.scripts import cli
 
+from deployments.closing import close_worlds
 from deployments.cluster_watch import kill, watch_cluster
 from deployments.config_file import ConfigFile, read_config_file
 from deployments.preflight import check_machine
@@ -38,6 +45,9 @@ ENVIRONMENT = {
     "RAY_worker_niceness": "0",
 }
 WATCH_PERIOD_S = 1.0
+FAREWELL_S = 5.0  # clients that wait for a failed world learn the reason meanwhile
+CLOSING_S = 5.0
+SHUTDOWN_S = 8.0
 # A raylet ends if one of its agents takes over 15 s to start, which no setting changes. On two
 # cores beside other servers that happens now and then.
 MAX_ATTEMPTS = 3
@@ -99,16 +109,28 @@ def run(path: Path, file: ConfigFile, *, attempt: int) -> int:
     on_loss = partial(end_or_start_again, path, attempt=attempt)
     watch = partial(watch_cluster, ended, on_loss, period_s=WATCH_PERIOD_S)
     threading.Thread(target=watch, daemon=True).start()
-    threading.Thread(target=announce, args=[address_of(file), ended], daemon=True).start()
+    failure = None
     try:
-        cli(["run", str(path)], standalone_mode=False)
+        cli(["run", "--non-blocking", str(path)], standalone_mode=False)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+        failure = wait_for_failure(address_of(file))
+        time.sleep(FAREWELL_S)
+    except (KeyboardInterrupt, click.Abort):
+        print("shutting down; press Ctrl-C again to end at once", file=sys.stderr, flush=True)
+    except SystemExit:  # Serve has printed the traceback
+        failure = "Serve refused the config"
     except Exception as exc:
         ended.set()
-        kill(set(psutil.Process().children(recursive=True)))
+        kill_cluster()
         end_or_start_again(path, f"{path}: {type(exc).__name__}: {exc}", attempt=attempt)
-    finally:
-        ended.set()  # Ray stops the cluster's processes when this process exits
-    return 0
+    ended.set()
+    try:
+        shut_down()
+    except KeyboardInterrupt:
+        failure = failure or "interrupted twice: the cluster was ended at once"
+    kill_cluster()
+    print(failure or "the server has shut down", file=sys.stderr, flush=True)
+    os._exit(1 if failure else 0)  # Ray's own exit would ask the processes that are gone
 
 
 def address_of(file: ConfigFile) -> str:
@@ -117,17 +139,40 @@ def address_of(file: ConfigFile) -> str:
     return f"http://{host}:{file.port}{file.route_prefix.rstrip('/')}/"
 
 
-def announce(address: str, ended: threading.Event) -> None:
-    """Print the address once a world can be entered, or the reason when Serve has given up."""
-    while not ended.wait(WATCH_PERIOD_S):
+def wait_for_failure(address: str) -> str:
+    """Returns the reason when Serve gives up the start.
+
+    Prints the address when worlds can be opened. Later failures are for the operator, who may
+    deploy another config.
+    """
+    told = False
+    while True:
         outcome = None
-        if ray.is_initialized():
-            with suppress(Exception):  # Serve has not started, or has stopped meanwhile
+        if not told:
+            with suppress(RayError, RayServeException):  # a controller that is replaced just now
                 outcome = outcome_of(serve.status())
+        if outcome is not None and outcome.failure is not None:
+            return f"the world failed to start: {outcome.failure}"
         if outcome is not None:
-            failure = outcome.failure and f"the world failed to start: {outcome.failure}"
-            print(failure or f"the page is open at {address}", file=sys.stderr, flush=True)
-            return
+            print(f"the page is open at {address}", file=sys.stderr, flush=True)
+            told = True
+        time.sleep(WATCH_PERIOD_S)
+
+
+def shut_down() -> None:
+    """Tell the clients, and stop Serve. Takes at most `CLOSING_S` + `SHUTDOWN_S`."""
+    if not ray.is_initialized():
+        return
+    with suppress(Exception):  # whatever is left of Serve is ended anyway
+        close_worlds("the server is shutting down", timeout_s=CLOSING_S)
+    stopping = threading.Thread(target=serve.shutdown, daemon=True)
+    stopping.start()
+    stopping.join(SHUTDOWN_S)
+
+
+def kill_cluster() -> None:
+    """End the processes that Ray has started."""
+    kill(set(psutil.Process().children(recursive=True)))
 
 
 def end_or_start_again(path: Path, reason: str, *, attempt: int) -> NoReturn:

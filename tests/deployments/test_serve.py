@@ -1,6 +1,7 @@
 """The command that starts a server: refusals before Ray starts, and the watch over its cluster."""
 
 import asyncio
+import http.client
 import json
 import os
 import shutil
@@ -230,3 +231,75 @@ def agents_of(server):
         for process in server.processes()
         if "dashboard/agent.py" in command_line(process) and process.name() != "raylet"
     ]
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+@pytest.mark.xdist_group("serve")
+def test_an_interrupt_ends_a_walk_a_clip_and_the_server_within_seconds_each_with_its_reason():
+    def long_sessions(application):
+        for deployment in application["deployments"]:
+            deployment["graceful_shutdown_timeout_s"] = 3600
+
+    async def scenario(server):
+        async with open_socket(server.ws, max_size=None) as socket:
+            await socket.send(msgpack.encode({"type": "init", "extensions": True}))
+            while b"chunk_stats" not in (await socket.recv())[:64]:
+                pass
+            clip = asyncio.create_task(asyncio.to_thread(ask_for_clip, server))
+            await asyncio.sleep(1)
+            server.process.send_signal(signal.SIGINT)
+            interrupted = time.monotonic()
+            with pytest.raises(ConnectionClosed):
+                while True:
+                    message = await socket.recv()
+                    if is_error(message):
+                        last = msgpack.decode(message)
+            told_s = time.monotonic() - interrupted
+            assert await asyncio.to_thread(server.process.wait, 60) == 0
+            ended_s = time.monotonic() - interrupted
+            return last, socket.close_code, told_s, ended_s, await clip
+
+    with local_server(change=long_sessions) as server:
+        processes = server.processes()
+        last, close_code, told_s, ended_s, clip = asyncio.run(
+            asyncio.wait_for(scenario(server), 120)
+        )
+        log = server.log.read_text().splitlines()
+    assert (last["code"], last["content"]) == ("world_lost", "the server is shutting down")
+    assert close_code == 1012 and isinstance(clip, http.client.IncompleteRead)
+    assert log[-1] == "the server has shut down"
+    assert told_s < ended_s < 25  # 15 s on a machine that does nothing else
+    assert not psutil.wait_procs(processes, timeout=10)[1]
+
+
+def is_error(message):
+    """True for an error message, and False for another one or the payload of a chunk."""
+    return b"world_lost" in message[:200]
+
+
+def ask_for_clip(server):
+    """The error at which a long clip ends. Its headers have gone before, and an MP4 has no text."""
+    body = json.dumps({"actions": "w-240"}).encode()
+    headers = {"content-type": "application/json"}
+    request = urllib.request.Request(f"{server.http}/v1/clips", body, headers)
+    with pytest.raises((http.client.HTTPException, OSError)) as error:
+        urllib.request.urlopen(request, timeout=60).read()
+    return error.value
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+@pytest.mark.xdist_group("serve")
+def test_a_second_interrupt_ends_the_server_at_once():
+    with local_server() as server:
+        processes = server.processes()
+        server.process.send_signal(signal.SIGINT)
+        wait_for(lambda: "shutting down; press Ctrl-C again" in server.log.read_text())
+        server.process.send_signal(signal.SIGINT)
+        interrupted = time.monotonic()
+        assert server.process.wait(30) == 1
+        assert time.monotonic() - interrupted < 8
+        last = server.log.read_text().splitlines()[-1]
+        assert last == "interrupted twice: the cluster was ended at once"
+        assert not psutil.wait_procs(processes, timeout=10)[1]
