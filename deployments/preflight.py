@@ -8,11 +8,11 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 from ray._private.utils import get_num_cpus  # as Ray counts them, in containers, too
-from ray.serve._private.constants import DEFAULT_MAX_ONGOING_REQUESTS
 
-from deployments.config import ServiceConfig
+from deployments.config import ServiceConfig, parse_group_config
 from deployments.config_file import ConfigFile
 from deployments.schema_keys import ConfigError, suggest
+from deployments.sessions.admission import GroupLimits
 from lingbot.checkpoint.expected import check_shape
 from lingbot.checkpoint.layout import EXPECTED, find_checkpoint
 from lingbot.checkpoint.scan import identify
@@ -119,13 +119,12 @@ def check_tiny_vae(path: Path) -> None:
 
 
 def check_memory(file: ConfigFile, model: ModelConfig, *, free: int | None) -> None:
-    """Raise ConfigError if the worlds of a group do not fit into a rank's `free` bytes at once.
+    """Raise ConfigError if no world, or not `group.max_sessions`, fits into a rank's `free` bytes.
 
-    A world that is opened beyond them would end the group, and with it all of its worlds. None is
-    unknown: each rank looks again when it starts.
+    None is unknown: each rank looks again when it starts.
     """
-    config, group = file.args, file.deployments["WorldGroup"]
-    most = int(group.get("max_ongoing_requests", DEFAULT_MAX_ONGOING_REQUESTS))
+    config = file.args
+    limits, source = group_limits(file)
     plan = plan_memory(
         replace(PRESETS[config.preset], model=model),
         config.world,
@@ -140,12 +139,19 @@ def check_memory(file: ConfigFile, model: ModelConfig, *, free: int | None) -> N
         plan.check()
     except LingbotError as exc:
         raise ConfigError(f"{ARGS}.{exc.field}: {exc}") from exc
-    fitting = plan.num_fitting(plan.largest)
-    if fitting is not None and fitting < most:
+    most, fitting = limits.max_sessions, plan.num_fitting(plan.largest)
+    if most is not None and fitting is not None and fitting < most:
         raise ConfigError(
-            f"max_ongoing_requests of WorldGroup is {most}, expected at most the {fitting} worlds "
-            f"that fit at once; {plan}"
+            f"{source}.max_sessions: {most}, expected at most the {fitting} worlds that fit at "
+            f"once; {plan}"
         )
+
+
+def group_limits(file: ConfigFile) -> tuple[GroupLimits, str]:
+    """What a group admits, and the path of the section that says so."""
+    if (user_config := file.deployments["WorldGroup"].get("user_config")) is not None:
+        return parse_group_config(user_config).group, "user_config.group of WorldGroup"
+    return file.args.group, f"{ARGS}.group"
 
 
 def item_bytes(config: ServiceConfig) -> int:
@@ -230,6 +236,8 @@ def check_resources(file: ConfigFile, available: dict[str, float]) -> None:
     for resource, amount in needed.items():
         if resource not in MEMORY and amount > available.get(resource, 0) + ROUNDING:
             has = f"this machine has {available.get(resource, 0):g}"
+            if resource == "CPU" and amount > ROUNDING:
+                has += "; the bundles of WorldGroup may have less, such as {CPU: 1}"
             if resource not in available:
                 has = f"no such resource, {suggest(resource, list(available))}"
             raise ConfigError(f"deployments: they need {amount:g} {resource}, {has}")

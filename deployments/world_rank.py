@@ -77,19 +77,22 @@ class WorldRank:
         self,
         config: ServiceConfig,
         *,
+        num_cpus: float | None = None,
         load: "Callable[[SequenceParallelGroup], Engine] | None" = None,
         report_period_s: float = 5.0,
         notice_period_s: float = 0.5,
         exit_grace_s: float = 1.0,
         exit_process: Callable[[int], object] = os._exit,
     ) -> None:
-        """`report_period_s` is the time between two updates of the metrics.
+        """`num_cpus` is what the group's ranks have together; None: all of this machine.
+
+        `report_period_s` is the time between two updates of the metrics.
 
         A client whose open is queued gets its position every `notice_period_s`.
         `exit_grace_s` separates a failure and the end of the process, so that the reason arrives.
         """
         self._config = config
-        self._load = load or partial(build_engine, config)
+        self._load = load or partial(build_engine, config, num_cpus=num_cpus)
         self._report_period_s = report_period_s
         self._notice_period_s = notice_period_s
         self._exit_grace_s = exit_grace_s
@@ -325,7 +328,9 @@ class WorldRank:
         self._tasks.append(asyncio.create_task(run()))
 
 
-def build_engine(config: ServiceConfig, group: "SequenceParallelGroup") -> "Engine":
+def build_engine(
+    config: ServiceConfig, group: "SequenceParallelGroup", *, num_cpus: float | None = None
+) -> "Engine":
     """The engine that a config names, on this rank of `group`. Sets torch's thread count."""
     from pathlib import Path
 
@@ -334,7 +339,9 @@ def build_engine(config: ServiceConfig, group: "SequenceParallelGroup") -> "Engi
     from lingbot.runtime.cpu_cores import threads_per_rank
     from lingbot.runtime.presets import load_engine
 
-    threads = threads_per_rank(group.num_ranks) if config.threads == "auto" else config.threads
+    threads = config.threads
+    if threads == "auto":
+        threads = threads_per_rank(group.num_ranks, num_cpus=num_cpus)
     torch.set_num_threads(threads)
     return load_engine(
         config.preset,
