@@ -3,7 +3,6 @@
 import time
 from typing import Any
 
-from ray import serve
 from ray.serve.context import _get_global_client
 from ray.serve.schema import (  # type: ignore[attr-defined]
     DeploymentStatus,
@@ -32,7 +31,7 @@ def close_worlds(reason: str, *, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         time.sleep(POLL_S)
-        if is_settled():
+        if has_arrived(client.get_serve_details(), applications):
             return
 
 
@@ -50,10 +49,18 @@ def closing(application: dict[str, Any], reason: str) -> dict[str, Any]:
     return application | {"deployments": deployments}
 
 
-def is_settled() -> bool:
-    """True once all replicas have the newest config."""
-    return all(
-        deployment.status == DeploymentStatus.HEALTHY
-        for application in serve.status().applications.values()
-        for deployment in application.deployments.values()
-    )
+def has_arrived(details: dict[str, Any], applications: list[dict[str, Any]]) -> bool:
+    """True once the replicas have these drain times, and what was deployed with them.
+
+    `details` are Serve's own. A deployment is not healthy while its replicas get a new config.
+    """
+    for application in applications:
+        deployments = details["applications"][application["name"]]["deployments"]
+        for deployment in application["deployments"]:
+            present = deployments[deployment["name"]]
+            drain_s = present["deployment_config"]["graceful_shutdown_timeout_s"]
+            if drain_s != deployment["graceful_shutdown_timeout_s"]:
+                return False
+            if present["status"] != DeploymentStatus.HEALTHY:
+                return False
+    return True
