@@ -24,12 +24,7 @@ from ray.serve.config import AutoscalingConfig, ProxyLocation
 from ray.serve.schema import HTTPOptionsSchema, ServeDeploySchema
 from ray.util.placement_group import VALID_PLACEMENT_GROUP_STRATEGIES
 
-from deployments.config import (
-    ServiceConfig,
-    parse_args,
-    parse_group_config,
-    parse_user_config,
-)
+from deployments.config import ServiceConfig, parse_args, parse_group_config, parse_user_config
 from deployments.schema_keys import ConfigError, check_choice, check_keys, suggest
 
 IMPORT_PATH = "deployments.app:build"

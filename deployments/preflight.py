@@ -9,10 +9,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 from ray._private.utils import get_num_cpus  # as Ray counts them, in containers, too
 
-from deployments.config import ServiceConfig, parse_group_config
+from deployments.config import ServiceConfig
 from deployments.config_file import ConfigFile
 from deployments.schema_keys import ConfigError, suggest
-from deployments.sessions.admission import GroupLimits
 from lingbot.checkpoint.expected import check_shape
 from lingbot.checkpoint.layout import EXPECTED, find_checkpoint
 from lingbot.checkpoint.scan import identify
@@ -119,12 +118,11 @@ def check_tiny_vae(path: Path) -> None:
 
 
 def check_memory(file: ConfigFile, model: ModelConfig, *, free: int | None) -> None:
-    """Raise ConfigError if no world, or not `group.max_sessions`, fits into a rank's `free` bytes.
+    """Raise ConfigError if no world of the largest size fits into a rank's `free` bytes.
 
-    None is unknown: each rank looks again when it starts.
+    None is unknown: each rank looks again when it starts. A group admits no world beyond them.
     """
     config = file.args
-    limits, source = group_limits(file)
     plan = plan_memory(
         replace(PRESETS[config.preset], model=model),
         config.world,
@@ -139,19 +137,6 @@ def check_memory(file: ConfigFile, model: ModelConfig, *, free: int | None) -> N
         plan.check()
     except LingbotError as exc:
         raise ConfigError(f"{ARGS}.{exc.field}: {exc}") from exc
-    most, fitting = limits.max_sessions, plan.num_fitting(plan.largest)
-    if most is not None and fitting is not None and fitting < most:
-        raise ConfigError(
-            f"{source}.max_sessions: {most}, expected at most the {fitting} worlds that fit at "
-            f"once; {plan}"
-        )
-
-
-def group_limits(file: ConfigFile) -> tuple[GroupLimits, str]:
-    """What a group admits, and the path of the section that says so."""
-    if (user_config := file.deployments["WorldGroup"].get("user_config")) is not None:
-        return parse_group_config(user_config).group, "user_config.group of WorldGroup"
-    return file.args.group, f"{ARGS}.group"
 
 
 def item_bytes(config: ServiceConfig) -> int:

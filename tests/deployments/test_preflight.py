@@ -250,7 +250,7 @@ def test_resources_within_the_machines_pass():
 
 
 def test_worlds_that_do_not_fit_are_refused_with_the_sum():
-    file = with_args(preset="v1-14b", device="cuda")
+    file = replace(FILE, args=parse_args({"preset": "v1-14b", "device": "cuda"}))
     check_memory(file, MODEL_14B, free=79 * 2**30)
     check_memory(file, MODEL_14B, free=None)  # unknown: the ranks look again
     large = replace(file, args=replace(file.args, window=40))
@@ -261,19 +261,14 @@ def test_worlds_that_do_not_fit_are_refused_with_the_sum():
     check_memory(large, MODEL_14B, free=139 * 2**30)
 
 
-def test_more_worlds_at_once_than_fit_are_refused_with_their_number():
-    two = plan_memory(POCKET, POCKET.world, vae="tiny", itemsize=4)
-    free = two.fixed + FILE.args.camera_cache_bytes + 2 * two.largest.total
-    check_memory(FILE, POCKET.model, free=free)  # as many as fit
-    three = {"group": {"max_sessions": 3}}
-    reason = r"group\.max_sessions: 3, expected at most the 2 worlds that fit at once; "
-    with pytest.raises(ConfigError, match=rf"applications\[0\]\.args\.{reason}"):
-        check_memory(with_args(**three), POCKET.model, free=free)
-    with pytest.raises(ConfigError, match=r"user_config\.group of WorldGroup\.max_sessions: 3, "):
-        check_memory(with_group(user_config=three), POCKET.model, free=free)
-    check_memory(with_args(group={"max_sessions": 2}), POCKET.model, free=free)
-    half = with_args(dtype="bfloat16", camera_cache_bytes=0, **three)
-    check_memory(half, POCKET.model, free=free)
+def test_one_world_that_fits_is_enough():
+    plan = plan_memory(POCKET, POCKET.world, vae="tiny", itemsize=4)
+    fixed = plan.fixed + FILE.args.camera_cache_bytes
+    check_memory(FILE, POCKET.model, free=fixed + plan.largest.total)
+    with pytest.raises(ConfigError, match="0 fit, expected 1"):
+        check_memory(FILE, POCKET.model, free=fixed + plan.largest.total - 1)
+    half = with_args(dtype="bfloat16", camera_cache_bytes=0)
+    check_memory(half, POCKET.model, free=fixed)
 
 
 def test_ranks_of_all_groups_share_the_memory_of_a_machine(monkeypatch):
