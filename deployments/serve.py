@@ -125,10 +125,11 @@ def run(path: Path, file: ConfigFile, *, attempt: int) -> int:
         end_or_start_again(path, f"{path}: {type(exc).__name__}: {exc}", attempt=attempt)
     ended.set()
     try:
-        shut_down()
+        shut_down(told=failure is not None)
     except KeyboardInterrupt:
         failure = failure or "interrupted twice: the cluster was ended at once"
     kill_cluster()
+    sys.stdout.flush()
     print(failure or "the server has shut down", file=sys.stderr, flush=True)
     os._exit(1 if failure else 0)  # Ray's own exit would ask the processes that are gone
 
@@ -159,12 +160,13 @@ def wait_for_failure(address: str) -> str:
         time.sleep(WATCH_PERIOD_S)
 
 
-def shut_down() -> None:
-    """Tell the clients, and stop Serve. Takes at most `CLOSING_S` + `SHUTDOWN_S`."""
+def shut_down(*, told: bool) -> None:
+    """Stop Serve within `CLOSING_S` + `SHUTDOWN_S`. Clients that are not `told` are told first."""
     if not ray.is_initialized():
         return
-    with suppress(Exception):  # whatever is left of Serve is ended anyway
-        close_worlds("the server is shutting down", timeout_s=CLOSING_S)
+    if not told:
+        with suppress(Exception):  # whatever is left of Serve is ended anyway
+            close_worlds("the server is shutting down", timeout_s=CLOSING_S)
     stopping = threading.Thread(target=serve.shutdown, daemon=True)
     stopping.start()
     stopping.join(SHUTDOWN_S)

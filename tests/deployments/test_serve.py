@@ -169,7 +169,7 @@ def test_a_start_that_serve_gives_up_is_told_to_the_terminal_to_health_and_to_cl
     assert error["content"].startswith(reason) and ABSENT in error["content"]
     assert (code, health["status"], health["reason"]) == (503, "failed", error["content"])
     assert last == error["content"]
-    assert told_s < 5
+    assert told_s < 10  # 5 s on a machine that does nothing else
 
 
 def health_of(server):
