@@ -1,4 +1,4 @@
-"""The end of all worlds of a cluster, told to their clients: a redeploy that replaces nothing."""
+"""The end of all worlds of a cluster, with a reason for their clients. No replica is replaced."""
 
 import time
 from typing import Any

@@ -37,7 +37,7 @@ def watch_cluster(
 ) -> None:
     """Call `on_loss` with the reason when the raylet or the GCS has ended.
 
-    What is left of the cluster is killed first. Returns when `ended` is set, or after the call.
+    The rest of the cluster is killed first. Returns when `ended` is set, or after the call.
     """
     started: dict[str, Watched] = {}
     processes: set[psutil.Process] = set()
@@ -69,17 +69,17 @@ def logs_folder(command: list[str]) -> Path | None:
 
 
 def loss_of(name: str, process: Watched) -> str:
-    """What ended a process: its errors, and in the last line its status and the last error."""
+    """The reason for the end of a process: its errors, then a line with its status and the last one."""
     errors = list(last_errors(name, process.logs))
     end = end_of(process.pid)
     reason = f"the cluster is gone: its {name} has ended, {end}"
-    if errors and end != "killed by SIGKILL":  # by others: what it logged before is not the reason
+    if errors and end != "killed by SIGKILL":  # by others: no error of its own is the reason
         reason += f": {errors[-1].partition(': ')[2]}"
     return "\n".join([*errors, reason])
 
 
 def end_of(pid: int) -> str:
-    """How a child ended. Its status stays there for whoever waits for it."""
+    """How a child ended. Its status stays available to Ray."""
     try:
         end = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:  # Ray has waited for it

@@ -108,7 +108,7 @@ class LeasedSession:
         return await asyncio.shield(self._lost)
 
     def end(self, reason: str) -> None:
-        """End the session: its client is told `reason` as for a lost world."""
+        """End the session as a lost world, with `reason` for its client."""
         self._ended_by_us = reason
         cancel(self._stream)
 

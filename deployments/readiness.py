@@ -45,7 +45,7 @@ class Readiness:
     ) -> None:
         """Asks Serve's controller, through `ask_status`, at most once in `status_period_s`.
 
-        While no replica is up, `find_reason` says why none can be. `subject` is the deployment's
+        `find_reason` is asked while no replica is up. `subject` is the deployment's
         name in words for a client.
         """
         self._subject = subject

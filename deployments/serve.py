@@ -161,11 +161,11 @@ def wait_for_failure(address: str) -> str:
 
 
 def shut_down(*, told: bool) -> None:
-    """Stop Serve within `CLOSING_S` + `SHUTDOWN_S`. Clients that are not `told` are told first."""
+    """Stop Serve within `CLOSING_S` + `SHUTDOWN_S`. Clients that were not `told` why learn it first."""
     if not ray.is_initialized():
         return
     if not told:
-        with suppress(Exception):  # whatever is left of Serve is ended anyway
+        with suppress(Exception):  # the rest of Serve is ended anyway
             close_worlds("the server is shutting down", timeout_s=CLOSING_S)
     stopping = threading.Thread(target=serve.shutdown, daemon=True)
     stopping.start()

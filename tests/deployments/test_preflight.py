@@ -59,7 +59,7 @@ def check(weights, num_ranks=1):
 def test_the_shipped_config_fits_this_machine(monkeypatch):
     check_machine(FILE)
     monkeypatch.setattr(preflight, "get_num_cpus", lambda: 1)
-    check_machine(with_group())  # as the file says for one core
+    check_machine(with_group())  # the file's comment for one core
 
 
 def test_whole_weights_pass(weights):

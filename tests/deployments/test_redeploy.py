@@ -25,7 +25,7 @@ REPLICAS = ("ServeReplica:lingbot:Transport", "ServeReplica:lingbot:WorldGroup",
 @pytest.fixture(scope="module")
 def server():
     with pytest.MonkeyPatch.context() as patch:
-        # The time after which Serve says that it finds no node for a replica
+        # The time after which Serve reports that it finds no node for a replica
         patch.setenv("RAY_SERVE_SLOW_STARTUP_WARNING_S", "5")
         with local_server() as running:
             yield running
