@@ -69,7 +69,7 @@ def logs_folder(command: list[str]) -> Path | None:
 
 
 def loss_of(name: str, process: Watched) -> str:
-    """The reason for the end of a process: its errors, then a line with its status and the last one."""
+    """Why a process has ended: its errors, then a line with its status and the last error."""
     errors = list(last_errors(name, process.logs))
     end = end_of(process.pid)
     reason = f"the cluster is gone: its {name} has ended, {end}"
