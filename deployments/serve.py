@@ -161,7 +161,7 @@ def wait_for_failure(address: str) -> str:
 
 
 def shut_down(*, told: bool) -> None:
-    """Stop Serve within `CLOSING_S` + `SHUTDOWN_S`. Clients get the reason, unless they were `told`."""
+    """Stop Serve within `CLOSING_S` + `SHUTDOWN_S`. Clients get the reason unless `told`."""
     if not ray.is_initialized():
         return
     if not told:

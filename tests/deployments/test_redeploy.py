@@ -4,6 +4,7 @@ import asyncio
 import re
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -56,6 +57,14 @@ def has_deployed(server, drain_times):
 
 def dashboard_of(server):
     return re.search(r"http://127\.0\.0\.1:\d+", server.log.read_text())[0]
+
+
+def health_of(server):
+    try:
+        answer = urllib.request.urlopen(f"{server.http}/health", timeout=5)
+    except urllib.error.HTTPError as error:
+        answer = error
+    return msgspec.json.decode(answer.read())["status"]
 
 
 def processes(server):
@@ -127,6 +136,8 @@ def test_resources_that_no_node_has_are_told_until_another_config_is_deployed(se
 
     async def scenario():
         await asyncio.to_thread(deploy, server, bundle_of(200))
+        while await asyncio.to_thread(health_of, server) != "failed":
+            await asyncio.sleep(0.5)
         error, close_code = await last_message()
         assert (error["type"], error["code"], close_code) == ("error", "internal", 1011)
         assert error["content"].startswith(
