@@ -12,8 +12,13 @@ if TYPE_CHECKING:
     from lingbot.runtime.engine import Engine
 
 
-def build_engine(config: ServiceConfig, group: "SequenceParallelGroup") -> "Engine":
-    """The engine that a config names, on this rank of `group`. Sets torch's thread count."""
+def build_engine(
+    config: ServiceConfig, group: "SequenceParallelGroup", *, num_cpus: float | None = None
+) -> "Engine":
+    """The engine that a config names, on this rank of `group`. Sets torch's thread count.
+
+    `num_cpus` is what the group's ranks have together; None: all of this machine.
+    """
     from pathlib import Path
 
     import torch
@@ -21,7 +26,9 @@ def build_engine(config: ServiceConfig, group: "SequenceParallelGroup") -> "Engi
     from lingbot.runtime.cpu_cores import threads_per_rank
     from lingbot.runtime.presets import load_engine
 
-    threads = threads_per_rank(group.num_ranks) if config.threads == "auto" else config.threads
+    threads = config.threads
+    if threads == "auto":
+        threads = threads_per_rank(group.num_ranks, num_cpus=num_cpus)
     torch.set_num_threads(threads)
     return load_engine(
         config.preset,

@@ -92,7 +92,9 @@ class ServiceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class LiveConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """`user_config` of Transport: a redeploy that changes no more than this replaces nothing."""
 
-    limits: ClientLimits
+    limits: ClientLimits | None = None  # None: those of `args`
+    # All worlds end with this reason, and no other one is opened. For a shutdown; None: they go on
+    closing: Annotated[str, Meta(min_length=1, max_length=100)] | None = None
 
 
 def parse_user_config(user_config: dict[str, Any]) -> LiveConfig:

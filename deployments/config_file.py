@@ -16,7 +16,10 @@ import yaml
 from msgspec import Struct
 from pydantic import BaseModel, ValidationError
 from ray.runtime_env import RuntimeEnv
-from ray.serve._private.constants import DEFAULT_MAX_ONGOING_REQUESTS
+from ray.serve._private.constants import (
+    DEFAULT_GRACEFUL_SHUTDOWN_TIMEOUT_S,
+    DEFAULT_MAX_ONGOING_REQUESTS,
+)
 from ray.serve.config import AutoscalingConfig, ProxyLocation
 from ray.serve.schema import HTTPOptionsSchema, ServeDeploySchema
 from ray.util.placement_group import VALID_PLACEMENT_GROUP_STRATEGIES
@@ -75,7 +78,7 @@ def read_config_file(path: Path) -> ConfigFile:
         raise ConfigError(
             f"{where}.deployments: WorldGroup needs placement_group_bundles, one for each rank"
         )
-    _check_max_sockets(config, by_name.get("Transport", {}), path=where)
+    _check_limits(config, by_name, path=where)
     _check_text_encoder(config, by_name.get("TextEncoder", {}), path=where)
     (parsed,) = schema.applications
     return ConfigFile(
@@ -151,17 +154,30 @@ def _check_exposed(schema: ServeDeploySchema, *, path: str) -> None:
         raise ConfigError(f"{path}.route_prefix: {prefix!r}, expected '/' or a path like '/worlds'")
 
 
-def _check_max_sockets(config: ServiceConfig, transport: dict[str, Any], *, path: str) -> None:
-    """Raise ConfigError if Ray would hold back sockets that we must answer `busy`."""
+def _check_limits(
+    config: ServiceConfig, deployments: dict[str, dict[str, Any]], *, path: str
+) -> None:
+    """Raise ConfigError if Ray would hold back sockets, or kill a replica before a session ends."""
+    transport = deployments.get("Transport", {})
     limits, source = config.limits, "args"
-    if (user_config := transport.get("user_config")) is not None:
-        limits, source = parse_user_config(user_config).limits, "user_config"
+    if live := parse_user_config(transport.get("user_config") or {}).limits:
+        limits, source = live, "user_config"
     max_ongoing = transport.get("max_ongoing_requests", DEFAULT_MAX_ONGOING_REQUESTS)
     if int(max_ongoing) <= limits.max_sockets:
         raise ConfigError(
             f"{path}.deployments: max_ongoing_requests of Transport is {max_ongoing}, expected "
             f"more than {source}.limits.max_sockets, {limits.max_sockets}"
         )
+    for name in ("Transport", "WorldGroup"):
+        deployment = deployments.get(name, {})
+        drain_s = deployment.get("graceful_shutdown_timeout_s", DEFAULT_GRACEFUL_SHUTDOWN_TIMEOUT_S)
+        longest_s = limits.max_session_s
+        if "autoscaling_config" in deployment and longest_s is not None and drain_s < longest_s:
+            raise ConfigError(
+                f"{path}.deployments: graceful_shutdown_timeout_s of {name} is {drain_s:g}, "
+                f"expected at least {source}.limits.max_session_s, {longest_s:g}: a downscale cuts "
+                "sessions that are longer"
+            )
 
 
 def _check_text_encoder(config: ServiceConfig, deployment: dict[str, Any], *, path: str) -> None:

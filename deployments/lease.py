@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +64,7 @@ class LeasedSession:
         self._stream = stream
         self._step_timeout_s = config.step_timeout_s
         self._warnings: list[WarningMessage] = []
+        self._ended_by_us: str | None = None  # the reason
         self._lost = asyncio.create_task(self._wait_for_end())
         self._touching = asyncio.create_task(self._touch_every(config.lease_ttl_s / 3))
 
@@ -109,6 +111,11 @@ class LeasedSession:
     async def lost(self) -> str:
         return await asyncio.shield(self._lost)
 
+    def end(self, reason: str) -> None:
+        """End the session as a lost world, with `reason` for its client."""
+        self._ended_by_us = reason
+        cancel(self._stream)
+
     def close(self) -> None:
         self._touching.cancel()
         self._lost.cancel()
@@ -140,7 +147,7 @@ class LeasedSession:
         except TimeoutError as exc:
             raise WorldLost(f"the world did not answer for {self._step_timeout_s:g} s") from exc
         except StopAsyncIteration as exc:
-            raise WorldLost("the world has ended") from exc
+            raise WorldLost(self._ended_by_us or "the world has ended") from exc
         except RayTaskError as exc:
             logger.exception("session %s: the world raised", self.id)
             raise WorldFailed("the world failed") from exc
@@ -153,7 +160,7 @@ class LeasedSession:
             async for _ in self._stream:
                 pass
         except RequestCancelledError:
-            return "closed"  # by us
+            return self._ended_by_us or "closed"
         except (RayError, RayServeException) as exc:
             logger.warning("session %s: %s", self.id, exc)
             return "the world's process died"
@@ -187,6 +194,8 @@ class LeasedWorld:
         # Through gRPC, a caller that was killed is noticed within milliseconds.
         self._group = group.options(stream=True, _by_reference=False)
         self.info = info
+        self._sessions: WeakSet[LeasedSession] = WeakSet()
+        self._closing: str | None = None
         self._config = config
         self._prompts = prompts
         self._readiness = readiness or Readiness(group.app_name, group.deployment_name)
@@ -194,9 +203,12 @@ class LeasedWorld:
 
     async def open(self, spec: WorldSpec, image: Frames, *, on_wait: OnWait) -> LeasedSession:
         """The prompt is encoded while the client waits for a lease."""
+        if self._closing is not None:
+            raise WorldLost(self._closing)
         encoding = self._start_encoding(spec.prompt)
         try:
             session = await self._lease(spec, on_wait)
+            self._sessions.add(session)
             try:
                 encoded = await self._wait_for_prompt(encoding, on_wait)
                 await session.open(spec, image, encoded=encoded, on_wait=on_wait)
@@ -207,6 +219,13 @@ class LeasedWorld:
             if encoding is not None:
                 encoding.cancel()
         return session
+
+    def close(self, reason: str | None) -> None:
+        """End all sessions with `reason`, and open no other one. None: sessions are opened."""
+        self._closing = reason
+        if reason is not None:
+            for session in set(self._sessions):
+                session.end(reason)
 
     async def memory(self) -> WorldMemory | None:
         return await self._memory.ask()

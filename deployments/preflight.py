@@ -232,6 +232,8 @@ def check_resources(file: ConfigFile, available: dict[str, float]) -> None:
     for resource, amount in needed.items():
         if resource not in MEMORY and amount > available.get(resource, 0) + ROUNDING:
             has = f"this machine has {available.get(resource, 0):g}"
+            if resource == "CPU" and amount > ROUNDING:
+                has += "; the bundles of WorldGroup may have less, such as {CPU: 1}"
             if resource not in available:
                 has = f"no such resource, {suggest(resource, list(available))}"
             raise ConfigError(f"deployments: they need {amount:g} {resource}, {has}")

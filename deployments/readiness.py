@@ -19,6 +19,7 @@ from ray.serve.schema import (  # type: ignore[attr-defined]
     ServeStatus,
 )
 
+from deployments.placement import why_unplaceable
 from deployments.upcoming import replicas_are_coming
 from transport.wire.errors import WorldFailed
 
@@ -27,6 +28,8 @@ MODULE = re.compile(r"^(?:\w+\.)+(?=\w+: )")  # before an exception's name
 COMING = (ReplicaState.STARTING, ReplicaState.UPDATING)
 # Whether so many starting replicas of a deployment will come, by the names of both
 FindComing = Callable[[str, str, int], bool]
+# The reason why no replica can be placed, by the names of application and deployment
+FindReason = Callable[[str, str, DeploymentStatusOverview], str | None]
 UP = (ReplicaState.RUNNING, ReplicaState.PENDING_MIGRATION)
 
 
@@ -43,11 +46,12 @@ class Readiness:
         answer_timeout_s: float = 1.0,
         ask_status: Callable[[], ServeStatus] = serve.status,
         find_coming: FindComing = replicas_are_coming,
+        find_reason: FindReason = why_unplaceable,
     ) -> None:
         """Asks Serve's controller, through `ask_status`, at most once in `status_period_s`.
 
-        While a replica starts beside others, `find_coming` says whether it will come. `subject` is
-        the deployment's name in words for a client.
+        While a replica starts beside others, `find_coming` says whether it will come. `find_reason`
+        is asked while no replica is up. `subject` is the deployment's name in words for a client.
         """
         self._subject = subject
         self._application = application
@@ -56,6 +60,7 @@ class Readiness:
         self._answer_timeout_s = answer_timeout_s
         self._ask_status = ask_status
         self._find_coming = find_coming
+        self._find_reason = find_reason
         self._ready = False
         self._is_adding = False
         self._failure: str | None = None
@@ -97,8 +102,12 @@ class Readiness:
             return
         self._ready = any(group.replica_states.get(state, 0) for state in UP)
         self._is_adding = self._ready and await asyncio.to_thread(self._adds_replica, group)
-        given_up = has_given_up(group) and not self._ready
-        self._failure = reason_of(group.message) if given_up else None
+        self._failure = None if self._ready else await asyncio.to_thread(self._why_not, group)
+
+    def _why_not(self, group: DeploymentStatusOverview) -> str | None:
+        if has_given_up(group):
+            return reason_of(group.message)
+        return self._find_reason(self._application, self._deployment, group)
 
     def _adds_replica(self, group: DeploymentStatusOverview) -> bool:
         num_starting = sum(group.replica_states.get(state, 0) for state in COMING)
@@ -136,9 +145,12 @@ class Outcome(Struct, frozen=True):
     failure: str | None  # the reason in one line; None: worlds can be opened
 
 
-def outcome_of(status: ServeStatus) -> Outcome | None:
-    """The outcome of a start with one application; None while it goes on."""
-    for application in status.applications.values():
+def outcome_of(status: ServeStatus, *, find_reason: FindReason = why_unplaceable) -> Outcome | None:
+    """The outcome of a start with one application; None while it goes on.
+
+    A start has failed, too, if `find_reason` gives a reason.
+    """
+    for application_name, application in status.applications.items():
         if application.status == ApplicationStatus.DEPLOY_FAILED:
             failed = (
                 deployment.message
@@ -146,6 +158,9 @@ def outcome_of(status: ServeStatus) -> Outcome | None:
                 if deployment.status == DeploymentStatus.DEPLOY_FAILED
             )
             return Outcome(reason_of(next(failed, application.message)))
+        for name, deployment in application.deployments.items():
+            if reason := find_reason(application_name, name, deployment):
+                return Outcome(reason)
         proxies = status.proxies.values()
         if application.status == ApplicationStatus.RUNNING and proxies:
             return Outcome(None) if set(proxies) == {ProxyStatus.HEALTHY} else None

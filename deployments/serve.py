@@ -1,23 +1,33 @@
 """The command `python -m deployments.serve FILE`: Serve's own `serve run`, checked and watched.
 
 It sets Ray's environment, and refuses a config that cannot work before Ray starts. It prints the
-address once a world can be entered, and ends with status 1 when its cluster is gone.
+address once a world can be entered, and ends with status 1 when Serve gives up or its cluster is
+gone.
 """
 
 import argparse
 import os
+import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
+import click
 import psutil
 import ray
 from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 from ray.serve.scripts import cli
 
+from deployments.closing import close_worlds
+from deployments.cluster_watch import kill, watch_cluster
 from deployments.config_file import ConfigFile, read_config_file
 from deployments.preflight import check_machine
 from deployments.proxy import HOOK
@@ -27,13 +37,20 @@ from deployments.schema_keys import ConfigError
 # docs/operating.md has the reasons.
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",
+    "RAY_agent_register_timeout_ms": "120000",
+    "RAY_gcs_server_port_wait_time_s": "120",
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": HOOK,
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
     "RAY_worker_niceness": "0",
 }
-CLUSTER_PROCESSES = ("gcs_server", "raylet")  # Ray starts each once, as a child of this process
 WATCH_PERIOD_S = 1.0
+FAREWELL_S = 5.0  # clients that wait for a failed world learn the reason meanwhile
+CLOSING_S = 5.0
+SHUTDOWN_S = 8.0
+# A raylet ends if one of its agents takes over 15 s to start, which no setting changes. On two
+# cores beside other servers that happens now and then.
+MAX_ATTEMPTS = 3
 
 
 def main(argv: Sequence[str]) -> int:
@@ -43,7 +60,9 @@ def main(argv: Sequence[str]) -> int:
     """
     parser = argparse.ArgumentParser("python -m deployments.serve", description=__doc__)
     parser.add_argument("file", type=Path)
-    path = parser.parse_args(argv).file
+    parser.add_argument("--attempt", type=int, default=1, help=argparse.SUPPRESS)  # our own
+    options = parser.parse_args(argv)
+    path: Path = options.file
     set_environment()
     try:
         file = read_config_file(path)
@@ -53,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"{path}: {exc}", file=sys.stderr)
         return 1
     with port:
-        return run(path, file)
+        return run(path, file, attempt=options.attempt)
 
 
 def set_environment() -> None:
@@ -84,19 +103,35 @@ def hold_port(host: str, port: int) -> socket.socket:
     return holder
 
 
-def run(path: Path, file: ConfigFile) -> int:
+def run(path: Path, file: ConfigFile, *, attempt: int) -> int:
     """Serve's `serve run` of a checked config, with an eye on the cluster."""
     ended = threading.Event()
-    threading.Thread(target=end_with_cluster, args=[ended], daemon=True).start()
-    threading.Thread(target=announce, args=[address_of(file), ended], daemon=True).start()
+    on_loss = partial(end_or_start_again, path, attempt=attempt)
+    watch = partial(watch_cluster, ended, on_loss, period_s=WATCH_PERIOD_S)
+    threading.Thread(target=watch, daemon=True).start()
+    failure = None
     try:
-        cli(["run", str(path)], standalone_mode=False)
+        cli(["run", "--non-blocking", str(path)], standalone_mode=False)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+        failure = wait_for_failure(address_of(file))
+        time.sleep(FAREWELL_S)
+    except (KeyboardInterrupt, click.Abort):
+        print("shutting down; press Ctrl-C again to end at once", file=sys.stderr, flush=True)
+    except SystemExit:  # Serve has printed the traceback
+        failure = "Serve refused the config"
     except Exception as exc:
-        print(f"{path}: {type(exc).__name__}: {exc}", file=sys.stderr)
-        return 1
-    finally:
-        ended.set()  # Ray stops the cluster's processes when this process exits
-    return 0
+        ended.set()
+        kill_cluster()
+        end_or_start_again(path, f"{path}: {type(exc).__name__}: {exc}", attempt=attempt)
+    ended.set()
+    try:
+        shut_down(told=failure is not None)
+    except KeyboardInterrupt:
+        failure = failure or "interrupted twice: the cluster was ended at once"
+    kill_cluster()
+    sys.stdout.flush()
+    print(failure or "the server has shut down", file=sys.stderr, flush=True)
+    os._exit(1 if failure else 0)  # Ray's own exit would ask the processes that are gone
 
 
 def address_of(file: ConfigFile) -> str:
@@ -105,52 +140,54 @@ def address_of(file: ConfigFile) -> str:
     return f"http://{host}:{file.port}{file.route_prefix.rstrip('/')}/"
 
 
-def announce(address: str, ended: threading.Event) -> None:
-    """Print the address once a world can be entered, or the reason when Serve has given up."""
-    while not ended.wait(WATCH_PERIOD_S):
-        outcome = None
-        if ray.is_initialized():
-            with suppress(Exception):  # Serve has not started, or has stopped meanwhile
-                outcome = outcome_of(serve.status())
-        if outcome is not None:
-            failure = outcome.failure and f"the world failed to start: {outcome.failure}"
-            print(failure or f"the page is open at {address}", file=sys.stderr, flush=True)
-            return
+def wait_for_failure(address: str) -> str:
+    """Returns the reason when Serve gives up the start.
 
-
-def end_with_cluster(ended: threading.Event, *, period_s: float = WATCH_PERIOD_S) -> None:
-    """End this process, and what is left of the cluster, when a process of the cluster is gone.
-
-    `serve run` would wait forever, and hide the failure from a supervisor that restarts it.
+    Prints the address when worlds can be opened. Later failures are for the operator, who may
+    deploy another config.
     """
-    started: set[str] = set()
-    processes: set[psutil.Process] = set()
-    while not ended.wait(period_s):
-        processes |= set(psutil.Process().children(recursive=True))
-        running = running_children()
-        if lost := (started - running):
-            kill(processes)
-            print(f"the cluster is gone: its {min(lost)} has ended", file=sys.stderr, flush=True)
-            os._exit(1)
-        started |= running.intersection(CLUSTER_PROCESSES)
+    told = False
+    while True:
+        outcome = None
+        if not told:
+            with suppress(RayError, RayServeException):  # a controller that is replaced just now
+                outcome = outcome_of(serve.status())
+        if outcome is not None and outcome.failure is not None:
+            return f"the world failed to start: {outcome.failure}"
+        if outcome is not None:
+            print(f"the page is open at {address}", file=sys.stderr, flush=True)
+            told = True
+        time.sleep(WATCH_PERIOD_S)
 
 
-def running_children() -> set[str]:
-    """Names of this process's children that have not ended."""
-    names = set()
-    for child in psutil.Process().children():
-        with suppress(psutil.NoSuchProcess):
-            if child.status() != psutil.STATUS_ZOMBIE:
-                names.add(child.name())
-    return names
+def shut_down(*, told: bool) -> None:
+    """Stop Serve within `CLOSING_S` + `SHUTDOWN_S`. Clients get the reason unless `told`."""
+    if not ray.is_initialized():
+        return
+    if not told:
+        with suppress(Exception):  # the rest of Serve is ended anyway
+            close_worlds("the server is shutting down", timeout_s=CLOSING_S)
+    stopping = threading.Thread(target=serve.shutdown, daemon=True)
+    stopping.start()
+    stopping.join(SHUTDOWN_S)
 
 
-def kill(processes: set[psutil.Process]) -> None:
-    """Kill those that still run, so that their ports and memory are free. Waits up to 5 s."""
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(processes, timeout=5)
+def kill_cluster() -> None:
+    """End the processes that Ray has started."""
+    kill(set(psutil.Process().children(recursive=True)))
+
+
+def end_or_start_again(path: Path, reason: str, *, attempt: int) -> NoReturn:
+    """End this process with status 1, or run the command again if its cluster did not come up.
+
+    A cluster that is gone may have had worlds: a supervisor decides whether it starts again.
+    """
+    print(reason, file=sys.stderr, flush=True)
+    if ray.is_initialized() or attempt == MAX_ATTEMPTS:
+        os._exit(1)
+    print(f"starting again, attempt {attempt + 1} of {MAX_ATTEMPTS}", file=sys.stderr, flush=True)
+    again = ["-m", "deployments.serve", str(path), "--attempt", str(attempt + 1)]
+    os.execv(sys.executable, [sys.executable, *again])
 
 
 if __name__ == "__main__":

@@ -48,12 +48,14 @@ class Transport:
         self._config = config
         self._limits = config.limits
 
-    def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Serve calls this with `user_config`, at the start and whenever it changes.
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Serve awaits this with `user_config`, at the start and whenever it changes.
 
-        The limits hold for new sockets and requests.
+        The limits hold for new sockets and requests. `closing` ends all worlds with that reason.
         """
-        self._limits = parse_user_config(user_config).limits
+        live = parse_user_config(user_config)
+        self._limits = live.limits or self._config.limits
+        self._world.close(live.closing)
 
     def __serve_build_asgi_app__(self) -> Starlette:
         config = self._config

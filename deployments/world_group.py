@@ -97,6 +97,7 @@ def create_ranks(config: ServiceConfig) -> list[Any]:
     group = get_current_placement_group()
     assert group is not None, "WorldGroup needs placement_group_bundles"
     bundles = group.bundle_specs
+    num_cpus = sum(bundle.get("CPU", 0) for bundle in bundles) or None
     return [
         ray.remote(WorldRank)
         .options(
@@ -107,7 +108,7 @@ def create_ranks(config: ServiceConfig) -> list[Any]:
                 placement_group=group, placement_group_bundle_index=index
             ),
         )
-        .remote(config)
+        .remote(config, num_cpus=num_cpus)
         for index, bundle in enumerate(bundles)
     ]
 

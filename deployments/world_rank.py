@@ -85,19 +85,22 @@ class WorldRank:
         self,
         config: ServiceConfig,
         *,
+        num_cpus: float | None = None,
         load: "Callable[[SequenceParallelGroup], Engine] | None" = None,
         report_period_s: float = 5.0,
         notice_period_s: float = 0.5,
         exit_grace_s: float = 1.0,
         exit_process: Callable[[int], object] = os._exit,
     ) -> None:
-        """`report_period_s` is the time between two updates of the metrics.
+        """`num_cpus` is what the group's ranks have together; None: all of this machine.
+
+        `report_period_s` is the time between two updates of the metrics.
 
         A client whose open is queued gets its position every `notice_period_s`.
         `exit_grace_s` separates a failure and the end of the process, so that the reason arrives.
         """
         self._config = config
-        self._load = load or partial(build_engine, config)
+        self._load = load or partial(build_engine, config, num_cpus=num_cpus)
         self._report_period_s = report_period_s
         self._notice_period_s = notice_period_s
         self._exit_grace_s = exit_grace_s

@@ -2,19 +2,24 @@
 
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from lingbot.runtime.cgroups import cgroup_folders, read_text
 
 
-def threads_per_rank(num_ranks: int) -> int:
+def threads_per_rank(num_ranks: int, *, num_cpus: float | None = None) -> int:
     """How many threads a rank uses for denoising, and rank 0 as many for decoding.
+
+    `num_cpus` is what the group has of this machine's CPUs; None: all.
 
     The cores are divided into `num_ranks + 1` shares: each rank denoises, and rank 0 decodes at the
     same time. More threads than cores would wait for each other in every product.
     """
-    return max(1, usable_cores() // (num_ranks + 1))
+    cores = usable_cores()
+    if num_cpus is not None:
+        cores = min(cores, round(cores * num_cpus / usable_cpus()))
+    return max(1, cores // (num_ranks + 1))
 
 
 def usable_cores(root: Path = Path("/")) -> int:
@@ -22,12 +27,19 @@ def usable_cores(root: Path = Path("/")) -> int:
 
     `root` is the folder that holds Linux's `proc` and `sys`. Elsewhere every CPU is a core.
     """
-    if hasattr(os, "sched_getaffinity"):
-        cpus: Iterable[int] = os.sched_getaffinity(0)
-    else:
-        cpus = range(os.cpu_count() or 1)
-    num_cores = len({_siblings(root, cpu) for cpu in cpus})
+    num_cores = len({_siblings(root, cpu) for cpu in _allowed_cpus()})
     return max(1, int(min([num_cores, *_cgroup_quotas(root)])))
+
+
+def usable_cpus(root: Path = Path("/")) -> float:
+    """As `usable_cores`, with each hardware thread as a CPU: Ray counts these. May be under 1."""
+    return min([len(_allowed_cpus()), *_cgroup_quotas(root)])
+
+
+def _allowed_cpus() -> Collection[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return range(os.cpu_count() or 1)
 
 
 def _siblings(root: Path, cpu: int) -> str:

@@ -44,7 +44,7 @@ def test_the_shipped_file_is_valid():
     file = read_config_file(SHIPPED)
     assert (file.host, file.port, file.route_prefix) == ("127.0.0.1", 8000, "/")
     assert file.args.preset == "pocket"
-    assert file.bundles == [{"CPU": 1}]
+    assert file.bundles == [{"CPU": 2}]
 
 
 def text_encoder_file(tmp_path, args, section):
@@ -93,6 +93,11 @@ def test_a_text_encoder_on_a_gpu_needs_one(tmp_path):
         ((*GROUP, "ray_actor_options", "num_cpu"), "num_cpus"),
         ((*GROUP, "ray_actor_options", "runtime_env", "pips"), "pip"),
         ((*GROUP, "autoscaling_config", "min_replica"), "min_replicas"),
+        ((*GROUP, "autoscaling_config", "policy", "policy_funktion"), "policy_function"),
+        ((*GROUP, "request_router_config", "request_router_clas"), "request_router_class"),
+        ((*GROUP, "user_config", "groups"), "group"),
+        ((*APP, "args", "group", "max_session"), "max_sessions"),
+        ((*TRANSPORT, "user_config", "close"), "closing"),
         ((*GROUP, "logging_config", "log_dir"), "logs_dir"),
     ],
 )
@@ -119,16 +124,16 @@ def test_an_unknown_key_anywhere_fails_with_the_nearest_one(written, path, neare
         ),
         ((*APP, "runtime_env"), {"env_vars": 3}, r"runtime_env\.env_vars: 3 has a wrong"),
         ((*TRANSPORT, "num_replicas"), True, r"deployments\[0\]\.num_replicas: true, expected"),
+        ((*GROUP, "num_replicas"), 2, r"deployments\[1\].*num_replicas.*autoscaling_config"),
         ((*APP, "args", "lease_ttl_s"), False, r"args\.lease_ttl_s: false, expected a number"),
         (("proxy_location",), "everynode", r"^proxy_location: .*'HeadOnly' or 'EveryNode'"),
         ((*APP, "import_path"), "deployments.app:biuld", r"import_path: .*'deployments.app:build'"),
         ((*APP, "args", "device"), "gpu", r"^applications\[0\]\.args\.device: .*'cpu', 'cuda'"),
         ((*APP, "args", "lease_ttl_s"), "x", r"^applications\[0\]\.args\.lease_ttl_s: "),
         ((*GROUP, "name"), "WorldGruop", r"deployments\[1\]\.name: .*'Transport', 'WorldGroup'"),
-        ((*GROUP, "num_replicas"), "atuo", r"deployments\[1\]: .*\"auto\""),
         ((*GROUP, "health_check_period_s"), 0, r"health_check_period_s: .*greater than 0"),
         ((*GROUP, "placement_group_strategy"), "STRICT", r"_strategy: .*'STRICT_PACK'"),
-        ((*TRANSPORT, "num_replicas"), 0, r"deployments\[0\]\.num_replicas"),
+        ((*TRANSPORT, "autoscaling_config", "max_replicas"), 0, r"config\.max_replicas: .*greater"),
         ((*GROUP, "placement_group_bundles"), [], r"WorldGroup needs placement_group_bundles"),
         ((*APP, "deployments"), [], r"^applications\[0\]\.deployments: WorldGroup needs"),
         ((*GROUP, "user_config"), {"limits": {}}, r"\[1\]\.user_config\.limits: unknown key"),
@@ -136,6 +141,12 @@ def test_an_unknown_key_anywhere_fails_with_the_nearest_one(written, path, neare
             (*GROUP, "user_config"),
             {"group": {"pace": "fast"}},
             r"\[1\]\.user_config\.group\.pace: 'fast' .*'realtime', 'shared'",
+        ),
+        ((*GROUP, "user_config"), {}, r"\[1\]\.user_config: .*missing required field `group`"),
+        (
+            (*APP, "args", "limits"),
+            {"max_session_s": 90000},
+            r"of Transport is 86400, expected at least args\.limits\.max_session_s, 90000: a down",
         ),
         (("http_options",), None, r"^http_options: None, expected a mapping"),
         ((*APP, "deployments"), [None], r"deployments\[0\]: None, expected a mapping"),
@@ -162,7 +173,11 @@ def test_an_unknown_key_anywhere_fails_with_the_nearest_one(written, path, neare
         ((*GROUP, "placement_group_bundles"), [{"CPU": "1e0"}], r"\[0\]\.CPU: '1e0', expected"),
         ((*GROUP, "placement_group_bundles"), [{"CPU": -1}], r"bundles\[0\]\.CPU: -1, expected"),
         ((*GROUP, "placement_group_bundles"), [{"CPU": 0}], r"bundles\[0\]: no resources"),
-        ((*TRANSPORT, "user_config"), {}, r"\[0\]\.user_config: .*missing required field `limits`"),
+        (
+            (*TRANSPORT, "user_config"),
+            {"closing": ""},
+            r"\[0\]\.user_config\.closing: .*length >= 1",
+        ),
         (
             (*TRANSPORT, "user_config"),
             {"limits": {"max_socket": 3}},
@@ -179,7 +194,6 @@ def test_a_wrong_value_fails_with_its_path(written, path, value, reason):
 def test_a_wrong_value_of_autoscaling_fails_with_its_path(tmp_path):
     content = yaml.safe_load(SHIPPED.read_text())
     group = content["applications"][0]["deployments"][1]
-    group.pop("num_replicas")
     group["autoscaling_config"] = {"min_replicas": "one"}
     (tmp_path / "file.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(ConfigError, match=r"deployments\[1\]\.autoscaling_config\.min_replicas: "):

@@ -5,7 +5,11 @@ import asyncio
 import pytest
 from msgspec.structs import replace
 from ray.exceptions import RayActorError, RayError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.exceptions import (
+    BackPressureError,
+    DeploymentUnavailableError,
+    RequestCancelledError,
+)
 
 from deployments.sessions.admission import Demand
 from deployments.sessions.lease_reply import AskAgain, Full, Waiting
@@ -327,5 +331,26 @@ def test_the_end_of_a_lease_has_a_reason(ending, reason):
         assert reason in await session.lost()
         session.close()
         assert group.streams[0].cancelled
+
+    run(scenario)
+
+
+def test_worlds_that_are_closed_tell_their_clients_the_reason_and_no_other_one_opens():
+    async def scenario(world, group, messages):
+        opening = await start_opening(world, group, messages)
+        group.streams[0].items.put_nowait(Lease("a", rank := FakeRank()))
+        session = await opening
+        world.close(None)
+        assert not group.streams[0].cancelled
+        world.close("the server is shutting down")
+        assert group.streams[0].cancelled
+        group.streams[0].items.put_nowait(RequestCancelledError("a"))  # as Serve answers
+        assert await session.lost() == "the server is shutting down"
+        rank.replies = ()  # it has freed the session
+        with pytest.raises(WorldLost, match="shutting down"):
+            await session.step([], prompt=None, time_to_underrun_s=0.0)
+        with pytest.raises(WorldLost, match="shutting down"):
+            await world.open(SPEC, IMAGE, on_wait=messages.append)
+        assert len(group.streams) == 1
 
     run(scenario)

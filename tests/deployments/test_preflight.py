@@ -34,7 +34,8 @@ POCKET = PRESETS["pocket"]
 
 
 def with_group(**changes):
-    group = FILE.deployments["WorldGroup"] | changes
+    """The file with one bundle of one CPU, and these changes."""
+    group = FILE.deployments["WorldGroup"] | {"placement_group_bundles": [{"CPU": 1}]} | changes
     return replace(FILE, deployments=FILE.deployments | {"WorldGroup": group})
 
 
@@ -55,8 +56,10 @@ def check(weights, num_ranks=1):
     check_weights(ServiceConfig(weights=str(weights)), num_ranks=num_ranks)
 
 
-def test_the_shipped_config_fits_this_machine():
+def test_the_shipped_config_fits_this_machine(monkeypatch):
     check_machine(FILE)
+    monkeypatch.setattr(preflight, "get_num_cpus", lambda: 1)
+    check_machine(with_group())  # the file's comment for one core
 
 
 def test_whole_weights_pass(weights):
@@ -228,7 +231,7 @@ def test_a_switch_that_this_machine_cannot_do_is_refused(tmp_path, monkeypatch, 
         (with_args(threads=3), r"args\.threads: 3, but there are 2 CPUs"),
         (with_group(placement_group_bundles=[{"CPU": 3}]), "need 3 CPU, this machine has 2"),
         (with_group(placement_group_bundles=[{"CPU": 1.5}] * 2), "need 3 CPU, this machine has 2"),
-        (with_group(num_replicas=3), "need 3 CPU, this machine has 2"),
+        (with_group(autoscaling_config={"min_replicas": 3}), "need 3 CPU, this machine has 2; the"),
         (with_group(placement_group_bundles=[{"CPU": 1, "GPU": 1}]), "1 GPU, this machine has 0"),
         (with_group(placement_group_bundles=[{"cpu": 1}]), "no such resource, did you mean 'CPU'"),
         (with_group(placement_group_bundles=[{"TPU": 4}]), "need 4 TPU, no such resource"),
@@ -240,7 +243,7 @@ def test_resources_beyond_the_machines_are_refused(file, reason):
 
 
 def test_resources_within_the_machines_pass():
-    check_resources(with_group(num_replicas=2), {"CPU": 2, "GPU": 0})
+    check_resources(with_group(autoscaling_config={"min_replicas": 2}), {"CPU": 2, "GPU": 0})
     check_resources(
         with_group(placement_group_bundles=[{"CPU": 1, "memory": 1e12}]), {"CPU": 2, "GPU": 0}
     )
@@ -272,7 +275,8 @@ def test_ranks_of_all_groups_share_the_memory_of_a_machine(monkeypatch):
     monkeypatch.setattr(preflight, "free_host_memory", lambda: 1200)
     bundles = [{"CPU": 1}] * 3
     assert free_per_rank(FILE) == 1200
-    assert free_per_rank(with_group(placement_group_bundles=bundles, num_replicas=2)) == 200
+    two = {"min_replicas": 2}
+    assert free_per_rank(with_group(placement_group_bundles=bundles, autoscaling_config=two)) == 200
     monkeypatch.setattr(preflight, "free_host_memory", lambda: None)
     assert free_per_rank(FILE) is None
 
@@ -296,7 +300,10 @@ def test_without_nvidias_command_the_gpus_memory_is_unknown(tmp_path, monkeypatc
 
 def test_a_container_counts_the_cpus_that_ray_counts(monkeypatch):
     monkeypatch.setattr(preflight, "get_num_cpus", lambda: 0.5)
-    with pytest.raises(ConfigError, match=r"need 1 CPU, this machine has 0\.5"):
+    with pytest.raises(
+        ConfigError,
+        match=r"need 2 CPU, this machine has 0\.5; the bundles of WorldGroup may have less",
+    ):
         check_machine(FILE)
 
 

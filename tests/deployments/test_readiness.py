@@ -190,6 +190,20 @@ def test_the_controller_is_asked_once_for_all_callers():
     assert len(asked) == 1
 
 
+def test_resources_that_no_node_has_are_a_failure_until_a_replica_runs():
+    def find_reason(application, deployment, status):
+        asked.append((application, deployment))
+        return "no node can hold it" if status.message == "slow" else None
+
+    asked = []
+    statuses = [group_status(STARTING), group_status(STARTING, message="slow")]
+    answers = ask_each(*statuses, group_status(RUNNING, message="slow"), find_reason=find_reason)
+    assert answers == [False, "the world failed to start: no node can hold it", True]
+    assert asked == [("lingbot", "WorldGroup")] * 2
+    assert outcome_of(statuses[1], find_reason=find_reason) == Outcome("no node can hold it")
+    assert outcome_of(statuses[0], find_reason=find_reason) is None
+
+
 def test_a_controller_that_does_not_answer_delays_nobody_for_long():
     release, asked = threading.Event(), []
 

@@ -4,6 +4,8 @@ import asyncio
 import re
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import msgspec
@@ -13,6 +15,7 @@ from websockets.asyncio.client import connect as open_socket
 from websockets.exceptions import ConnectionClosed
 
 from benchmarks.local_server import local_server, wait_until_ready
+from deployments.closing import has_arrived
 from transport.client import connect
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.xdist_group("serve")]
@@ -22,8 +25,11 @@ REPLICAS = ("ServeReplica:lingbot:Transport", "ServeReplica:lingbot:WorldGroup",
 
 @pytest.fixture(scope="module")
 def server():
-    with local_server() as running:
-        yield running
+    with pytest.MonkeyPatch.context() as patch:
+        # The time after which Serve reports that it finds no node for a replica
+        patch.setenv("RAY_SERVE_SLOW_STARTUP_WARNING_S", "5")
+        with local_server() as running:
+            yield running
 
 
 def deploy(server, change):
@@ -32,9 +38,33 @@ def deploy(server, change):
     config = msgspec.yaml.decode(path.read_bytes())
     change(config["applications"][0])
     path.write_bytes(msgspec.yaml.encode(config))
-    dashboard = re.search(r"http://127\.0\.0\.1:\d+", server.log.read_text())[0]
-    command = [Path(sys.executable).with_name("serve"), "deploy", path, "--address", dashboard]
+    serve = Path(sys.executable).with_name("serve")
+    command = [serve, "deploy", path, "--address", dashboard_of(server)]
     subprocess.run(command, check=True, timeout=60)
+
+
+def has_deployed(server, drain_times):
+    """True once the replicas have these times to drain."""
+    details = msgspec.json.decode(
+        urllib.request.urlopen(f"{dashboard_of(server)}/api/serve/applications/", timeout=30).read()
+    )
+    deployments = [
+        {"name": name, "graceful_shutdown_timeout_s": drain_s}
+        for name, drain_s in drain_times.items()
+    ]
+    return has_arrived(details, [{"name": "lingbot", "deployments": deployments}])
+
+
+def dashboard_of(server):
+    return re.search(r"http://127\.0\.0\.1:\d+", server.log.read_text())[0]
+
+
+def health_of(server):
+    try:
+        answer = urllib.request.urlopen(f"{server.http}/health", timeout=5)
+    except urllib.error.HTTPError as error:
+        answer = error
+    return msgspec.json.decode(answer.read())["status"]
 
 
 def processes(server):
@@ -55,8 +85,14 @@ async def walk_until_the_end(socket):
 
 def test_changed_limits_replace_no_process_and_hold_for_new_sockets(server):
     def one_socket(application):
-        (transport,) = (d for d in application["deployments"] if d["name"] == "Transport")
-        transport["user_config"] = {"limits": {"max_sockets": 1}}
+        for deployment in application["deployments"]:
+            deployment["autoscaling_config"] |= {"max_replicas": 3, "target_ongoing_requests": 5}
+            deployment["graceful_shutdown_timeout_s"] = 4000
+            deployment["max_queued_requests"] = 500
+            deployment["user_config"] = {
+                "Transport": {"limits": {"max_sockets": 1}},
+                "WorldGroup": {"group": {"pace": "shared"}},
+            }[deployment["name"]]
 
     async def scenario():
         before = processes(server)
@@ -84,7 +120,46 @@ async def is_refused(server):
             return closed.rcvd.code == 1013
 
 
+def test_resources_that_no_node_has_are_told_until_another_config_is_deployed(server):
+    def bundle_of(num_cpus):
+        def change(application):
+            transport, group = application["deployments"]
+            transport.pop("user_config", None)  # one socket is too few here
+            group["placement_group_bundles"] = [{"CPU": num_cpus}]
+
+        return change
+
+    async def last_message():
+        async with open_socket(server.ws, max_size=None) as socket:
+            await socket.send(msgpack.encode({"type": "init", "extensions": True}))
+            return await walk_until_the_end(socket), socket.close_code
+
+    async def scenario():
+        await asyncio.to_thread(deploy, server, bundle_of(200))
+        while await asyncio.to_thread(health_of, server) != "failed":
+            await asyncio.sleep(0.5)
+        error, close_code = await last_message()
+        assert (error["type"], error["code"], close_code) == ("error", "internal", 1011)
+        assert error["content"].startswith(
+            "the world failed to start: no node can hold a replica of WorldGroup: it asks for 200 "
+            "CPU, and there are nodes with "
+        )
+        await asyncio.to_thread(deploy, server, bundle_of(1))
+        await asyncio.to_thread(wait_until_ready, server)
+        async with connect(server.ws) as client:
+            async for chunk in client.chunks():
+                assert chunk.frames.shape[0] == 9
+                break
+
+    asyncio.run(asyncio.wait_for(scenario(), 180))
+
+
 def test_changed_args_replace_the_world_and_the_walker_is_told(server):
+    def short_drain(application):
+        transport, group = application["deployments"]
+        transport["graceful_shutdown_timeout_s"], group["graceful_shutdown_timeout_s"] = 15, 5
+        transport.pop("user_config", None)
+
     def smaller_cache(application):
         application["args"]["camera_cache_bytes"] = 1_000_000
 
@@ -95,6 +170,12 @@ def test_changed_args_replace_the_world_and_the_walker_is_told(server):
             init = {"type": "init", "extensions": True, "realtime_output_format": "jpeg"}
             await socket.send(msgpack.encode(init))
             await socket.recv()
+            # Replicas that are replaced drain for as long as the config before allowed them.
+            await asyncio.to_thread(deploy, server, short_drain)
+            while not await asyncio.to_thread(
+                has_deployed, server, {"Transport": 15, "WorldGroup": 5}
+            ):
+                await asyncio.sleep(0.2)
             await asyncio.to_thread(deploy, server, smaller_cache)
             last = await walk_until_the_end(socket)
         assert (last["type"], last["code"]) == ("error", "world_lost")

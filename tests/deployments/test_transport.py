@@ -1,3 +1,4 @@
+import asyncio
 import sys
 from unittest.mock import Mock
 
@@ -54,8 +55,23 @@ def test_the_application_follows_the_config(switch_interval):
 def test_a_user_config_replaces_the_limits_of_the_args():
     transport = Transport(ServiceConfig(limits=ClientLimits(max_sockets=7)), Mock())
     assert transport._limits.max_sockets == 7
-    transport.reconfigure({"limits": {"max_sockets": 3}})
+    reconfigure(transport, {"limits": {"max_sockets": 3}})
     assert transport._limits == ClientLimits(max_sockets=3)
     with pytest.raises(ConfigError, match=r"user_config\.limits\.max_socket: unknown key"):
-        transport.reconfigure({"limits": {"max_socket": 3}})
+        reconfigure(transport, {"limits": {"max_socket": 3}})
     assert transport._limits.max_sockets == 3
+    reconfigure(transport, {})
+    assert transport._limits.max_sockets == 7
+
+
+def test_a_user_config_closes_the_worlds():
+    transport = Transport(ServiceConfig(), Mock())
+    transport._world = Mock()
+    for closing in ("maintenance", None):
+        reconfigure(transport, {"closing": closing})
+        transport._world.close.assert_called_with(closing)
+
+
+def reconfigure(transport, user_config):
+    """As Serve calls it."""
+    asyncio.run(transport.reconfigure(user_config))

@@ -3,7 +3,7 @@ import os
 import pytest
 
 from lingbot.runtime import cpu_cores
-from lingbot.runtime.cpu_cores import threads_per_rank, usable_cores
+from lingbot.runtime.cpu_cores import threads_per_rank, usable_cores, usable_cpus
 
 
 @pytest.fixture
@@ -108,3 +108,19 @@ def test_this_process_counts_the_cores_that_it_may_run_on():
 def test_ranks_and_decoding_share_the_cores(monkeypatch, cores, num_ranks, threads):
     monkeypatch.setattr(cpu_cores, "usable_cores", lambda: cores)
     assert threads_per_rank(num_ranks) == threads
+
+
+@pytest.mark.parametrize(
+    "num_cpus, threads", [(1, 1), (2, 1), (4, 1), (8, 2), (16, 4), (32, 4), (0.5, 1)]
+)
+def test_a_groups_cpus_are_its_share_of_the_cores(monkeypatch, num_cpus, threads):
+    """Of 8 cores, which Ray counts as 16 CPUs."""
+    monkeypatch.setattr(cpu_cores, "usable_cores", lambda: 8)
+    monkeypatch.setattr(cpu_cores, "usable_cpus", lambda: 16)
+    assert threads_per_rank(1, num_cpus=num_cpus) == threads
+
+
+def test_ray_counts_each_thread_of_a_core_and_a_part_of_one(machine):
+    assert usable_cpus(machine(siblings=PAIRS)) == 8
+    files = {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "50000 100000\n"}
+    assert usable_cpus(machine(siblings=PAIRS, files=files)) == 0.5
