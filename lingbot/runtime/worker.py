@@ -91,8 +91,11 @@ class Worker:
         self._channel = CommandChannel() if several else None
         self._decoding = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode")
         self._busy_since: dict[int, float] = {}  # by thread
-        # Called on rank 0, on any thread, after each measured chunk: with its size, and with the
-        # seconds that the group was busy with it: the longer of denoising and decoding.
+        self._last_frames: Future[Frames] | None = None
+        self._is_warming_up = False
+        # Called on rank 0, on any thread, after a measured chunk: with its size, and with the
+        # seconds that the group was busy with it, the longer of denoising and decoding. A session's
+        # first chunks are not measured, nor is one that was denoised while nothing was decoded.
         self.on_chunk: Callable[[Size, float], None] | None = None
 
     @property
@@ -170,8 +173,10 @@ class Worker:
         Each chunk is decoded while the next one is denoised, as in play. Measured are the chunks
         after those that compile: the window has wrapped by then.
         """
+        self._is_warming_up = True
         for size in self.engine.config.sizes:
             self._warm_up(size)
+        self._is_warming_up = False
 
     def _warm_up(self, size: Size) -> None:
         config, name, first = self.engine.config, f"warm-up {size}", -math.inf
@@ -260,28 +265,26 @@ class Worker:
 
     def _step(self, command: StepSession) -> "Future[Frames] | None":
         session = self._open_session(command.session_id)
-        on_chunk = self.on_chunk if self.on_chunk is not None and session.is_steady else None
+        # A chunk that is denoised while none is decoded is faster than those of a busy group.
+        is_overlapped = self._last_frames is not None and not self._last_frames.done()
+        is_typical = is_overlapped or self._is_warming_up
+        is_measured = self.on_chunk is not None and is_typical and session.is_steady
         began = self._clock()
         latents = self._timed(
             partial(self.engine.denoise, session, command.actions, context=command.context)
         )
         if not self.is_leader:
             return None
-        report = on_chunk and partial(on_chunk, session.size)
-        return self._decoding.submit(self._decode, session, latents, self._clock() - began, report)
+        denoising_s = self._clock() - began if is_measured else None
+        self._last_frames = self._decoding.submit(self._decode, session, latents, denoising_s)
+        return self._last_frames
 
-    def _decode(
-        self,
-        session: Session,
-        latents: Tensor,
-        denoising_s: float,
-        report: Callable[[float], None] | None,
-    ) -> Frames:
-        """A chunk's frames. Reports the longer of its two parts, which overlap in play."""
+    def _decode(self, session: Session, latents: Tensor, denoising_s: float | None) -> Frames:
+        """A chunk's frames. A chunk whose denoising has been timed is reported."""
         began = self._clock()
         frames = self._timed(self.engine.decode, session, latents)
-        if report is not None:
-            report(max(denoising_s, self._clock() - began))
+        if self.on_chunk is not None and denoising_s is not None:
+            self.on_chunk(session.size, max(denoising_s, self._clock() - began))
         return frames
 
     def _open_session(self, session_id: str) -> Session:

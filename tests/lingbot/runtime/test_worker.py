@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from lingbot.config import Size
 from lingbot.errors import LingbotError, SessionClosed
 from lingbot.parallel.ulysses import SINGLE
 from lingbot.runtime.commands import CloseSession, OpenSession, StepSession, Stop
@@ -363,6 +364,23 @@ def test_warming_up_measures_the_chunks_after_the_window_has_wrapped(engine, mon
     assert measured == NUM_MEASURED * [(engine.config.size, True)]
 
 
+def test_warming_up_measures_chunks_that_are_decoded_at_once():
+    class Instant(FakeEngine):
+        config = SimpleNamespace(sizes=(Size(16, 16),), window=1, chunk=1, chunk_frames=4, fps=16)
+
+        def open(self, spec):
+            return Steady(size="small", is_steady=True)
+
+        def close(self, session):
+            pass
+
+    measured = []
+    with running(Instant()) as worker:
+        worker.on_chunk = lambda size, busy_s: measured.append(size)
+        worker.warm_up()
+    assert len(measured) > NUM_MEASURED and set(measured) == {"small"}
+
+
 @dataclass
 class Steady:
     """A session of the fake engine whose first chunk is behind it."""
@@ -372,11 +390,12 @@ class Steady:
 
 
 class Timed(FakeEngine):
-    """Chunks that take as long as their actions say: denoising, then decoding."""
+    """Chunks whose actions are the seconds of their denoising and their decoding."""
 
     def __init__(self):
         super().__init__()
         self.now = 0.0
+        self.may_decode = threading.Semaphore(0)
 
     def open(self, spec):
         return Steady(size=chr(spec.seed))
@@ -386,20 +405,32 @@ class Timed(FakeEngine):
         return float(actions[1])
 
     def decode(self, session, latents):
+        assert self.may_decode.acquire(timeout=SOON_S)
         self.now += latents
         session.is_steady = True
         return latents
 
 
-def test_a_chunk_is_measured_by_the_longer_of_its_parts_but_not_in_a_sessions_beginning():
+def test_a_chunk_is_measured_by_the_longer_of_its_parts_if_another_is_decoded_meanwhile():
+    """A session's first chunk is not measured. Each denoising ends before a decoding goes on."""
     engine, measured = Timed(), []
     with running(engine, clock=lambda: engine.now) as worker:
         worker.on_chunk = lambda size, busy_s: measured.append((size, busy_s))
+
+        def show(frames):
+            engine.may_decode.release()
+            frames.result(SOON_S)
+
         for name in "ab":
             execute(worker, OpenSession(name, make_spec(seed=ord(name))))
-            for actions in (["9", "9"], ["3", "1"], ["2", "5"]):
-                execute(worker, StepSession(name, actions)).result(SOON_S)
-    assert measured == [("a", 3), ("a", 5), ("b", 3), ("b", 5)]
+            show(execute(worker, StepSession(name, ["9", "9"])))
+        before = execute(worker, StepSession("a", ["8", "8"]))  # no other chunk is decoded
+        for name, actions in (("b", ["3", "1"]), ("a", ["2", "5"])):
+            after = execute(worker, StepSession(name, actions))
+            show(before)
+            before = after
+        show(before)
+    assert measured == [("b", 3), ("a", 5)]
 
 
 def test_a_command_that_cannot_be_sent_raises_at_once():
