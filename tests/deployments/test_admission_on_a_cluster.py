@@ -1,7 +1,9 @@
 """Clients that wait for a place, on a real cluster: in one line, and shared out over groups."""
 
 import asyncio
+import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -175,5 +177,28 @@ def test_sessions_are_shared_out_over_the_groups(server):
                 await client.until("session")
         opened = re.findall(r"opened, (\d) in all", server.log.read_text()[start:])
         assert sorted(opened) == ["1", "1", "2", "2"]
+
+    run(scenario)
+
+
+def test_a_client_that_waits_for_a_group_that_dies_gets_a_world_of_the_next_one(server):
+    def one_group_for_one(application):
+        set_groups(application, 1)
+        deployment_of(application, "WorldGroup")["user_config"] = {"group": {"max_sessions": 1}}
+
+    async def scenario():
+        await asyncio.to_thread(deploy, server, one_group_for_one)
+        while len(server.descendants("ray::WorldRank")) != 1:
+            await asyncio.sleep(0.2)
+        async with AsyncExitStack() as stack:
+            walker = await join(stack, server)
+            await walker.until("session")
+            waiting = await join(stack, server)
+            await waiting.until("queued")
+            (rank,) = server.descendants("ray::WorldRank")
+            os.kill(rank, signal.SIGKILL)
+            await walker.until("error")
+            await waiting.until("session")
+            assert "starting" in waiting.types() and "error" not in waiting.types()
 
     run(scenario)
