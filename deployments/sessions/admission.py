@@ -81,7 +81,7 @@ class Admission:
     def state(self, session_id: str) -> State | None:
         """A session's state; None for an unknown one."""
         session = self._sessions.get(session_id)
-        return session and session.state
+        return None if session is None else session.state
 
     def measure(self, size: Size, chunk_s: float) -> None:
         """Note the seconds that a group was busy with one chunk of this size."""
