@@ -97,6 +97,9 @@ class WalkingSession:
         await asyncio.Event().wait()
         return ""
 
+    def pause(self) -> None:
+        """There is no speed to share."""
+
     def close(self) -> None:
         """There is nothing to free."""
 

@@ -7,7 +7,6 @@ from ray.serve import Application
 from ray.serve.config import RequestRouterConfig
 
 from deployments.config import parse_args
-from deployments.router import FewestOngoingRouter
 from deployments.text_encoder import TextEncoder
 from deployments.token_usage import TokenUsage
 from deployments.transport import Transport
@@ -26,7 +25,7 @@ TOKEN_USAGE = serve.deployment(
 def build(args: dict[str, Any]) -> Application:
     """The deployment graph. Raises ConfigError with the path of the wrong key."""
     config = parse_args(args)
-    router = RequestRouterConfig(request_router_class=FewestOngoingRouter)
+    router = RequestRouterConfig(request_router_class="deployments.router.FewestOngoingRouter")
     group = serve.deployment(name="WorldGroup", request_router_config=router)(WorldGroup)
     transport = serve.deployment(name="Transport")(serve.ingress()(Transport))
     deployments = [group.bind(config)]

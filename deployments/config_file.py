@@ -202,6 +202,21 @@ def _check_deployment(deployment: dict[str, Any], config: ServiceConfig, *, path
     strategy = deployment.get("placement_group_strategy", "PACK")
     strategies = sorted(VALID_PLACEMENT_GROUP_STRATEGIES)
     check_choice(strategy, strategies, path=f"{path}.placement_group_strategy")
+    if deployment["name"] == "WorldGroup":
+        _check_line(deployment, config, path=path)
+
+
+def _check_line(group: dict[str, Any], config: ServiceConfig, *, path: str) -> None:
+    """Raise ConfigError if Ray would hold clients back that wait in the group's own line."""
+    limits, source = config.group, "args.group"
+    if (user_config := group.get("user_config")) is not None:
+        limits, source = parse_group_config(user_config).group, "user_config.group"
+    max_ongoing = group.get("max_ongoing_requests", DEFAULT_MAX_ONGOING_REQUESTS)
+    if int(max_ongoing) <= limits.max_waiting:
+        raise ConfigError(
+            f"{path}.max_ongoing_requests: {max_ongoing}, expected more than {source}.max_waiting, "
+            f"{limits.max_waiting}, and the group's sessions"
+        )
 
 
 def _check_amounts(deployment: dict[str, Any], *, path: str) -> None:

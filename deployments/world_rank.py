@@ -138,7 +138,9 @@ class WorldRank:
         Rank 0 returns when every shape is warm. `wait_failed` raises later failures.
         """
         loop = asyncio.get_running_loop()
-        self._worker.on_chunk = partial(loop.call_soon_threadsafe, self._measure)
+        self._worker.on_chunk = lambda size, chunk_s: loop.call_soon_threadsafe(
+            self._measure, size, chunk_s
+        )
         threading.Thread(target=self._run_worker, args=[loop], name="engine", daemon=True).start()
         if not self._worker.is_leader:
             return

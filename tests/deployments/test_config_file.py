@@ -148,6 +148,16 @@ def test_an_unknown_key_anywhere_fails_with_the_nearest_one(written, path, neare
             {"max_session_s": 90000},
             r"of Transport is 86400, expected at least args\.limits\.max_session_s, 90000: a down",
         ),
+        (
+            (*GROUP, "max_ongoing_requests"),
+            4,
+            r"\[1\]\.max_ongoing_requests: 4, expected more than args\.group\.max_waiting, 32,",
+        ),
+        (
+            (*GROUP, "user_config"),
+            {"group": {"max_waiting": 5000}},
+            r"expected more than user_config\.group\.max_waiting, 5000,",
+        ),
         (("http_options",), None, r"^http_options: None, expected a mapping"),
         ((*APP, "deployments"), [None], r"deployments\[0\]: None, expected a mapping"),
         (("proxy_location",), "Disabled", r"^proxy_location: Disabled, expected 'EveryNode'"),

@@ -4,7 +4,10 @@ import asyncio
 
 import pytest
 
-from deployments.world_group import start_group, watch
+from deployments.schema_keys import ConfigError
+from deployments.sessions.admission import Demand, GroupLimits
+from deployments.sessions.lease_reply import AskAgain, Waiting
+from deployments.world_group import Lease, WorldGroup, start_group, watch
 
 
 class Ended(BaseException):
@@ -85,3 +88,64 @@ def test_a_rank_that_fails_in_warm_up_fails_the_start_with_its_reason():
     ranks = [FakeRank(), FakeRank(failure=RuntimeError("out of memory"))]
     with pytest.raises(RuntimeError, match="out of memory"):
         asyncio.run(start_group(ranks, host="10.0.0.1"))
+
+
+class LeasingRank:
+    """Streams these replies to a lease call, as Ray does, and then waits. Notes other calls."""
+
+    def __init__(self, *replies):
+        self.replies, self.demands, self.ended, self.limits = replies, [], [], []
+        self.lease = Remote(self.do_lease)
+        self.end = Remote(self.ended.append)
+        self.set_limits = Remote(self.limits.append)
+
+    async def do_lease(self, session_id, demand):
+        self.demands.append((session_id, demand))
+        for reply in self.replies:
+            future = asyncio.get_running_loop().create_future()
+            future.set_result(reply)
+            yield future
+        if None in self.replies:
+            await asyncio.Event().wait()
+
+
+def group_of(rank):
+    group = WorldGroup.__new__(WorldGroup)  # its __init__ starts ranks in a placement group
+    group._ranks = [rank]
+    return group
+
+
+def lease(rank, num_replies):
+    """The first replies of a lease call, which then ends as if its client had left."""
+
+    async def run():
+        replies = group_of(rank).lease(Demand(width=16, height=16))
+        taken = [await anext(replies) for _ in range(num_replies)]
+        await replies.aclose()
+        return taken
+
+    return asyncio.run(run())
+
+
+def test_a_lease_names_its_session_and_the_first_rank_after_the_wait():
+    rank = LeasingRank(Waiting(2), Waiting(1), None)
+    first, second, third = lease(rank, 3)
+    ((session_id, demand),) = rank.demands
+    assert (first, second) == (Waiting(2), Waiting(1)) and demand == Demand(width=16, height=16)
+    assert (third.session_id, third.rank) == (session_id, rank) and isinstance(third, Lease)
+    assert rank.ended == [session_id]
+
+
+@pytest.mark.parametrize("replies", [(Waiting(1),), (Waiting(1), AskAgain("one"))])
+def test_a_wait_that_ends_leaves_the_line(replies):
+    rank = LeasingRank(*replies)
+    assert lease(rank, len(replies)) == list(replies)
+    assert rank.ended == [rank.demands[0][0]]
+
+
+def test_a_redeploy_of_limits_reaches_the_first_rank():
+    rank = LeasingRank()
+    group_of(rank).reconfigure({"group": {"pace": "shared", "max_waiting": 5}})
+    assert rank.limits == [GroupLimits(pace="shared", max_waiting=5)]
+    with pytest.raises(ConfigError, match=r"user_config\.group\.pase: unknown key"):
+        group_of(rank).reconfigure({"group": {"pase": "shared"}})
