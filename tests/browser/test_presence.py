@@ -1,19 +1,49 @@
 """The page while its client waits, is away, or has little time left."""
 
 import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import uvicorn
+from msgspec.structs import replace
 from playwright.sync_api import Page
 
 from tests.browser.driver import fake_visibility, read_card
 from tests.browser.fake_server import ScriptedServer, chunk, grey
+from tests.transport.conftest import FakeWorld
+from transport.app import build_app
+from transport.wire.limits import ClientLimits
 
-pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("presence")]
 
 PAUSED = {"type": "paused", "reason": "idle"}
 RESUMED = {"type": "resumed"}
 CORNER = (20, 400)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[SimpleNamespace]:
+    """The whole transport around a world that generates shades of grey. It pauses after 2 s."""
+    limits = ClientLimits(idle_after_s=2.0, max_paused_s=8.0)
+    world = FakeWorld(size=(112, 64))
+    world.info = replace(world.info, fps=16)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        app = build_app(world, limits=lambda: limits)
+        config = uvicorn.Config(app, ws="websockets-sansio", log_level="warning")
+        running = uvicorn.Server(config)
+        thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
+        thread.start()
+        while not running.started:
+            time.sleep(0.01)
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        yield SimpleNamespace(http=address, world=world)
+        running.should_exit = True
+        thread.join()
 
 
 @pytest.fixture
@@ -196,3 +226,41 @@ def test_a_page_comes_back_when_the_server_said(page: Page, scripted: ScriptedSe
     while len(scripted.sockets) < 2:
         page.wait_for_timeout(50)
     assert page.evaluate("lingbot.state") in ("opening", "queued")
+
+
+# ---- with the server's own decisions
+
+
+def test_a_page_without_keys_is_paused_and_a_key_resumes_it(
+    page: Page, server: SimpleNamespace
+) -> None:
+    page.click("#enter")
+    page.wait_for_function("lingbot.state === 'paused'")
+    num_steps = len(server.world.steps)
+    page.wait_for_timeout(1000)
+    assert len(server.world.steps) <= num_steps + 1, "at most the step that was under way"
+    page.keyboard.down("w")
+    page.wait_for_function(
+        "lingbot.state === 'playing' && lingbot.stats.applied.actions.flat().includes('w')"
+    )
+    page.wait_for_timeout(2500)
+    assert page.evaluate("lingbot.state") == "playing", "a held key keeps it active"
+
+
+def test_a_hidden_page_is_paused_and_comes_back(page: Page, server: SimpleNamespace) -> None:
+    fake_visibility(page)
+    page.click("#enter")
+    page.wait_for_function("lingbot.state === 'playing'")
+    page.keyboard.down("w")
+    page.evaluate("hide(true)")
+    page.wait_for_function("lingbot.state === 'paused'")
+    page.evaluate("hide(false)")
+    page.wait_for_function("lingbot.state === 'playing'")
+
+
+def test_a_page_that_nobody_wakes_is_ended(page: Page) -> None:
+    page.click("#enter")
+    page.wait_for_selector("text=/This walk ends in [12] s, unless you press a key./")
+    ended = read_card(page)
+    assert ended["title"] == "The walk has ended"
+    assert ended["detail"] == "The session was paused for 8 s, its longest pause"

@@ -15,7 +15,6 @@ pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("server")]
 
 TIMEOUT_S = 120
 WORLDS = 4  # max_sessions of the server's group
-HIDE = {"type": "event", "kind": "visibility", "payload": "hidden"}
 INIT = {"type": "init", "prompt": "x", "extensions": True, "num_inference_steps": 1}
 NOISE = (
     "Traceback",
@@ -26,6 +25,7 @@ NOISE = (
     "the world raised",
     "never retrieved",
 )
+HIDE = {"type": "event", "kind": "visibility", "payload": "hidden"}
 
 
 def run(scenario):

@@ -24,6 +24,7 @@ class IdleClock:
         self._limits = limits
         self._may_idle = True
         self._hidden = False
+        self._has_chunk = False
         self._opened_s = math.inf
         self._active_s = -math.inf  # when the client did something, or held a key, last
         self._paused_s = math.inf  # since when the session is paused
@@ -47,9 +48,13 @@ class IdleClock:
             self._active_s = now_s
 
     def note_chunk(self, now_s: float, *, busy: bool) -> None:
-        """A chunk was generated. `busy`: a key was held in it, or a script is not over."""
-        if busy:
+        """A chunk was generated. `busy`: a key was held in it, or a script is not over.
+
+        The idle time of a new session begins with its first chunk.
+        """
+        if busy or not self._has_chunk:
             self._active_s = now_s
+        self._has_chunk = True
 
     def poll(self, now_s: float, *, busy: bool) -> list[Change]:
         """Returns what has changed since the last call, in the order of the wire.

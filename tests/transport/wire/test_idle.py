@@ -50,8 +50,16 @@ def test_the_idle_time_begins_with_the_last_sign_of_the_client(make_clock, last)
 
 def test_a_chunk_without_keys_is_no_sign_of_the_client(make_clock):
     clock = make_clock(idle_after_s=20)
+    clock.note_chunk(1, busy=False)
     clock.note_chunk(15, busy=False)
-    assert clock.poll(20, busy=False) == [Paused("idle")]
+    assert clock.poll(21, busy=False) == [Paused("idle")]
+
+
+def test_the_idle_time_of_a_new_session_begins_with_its_first_chunk(make_clock):
+    clock = make_clock(idle_after_s=20)
+    clock.note_chunk(15, busy=False)
+    assert clock.poll(34.9, busy=False) == []
+    assert clock.poll(35, busy=False) == [Paused("idle")]
 
 
 def test_a_held_key_keeps_a_session_active(make_clock):
