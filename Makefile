@@ -12,12 +12,12 @@ serve: .venv/serve
 
 test: .venv/dev
 	@start=$$(date +%s) && $(MAKE) --no-print-directory lint \
-		&& $(BIN)/pytest $(PARALLEL) -m "not slow and not alone" && $(BIN)/pytest -m alone \
+		&& $(BIN)/pytest $(PARALLEL) -m "not slow and not alone" && $(BIN)/pytest -m "alone and not slow" \
 		&& echo "make test: $$(( $$(date +%s) - start )) s"
 
 # CI runs these too: tests of minutes, or with a server of their own, and repeated claims.
 test-slow: .venv/dev
-	$(BIN)/pytest $(PARALLEL) -m slow
+	$(BIN)/pytest $(PARALLEL) -m "slow and not alone" && $(BIN)/pytest -m "slow and alone"
 
 lint: .venv/dev
 	$(BIN)/ruff format --check .

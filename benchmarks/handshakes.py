@@ -3,7 +3,8 @@
 One client opens sockets at a fixed rate and leaves each as soon as it is open. A walker walks
 before the flood, and during it. A period is the media time of a chunk, 0.75 s in the pocket world.
 
-Prints a table of the time between two chunks of the walker, then one JSON line.
+Prints a table of the time between two chunks of the walker, then one JSON line. The CPU time of a
+handshake is that of the proxy and the transport replica beyond what the walker costs them.
 """
 
 import argparse
@@ -17,11 +18,12 @@ from websockets.asyncio.client import connect as open_socket
 from websockets.exceptions import WebSocketException
 
 from benchmarks.faults import Walk, walk
-from benchmarks.local_server import LocalServer, local_server
+from benchmarks.local_server import LocalServer, command_line, local_server
 from benchmarks.machine import describe_cpus
 from benchmarks.table import print_table
 
 PERIOD_S = 0.75
+FRONT = ("ProxyActor", "lingbot:Transport")  # names of the processes that take sockets
 NUM_WARM = 4  # first chunks of the walker, which come faster
 
 
@@ -55,23 +57,37 @@ async def measure(server: LocalServer, *, per_minute: int, seconds: float) -> di
     while len(seen.arrived_s) < NUM_WARM:
         assert not walking.done(), seen.last
         await asyncio.sleep(0.1)
-    quiet_s = time.monotonic()
+    quiet_s, quiet_cpu_s = time.monotonic(), cpu_s(server)
     await asyncio.sleep(seconds / 2)
-    began_s = time.monotonic()
+    began_s, began_cpu_s = time.monotonic(), cpu_s(server)
     took_s = await flood(server, per_minute=per_minute, seconds=seconds)
-    ended_s = time.monotonic()
+    ended_s, ended_cpu_s = time.monotonic(), cpu_s(server)
     await asyncio.sleep(2 * PERIOD_S)
     walking.cancel()
     assert seen.close_code is None, seen.last
+    walker_cpu = (began_cpu_s - quiet_cpu_s) / (began_s - quiet_s)
+    flood_cpu_s = ended_cpu_s - began_cpu_s - walker_cpu * (ended_s - began_s)
     done = [each for each in took_s if each is not None]
     return {
         "quiet": gaps_of(seen, quiet_s, began_s),
         "flood": gaps_of(seen, began_s, ended_s + 2 * PERIOD_S),
         "handshakes_per_minute": round(60 * len(took_s) / (ended_s - began_s)),
         "handshakes_failed": len(took_s) - len(done),
+        "handshake_cpu_ms": round(1000 * flood_cpu_s / len(took_s), 1),
         "handshake_ms_p50": round(1000 * float(np.percentile(done, 50))),
         "handshake_ms_p95": round(1000 * float(np.percentile(done, 95))),
     }
+
+
+def cpu_s(server: LocalServer) -> float:
+    """CPU seconds of the server's proxies and transport replicas so far."""
+    return float(
+        sum(
+            sum(process.cpu_times()[:2])
+            for process in server.processes()
+            if any(name in command_line(process) for name in FRONT)
+        )
+    )
 
 
 def gaps_of(seen: Walk, began_s: float, ended_s: float) -> dict[str, float]:
