@@ -26,11 +26,11 @@ from benchmarks.server_sample import OTHERS, Sample, lease_ends, to_json, unende
 from benchmarks.table import print_table
 
 ARGS: dict[str, Any] = {"group": {"pace": "shared", "max_sessions": 4}}
-MAX_GROWTH = 0.05  # of the RSS of a process
+MAX_GROWTH = 0.05  # a share of a process's RSS
 
 
 class Ground(Struct, kw_only=True):
-    """What may be left over on the server's side, when all clients have left."""
+    """The server's side when all clients have left."""
 
     sample: Sample
     groups: int  # placement groups that are not removed

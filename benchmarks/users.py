@@ -1,11 +1,11 @@
 """Users of one group whose keys come and go: `python -m benchmarks.users`.
 
-The table: so many clients walk the pocket world of one group at once. Each holds a key for 3 s and
+The table: 1 to 16 clients walk the pocket world of one group at once. Each holds a key for 3 s and
 rests for 6 s, on average. The group is shared (`pace: shared`), once without idling, and once with
 sessions that are paused after `--idle-after` seconds without a key. Columns:
 - open: sessions that the group served
 - in_real_time: sessions whose chunks took no longer on average than 1.05 times their media
-- period_p95: of the time between two chunks of a session, over its media; pauses left out
+- period_p95: the time between two chunks of a session, over their media; pauses left out
 - control_p50, control_p95: seconds from a key to the first frame that shows it
 - rank_cpu_s, server_cpu_s: CPU seconds of the rank, and of the server, in a minute of a session
 - paused: times that a session was paused
@@ -32,14 +32,14 @@ from benchmarks.machine import describe_cpus
 from benchmarks.server_sample import cpu_seconds
 from benchmarks.table import Row, print_table
 
-MEDIA_S = 12 / 16  # of a chunk of the pocket world
+MEDIA_S = 12 / 16  # a chunk of the pocket world
 REAL_TIME = 1.05  # the most that a session's mean period may be of its media
-STAY_S = 30.0  # of a client that comes at random, on average
+STAY_S = 30.0  # the average stay of a client that comes at random
 OPEN_TIMEOUT_S = 120.0
 
 
 async def play_together(server: LocalServer, *, clients: int, seconds: float) -> Row:
-    """A row of the first table: so many clients at once, observed for `seconds`."""
+    """A row of the first table: `clients` play at once, observed for `seconds`."""
     everyone = [Seen() for _ in range(clients)]
     playing = [
         asyncio.create_task(use_keys(server, seen, random.Random(number)))
