@@ -25,6 +25,7 @@ from transport.http.models import model_routes
 from transport.http.unrouted import describe_status, no_socket_route, upgrade_route
 from transport.http.world_info import opening_route, world_route
 from transport.image_fetcher import ImageFetcher
+from transport.observer import NoObserver, Observer, client_of
 from transport.paths import ASYNCAPI_PATH, OPENAPI_PATH, SOCKET_PATH
 from transport.wire.errors import Busy
 from transport.wire.limits import ClientLimits
@@ -42,15 +43,17 @@ def build_app(
     limits: Callable[[], ClientLimits] = ClientLimits,
     cors_origins: Sequence[str] = ("*",),
     fetcher: ImageFetcher | None = None,
+    observer: Observer | None = None,
 ) -> Starlette:
     """Serves `world`. `limits` gives the bounds of a new socket or request; they may change.
 
     Pages of `cors_origins` may read the HTTP endpoints; "*" stands for every origin. `fetcher`
-    fetches first frames; None: no URL is fetched.
+    fetches first frames; None: no URL is fetched. `observer` follows every client.
     """
+    observer = observer or NoObserver()
     capacity = CapacityLimits()
     fetcher = fetcher or ImageFetcher()
-    lag = EventLoopLag()
+    lag = EventLoopLag(on_sample=observer.lagged)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -73,10 +76,12 @@ def build_app(
             )
         ],
         routes=[
-            socket_route(world, limits=limits, capacity=capacity, fetcher=fetcher),
+            socket_route(
+                world, limits=limits, capacity=capacity, fetcher=fetcher, observer=observer
+            ),
             no_socket_route(),
             upgrade_route(),
-            clip_route(world, limits=limits, capacity=capacity, fetcher=fetcher),
+            clip_route(world, limits=limits, capacity=capacity, fetcher=fetcher, observer=observer),
             world_route(world),
             opening_route(world),
             *model_routes(world.info),
@@ -95,6 +100,7 @@ def socket_route(
     limits: Callable[[], ClientLimits],
     capacity: CapacityLimits,
     fetcher: ImageFetcher,
+    observer: Observer,
 ) -> WebSocketRoute:
     """At most `max_sockets` sockets are open at once; another one is closed as `busy`."""
     num_sockets = 0
@@ -102,13 +108,21 @@ def socket_route(
     async def realtime(socket: WebSocket) -> None:
         nonlocal num_sockets
         own_limits = limits()
+        client = client_of(socket.headers, kind="stream")
         if num_sockets >= own_limits.max_sockets:
-            await reject(socket, Busy(f"all {own_limits.max_sockets} sockets are taken"))
+            error = Busy(f"all {own_limits.max_sockets} sockets are taken")
+            await reject(socket, error, client=client, observer=observer)
             return
         num_sockets += 1
         try:
             await Connection(
-                socket, world, limits=own_limits, capacity=capacity, fetcher=fetcher
+                socket,
+                world,
+                limits=own_limits,
+                capacity=capacity,
+                fetcher=fetcher,
+                client=client,
+                observer=observer,
             ).run()
         finally:
             num_sockets -= 1

@@ -128,7 +128,9 @@ class ServerProtocol:
             message = decode_message(data)
             if isinstance(message, Init) and self._is_opening:
                 return self._hold(data)
-            return self._handle(message, num_bytes=len(data))
+            effect = self._handle(message, num_bytes=len(data))
+            self.controls.note_arrival(now_s)
+            return effect
         except (BadMessage, OutOfOrder) as error:
             event_id = read_event_id(data) if isinstance(data, bytes) else None
             return self._answer(error, now_s, event_id=event_id)
@@ -349,9 +351,9 @@ class ServerProtocol:
         num_frames: int,
         took_s: float,
         decoding_s: float = 0.0,
-    ) -> None:
+    ) -> float:
         """Advances the media clock by a chunk; see `Pacer.generated`."""
-        self._pacer.generated(
+        return self._pacer.generated(
             now_s,
             num_frames=num_frames,
             took_s=took_s,
