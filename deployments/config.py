@@ -23,6 +23,8 @@ NonNegativeInt = Annotated[int, Meta(ge=0)]
 PositiveFloat = Annotated[float, Meta(gt=0)]
 # As browsers send it: no path, no slash at the end. "null" is the origin of local files.
 Origin = Annotated[str, Meta(pattern="^([*]|null|https?://[^/\\s]+)\\Z")]
+AbsoluteFile = Annotated[str, Meta(pattern="^/[^\\0]+\\Z")]  # replicas have own directories
+HttpUrl = Annotated[str, Meta(pattern="^https?://[^/\\s]+(/\\S*)?\\Z")]
 FileName = Annotated[str, Meta(min_length=1)]
 HostName = Annotated[str, Meta(pattern="^([a-z0-9-]+[.])+[a-z][a-z0-9-]*\\Z")]
 
@@ -58,6 +60,12 @@ class ServiceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     lease_ttl_s: PositiveFloat = 30.0  # an idle time after which a session ends
     limits: ClientLimits = ClientLimits()  # limits of one client, at the start
     group: GroupLimits = GroupLimits()  # what a replica group admits, at the start
+    log_format: Literal["text", "json"] = "text"  # of the replicas' and ranks' lines
+    # An OpenTelemetry collector that receives spans over HTTP; None: nothing is traced
+    otlp_endpoint: HttpUrl | None = None
+    operator_token_file: AbsoluteFile | None = (
+        None  # opens GET /v1/sessions; None: nobody may read it
+    )
     # Origins whose pages may read the HTTP endpoints; "*": every origin, []: no other origin
     cors_origins: tuple[Origin, ...] = ("*",)
     # Hosts from which clients' first frames may be fetched by https URL; (): no URL is fetched

@@ -17,6 +17,7 @@ from deployments.calls import call_detached, cancel
 from deployments.config import ServiceConfig
 from deployments.encoded_prompt import EncodedPrompt, warn_of_truncation
 from deployments.group_memory import GroupMemory
+from deployments.observability.session_reports import SessionReport
 from deployments.prompt_encoder import PromptEncoder
 from deployments.readiness import Readiness
 from deployments.sessions.waiting import WaitingClient, WaitingLine
@@ -26,6 +27,9 @@ from transport.wire.messages import Queued, Starting, WarningMessage
 from transport.wire.world import OnWait, WorldInfo, WorldMemory, WorldSpec
 
 Frames = NDArray[np.uint8]
+Report = Callable[[str], SessionReport | None]
+
+REPORT_PERIOD_S = 5.0  # between two reports to a rank; an operator's list is as old
 
 logger = logging.getLogger(__name__)
 
@@ -50,10 +54,12 @@ class LeasedSession:
         *,
         config: ServiceConfig,
         prompts: PromptEncoder | None = None,
+        report: Report = lambda session_id: None,
     ) -> None:
         """`stream` is the rest of the lease call, a DeploymentResponseGenerator.
 
-        `prompts` is None where the rank encodes the prompts.
+        `prompts` is None where the rank encodes the prompts. `report` gives the rank what this
+        replica knows of a session.
         """
         self.id = lease.session_id
         self._prompts = prompts
@@ -63,7 +69,9 @@ class LeasedSession:
         self._step_timeout_s = config.step_timeout_s
         self._warnings: list[WarningMessage] = []
         self._lost = asyncio.create_task(self._wait_for_end())
-        self._touching = asyncio.create_task(self._touch_every(config.lease_ttl_s / 3))
+        self._report = report
+        period_s = min(REPORT_PERIOD_S, config.lease_ttl_s / 3)
+        self._touching = asyncio.create_task(self._touch_every(period_s))
 
     async def open(
         self,
@@ -159,7 +167,7 @@ class LeasedSession:
         """Keep the session while its socket is open. Its client may pause or owe acks."""
         while True:
             await asyncio.sleep(period_s)
-            self._rank.touch.remote(self.id)
+            self._rank.touch.remote(self.id, self._report(self.id))
 
 
 class LeasedWorld:
@@ -174,10 +182,12 @@ class LeasedWorld:
         prompts: PromptEncoder | None = None,
         readiness: Readiness | None = None,
         notice_period_s: float = 0.5,
+        report: Report = lambda session_id: None,
     ) -> None:
         """A waiting client gets a message every `notice_period_s`.
 
-        `prompts` is None where the ranks encode the prompts.
+        `prompts` is None where the ranks encode the prompts. `report` describes a session of this
+        replica to its rank.
         """
         self._memory = GroupMemory(group, ready=self.ready)
         # Through gRPC, a caller that was killed is noticed within milliseconds.
@@ -187,6 +197,7 @@ class LeasedWorld:
         self._prompts = prompts
         self._readiness = readiness or Readiness(group.app_name, group.deployment_name)
         self._notice_period_s = notice_period_s
+        self._report = report
         self._line = WaitingLine(
             queue_timeout_s=config.queue_timeout_s, warm_up_timeout_s=config.warm_up_timeout_s
         )
@@ -234,7 +245,9 @@ class LeasedWorld:
         stream = call_detached(self._group.lease)
         try:
             lease = await self._first_item(stream, on_wait)
-            return LeasedSession(lease, stream, config=self._config, prompts=self._prompts)
+            return LeasedSession(
+                lease, stream, config=self._config, prompts=self._prompts, report=self._report
+            )
         except BaseException:
             cancel(stream)
             raise

@@ -12,6 +12,7 @@ from ray.serve._private.constants import DEFAULT_MAX_ONGOING_REQUESTS
 
 from deployments.config import ServiceConfig
 from deployments.config_file import ConfigFile
+from deployments.observability.tracing import check_tracing
 from deployments.schema_keys import ConfigError, suggest
 from lingbot.checkpoint.expected import check_shape
 from lingbot.checkpoint.layout import EXPECTED, find_checkpoint
@@ -37,6 +38,7 @@ class Heads(Struct):
 def check_machine(file: ConfigFile) -> None:
     """Raise ConfigError for weights, a device or resources that this machine does not have."""
     check_libraries(file.args)
+    check_operations(file.args)
     model = check_weights(file.args, num_ranks=len(file.bundles))
     available = find_resources(file)
     check_device(file, num_gpus=available["GPU"])
@@ -54,6 +56,20 @@ def check_libraries(config: ServiceConfig) -> None:
         check_extra()
     except LingbotError as exc:
         raise ConfigError(f"{ARGS}.preset: {exc}") from exc
+
+
+def check_operations(config: ServiceConfig) -> None:
+    """Raise ConfigError for tracing without its packages, or an operator's token without a file."""
+    if config.otlp_endpoint is not None:
+        check_tracing(f"{ARGS}.otlp_endpoint")
+    if config.operator_token_file is not None:
+        path = f"{ARGS}.operator_token_file"
+        try:
+            token = Path(config.operator_token_file).read_text().strip()
+        except (OSError, UnicodeDecodeError) as exc:
+            raise ConfigError(f"{path}: cannot be read, {exc}") from exc
+        if not token:
+            raise ConfigError(f"{path}: is empty, expected a token")
 
 
 def check_weights(config: ServiceConfig, *, num_ranks: int) -> ModelConfig:

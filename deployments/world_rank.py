@@ -17,7 +17,8 @@ from deployments.config import ServiceConfig
 from deployments.encoded_prompt import warn_of_truncation
 from deployments.group_memory import describe_memory
 from deployments.observability.logs import configure_logging
-from deployments.observability.metrics import CacheMetrics
+from deployments.observability.rank_metrics import CacheMetrics
+from deployments.observability.session_reports import SessionReport
 from deployments.sessions.registry import SessionRecord, SessionRegistry
 from transport.wire.messages import Queued, WarningMessage
 from transport.wire.world import WorldMemory, WorldSpec
@@ -96,6 +97,7 @@ class WorldRank:
         self._exit_process = exit_process
         self._sessions = SessionRegistry(ttl_s=config.lease_ttl_s)
         self._ended: dict[str, asyncio.Event] = {}  # one for each session in the registry
+        self._reports: dict[str, SessionReport] = {}  # the transports' last ones
         self._tasks: list[asyncio.Task[None]] = []
         self._store: Any = None  # the rendezvous, on rank 0 of several
         self._failure: asyncio.Future[None]
@@ -112,7 +114,7 @@ class WorldRank:
 
     async def start(self, assignment: RankAssignment) -> None:
         """Join the other ranks and load the weights."""
-        configure_logging()
+        configure_logging(self._config.log_format)
         self._failure = asyncio.get_running_loop().create_future()
         began = time.monotonic()
         self._worker = await asyncio.to_thread(self._create_worker, assignment)
@@ -227,9 +229,18 @@ class WorldRank:
         if self._is_live(session_id):
             yield frames
 
-    def touch(self, session_id: str) -> None:
-        """Restart the session's idle time. An unknown session is ignored."""
+    def touch(self, session_id: str, report: SessionReport | None = None) -> None:
+        """Restart the session's idle time, and keep its transport's report, if there is one.
+
+        An unknown session is ignored.
+        """
         self._sessions.touch(session_id, time.monotonic())
+        if report is not None and self._is_live(session_id):
+            self._reports[session_id] = report
+
+    def reports(self) -> dict[str, SessionReport]:
+        """What the transports last reported of the live sessions."""
+        return self._reports
 
     def end(self, session_id: str, reason: str) -> None:
         """End a session and free its world. An unknown session is ignored."""
@@ -293,6 +304,7 @@ class WorldRank:
 
     def _free(self, record: SessionRecord, reason: str) -> None:
         self._ended.pop(record.session_id).set()
+        self._reports.pop(record.session_id, None)
         self._worker.end_session(record.session_id)
         if record.opened:
             logger.info("session %s closed: %s", record.session_id, reason)

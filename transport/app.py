@@ -20,8 +20,9 @@ from transport.connection.connection import Connection
 from transport.event_loop_lag import EventLoopLag
 from transport.freed_memory import give_back
 from transport.http.clip import clip_route
-from transport.http.health import health_route
+from transport.http.health import health_routes
 from transport.http.models import model_routes
+from transport.http.sessions import ListSessions, sessions_route
 from transport.http.unrouted import describe_status, no_socket_route, upgrade_route
 from transport.http.world_info import opening_route, world_route
 from transport.image_fetcher import ImageFetcher
@@ -44,11 +45,14 @@ def build_app(
     cors_origins: Sequence[str] = ("*",),
     fetcher: ImageFetcher | None = None,
     observer: Observer | None = None,
+    list_sessions: ListSessions | None = None,
+    operator_token_file: Path | None = None,
 ) -> Starlette:
     """Serves `world`. `limits` gives the bounds of a new socket or request; they may change.
 
     Pages of `cors_origins` may read the HTTP endpoints; "*" stands for every origin. `fetcher`
     fetches first frames; None: no URL is fetched. `observer` follows every client.
+    `list_sessions` and `operator_token_file` are for `GET /v1/sessions`.
     """
     observer = observer or NoObserver()
     capacity = CapacityLimits()
@@ -85,7 +89,8 @@ def build_app(
             world_route(world),
             opening_route(world),
             *model_routes(world.info),
-            health_route(world, lag),
+            *health_routes(world, lag),
+            sessions_route(list_sessions, token_file=operator_token_file),
             _file_route(ASYNCAPI_PATH, SPEC / "asyncapi.json"),
             _file_route(OPENAPI_PATH, SPEC / "openapi.json"),
             _file_route("/", WEB / "index.html"),
