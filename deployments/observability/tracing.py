@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Tracer
 
-EXPORT_PERIOD_S = 1.0  # a process that is killed loses the spans of so long
+EXPORT_PERIOD_S = 1.0  # a process that ends loses the spans of so long
+EXPORT_TIMEOUT_S = 5.0  # then a batch is lost
 
 
 def check_tracing(key: str = "args.otlp_endpoint") -> None:
@@ -48,8 +49,9 @@ def create_provider(endpoint: str, *, instance: str) -> "TracerProvider":
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
     resource = Resource.create({"service.name": "lingbot", "service.instance.id": instance})
-    provider = TracerProvider(resource=resource)
-    exporter = OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces")
+    # At exit nothing is flushed: an absent collector would hold up the process for half a minute.
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    exporter = OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces", timeout=EXPORT_TIMEOUT_S)
     delay_ms = 1000 * EXPORT_PERIOD_S
     provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=delay_ms))
     return provider

@@ -121,7 +121,7 @@ def test_ranks_are_found_by_their_names():
     """In a process of its own, because Ray leaves open handles in the one that starts it."""
     done = subprocess.run(
         [sys.executable, "-c", NAMED_ACTORS],
-        env=os.environ | {"RAY_AUTH_MODE": "disabled"},
+        env=os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_raylet_start_wait_time_s": "100"},
         capture_output=True,
         text=True,
         timeout=120,
