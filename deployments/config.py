@@ -24,6 +24,8 @@ NonNegativeInt = Annotated[int, Meta(ge=0)]
 PositiveFloat = Annotated[float, Meta(gt=0)]
 # As browsers send it: no path, no slash at the end. "null" is the origin of local files.
 Origin = Annotated[str, Meta(pattern="^([*]|null|https?://[^/\\s]+)\\Z")]
+AbsoluteFile = Annotated[str, Meta(pattern="^/[^\\0]+\\Z")]  # replicas have own directories
+HttpUrl = Annotated[str, Meta(pattern="^https?://[^/\\s]+(/\\S*)?\\Z")]
 FileName = Annotated[str, Meta(min_length=1)]
 HostName = Annotated[str, Meta(pattern="^([a-z0-9-]+[.])+[a-z][a-z0-9-]*\\Z")]
 
@@ -62,6 +64,12 @@ class ServiceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     # Other origins whose pages may open sockets and read the HTTP endpoints; "*": every origin
     allowed_origins: tuple[Origin, ...] = ()
     access: AccessConfig | None = None  # tokens and their limits; None: everybody may enter
+    log_format: Literal["text", "json"] = "text"  # of the replicas' and ranks' lines
+    # An OpenTelemetry collector that receives spans over HTTP; None: nothing is traced
+    otlp_endpoint: HttpUrl | None = None
+    operator_token_file: AbsoluteFile | None = (
+        None  # opens GET /v1/sessions; None: nobody may read it
+    )
     # Hosts from which clients' first frames may be fetched by https URL; (): no URL is fetched
     image_hosts: tuple[HostName, ...] = ()
 

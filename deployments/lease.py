@@ -19,6 +19,7 @@ from deployments.config import ServiceConfig
 from deployments.encoded_prompt import EncodedPrompt, warn_of_truncation
 from deployments.group_memory import GroupMemory
 from deployments.lease_request import LeaseRequest
+from deployments.observability.session_reports import SessionReport
 from deployments.prompt_encoder import PromptEncoder
 from deployments.readiness import Readiness
 from deployments.sessions.admission import Demand
@@ -28,6 +29,9 @@ from transport.wire.messages import Queued, Starting, WarningMessage
 from transport.wire.world import OnWait, WorldInfo, WorldMemory, WorldSpec
 
 Frames = NDArray[np.uint8]
+Report = Callable[[str], SessionReport | None]
+
+REPORT_PERIOD_S = 5.0  # between two reports to a rank; an operator's list is as old
 
 logger = logging.getLogger(__name__)
 
@@ -52,10 +56,12 @@ class LeasedSession:
         *,
         config: ServiceConfig,
         prompts: PromptEncoder | None = None,
+        report: Report = lambda session_id: None,
     ) -> None:
         """`stream` is the rest of the lease call, a DeploymentResponseGenerator.
 
-        `prompts` is None where the rank encodes the prompts.
+        `prompts` is None where the rank encodes the prompts. `report` gives the rank what this
+        replica knows of a session.
         """
         self.id = lease.session_id
         self._prompts = prompts
@@ -66,7 +72,9 @@ class LeasedSession:
         self._warnings: list[WarningMessage] = []
         self._ended_by_us: str | None = None  # the reason
         self._lost = asyncio.create_task(self._wait_for_end())
-        self._touching = asyncio.create_task(self._touch_every(config.lease_ttl_s / 3))
+        self._report = report
+        period_s = min(REPORT_PERIOD_S, config.lease_ttl_s / 3)
+        self._touching = asyncio.create_task(self._touch_every(period_s))
 
     async def open(
         self,
@@ -170,7 +178,7 @@ class LeasedSession:
         """Keep the session while its socket is open. Its client may pause or owe acks."""
         while True:
             await asyncio.sleep(period_s)
-            self._rank.touch.remote(self.id)
+            self._rank.touch.remote(self.id, self._report(self.id))
 
 
 class LeasedWorld:
@@ -185,10 +193,12 @@ class LeasedWorld:
         prompts: PromptEncoder | None = None,
         readiness: Readiness | None = None,
         notice_period_s: float = 0.5,
+        report: Report = lambda session_id: None,
     ) -> None:
         """A waiting client gets a message every `notice_period_s`.
 
-        `prompts` is None where the ranks encode the prompts.
+        `prompts` is None where the ranks encode the prompts. `report` describes a session of this
+        replica to its rank.
         """
         self._memory = GroupMemory(group, ready=self.ready)
         # Through gRPC, a caller that was killed is noticed within milliseconds.
@@ -200,6 +210,7 @@ class LeasedWorld:
         self._prompts = prompts
         self._readiness = readiness or Readiness(group.app_name, group.deployment_name)
         self._notice_period_s = notice_period_s
+        self._report = report
 
     async def open(self, spec: WorldSpec, image: Frames, *, on_wait: OnWait) -> LeasedSession:
         """The prompt is encoded while the client waits for a lease."""
@@ -262,4 +273,6 @@ class LeasedWorld:
             notice_period_s=self._notice_period_s,
         )
         lease, stream = await request.lease()
-        return LeasedSession(lease, stream, config=self._config, prompts=self._prompts)
+        return LeasedSession(
+            lease, stream, config=self._config, prompts=self._prompts, report=self._report
+        )

@@ -11,6 +11,7 @@ from ray._private.utils import get_num_cpus  # as Ray counts them, in containers
 
 from deployments.config import ServiceConfig
 from deployments.config_file import ConfigFile
+from deployments.observability.tracing import check_tracing
 from deployments.schema_keys import ConfigError, suggest
 from lingbot.checkpoint.expected import check_shape
 from lingbot.checkpoint.layout import EXPECTED, find_checkpoint
@@ -38,6 +39,7 @@ def check_machine(file: ConfigFile) -> None:
     """Raise ConfigError for weights, a device or resources that this machine does not have."""
     check_libraries(file.args)
     check_tokens(file.args)
+    check_operations(file.args)
     model = check_weights(file.args, num_ranks=len(file.bundles))
     available = find_resources(file)
     check_device(file, num_gpus=available["GPU"])
@@ -64,6 +66,20 @@ def check_tokens(config: ServiceConfig) -> None:
             Tokens(config.access)
     except TokenFileError as exc:
         raise ConfigError(f"{ARGS}.access: {exc}") from exc
+
+
+def check_operations(config: ServiceConfig) -> None:
+    """Raise ConfigError for tracing without its packages, or an operator's token without a file."""
+    if config.otlp_endpoint is not None:
+        check_tracing(f"{ARGS}.otlp_endpoint")
+    if config.operator_token_file is not None:
+        path = f"{ARGS}.operator_token_file"
+        try:
+            token = Path(config.operator_token_file).read_text().strip()
+        except (OSError, UnicodeDecodeError) as exc:
+            raise ConfigError(f"{path}: cannot be read, {exc}") from exc
+        if not token:
+            raise ConfigError(f"{path}: is empty, expected a token")
 
 
 def check_weights(config: ServiceConfig, *, num_ranks: int) -> ModelConfig:

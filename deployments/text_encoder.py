@@ -32,7 +32,7 @@ class TextEncoder:
     def __init__(
         self, config: ServiceConfig, *, load: "Callable[[], Encoder] | None" = None
     ) -> None:
-        configure_logging()
+        configure_logging(config.log_format)
         began = time.monotonic()
         self._encoder = (load or partial(load_encoder, config))()
         logger.info("text encoder loaded in %.1f s", time.monotonic() - began)

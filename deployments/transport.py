@@ -5,19 +5,27 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
+from ray import serve
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from starlette.applications import Starlette
 
 from deployments.config import ServiceConfig, parse_user_config
 from deployments.lease import LeasedWorld
+from deployments.observability.fan_out import FanOut
 from deployments.observability.logs import configure_logging
+from deployments.observability.session_metrics import TransportMetrics
+from deployments.observability.session_reports import SessionReports
+from deployments.observability.tracing import Tracing, create_provider
 from deployments.prompt_encoder import PromptEncoder
 from deployments.serve_middleware import add_serve_middleware
+from deployments.session_list import SessionCollector
 from deployments.token_usage import ClusterUsage
 from lingbot.config import PRESETS, SIZE_MULTIPLE
 from transport.access import Access
 from transport.app import build_app
 from transport.image_fetcher import ImageFetcher
+from transport.observer import Observer
 from transport.tokens import Tokens
 from transport.wire.world import Opening, WorldInfo
 
@@ -37,14 +45,20 @@ class Transport:
 
         `token_usage` is None where no token is needed. Raises TokenFileError.
         """
-        configure_logging()
+        configure_logging(config.log_format)
         self._access = Access(
             allowed_origins=config.allowed_origins,
             tokens=None if config.access is None else Tokens(config.access),
             usage=None if token_usage is None else ClusterUsage(token_usage),
         )
+        replica = replica_name()
+        reports = SessionReports(transport=replica)
+        self._observer = create_observer(config, reports, replica=replica)
+        self._collector = SessionCollector(group.app_name)
         prompts = None if text_encoder is None else PromptEncoder(text_encoder, config)
-        self._world = LeasedWorld(group, world_info(config), config, prompts=prompts)
+        self._world = LeasedWorld(
+            group, world_info(config), config, prompts=prompts, report=reports.get
+        )
         self._config = config
         self._limits = config.limits
 
@@ -58,15 +72,34 @@ class Transport:
         self._world.close(live.closing)
 
     def __serve_build_asgi_app__(self) -> Starlette:
-        config = self._config
+        config, token_file = self._config, self._config.operator_token_file
         return add_serve_middleware(
             build_app(
                 self._world,
                 limits=lambda: self._limits,
                 access=self._access,
                 fetcher=ImageFetcher(config.image_hosts),
+                observer=self._observer,
+                list_sessions=self._collector.collect,
+                operator_token_file=None if token_file is None else Path(token_file),
             )
         )
+
+
+def replica_name() -> str:
+    """The id of this replica of Serve's; outside of Serve, `local`."""
+    try:
+        return str(serve.get_replica_context().replica_id.unique_id)
+    except RayServeException:
+        return "local"
+
+
+def create_observer(config: ServiceConfig, reports: SessionReports, *, replica: str) -> FanOut:
+    """What follows the clients of this process. Raises ConfigError without tracing's packages."""
+    observers: list[Observer] = [TransportMetrics(), reports]
+    if config.otlp_endpoint is not None:
+        observers.append(Tracing(create_provider(config.otlp_endpoint, instance=replica)))
+    return FanOut(observers)
 
 
 def world_info(config: ServiceConfig) -> WorldInfo:

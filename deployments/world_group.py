@@ -16,6 +16,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from deployments.config import ServiceConfig, parse_group_config
 from deployments.observability.logs import configure_logging
+from deployments.session_list import NAMESPACE, rank_name
 from deployments.sessions.admission import Demand
 from deployments.sessions.lease_reply import AskAgain, Full, Waiting
 from deployments.world_rank import RankAssignment, WorldRank
@@ -41,7 +42,7 @@ class WorldGroup:
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, config: ServiceConfig, *, watch_period_s: float = 1.0
     ) -> None:
-        configure_logging()
+        configure_logging(config.log_format)
         self._ranks = create_ranks(config)
         timeout_s = config.warm_up_timeout_s
         try:
@@ -93,14 +94,20 @@ class WorldGroup:
 
 
 def create_ranks(config: ServiceConfig) -> list[Any]:
-    """One actor for each bundle of this replica's placement group, with the bundle's resources."""
+    """One actor for each bundle of this replica's placement group, with the bundle's resources.
+
+    Rank 0 has a name, by which the transports find it.
+    """
     group = get_current_placement_group()
     assert group is not None, "WorldGroup needs placement_group_bundles"
-    bundles = group.bundle_specs
+    bundles, replica = group.bundle_specs, serve.get_replica_context()
+    name = rank_name(replica.app_name, replica.replica_id.unique_id)
     num_cpus = sum(bundle.get("CPU", 0) for bundle in bundles) or None
     return [
         ray.remote(WorldRank)
         .options(
+            name=None if index else name,
+            namespace=NAMESPACE,
             num_cpus=bundle.get("CPU", 0),
             num_gpus=bundle.get("GPU", 0),
             max_concurrency=1000,  # async calls that wait: each lease is one

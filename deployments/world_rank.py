@@ -19,7 +19,8 @@ from deployments.encoded_prompt import warn_of_truncation
 from deployments.group_memory import SessionBytes, describe_memory
 from deployments.group_sessions import GroupSessions, SessionStatus
 from deployments.observability.logs import configure_logging
-from deployments.observability.metrics import CacheMetrics
+from deployments.observability.rank_metrics import CacheMetrics
+from deployments.observability.session_reports import SessionReport
 from deployments.sessions.admission import Admission, Demand, GroupLimits
 from deployments.sessions.lease_reply import AskAgain, Full, Waiting
 from deployments.sessions.registry import EndReason
@@ -106,6 +107,7 @@ class WorldRank:
         self._exit_grace_s = exit_grace_s
         self._exit_process = exit_process
         self._sessions: GroupSessions
+        self._reports: dict[str, SessionReport] = {}  # the transports' last ones
         self._tasks: list[asyncio.Task[None]] = []
         self._store: Any = None  # the rendezvous, on rank 0 of several
         self._failure: asyncio.Future[None]
@@ -122,7 +124,7 @@ class WorldRank:
 
     async def start(self, assignment: RankAssignment) -> None:
         """Join the other ranks and load the weights."""
-        configure_logging()
+        configure_logging(self._config.log_format)
         self._failure = asyncio.get_running_loop().create_future()
         began = time.monotonic()
         self._worker = await asyncio.to_thread(self._create_worker, assignment)
@@ -271,9 +273,18 @@ class WorldRank:
         """Free the session's share of the group's speed until its next step; see GroupSessions."""
         self._sessions.pause(session_id)
 
-    def touch(self, session_id: str) -> None:
-        """Restart the session's idle time. An unknown session is ignored."""
+    def touch(self, session_id: str, report: SessionReport | None = None) -> None:
+        """Restart the session's idle time, and keep its transport's report, if there is one.
+
+        An unknown session is ignored.
+        """
         self._sessions.touch(session_id)
+        if report is not None and self._sessions.is_live(session_id):
+            self._reports[session_id] = report
+
+    def reports(self) -> dict[str, SessionReport]:
+        """What the transports last reported of the live sessions."""
+        return self._reports
 
     def end(self, session_id: str) -> None:
         """End a session or a wait, and free its world. An unknown session is ignored."""

@@ -21,11 +21,13 @@ from transport.connection.connection import Connection
 from transport.event_loop_lag import EventLoopLag
 from transport.freed_memory import give_back
 from transport.http.clip import clip_route
-from transport.http.health import health_route
+from transport.http.health import health_routes
 from transport.http.models import model_routes
+from transport.http.sessions import ListSessions, sessions_route
 from transport.http.unrouted import describe_status, no_socket_route, upgrade_route
 from transport.http.world_info import opening_route, world_route
 from transport.image_fetcher import ImageFetcher
+from transport.observer import NoObserver, Observer, client_of
 from transport.paths import ASYNCAPI_PATH, OPENAPI_PATH, SOCKET_PATH
 from transport.wire.errors import Busy
 from transport.wire.limits import ClientLimits
@@ -43,16 +45,21 @@ def build_app(
     limits: Callable[[], ClientLimits] = ClientLimits,
     access: Access | None = None,
     fetcher: ImageFetcher | None = None,
+    observer: Observer | None = None,
+    list_sessions: ListSessions | None = None,
+    operator_token_file: Path | None = None,
 ) -> Starlette:
     """Serves `world`. `limits` gives the bounds of a new socket or request; they may change.
 
     `access` decides who may enter; None: everybody, but no page of another origin. `fetcher`
-    fetches first frames; None: no URL is fetched.
+    fetches first frames; None: no URL is fetched. `observer` follows every client.
+    `list_sessions` and `operator_token_file` are for `GET /v1/sessions`.
     """
     access = access or Access()
+    observer = observer or NoObserver()
     capacity = CapacityLimits()
     fetcher = fetcher or ImageFetcher()
-    lag = EventLoopLag()
+    lag = EventLoopLag(on_sample=observer.lagged)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -77,14 +84,17 @@ def build_app(
             Middleware(AccessControl, access=access),
         ],
         routes=[
-            socket_route(world, limits=limits, capacity=capacity, fetcher=fetcher),
+            socket_route(
+                world, limits=limits, capacity=capacity, fetcher=fetcher, observer=observer
+            ),
             no_socket_route(),
             upgrade_route(),
-            clip_route(world, limits=limits, capacity=capacity, fetcher=fetcher),
+            clip_route(world, limits=limits, capacity=capacity, fetcher=fetcher, observer=observer),
             world_route(world),
             opening_route(world),
             *model_routes(world.info),
-            health_route(world, lag),
+            *health_routes(world, lag),
+            sessions_route(list_sessions, token_file=operator_token_file),
             _file_route(ASYNCAPI_PATH, SPEC / "asyncapi.json"),
             _file_route(OPENAPI_PATH, SPEC / "openapi.json"),
             _file_route("/", WEB / "index.html"),
@@ -99,6 +109,7 @@ def socket_route(
     limits: Callable[[], ClientLimits],
     capacity: CapacityLimits,
     fetcher: ImageFetcher,
+    observer: Observer,
 ) -> WebSocketRoute:
     """At most `max_sockets` sockets are open at once; another one is closed as `busy`."""
     num_sockets = 0
@@ -106,13 +117,21 @@ def socket_route(
     async def realtime(socket: WebSocket) -> None:
         nonlocal num_sockets
         own_limits = limits()
+        client = client_of(socket.headers, kind="stream")
         if num_sockets >= own_limits.max_sockets:
-            await reject(socket, Busy(f"all {own_limits.max_sockets} sockets are taken"))
+            error = Busy(f"all {own_limits.max_sockets} sockets are taken")
+            await reject(socket, error, client=client, observer=observer)
             return
         num_sockets += 1
         try:
             await Connection(
-                socket, world, limits=own_limits, capacity=capacity, fetcher=fetcher
+                socket,
+                world,
+                limits=own_limits,
+                capacity=capacity,
+                fetcher=fetcher,
+                client=client,
+                observer=observer,
             ).run()
         finally:
             num_sockets -= 1

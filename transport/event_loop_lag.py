@@ -3,6 +3,7 @@
 import math
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import anyio
@@ -25,6 +26,7 @@ class EventLoopLag:
     """A timer that records how late it fires."""
 
     every_s: float = EVERY_S
+    on_sample: Callable[[float], None] = lambda lag_s: None  # receives each one
     _samples_s: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_SAMPLES))
 
     async def run(self) -> None:
@@ -33,7 +35,9 @@ class EventLoopLag:
             # Not the loop's own clock, which may stand still for a while.
             deadline = time.monotonic() + self.every_s
             await anyio.sleep(self.every_s)
-            self._samples_s.append(max(0.0, time.monotonic() - deadline))
+            lag_s = max(0.0, time.monotonic() - deadline)
+            self._samples_s.append(lag_s)
+            self.on_sample(lag_s)
 
     def stats(self) -> EventLoopLagStats | None:
         """Returns None before the first sample."""

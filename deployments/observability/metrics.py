@@ -1,44 +1,117 @@
-"""Metrics of the ranks, exported through Ray to Prometheus.
+"""Every metric of this project, exported through Ray to Prometheus as `ray_NAME`.
 
-Tested in `tests/deployments/test_ranks.py`.
+The dashboard, the alert rules and docs/operating.md are compared with this table.
+Tested in `tests/deployments/observability/test_metrics.py`.
 """
 
-from typing import TYPE_CHECKING
+from typing import Any, Literal
 
-from ray.util.metrics import Counter, Gauge
+from msgspec import Struct
+from ray.util.metrics import Counter, Gauge, Histogram
 
-if TYPE_CHECKING:
-    from lingbot.dit.camera_cache import CacheStats
+SECONDS = (
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.15,
+    0.25,
+    0.4,
+    0.6,
+    1.0,
+    1.5,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+    60.0,
+    300.0,
+)
+LAG_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.0, 3.0)
+# Of real time: dense around 1, where a session begins to fall behind.
+RATIO = (0.25, 0.5, 0.75, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
 
-COUNTERS = {
-    "hits": "latent frames whose camera maps were cached",
-    "misses": "latent frames whose camera maps had to be computed",
-    "evictions": "cached camera maps that were removed to make room for others",
-    "conditioner_s": "seconds spent on computing camera maps",
+
+class Spec(Struct, frozen=True):
+    """One metric."""
+
+    kind: Literal["counter", "gauge", "histogram"]
+    text: str
+    tags: tuple[str, ...] = ()
+    bounds: tuple[float, ...] = ()  # of a histogram's buckets
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """What Prometheus finds behind the name."""
+        if self.kind == "histogram":
+            return ("_bucket", "_sum", "_count")
+        return ("_total",) if self.kind == "counter" else ("",)
+
+
+METRICS = {
+    # A transport replica's. `kind` is stream or clip.
+    "lingbot_clients": Spec(
+        "gauge",
+        "clients by state: connected, starting or waiting, then active or paused",
+        ("kind", "state"),
+    ),
+    "lingbot_opens": Spec("counter", "worlds that were opened", ("kind",)),
+    "lingbot_refusals": Spec(
+        "counter", "clients that ended without a world, by reason", ("kind", "reason")
+    ),
+    "lingbot_closes": Spec("counter", "worlds that ended, by reason", ("kind", "reason")),
+    "lingbot_wait_seconds": Spec(
+        "histogram", "from a valid request to its world, or to giving up", ("kind",), SECONDS
+    ),
+    "lingbot_first_chunk_seconds": Spec(
+        "histogram", "from a valid request to its first chunk, the wait included", (), SECONDS
+    ),
+    "lingbot_chunk_period_ratio": Spec(
+        "histogram", "time from chunk to chunk, over the time that a chunk plays", (), RATIO
+    ),
+    "lingbot_control_to_frame_seconds": Spec(
+        "histogram", "from the arrival of keys to the chunk in which they take effect", (), SECONDS
+    ),
+    "lingbot_stalls": Spec("counter", "chunks that came over a frame's time too late"),
+    "lingbot_stall_seconds": Spec("counter", "time for which clients had nothing left to show"),
+    "lingbot_dropped_frames": Spec("counter", "frames that slow clients in `latest` mode missed"),
+    "lingbot_sent_frames": Spec("counter", "frames that were sent", ("kind",)),
+    "lingbot_sent_bytes": Spec("counter", "bytes of frames that were sent", ("kind",)),
+    "lingbot_event_loop_lag_seconds": Spec(
+        "histogram", "how late a timer of the event loop was", (), LAG_S
+    ),
+    # A rank's.
+    "lingbot_camera_cache_hits": Spec(
+        "counter", "latent frames whose camera maps were cached", ("rank",)
+    ),
+    "lingbot_camera_cache_misses": Spec(
+        "counter", "latent frames whose camera maps had to be computed", ("rank",)
+    ),
+    "lingbot_camera_cache_evictions": Spec(
+        "counter", "cached camera maps that were removed to make room for others", ("rank",)
+    ),
+    "lingbot_camera_cache_conditioner_s": Spec(
+        "counter", "seconds spent on computing camera maps", ("rank",)
+    ),
+    "lingbot_camera_cache_stored_bytes": Spec(
+        "gauge", "bytes of the cached camera maps", ("rank",)
+    ),
+    # A replica group's, from its rank 0.
+    "lingbot_group_sessions": Spec("gauge", "sessions of a replica group, by state", ("state",)),
+    "lingbot_group_waiting": Spec("gauge", "clients in a replica group's line"),
+    "lingbot_group_session_bytes": Spec(
+        "gauge", "bytes of a rank that the sessions take: KV windows, decoder states, images"
+    ),
+    "lingbot_group_load": Spec("gauge", "share of real time that the active sessions take"),
+    "lingbot_lease_ends": Spec("counter", "leases that ended, by reason", ("reason",)),
 }
 
 
-class CacheMetrics:
-    """The camera cache of one rank, as `lingbot_camera_cache_*`."""
-
-    def __init__(self, *, rank: int) -> None:
-        self._tags = {"rank": str(rank)}
-        self._reported = dict.fromkeys(COUNTERS, 0.0)
-        self._counters = {
-            name: Counter(f"lingbot_camera_cache_{name}", description=text, tag_keys=("rank",))
-            for name, text in COUNTERS.items()
-        }
-        self._stored = Gauge(
-            "lingbot_camera_cache_stored_bytes",
-            description="bytes of the cached camera maps",
-            tag_keys=("rank",),
-        )
-
-    def report(self, stats: "CacheStats") -> None:
-        """Raise the metrics to `stats`, the totals of a cache since its creation."""
-        for name, counter in self._counters.items():
-            total = float(getattr(stats, name))
-            if total > self._reported[name]:  # Ray rejects an increment of zero
-                counter.inc(total - self._reported[name], tags=self._tags)
-                self._reported[name] = total
-        self._stored.set(stats.stored_bytes, tags=self._tags)
+def create(name: str) -> Any:
+    """The metric of this name: a Counter, Gauge or Histogram of Ray's."""
+    spec = METRICS[name]
+    if spec.kind == "histogram":
+        bounds = list(spec.bounds)
+        return Histogram(name, description=spec.text, boundaries=bounds, tag_keys=spec.tags)
+    kind = Counter if spec.kind == "counter" else Gauge
+    return kind(name, description=spec.text, tag_keys=spec.tags)

@@ -30,7 +30,7 @@ class FakeRank:
     def __init__(self, *opening):
         self.replies = opening or (None,)
         self.open = self.step = Remote(self.respond)
-        self.touch = Remote(lambda session_id: None)
+        self.touch = Remote(lambda session_id, report: None)
         self.pause = Remote(lambda session_id: self.paused.append(session_id))
         self.paused = []
         self.requests, self.calls = [], []

@@ -133,7 +133,7 @@ def test_a_clip_whose_client_disconnects_is_not_finished(server):
     began = time.monotonic()
     with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
         assert b"ftyp" in answer.read(64)  # the clip plays before it is complete
-    run(until(server, lambda: logged(server, r"session \w+ closed: the client left")))
+    run(until(server, lambda: logged(server, r"session \w+ closed, 499 the client left")))
     assert time.monotonic() - began < 20
 
 

@@ -1,6 +1,7 @@
 """Encodes a session's chunks in worker threads, and sends each batch in order once it is ready."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -19,6 +20,7 @@ from transport.codecs.payload import (
 )
 from transport.connection.chunk_slot import GeneratedChunk
 from transport.connection.sender import MessageSender
+from transport.observer import SentChunk
 from transport.wire.messages import ChunkStats, Encoding, Format, WarningMessage, milliseconds
 from transport.wire.protocol import ServerProtocol
 from transport.worker_limits import run_in_worker
@@ -38,6 +40,8 @@ class SendStats:
     num_bytes: int = 0
     num_batches: int = 0
     content_type: str = ""
+    encoded_s: float = 0.0  # when sending had its last payload, on the event loop's clock
+    first_byte_s: float | None = None  # when writing began
 
 
 class CodecFailed(Exception):
@@ -68,11 +72,12 @@ class ChunkSender:
         *,
         session_id: str,
         limiter: CapacityLimiter,
+        on_sent: Callable[[SentChunk], None] = lambda chunk: None,
     ) -> None:
         """`limiter` is shared by all sessions and FIFO.
 
         A session holds at most as many requests as there are slots, so sessions alternate per
-        batch.
+        batch. `on_sent` receives each chunk that was sent.
         """
         assert protocol.request is not None
         self._sender = sender
@@ -81,6 +86,7 @@ class ChunkSender:
         self._output = protocol.output
         self._session_id = session_id
         self._limiter = limiter
+        self._on_sent = on_sent
         self._encoding: Encoding | None = None
         self._encoder: Encoder
         self._dropped_frames = 0
@@ -95,13 +101,15 @@ class ChunkSender:
         """
         asked_s = anyio.current_time()
         frames = await chunk.frames
-        decoding_s = anyio.current_time() - asked_s
+        decoded_s = anyio.current_time()
+        decoding_s = decoded_s - asked_s
         stats = SendStats()
         self._apply_output()
         if dropped_frames > self._dropped_frames:  # a decoder may start after the gap
             self._encoder.restart()
             self._dropped_frames = dropped_frames
         await self._send_frames(chunk, frames, stats)
+        self._report(chunk, stats, num_frames=len(frames), decoded_s=decoded_s)
         self.num_chunks += 1
         self.num_frames += len(frames)
         self.num_bytes += stats.num_bytes
@@ -109,6 +117,28 @@ class ChunkSender:
         self._begun_s = chunk.begun_s
         await self._sender.send(self._protocol.send_stats(message))
         return decoding_s
+
+    def _report(
+        self, chunk: GeneratedChunk, stats: SendStats, *, num_frames: int, decoded_s: float
+    ) -> None:
+        sent_s = anyio.current_time()
+        self._on_sent(
+            SentChunk(
+                index=chunk.index,
+                num_frames=num_frames,
+                num_bytes=stats.num_bytes,
+                media_s=num_frames / self._request.fps,
+                begun_s=chunk.begun_s + chunk.prepared_s,
+                denoised_s=chunk.begun_s + chunk.prepared_s + chunk.denoising_s,
+                decoded_s=decoded_s,
+                encoded_s=stats.encoded_s,
+                first_byte_s=sent_s if stats.first_byte_s is None else stats.first_byte_s,
+                sent_s=sent_s,
+                stall_s=chunk.stall_s,
+                dropped_frames=self._dropped_frames,
+                event_s=chunk.controls.event_s,
+            )
+        )
 
     async def _send_frames(self, chunk: GeneratedChunk, frames: Frames, stats: SendStats) -> None:
         start = 0
@@ -133,7 +163,8 @@ class ChunkSender:
             for one in pending:
                 asked_s = anyio.current_time()
                 await one.done.wait()
-                stats.build_s += anyio.current_time() - asked_s
+                stats.encoded_s = anyio.current_time()
+                stats.build_s += stats.encoded_s - asked_s
                 if one.payload is None:
                     tasks.cancel_scope.cancel()
                     break
@@ -160,6 +191,8 @@ class ChunkSender:
             controls=chunk.controls,
             dropped_frames=self._dropped_frames,
         )
+        if stats.first_byte_s is None:
+            stats.first_byte_s = anyio.current_time()
         header_s, payload_s = await self._sender.send(unit)
         stats.header_write_s += header_s
         stats.payload_write_s += payload_s

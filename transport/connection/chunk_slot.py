@@ -27,14 +27,16 @@ class GeneratedChunk:
     prepared_s: float  # from the end of the wait to the call of the world
     denoising_s: float
     resumed_s: float = -math.inf  # when the last pause before this chunk ended
+    stall_s: float = 0.0  # see `Pacer.generated`
 
     def after(self, dropped: "GeneratedChunk") -> "GeneratedChunk":
-        """Carries over the dropped chunk's event ids and new-keys flag."""
+        """Carries over the dropped chunk's event ids, new-keys flag and time of its keys."""
         newer, older = self.controls, dropped.controls
         controls = replace(
             newer,
             event_ids=list(dict.fromkeys([*older.event_ids, *newer.event_ids])),
             has_new_keys=older.has_new_keys or newer.has_new_keys,
+            event_s=newer.event_s if older.event_s is None else older.event_s,
         )
         return replace(self, controls=controls)
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import anyio
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from transport.observer import Client, Observer, SessionEnd
+from transport.session_log import log_closed
 from transport.wire.errors import TransportError
 from transport.wire.protocol import Close, build_close
 
@@ -23,6 +25,15 @@ class CloseReason:
     reason: str
     error: TransportError | None = None
     client_left: bool = False
+
+    @property
+    def label(self) -> str:
+        """The reason as one of few words."""
+        if self.client_left:
+            return "client_left"
+        if self.error is not None:
+            return self.error.code
+        return "done" if self.code == 1000 else "cancelled"
 
 
 def close_reason_for(exc: Exception) -> CloseReason:
@@ -50,11 +61,17 @@ async def close(socket: WebSocket, end: Close) -> None:
             pass  # the client left meanwhile
 
 
-async def reject(socket: WebSocket, error: TransportError) -> None:
+async def reject(
+    socket: WebSocket, error: TransportError, *, client: Client, observer: Observer
+) -> None:
     """Ends a socket before its first message. It is accepted, so that it can receive the error."""
-    logger.info("rejected a socket: %s", error)
+    now_s, reason = anyio.current_time(), close_reason_for(error)
+    end = SessionEnd(
+        session_id=None, label=reason.label, code=reason.code, reason=reason.reason, duration_s=0.0
+    )
+    log_closed(client, end)
+    observer.connected(client, now_s).closed(now_s, end)
     await socket.accept()
-    reason = close_reason_for(error)
     await close(socket, build_close(reason.code, reason.reason, error=reason.error))
 
 

@@ -1,7 +1,6 @@
 """One WebSocket connection, from handshake to close. It receives, generates and sends at once."""
 
 import itertools
-import logging
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,6 +17,8 @@ from transport.connection.close import CloseReason, close, close_reason_for
 from transport.connection.presence import Presence
 from transport.connection.sender import MessageSender
 from transport.image_fetcher import ImageFetcher
+from transport.observer import Client, NoObserver, Observer, SessionEnd
+from transport.session_log import log_closed, log_opened
 from transport.wire.errors import BadMessage, Refused, TransportError, WorldLost
 from transport.wire.init import SessionRequest
 from transport.wire.limits import ClientLimits
@@ -29,8 +30,6 @@ from transport.worker_limits import CapacityLimits, run_in_worker
 # SGLang-Diffusion's, and its text: a client without extensions hears nothing while it waits.
 PLAIN_QUEUE_TIMEOUT_S = 1.0
 PLAIN_QUEUE_ERROR = "another realtime session is already active"
-
-logger = logging.getLogger(__name__)
 
 
 class Connection:
@@ -44,8 +43,12 @@ class Connection:
         limits: ClientLimits,
         capacity: CapacityLimits,
         fetcher: ImageFetcher | None = None,
+        client: Client = Client(),  # noqa: B008  # frozen
+        observer: Observer | None = None,
     ) -> None:
         """`fetcher` fetches a `first_frame` that is a URL; None: no URL is fetched."""
+        self._client = client
+        self._observer = (observer or NoObserver()).connected(client, anyio.current_time())
         self._socket = socket
         self._world = world
         self._limits = limits
@@ -61,12 +64,11 @@ class Connection:
         self._turn_changed = anyio.Event()  # set by an ack, a pause and the end of one
         self._decoding_s = 0.0  # sending waited so long for the last chunk's frames
         self._queued_since_s = 0.0
-        self._session_id = "none"
+        self._session_id: str | None = None
         self._chunk_sender: ChunkSender | None = None
 
     async def run(self) -> None:
         """Accepts the socket, serves one world and closes."""
-        await self._socket.accept()
         started_s = anyio.current_time()
         end = CloseReason(code=1006, reason="cancelled")  # from outside: nothing can be sent
         try:
@@ -75,20 +77,26 @@ class Connection:
                 last = self._protocol.send_close(end.code, end.reason, error=end.error)
                 await close(self._socket, last)
         finally:
-            sent = self._chunk_sender
-            logger.info(
-                "session %s closed, %d %s: %d chunks, %d frames, %d bytes in %.1f s",
-                self._session_id,
-                end.code,
-                end.reason,
-                sent.num_chunks if sent else 0,
-                sent.num_frames if sent else 0,
-                sent.num_bytes if sent else 0,
-                anyio.current_time() - started_s,
-            )
+            self._report_end(end, duration_s=anyio.current_time() - started_s)
+
+    def _report_end(self, end: CloseReason, *, duration_s: float) -> None:
+        sent = self._chunk_sender
+        summary = SessionEnd(
+            session_id=self._session_id,
+            label=end.label,
+            code=end.code,
+            reason=end.reason,
+            duration_s=duration_s,
+            num_chunks=sent.num_chunks if sent else 0,
+            num_frames=sent.num_frames if sent else 0,
+            num_bytes=sent.num_bytes if sent else 0,
+        )
+        log_closed(self._client, summary)
+        self._observer.closed(anyio.current_time(), summary)
 
     async def _run_tasks(self) -> CloseReason:
         try:
+            await self._socket.accept()
             with self._requests_in, self._requests_out:
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(self._listen)
@@ -156,6 +164,7 @@ class Connection:
             request, image = await self._negotiate(timeout_s=remaining_s)
             self._queued_since_s = anyio.current_time()
             remaining_s -= self._queued_since_s - started_s
+            self._observer.asked(self._queued_since_s)
             try:
                 return request, await self._world.open(
                     request.world, image, on_wait=self._send_queue_status
@@ -188,6 +197,7 @@ class Connection:
     async def _send_queue_status(self, status: Queued | Starting) -> None:
         """Raises Refused for a client that would wait in silence for a world of others."""
         now_s = anyio.current_time()
+        self._observer.waits(status)
         assert self._protocol.request is not None
         if isinstance(status, Starting) or self._protocol.request.extensions:
             self._queued_since_s = now_s
@@ -206,20 +216,20 @@ class Connection:
     async def _stream_session(self, request: SessionRequest, session: WorldSession) -> None:
         """Generates chunks and sends them until the last one, or until the world is lost."""
         self._session_id = session.id
-        logger.info(
-            "session %s opened: %dx%d as %s",
-            session.id,
-            request.world.width,
-            request.world.height,
-            request.encoding.format,
-        )
+        width, height, output = request.world.width, request.world.height, request.encoding.format
+        log_opened(self._client, session.id, width=width, height=height, output=output)
+        self._observer.opened(anyio.current_time(), session.id, width=width, height=height)
         self._protocol.idle.start(anyio.current_time(), may_idle=request.max_chunks is None)
         await self._sender.send(self._protocol.send_session(session.id))
         await self._send_warnings([*request.warnings, *session.take_warnings()])
         await self._handle_effects(self._protocol.release(anyio.current_time()))
         slot = ChunkSlot(latest=request.latest)
         self._chunk_sender = ChunkSender(
-            self._sender, self._protocol, session_id=session.id, limiter=self._capacity.encode
+            self._sender,
+            self._protocol,
+            session_id=session.id,
+            limiter=self._capacity.encode,
+            on_sent=self._observer.sent,
         )
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_watch_session, session)
@@ -267,7 +277,7 @@ class Connection:
             denoised_s = anyio.current_time()
             await self._send_warnings(session.take_warnings())
             num_frames = self._num_frames_of(index)
-            news = protocol.chunk_generated(
+            stall_s, news = protocol.chunk_generated(
                 denoised_s,
                 controls,
                 num_frames=num_frames,
@@ -286,6 +296,7 @@ class Connection:
                 waited_s=waited_s,
                 prepared_s=started_s - asked_s,
                 denoising_s=denoised_s - started_s,
+                stall_s=stall_s,
             )
             position += num_frames
             await slot.put(chunk)

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import anyio
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -11,9 +12,11 @@ from starlette.routing import Route
 from transport.codecs.image import decode_image
 from transport.codecs.payload import Frame
 from transport.http.clip_request import ClipRequest, read_clip_request
-from transport.http.clip_response import ClipResponse, error_response
+from transport.http.clip_response import ClipResponse, error_response, status_of
 from transport.image_fetcher import ImageFetcher
+from transport.observer import Client, NoObserver, Observer, SessionEnd, SessionObserver, client_of
 from transport.paths import CLIPS_PATH
+from transport.session_log import log_closed
 from transport.wire.controls import parse_actions
 from transport.wire.errors import BadMessage, TransportError, quote
 from transport.wire.init import read_prompt, read_seed, read_sizes, read_steps, warn_of_size
@@ -30,9 +33,17 @@ def clip_route(
     limits: Callable[[], ClientLimits],
     capacity: CapacityLimits,
     fetcher: ImageFetcher,
+    observer: Observer | None = None,
 ) -> Route:
     async def clips(request: Request) -> Response:
-        return await clip(request, world, limits=limits(), capacity=capacity, fetcher=fetcher)
+        return await clip(
+            request,
+            world,
+            limits=limits(),
+            capacity=capacity,
+            fetcher=fetcher,
+            observer=observer,
+        )
 
     return Route(CLIPS_PATH, clips, methods=["POST"])
 
@@ -44,11 +55,14 @@ async def clip(
     limits: ClientLimits,
     capacity: CapacityLimits,
     fetcher: ImageFetcher | None = None,
+    observer: Observer | None = None,
 ) -> Response:
     """Image, prompt, actions and seed to video/mp4; a request that cannot be used to an error.
 
     `fetcher` fetches an image that is a URL; None: no URL is fetched.
     """
+    client = client_of(request.headers, kind="clip")
+    session = (observer or NoObserver()).connected(client, anyio.current_time())
     try:
         fields, upload = await read_clip_request(request, limits=limits)
         max_latent_frames = limits.max_clip_latent_frames
@@ -58,13 +72,14 @@ async def clip(
             raise BadMessage("missing required field `image`", code="missing_field", field="image")
         spec = _read_spec(fields, world.info, has_image=source is not None)
     except ClientDisconnect:
-        logger.info("clip dropped: the client left")
+        _report(client, session, label="client_left", code=499, reason="the client left")
         return Response(status_code=499)
-    except TransportError as error:
+    except Exception as exc:
+        error = exc if isinstance(exc, TransportError) else TransportError("internal error")
+        if error is not exc:
+            logger.exception("a clip failed")
+        _report(client, session, label=error.code, code=status_of(error), reason=str(error))
         return error_response(error)
-    except Exception:
-        logger.exception("a clip failed")
-        return error_response(TransportError("internal error"))
     image = _load_image(
         world.info.openings[0].image if source is None else source,
         sizes=read_sizes(fields.size, world.info),
@@ -79,7 +94,18 @@ async def clip(
         capacity=capacity,
         timeout_s=limits.ack_timeout_s,
         warnings=warn_of_size(fields.size, served=f"{spec.width}x{spec.height}"),
+        client=client,
+        observer=session,
     )
+
+
+def _report(
+    client: Client, session: SessionObserver, *, label: str, code: int, reason: str
+) -> None:
+    """Reports the end of a request that wants no world."""
+    end = SessionEnd(session_id=None, label=label, code=code, reason=reason, duration_s=0.0)
+    log_closed(client, end)
+    session.closed(anyio.current_time(), end)
 
 
 def _read_spec(fields: ClipRequest, info: WorldInfo, *, has_image: bool) -> WorldSpec:

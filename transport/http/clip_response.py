@@ -20,6 +20,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from transport.codecs.mp4 import Mp4Writer
 from transport.codecs.payload import Frame
+from transport.observer import Client, NoObserver, SentChunk, SessionEnd, SessionObserver
+from transport.session_log import log_closed, log_opened
 from transport.wire.errors import Busy, ErrorCode, TooLarge, TransportError, WorldLost
 from transport.wire.messages import Queued, Starting, WarningMessage
 from transport.wire.world import World, WorldSession, WorldSpec
@@ -57,6 +59,8 @@ class ClipResponse(Response):
         capacity: CapacityLimits,
         timeout_s: float,
         warnings: Sequence[WarningMessage] = (),
+        client: Client = Client(kind="clip"),  # noqa: B008  # frozen
+        observer: SessionObserver | None = None,
     ) -> None:
         """Awaits `image`, uint8 [H, W, 3], unless the client disconnects before.
 
@@ -74,6 +78,9 @@ class ClipResponse(Response):
         self._actions = actions
         self._capacity = capacity
         self._warnings = warnings
+        self._client = client
+        self._observer: SessionObserver = observer or NoObserver()
+        self._num_chunks = self._num_frames = self._num_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with anyio.create_task_group() as tasks:
@@ -85,18 +92,19 @@ class ClipResponse(Response):
 
     async def _stream(self, send: Send) -> TransportError | None:
         """Sends the clip. Returns an error that came before the first byte, raises a later one."""
-        begun, reason = False, "the client left"  # the reason of a cancellation
-        session_id = "none"
+        begun, started_s = False, anyio.current_time()
+        label, code, reason = "client_left", 499, "the client left"  # those of a cancellation
+        session_id = None
         try:
             image = await self._image
             height, width = image.shape[:2]
             self._spec = replace(self._spec, width=width, height=height)
-            session = await self._world.open(self._spec, image, on_wait=_ignore)
+            self._observer.asked(anyio.current_time())
+            session = await self._world.open(self._spec, image, on_wait=self._note_wait)
             session_id = session.id
-            num_latent_frames = len(self._actions)
-            logger.info(
-                "session %s opened: a clip of %d latent frames", session_id, num_latent_frames
-            )
+            output = f"a clip of {len(self._actions)} latent frames"
+            log_opened(self._client, session_id, width=width, height=height, output=output)
+            self._observer.opened(anyio.current_time(), session_id, width=width, height=height)
             try:
                 async with aclosing(self._record(session)) as pieces:
                     async for data in pieces:
@@ -106,21 +114,37 @@ class ClipResponse(Response):
                             await send(_start(self._spec.seed, warnings))
                         with anyio.fail_after(self._timeout_s):
                             await send(_body(data))
+                        self._num_bytes += len(data)
                 await send({"type": "http.response.body", "body": b""})
-                reason = "done"
+                label, code, reason = "done", 200, "done"
             finally:
                 session.close()
         except Exception as exc:
             error = exc if isinstance(exc, TransportError) else TransportError("internal error")
-            reason = str(error)
+            label, code, reason = error.code, status_of(error), str(error)
             if error is not exc:
                 logger.exception("a clip failed")
             if begun:
                 raise
             return error
         finally:
-            logger.info("session %s closed: %s", session_id, reason)
+            end = SessionEnd(
+                session_id=session_id,
+                label=label,
+                code=code,
+                reason=reason,
+                duration_s=anyio.current_time() - started_s,
+                num_chunks=self._num_chunks,
+                num_frames=self._num_frames,
+                num_bytes=self._num_bytes,
+            )
+            log_closed(self._client, end)
+            self._observer.closed(anyio.current_time(), end)
         return None
+
+    async def _note_wait(self, status: Queued | Starting) -> None:
+        """An HTTP client receives no news of the queue before its response begins."""
+        self._observer.waits(status)
 
     async def _record(self, session: WorldSession) -> AsyncGenerator[bytes, None]:
         """Pieces of the MP4. The actions are padded to whole chunks, and the video is cut back."""
@@ -132,39 +156,63 @@ class ClipResponse(Response):
         )
         for start in range(0, len(actions), chunk_size):
             chunk = list(actions[start : start + chunk_size])
+            begun_s = anyio.current_time()
             # A deadline one chunk away: live sessions that are closer to an underrun go first.
             pending = await session.step(
                 chunk + [""] * (chunk_size - len(chunk)),
                 prompt=None,
                 time_to_underrun_s=info.chunk_frames / info.fps,
             )
+            denoised_s = anyio.current_time()
             frames = (await pending)[: num_frames - writer.num_frames]
+            decoded_s = anyio.current_time()
             await run_in_worker(partial(writer.add, frames), limiter=self._capacity.clip)
+            encoded_s = anyio.current_time()
             if data := writer.take():
                 yield data
+            self._observer.sent(
+                SentChunk(
+                    index=self._num_chunks,
+                    num_frames=len(frames),
+                    num_bytes=len(data),
+                    media_s=len(frames) / info.fps,
+                    begun_s=begun_s,
+                    denoised_s=denoised_s,
+                    decoded_s=decoded_s,
+                    encoded_s=encoded_s,
+                    first_byte_s=encoded_s,
+                    sent_s=anyio.current_time(),
+                )
+            )
+            self._num_chunks += 1
+            self._num_frames += len(frames)
         await run_in_worker(writer.close, limiter=self._capacity.clip)
         yield writer.take()
 
 
 def error_response(error: TransportError) -> Response:
     """The error as JSON, with the HTTP status of its kind."""
-    match error:
-        case TooLarge():
-            status = 413
-        case Busy() | WorldLost():
-            status = 503
-        case _ if error.code == "timeout":
-            status = 408
-        case _:
-            status = 500 if error.code == "internal" else 400
-    body = Failure(Reason(error.code, str(error), error.field))
+    body = msgspec.json.encode(Failure(Reason(error.code, str(error), error.field)))
     later = error.retry_after_s
     return Response(
-        msgspec.json.encode(body),
-        status_code=status,
+        body,
+        status_code=status_of(error),
         headers=None if later is None else {"retry-after": str(later)},
         media_type="application/json",
     )
+
+
+def status_of(error: TransportError) -> int:
+    """The HTTP status of an error."""
+    match error:
+        case TooLarge():
+            return 413
+        case Busy() | WorldLost():
+            return 503
+        case _ if error.code == "timeout":
+            return 408
+        case _:
+            return 500 if error.code == "internal" else 400
 
 
 def _start(seed: int, warnings: Sequence[WarningMessage]) -> Message:
@@ -185,7 +233,3 @@ async def _cancel_on_disconnect(receive: Receive, scope: CancelScope) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     scope.cancel()
-
-
-async def _ignore(message: Queued | Starting) -> None:
-    """An HTTP client receives no news of the queue before its response begins."""

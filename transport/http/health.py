@@ -1,15 +1,15 @@
-"""`GET /health`: readiness of the world, and latency of the event loop."""
+"""`GET /healthz`: the process. `GET /readyz` and `GET /health`: the world, and the event loop."""
 
 from typing import Literal
 
 import msgspec
 from msgspec import Struct
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from transport.event_loop_lag import EventLoopLag, EventLoopLagStats
-from transport.paths import HEALTH_PATH
+from transport.paths import HEALTH_PATH, HEALTHZ_PATH, READYZ_PATH
 from transport.wire.errors import WorldFailed
 from transport.wire.world import World
 
@@ -22,10 +22,16 @@ class Health(Struct, frozen=True, kw_only=True):
     loop_lag_ms: EventLoopLagStats | None  # null before the first sample
 
 
-def health_route(world: World, lag: EventLoopLag) -> Route:
-    """200 while a world can be opened without a warm-up, 503 otherwise."""
+def health_routes(world: World, lag: EventLoopLag) -> list[Route]:
+    """The process is healthy while its event loop turns. Readiness is the world's.
 
-    async def health(request: Request) -> Response:
+    `/readyz` and `/health` answer 200 while a world can be opened without a warm-up, else 503.
+    """
+
+    async def healthz(request: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def readiness(request: Request) -> Response:
         status: Literal["ready", "warming", "failed"]
         reason = None
         try:
@@ -39,4 +45,8 @@ def health_route(world: World, lag: EventLoopLag) -> Route:
             media_type="application/json",
         )
 
-    return Route(HEALTH_PATH, health)
+    return [
+        Route(HEALTHZ_PATH, healthz),
+        Route(READYZ_PATH, readiness),
+        Route(HEALTH_PATH, readiness),
+    ]

@@ -15,17 +15,21 @@ from transport.http.models import (
     ModelList,
     ServerInfo,
 )
+from transport.http.sessions import SessionList
 from transport.http.world_info import WorldDescription
 from transport.paths import (
     ASYNCAPI_PATH,
     CLIPS_PATH,
     HEALTH_PATH,
+    HEALTHZ_PATH,
     MODEL_INFO_PATH,
     MODEL_PATH,
     MODELS_PATH,
     OPENAPI_PATH,
     OPENINGS_PATH,
+    READYZ_PATH,
     SERVER_INFO_PATH,
+    SESSIONS_PATH,
     SOCKET_PATH,
     WORLD_PATH,
 )
@@ -47,7 +51,7 @@ def build_openapi() -> Schema:
     """The OpenAPI 3.1 document."""
     request = narrow(ClipRequest, actions=Actions, size=Size | None, format=Literal["mp4"])
     models = [ModelList, ModelDescription, ServerInfo, ModelInfo, ModelFailure]
-    _, schemas = build_schemas([request, Failure, Health, WorldDescription, *models])
+    _, schemas = build_schemas([request, Failure, Health, SessionList, WorldDescription, *models])
     schemas["ClipForm"] = _form(schemas["ClipRequest"])
     return {
         "openapi": "3.1.0",
@@ -57,7 +61,10 @@ def build_openapi() -> Schema:
             WORLD_PATH: {"get": _get("Facts of the served world.", ok=_json("WorldDescription"))},
             f"{OPENINGS_PATH}/{{name}}": {"get": _opening()},
             **_models(),
+            HEALTHZ_PATH: {"get": _get("The process: 200 while its event loop turns.", ok=_line())},
+            READYZ_PATH: {"get": _health()},
             HEALTH_PATH: {"get": _health()},
+            SESSIONS_PATH: {"get": _sessions()},
             SOCKET_PATH: {"get": _socket()},
             ASYNCAPI_PATH: {"get": _get("The socket, as AsyncAPI.", ok=_document())},
             OPENAPI_PATH: {"get": _get("This document.", ok=_document())},
@@ -154,6 +161,16 @@ def _health() -> Schema:
     operation["responses"]["503"] = _answer(
         "The world is warming up, or has failed to start.", _json("Health")
     )
+    return operation
+
+
+def _sessions() -> Schema:
+    operation = _get(first_line(SessionList.__doc__), ok=_json("SessionList"))
+    operation["responses"] |= {
+        "401": _answer("The operator's bearer token is missing or wrong.", _json("Failure")),
+        "403": _answer("The server has no operator's token.", _json("Failure")),
+        "503": _answer("The cluster did not answer in time.", _json("Failure")),
+    }
     return operation
 
 

@@ -30,6 +30,7 @@ class ChunkControls:
     prompt: str | None
     event_id: int | None = None  # the newest event that is still in effect
     has_new_keys: bool = False  # keys or a script arrived for this chunk
+    event_s: float | None = None  # when the oldest of them arrived; None: unknown
 
 
 @dataclass(slots=True, kw_only=True)
@@ -43,6 +44,7 @@ class Controls:
     _arrived: list[tuple[Part, int]] = field(default_factory=list)  # events since the last chunk
     _in_effect: tuple[Part, int] | None = None  # the newest event that is still in effect
     _has_new_keys: bool = False
+    _event_s: float | None = None  # when the oldest of the new keys arrived
 
     def play_script(self, actions: Iterable[str], *, event_id: EventId = None) -> None:
         """Replaces the rest of an older script, and releases every key."""
@@ -72,6 +74,11 @@ class Controls:
         """True while a key is held or a script is not over."""
         return bool(self._script or self._transitions or self._held)
 
+    def note_arrival(self, now_s: float) -> None:
+        """Notes when the newest event arrived. An older one whose keys are still new counts."""
+        if self._has_new_keys and self._event_s is None:
+            self._event_s = now_s
+
     def take_chunk(self, num_latent_frames: int) -> ChunkControls:
         """The controls of the next chunk."""
         self._update_effect()
@@ -82,12 +89,14 @@ class Controls:
         event_ids = list(dict.fromkeys(event_id for _, event_id in self._arrived))
         self._arrived.clear()
         has_new_keys, self._has_new_keys = self._has_new_keys, False
+        event_s, self._event_s = self._event_s, None
         return ChunkControls(
             actions=actions,
             event_ids=event_ids,
             prompt=prompt,
             event_id=self._in_effect[1] if self._in_effect else None,
             has_new_keys=has_new_keys,
+            event_s=event_s,
         )
 
     def _note(self, part: Part, event_id: EventId, *, replaces: tuple[Part, ...]) -> None:

@@ -132,7 +132,9 @@ class ServerProtocol:
             message = decode_message(data)
             if isinstance(message, Init) and self._is_opening:
                 return self._hold(data)
-            return self._handle(message, now_s, num_bytes=len(data))
+            effect = self._handle(message, now_s, num_bytes=len(data))
+            self.controls.note_arrival(now_s)
+            return effect
         except (BadMessage, OutOfOrder) as error:
             event_id = read_event_id(data) if isinstance(data, bytes) else None
             return self._answer(error, now_s, event_id=event_id)
@@ -341,10 +343,13 @@ class ServerProtocol:
         num_frames: int,
         took_s: float,
         decoding_s: float = 0.0,
-    ) -> Unit:
-        """Advances the media clock by a chunk; see `Pacer.generated`. Returns news of the speed."""
+    ) -> tuple[float, Unit]:
+        """Advances the media clock by a chunk; see `Pacer.generated`, which returns the first.
+
+        The unit has news of the speed.
+        """
         self.idle.note_chunk(now_s, busy=self.controls.is_busy or any(controls.actions))
-        self._pacer.generated(
+        stall_s = self._pacer.generated(
             now_s,
             num_frames=num_frames,
             took_s=took_s,
@@ -352,7 +357,7 @@ class ServerProtocol:
             flushes_older=self._flushes_older(controls),
         )
         news = self._speed.note_chunk(num_frames=num_frames, took_s=took_s, decoding_s=decoding_s)
-        return self.send_notice(news) if news else []
+        return stall_s, self.send_notice(news) if news else []
 
     def wait_to_generate_s(self, now_s: float) -> float:
         """Seconds until the next chunk may be generated.

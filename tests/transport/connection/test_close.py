@@ -200,7 +200,7 @@ def test_a_lost_world_sends_nothing_between_a_header_and_its_payload(make_socket
 
 
 def test_a_session_leaves_two_lines_in_the_log(server, world, caplog):
-    caplog.set_level(logging.INFO, logger="transport.connection.connection")
+    caplog.set_level(logging.INFO, logger="transport.session_log")
     with server.dial() as peer:
         peer.init(max_chunks=1, prompt="secret")
         assert peer.close_of()[0] == 1000
@@ -210,7 +210,7 @@ def test_a_session_leaves_two_lines_in_the_log(server, world, caplog):
 
 
 def test_a_cancelled_socket_leaves_its_closing_line_too(make_socket, world, caplog):
-    caplog.set_level(logging.INFO, logger="transport.connection.connection")
+    caplog.set_level(logging.INFO, logger="transport.session_log")
 
     async def scenario():
         socket = make_socket(stuck_on=1)
