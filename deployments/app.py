@@ -4,7 +4,6 @@ from typing import Any
 
 from ray import serve
 from ray.serve import Application
-from ray.serve.config import RequestRouterConfig
 
 from deployments.config import parse_args
 from deployments.text_encoder import TextEncoder
@@ -25,7 +24,7 @@ TOKEN_USAGE = serve.deployment(
 def build(args: dict[str, Any]) -> Application:
     """The deployment graph. Raises ConfigError with the path of the wrong key."""
     config = parse_args(args)
-    router = RequestRouterConfig(request_router_class="deployments.router.FewestOngoingRouter")
+    router = {"request_router_class": "deployments.router.FewestOngoingRouter"}
     group = serve.deployment(name="WorldGroup", request_router_config=router)(WorldGroup)
     transport = serve.deployment(name="Transport")(serve.ingress()(Transport))
     deployments = [group.bind(config)]

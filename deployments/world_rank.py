@@ -140,9 +140,11 @@ class WorldRank:
         Rank 0 returns when every shape is warm. `wait_failed` raises later failures.
         """
         loop = asyncio.get_running_loop()
-        self._worker.on_chunk = lambda size, chunk_s: loop.call_soon_threadsafe(
-            self._measure, size, chunk_s
-        )
+
+        def measure(size: "Size", chunk_s: float) -> None:  # on a thread of the worker
+            loop.call_soon_threadsafe(self._sessions.measure, (size.width, size.height), chunk_s)
+
+        self._worker.on_chunk = measure
         threading.Thread(target=self._run_worker, args=[loop], name="engine", daemon=True).start()
         if not self._worker.is_leader:
             return
@@ -346,9 +348,6 @@ class WorldRank:
             suspend=suspend if worker.suspend_frees_memory else None,
             group_id=group_id,
         )
-
-    def _measure(self, size: "Size", chunk_s: float) -> None:
-        self._sessions.measure((size.width, size.height), chunk_s)
 
     def _run_worker(self, loop: asyncio.AbstractEventLoop) -> None:
         try:

@@ -7,6 +7,7 @@ from ray.serve import Application
 
 from deployments.app import build
 from deployments.config import parse_args
+from deployments.router import FewestOngoingRouter
 from deployments.schema_keys import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -91,3 +92,9 @@ def test_a_wrong_key_fails_with_its_path(change, reason):
 def test_config_survives_the_trip_to_a_replica():
     config = parse_args(shipped()["args"])
     assert cloudpickle.loads(cloudpickle.dumps(config)) == config
+
+
+def test_leases_are_routed_to_the_group_with_the_fewest():
+    (group, *_) = build(shipped()["args"])._bound_deployment.init_args[1:]
+    config = group._bound_deployment._deployment_config.request_router_config
+    assert config.get_request_router_class() is FewestOngoingRouter
