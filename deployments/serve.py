@@ -26,6 +26,7 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.scripts import cli
 
+from deployments.agent_ports import choose_agent_ports
 from deployments.closing import close_worlds
 from deployments.cluster_watch import kill, watch_cluster
 from deployments.config_file import ConfigFile, read_config_file
@@ -48,9 +49,7 @@ WATCH_PERIOD_S = 1.0
 FAREWELL_S = 5.0  # clients that wait for a failed world learn the reason meanwhile
 CLOSING_S = 5.0
 SHUTDOWN_S = 8.0
-# A raylet ends if one of its agents takes over 15 s to start, which no setting changes. On two
-# cores beside other servers that happens now and then.
-MAX_ATTEMPTS = 3
+MAX_ATTEMPTS = 3  # of a cluster that ends before it is up: an agent's port was taken meanwhile
 
 
 def main(argv: Sequence[str]) -> int:
@@ -110,6 +109,7 @@ def run(path: Path, file: ConfigFile, *, attempt: int) -> int:
     watch = partial(watch_cluster, ended, on_loss, period_s=WATCH_PERIOD_S)
     threading.Thread(target=watch, daemon=True).start()
     failure = None
+    choose_agent_ports()
     try:
         cli(["run", "--non-blocking", str(path)], standalone_mode=False)
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
