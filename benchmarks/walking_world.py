@@ -97,6 +97,9 @@ class WalkingSession:
         await asyncio.Event().wait()
         return ""
 
+    def pause(self) -> None:
+        """A session holds nothing between its steps."""
+
     def close(self) -> None:
         """There is nothing to free."""
 
