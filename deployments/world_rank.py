@@ -5,6 +5,7 @@ import logging
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from deployments.encoded_prompt import warn_of_truncation
 from deployments.group_memory import SessionBytes, describe_memory
 from deployments.group_sessions import GroupSessions, SessionStatus
 from deployments.observability.logs import configure_logging
-from deployments.observability.rank_metrics import CacheMetrics
+from deployments.observability.rank_metrics import CacheMetrics, GroupMetrics
 from deployments.observability.session_reports import SessionReport
 from deployments.sessions.admission import Admission, Demand, GroupLimits
 from deployments.sessions.lease_reply import AskAgain, Full, Waiting
@@ -156,6 +157,7 @@ class WorldRank:
             self._config.lease_ttl_s / 4, lambda: self._sessions.expire_idle(time.monotonic())
         )
         self._run_every(SUSPEND_PERIOD_S, self._sessions.suspend_paused)
+        self._run_every(self._report_period_s, partial(self._report_group, GroupMetrics()))
 
     async def lease(
         self, session_id: str, demand: Demand
@@ -344,7 +346,7 @@ class WorldRank:
             admission,
             ttl_s=self._config.lease_ttl_s,
             bytes_of=sizes.of,
-            release=worker.end_session,
+            release=self._release,
             suspend=suspend if worker.suspend_frees_memory else None,
             group_id=group_id,
         )
@@ -377,8 +379,22 @@ class WorldRank:
         result = self._worker.submit(command, deadline=deadline, is_live=is_live)
         return asyncio.wrap_future(result)
 
+    def _release(self, session_id: str) -> None:
+        """Free what the rank keeps of a session that has ended."""
+        self._reports.pop(session_id, None)
+        self._worker.end_session(session_id)
+
     def _report(self, metrics: CacheMetrics) -> None:
         metrics.report(self._worker.engine.camera_cache.stats)
+
+    def _report_group(self, metrics: GroupMetrics) -> None:
+        metrics.report(
+            states=Counter(status.state for status in self.sessions()),
+            ends=self.ends(),
+            num_waiting=len(self._sessions.line),
+            num_bytes=self._sessions.admission.num_bytes,
+            load=self._sessions.admission.load,
+        )
 
     def _run_every(self, period_s: float, call: Callable[[], None]) -> None:
         async def run() -> None:

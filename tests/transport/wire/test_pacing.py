@@ -189,3 +189,11 @@ def test_a_chunk_that_flushes_older_frames_restarts_the_media_clock():
         pacer.generated(100.5, num_frames=12, took_s=0.1, flushes_older=flushes_older)
         ends[flushes_older] = 100.5 + pacer.wait_s(100.5)
     assert ends[False] - ends[True] == pytest.approx(0.25)
+
+
+def test_a_late_chunk_reports_for_how_long_the_client_had_nothing_to_show():
+    pacer = Pacer(fps=16)
+    assert pacer.generated(100.0, num_frames=12, took_s=0.1) == 0.0  # the first ends no playout
+    assert pacer.generated(100.7, num_frames=12, took_s=0.1) == 0.0  # shown until 101.5
+    assert pacer.generated(101.6, num_frames=12, took_s=0.1, decoding_s=0.2) == pytest.approx(0.3)
+    assert pacer.generated(102.0, num_frames=12, took_s=0.1, flushes_older=True) == 0.0
