@@ -19,7 +19,8 @@ from starlette.websockets import WebSocket
 
 from transport.connection.close import reject
 from transport.http.clip_response import Failure, Reason
-from transport.paths import CLIPS_PATH, HEALTHZ_PATH
+from transport.observer import TOKEN_KEY, NoObserver, Observer, client_of
+from transport.paths import CLIPS_PATH, HEALTHZ_PATH, SESSIONS_PATH
 from transport.token_usage import Kind, LocalUsage, Usage
 from transport.tokens import Token, Tokens, unauthorized
 from transport.wire.errors import Refused, TransportError, quote
@@ -122,9 +123,12 @@ class AccessControl:
     token any more.
     """
 
-    def __init__(self, app: ASGIApp, *, access: Access) -> None:
+    def __init__(
+        self, app: ASGIApp, *, access: Access, observer: Observer | None = None
+    ) -> None:
         self._app = app
         self._access = access
+        self._observer = observer or NoObserver()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket") or is_open(scope):
@@ -141,12 +145,12 @@ class AccessControl:
                 if token is not None and kind is not None:
                     await held.enter_async_context(self._access.usage.hold(token, kind))
             except TransportError as error:
-                await refuse(connection, receive, send, error)
+                await refuse(connection, receive, send, error, observer=self._observer)
                 return
             if token is not None:
                 send = keep_token(connection, send)
                 query = without_token(scope["query_string"])
-                scope = dict(scope, query_string=query) | {"lingbot.token": token.name}
+                scope = dict(scope, query_string=query) | {TOKEN_KEY: token.name}
                 if kind is not None:
                     logger.info("%s: a %s begins", token.name, kind)
                 if scope["type"] == "websocket":
@@ -156,8 +160,11 @@ class AccessControl:
 
 
 def is_open(scope: Scope) -> bool:
-    """True for the one path that needs no token: an orchestrator's probe has none."""
-    return scope["type"] == "http" and get_route_path(scope) == HEALTHZ_PATH
+    """True for a path that needs no client's token.
+
+    An orchestrator's probe has none, and the list of sessions asks for the operator's token.
+    """
+    return scope["type"] == "http" and get_route_path(scope) in (HEALTHZ_PATH, SESSIONS_PATH)
 
 
 def kind_of(scope: Scope) -> Kind | None:
@@ -246,12 +253,18 @@ def keep_token(connection: HTTPConnection, send: Send) -> Send:
 
 
 async def refuse(
-    connection: HTTPConnection, receive: Receive, send: Send, error: TransportError
+    connection: HTTPConnection,
+    receive: Receive,
+    send: Send,
+    error: TransportError,
+    *,
+    observer: Observer,
 ) -> None:
     """Answer with the error: a socket in its own messages, a request with a status and JSON."""
     scope = connection.scope
     if scope["type"] == "websocket":
-        await reject(WebSocket(scope, receive, send), error)
+        client = client_of(connection.headers, kind="stream")
+        await reject(WebSocket(scope, receive, send), error, client=client, observer=observer)
         return
     logger.info("refused %s %s: %s", scope["method"], quote(scope["path"]), error)
     status = STATUS[error.code]

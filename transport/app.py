@@ -27,7 +27,7 @@ from transport.http.sessions import ListSessions, sessions_route
 from transport.http.unrouted import describe_status, no_socket_route, upgrade_route
 from transport.http.world_info import opening_route, world_route
 from transport.image_fetcher import ImageFetcher
-from transport.observer import NoObserver, Observer, client_of
+from transport.observer import TOKEN_KEY, NoObserver, Observer, client_of
 from transport.paths import ASYNCAPI_PATH, OPENAPI_PATH, SOCKET_PATH
 from transport.wire.errors import Busy
 from transport.wire.limits import ClientLimits
@@ -81,7 +81,7 @@ def build_app(
                 allow_headers=["*"],
                 expose_headers=["x-seed", "x-warning", "retry-after"],
             ),
-            Middleware(AccessControl, access=access),
+            Middleware(AccessControl, access=access, observer=observer),
         ],
         routes=[
             socket_route(
@@ -117,7 +117,7 @@ def socket_route(
     async def realtime(socket: WebSocket) -> None:
         nonlocal num_sockets
         own_limits = limits()
-        client = client_of(socket.headers, kind="stream")
+        client = client_of(socket.headers, kind="stream", token=socket.scope.get(TOKEN_KEY))
         if num_sockets >= own_limits.max_sockets:
             error = Busy(f"all {own_limits.max_sockets} sockets are taken")
             await reject(socket, error, client=client, observer=observer)

@@ -14,6 +14,8 @@ from transport.wire.traceparent import TraceParent, parse_traceparent
 Kind = Literal["stream", "clip"]
 State = Literal["active", "paused"]
 
+TOKEN_KEY = "lingbot.token"  # in an ASGI scope: the name of the accepted token
+
 
 class Client(Struct, frozen=True, kw_only=True):
     """A socket, or the request for one clip."""

@@ -62,7 +62,11 @@ async def close(socket: WebSocket, end: Close) -> None:
 
 
 async def reject(
-    socket: WebSocket, error: TransportError, *, client: Client, observer: Observer
+    socket: WebSocket,
+    error: TransportError,
+    *,
+    client: Client,
+    observer: Observer,
 ) -> None:
     """Ends a socket before its first message. It is accepted, so that it can receive the error."""
     now_s, reason = anyio.current_time(), close_reason_for(error)

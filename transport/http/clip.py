@@ -14,7 +14,15 @@ from transport.codecs.payload import Frame
 from transport.http.clip_request import ClipRequest, read_clip_request
 from transport.http.clip_response import ClipResponse, error_response, status_of
 from transport.image_fetcher import ImageFetcher
-from transport.observer import Client, NoObserver, Observer, SessionEnd, SessionObserver, client_of
+from transport.observer import (
+    TOKEN_KEY,
+    Client,
+    NoObserver,
+    Observer,
+    SessionEnd,
+    SessionObserver,
+    client_of,
+)
 from transport.paths import CLIPS_PATH
 from transport.session_log import log_closed
 from transport.wire.controls import parse_actions
@@ -61,7 +69,7 @@ async def clip(
 
     `fetcher` fetches an image that is a URL; None: no URL is fetched.
     """
-    client = client_of(request.headers, kind="clip")
+    client = client_of(request.headers, kind="clip", token=request.scope.get(TOKEN_KEY))
     session = (observer or NoObserver()).connected(client, anyio.current_time())
     try:
         fields, upload = await read_clip_request(request, limits=limits)
