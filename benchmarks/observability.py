@@ -30,7 +30,7 @@ def percentiles_us(call: Callable[[int], object], num_calls: int) -> dict[str, f
 
 
 @ray.remote(num_cpus=0)
-def measure(num_chunks: int, *, traced: bool) -> dict[str, Any]:
+def measure(num_chunks: int, traced: bool) -> dict[str, Any]:
     """Each chunk has everything that is counted: keys, a stall and dropped frames."""
     from deployments.observability.fan_out import FanOut
     from deployments.observability.session_metrics import TransportMetrics
@@ -77,7 +77,7 @@ def main() -> None:
     args = parser.parse_args()
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
     found = {
-        name: ray.get(measure.remote(args.chunks, traced=name != "metrics"))
+        name: ray.get(measure.remote(args.chunks, name != "metrics"))
         for name in ("metrics", "metrics and spans")
     }
     print(f"{'microseconds':32}" + "".join(f"{column:>10}" for column in COLUMNS))

@@ -41,8 +41,7 @@ class GroupMemory:
     async def ask(self) -> WorldMemory | None:
         """The plan, or None while no group has answered.
 
-        A group of which all worlds are taken answers once one is free; until then, nobody waits for
-        longer than `answer_timeout_s`.
+        Nobody waits for longer than `answer_timeout_s`.
         """
         if self._memory is None:
             if self._asking is None or self._asking.done():
@@ -57,11 +56,11 @@ class GroupMemory:
 
 
 class SessionBytes:
-    """What sessions take of a rank's memory, by the plan. Without one, nothing."""
+    """The bytes of a rank that sessions take, by the plan. Without a plan they take none."""
 
     def __init__(self, plan: "MemoryPlan | None") -> None:
         self._plan = plan
-        # What all sessions may take together; None: unknown
+        # Bytes for all sessions together; None: unknown
         self.all_together = None if plan is None else plan.for_sessions
 
     def of(self, demand: Demand) -> int:

@@ -1,4 +1,4 @@
-"""A replica group's sessions on rank 0: who is admitted, who waits, and how each session ends."""
+"""A replica group's sessions, on rank 0: their admission, the line, suspension and ends."""
 
 import asyncio
 import logging
@@ -137,7 +137,7 @@ class GroupSessions:
             elif for_clips and demand.realtime:
                 continue
             elif self._admit(session_id, demand):
-                if not for_clips:  # it says when the next one's turn comes
+                if not for_clips:  # one that passes others tells nothing of their waits
                     self.line.admitted(self._clock())
             elif self._refusal(demand) == "speed":
                 for_clips = True
@@ -304,7 +304,7 @@ class GroupSessions:
         self.admission.move(session_id, "suspended" if is_free else "paused", self._clock())
         self.update()
 
-    # ---- what it tells
+    # ---- for operators and clients
 
     def log_speed(self) -> None:
         """Log how long a chunk of each size takes, by the warm-up."""

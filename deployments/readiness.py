@@ -26,7 +26,7 @@ from transport.wire.errors import WorldFailed
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 MODULE = re.compile(r"^(?:\w+\.)+(?=\w+: )")  # before an exception's name
 COMING = (ReplicaState.STARTING, ReplicaState.UPDATING)
-# Whether so many starting replicas of a deployment will come, by the names of both
+# True if one of so many starting replicas comes up; by the names of application and deployment
 FindComing = Callable[[str, str, int], bool]
 # The reason why no replica can be placed, by the names of application and deployment
 FindReason = Callable[[str, str, DeploymentStatusOverview], str | None]
@@ -50,8 +50,9 @@ class Readiness:
     ) -> None:
         """Asks Serve's controller, through `ask_status`, at most once in `status_period_s`.
 
-        While a replica starts beside others, `find_coming` says whether it will come. `find_reason`
-        is asked while no replica is up. `subject` is the deployment's name in words for a client.
+        While a replica starts beside others, `find_coming` finds out whether it comes up.
+        `find_reason` is asked while no replica is up. `subject` is the deployment's name in words
+        for a client.
         """
         self._subject = subject
         self._application = application

@@ -14,7 +14,7 @@ from ray.serve.request_router import PendingRequest, RequestRouter, RunningRepli
 
 from deployments.sessions.admission import Demand
 
-MAX_ASKED = 32  # replicas at once; of more, so many at random
+MAX_ASKED = 32  # replicas for one call, chosen at random where there are more
 ANSWER_TIMEOUT_S = 1.0
 ON_ITS_WAY_S = 1.0  # the time after which a replica counts a call itself
 

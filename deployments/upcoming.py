@@ -1,4 +1,4 @@
-"""Whether the replicas that Serve starts will come, or wait for resources that nobody adds."""
+"""Replicas that Serve starts: those that come up, and those that wait for resources."""
 
 import json
 from collections.abc import Iterable, Mapping

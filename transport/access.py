@@ -123,9 +123,7 @@ class AccessControl:
     token any more.
     """
 
-    def __init__(
-        self, app: ASGIApp, *, access: Access, observer: Observer | None = None
-    ) -> None:
+    def __init__(self, app: ASGIApp, *, access: Access, observer: Observer | None = None) -> None:
         self._app = app
         self._access = access
         self._observer = observer or NoObserver()

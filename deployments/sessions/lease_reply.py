@@ -1,4 +1,4 @@
-"""What a replica group answers to a client that asks for a lease, before the lease itself."""
+"""Answers of a replica group to a client that asks for a lease, before the lease itself."""
 
 from msgspec import Struct
 

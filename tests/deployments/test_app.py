@@ -78,7 +78,10 @@ def test_only_tokens_bind_a_counter_of_their_usage():
             {"access": {"jwt": {"key_file": "/k", "algorithm": "none"}}},
             r"^args\.access\.jwt\.algorithm: .*'HS256', 'EdDSA'",
         ),
-        ({"log_format": "xml"}, r"^args\.log_format: 'xml' is not a choice, expected one of 'text'"),
+        (
+            {"log_format": "xml"},
+            r"^args\.log_format: 'xml' is not a choice, expected one of 'text'",
+        ),
         ({"otlp_endpoint": "collector:4318"}, r"^args\.otlp_endpoint: .*https\?"),
         ({"operator_token_file": "token"}, r"^args\.operator_token_file: .*regex"),
         ({"image_hosts": ["https://example.com"]}, r"^args\.image_hosts\[0\]: .*regex"),
