@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from deployments.observability.metrics import create
+from deployments.sessions.registry import EndReason
 
 if TYPE_CHECKING:
     from lingbot.dit.camera_cache import CacheStats
@@ -50,7 +51,7 @@ class GroupMetrics:
         self,
         *,
         states: Mapping[str, int],
-        ends: Mapping[str, int],
+        ends: Mapping[EndReason, int],
         num_waiting: int,
         num_bytes: int,
         load: float,
