@@ -1,4 +1,4 @@
-"""What a simulated fleet consists of: the scenario, its users, groups and nodes, and the sums."""
+"""The parts of a simulated fleet: the scenario, its users, groups and nodes, and the sums."""
 
 import math
 from dataclasses import dataclass, field, fields
@@ -21,10 +21,10 @@ MAY_BE_ZERO = (
 class Hardware:
     """One replica group's machine and model."""
 
-    chunk_s: float  # that a group is busy with one chunk
-    media_s: float = 0.75  # that a chunk plays
+    chunk_s: float  # the group is busy with one chunk
+    media_s: float = 0.75  # a chunk plays
     num_gpus: int = 0
-    session_bytes: int  # what a rank has for sessions
+    session_bytes: int  # a rank has for all sessions
     bytes_each: int  # of one session
 
 
@@ -36,9 +36,7 @@ class Scenario:
     users: int = 10_000
     concurrent: float = 500.0  # users at once, if all were served: sets the rate of arrivals
     session_s: float = 600.0
-    swing: float = (
-        0.0  # of the rate, over one day that all arrivals take: 0 is constant, 1 all of it
-    )
+    swing: float = 0.0  # one wave of the rate over all arrivals: 0 is constant, 1 the largest
     hold_s: float = 3.0  # keys held
     rest_s: float = 6.0  # and not held
     idle_after_s: float = math.inf  # without keys, after which a session pauses
@@ -46,7 +44,7 @@ class Scenario:
     target_ongoing: float = 1.0  # leases of a group that the autoscaler aims at
     min_groups: int = 1
     max_groups: int = 1000
-    start_s: float = 180.0  # of a group, always so long
+    start_s: float = 180.0  # a group takes, always as long
     upscale_delay_s: float = 2.0
     downscale_delay_s: float = 300.0
     look_back_s: float = 30.0
@@ -74,7 +72,7 @@ class Scenario:
 class User:
     name: str
     until: float  # when the session would end; for a client that waits, its length
-    clock: WaitClock | None = None  # of a client that waits
+    clock: WaitClock | None = None  # while the client waits
     asked: float = 0.0
     group: "Group | None" = None  # in its line, or in a session
     turn: int = 0  # events of an earlier turn are void
@@ -105,7 +103,7 @@ class Node:
 
 @dataclass(slots=True)
 class Sums:
-    """What has been counted until the last arrival."""
+    """Figures until the last arrival."""
 
     group_s: float = 0.0
     busy_s: float = 0.0

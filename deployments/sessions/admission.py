@@ -51,7 +51,7 @@ class Admitted:
     num_bytes: int
     realtime: bool
     state: State = "active"
-    paused_at: float = 0.0  # of a paused session
+    paused_at: float = 0.0  # if it is paused
 
 
 class Admission:

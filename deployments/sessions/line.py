@@ -25,7 +25,7 @@ class Place:
 class Line:
     """Clients by the time at which they asked first. Every `now` is in seconds of one clock.
 
-    Only the first may be admitted, so that nobody who needs much is passed for ever.
+    Only the first may be admitted: a client that needs much is never passed.
     """
 
     def __init__(self, *, max_waiting: int) -> None:
@@ -90,6 +90,6 @@ class Line:
         return min(MAX_RETRY_S, max(1, math.ceil(estimate_s)))
 
     def _insert(self, place: Place, began: float) -> None:
-        if not self._places:  # while nobody waits, the time says nothing about free places
+        if not self._places:  # time in which nobody waits gives no estimate
             self._since = max(self._since, began)
         insort(self._places, place, key=lambda place: place.since)

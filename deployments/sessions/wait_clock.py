@@ -8,9 +8,9 @@ Waiting = Literal["starting", "queued"]
 class WaitClock:
     """Two clocks of one client: one while a group starts, one while every world is taken.
 
-    Each runs only in its own state, so that nobody gives up a place because a group is coming up,
-    and no group that restarts gives anybody a second full wait. Every `now` is in seconds of one
-    monotonic clock.
+    Each runs only in its own state. Nobody gives up a place because a group is coming up, and a
+    group that restarts gives nobody a second full wait. Every `now` is in seconds of one monotonic
+    clock.
     """
 
     def __init__(self, *, queue_timeout_s: float, warm_up_timeout_s: float, now: float) -> None:

@@ -40,7 +40,7 @@ class Group(RuleBasedStateMachine):
         return [name for name in self.sessions if self.admission.state(name) == state]
 
     def serve(self):
-        """What a group does after each event."""
+        """A group does this after each event."""
         while (name := self.line.first) is not None:
             if name in self.resuming:
                 if (others := self.admission.room_for(name)) is None:
