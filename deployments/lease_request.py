@@ -47,6 +47,7 @@ class LeaseRequest:
         self._on_wait = on_wait
         self._notice_period_s = notice_period_s
         self._now = asyncio.get_running_loop().time
+        self._next_notice = self._now() + notice_period_s
         self._place: Waiting | None = None  # in the line of the group that answered last
         self._clock = WaitClock(
             queue_timeout_s=config.queue_timeout_s,
@@ -80,7 +81,6 @@ class LeaseRequest:
                 match await self._next_reply(stream):
                     case Waiting() as place:
                         self._place = place
-                        await self._tell()
                     case AskAgain(group_id):
                         self._demand = replace(self._demand, last_group=group_id)
                         return None
@@ -108,7 +108,7 @@ class LeaseRequest:
         # A caller that gives up cancels the stream, which ends this future with an error. To cancel
         # the future itself would make Ray's callback for a late answer fail.
         reply.add_done_callback(lambda done: done.cancelled() or done.exception())
-        while not (await asyncio.wait([reply], timeout=self._notice_period_s))[0]:
+        while not (await asyncio.wait([reply], timeout=self._next_notice - self._now()))[0]:
             await self._tell(unless=reply)
         return reply.result()
 
@@ -117,6 +117,7 @@ class LeaseRequest:
 
         It need not give up once `unless` is done.
         """
+        self._next_notice = self._now() + self._notice_period_s
         ready = await self._readiness.ask()
         starting = not ready or self._readiness.is_adding
         self._clock.note("starting" if starting else "queued", self._now())
