@@ -8,7 +8,7 @@ from typing import Any
 import ray
 from ray.autoscaler.v2.utils import is_autoscaler_v2
 from ray.experimental.internal_kv import _internal_kv_get
-from ray.serve.schema import DeploymentStatusOverview  # type: ignore[attr-defined]
+from ray.serve.schema import DeploymentStatusOverview
 from ray.util import placement_group_table
 
 Resources = Mapping[str, float]
