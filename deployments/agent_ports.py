@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from ray._private.node import Node
-from ray._raylet import persist_port
+from ray._raylet import persist_port  # type: ignore[attr-defined]
 
 NAMES = (
     "metrics_agent_port",
