@@ -36,6 +36,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -87,7 +88,11 @@ async def measure_walk(server: LocalServer, num_chunks: int, *, paced: bool) -> 
     """Plays a session and simulates a player that shows frames at the media rate."""
     seen = Walk()
     tapped_s: dict[int, float] = {}
-    init = {"seed": 1, "realtime_output_format": "jpeg", "realtime_output_pacing": paced}
+    init: dict[str, Any] = {
+        "seed": 1,
+        "realtime_output_format": "jpeg",
+        "realtime_output_pacing": paced,
+    }
     init |= {"realtime_cut_over": True}  # as the page
     async with connect(server.ws, **init) as client:
         tapping = asyncio.create_task(tap_keys(client, tapped_s))
