@@ -27,7 +27,7 @@ class GeneratedChunk:
     prepared_s: float  # from the end of the wait to the call of the world
     denoising_s: float
     resumed_s: float = -math.inf  # when the last pause before this chunk ended
-    stall_s: float = 0.0  # see `Pacer.generated`
+    stall_s: float = 0.0  # see `Pacer`
 
     def after(self, dropped: "GeneratedChunk") -> "GeneratedChunk":
         """Carries over the dropped chunk's event ids, new-keys flag and time of its keys."""

@@ -343,13 +343,10 @@ class ServerProtocol:
         num_frames: int,
         took_s: float,
         decoding_s: float = 0.0,
-    ) -> tuple[float, Unit]:
-        """Advances the media clock by a chunk; see `Pacer.generated`, which returns the first.
-
-        The unit has news of the speed.
-        """
+    ) -> Unit:
+        """Advances the media clock by a chunk; see `Pacer.generated`. Returns news of the speed."""
         self.idle.note_chunk(now_s, busy=self.controls.is_busy or any(controls.actions))
-        stall_s = self._pacer.generated(
+        self._pacer.generated(
             now_s,
             num_frames=num_frames,
             took_s=took_s,
@@ -357,7 +354,12 @@ class ServerProtocol:
             flushes_older=self._flushes_older(controls),
         )
         news = self._speed.note_chunk(num_frames=num_frames, took_s=took_s, decoding_s=decoding_s)
-        return stall_s, self.send_notice(news) if news else []
+        return self.send_notice(news) if news else []
+
+    @property
+    def stall_s(self) -> float:
+        """Seconds for which the client had nothing left to show before the last chunk."""
+        return self._pacer.stall_s
 
     def wait_to_generate_s(self, now_s: float) -> float:
         """Seconds until the next chunk may be generated.

@@ -191,9 +191,17 @@ def test_a_chunk_that_flushes_older_frames_restarts_the_media_clock():
     assert ends[False] - ends[True] == pytest.approx(0.25)
 
 
-def test_a_late_chunk_reports_for_how_long_the_client_had_nothing_to_show():
-    pacer = Pacer(fps=16)
-    assert pacer.generated(100.0, num_frames=12, took_s=0.1) == 0.0  # the first ends no playout
-    assert pacer.generated(100.7, num_frames=12, took_s=0.1) == 0.0  # shown until 101.5
-    assert pacer.generated(101.6, num_frames=12, took_s=0.1, decoding_s=0.2) == pytest.approx(0.3)
-    assert pacer.generated(102.0, num_frames=12, took_s=0.1, flushes_older=True) == 0.0
+def test_a_late_chunk_tells_for_how_long_the_client_had_nothing_to_show():
+    pacer, stalls = Pacer(fps=16), []
+    # The first ends no playout; the second is shown until 101.5 s; the last flushes older ones.
+    for now_s, decoding_s, flushes in (
+        (100.0, 0.0, False),
+        (100.7, 0.0, False),
+        (101.6, 0.2, False),
+        (102.0, 0.0, True),
+    ):
+        pacer.generated(
+            now_s, num_frames=12, took_s=0.1, decoding_s=decoding_s, flushes_older=flushes
+        )
+        stalls.append(pacer.stall_s)
+    assert stalls == pytest.approx([0.0, 0.0, 0.3, 0.0])
