@@ -93,9 +93,6 @@ class WalkingSession:
     def take_warnings(self) -> list[WarningMessage]:
         return []
 
-    def pause(self) -> None:
-        pass
-
     async def lost(self) -> str:
         await asyncio.Event().wait()
         return ""
