@@ -100,7 +100,7 @@ class GroupSessions:
                 async for reply in self._wait(session_id, client):
                     yield reply
             finally:
-                self._leave_line(session_id)
+                self._give_up(session_id)
         if ended := self._ended.get(session_id):
             yield None
             await ended.wait()
@@ -112,7 +112,7 @@ class GroupSessions:
         last, until = None, self._clock() + self._hold_s
         while session_id in self._waiting:
             if (left_s := until - self._clock()) <= 0:
-                self._leave_line(session_id)
+                self._give_up(session_id)
                 yield AskAgain(self._group_id)
                 return
             if (status := self._status(session_id)) != last:
@@ -174,6 +174,12 @@ class GroupSessions:
             self.line.leave(session_id)
             client.changed.set()
             self._tell_line()
+
+    def _give_up(self, session_id: str) -> None:
+        """Remove a client that was not admitted: those behind it may need less."""
+        if session_id in self._waiting:
+            self._leave_line(session_id)
+            self.update()
 
     def _tell_line(self) -> None:
         for client in self._waiting.values():
@@ -252,7 +258,7 @@ class GroupSessions:
 
     def end(self, session_id: str) -> None:
         """End a session or a wait. An unknown one is ignored."""
-        self._leave_line(session_id)
+        self._give_up(session_id)
         if record := self.registry.end(session_id):
             self._free(record, record.end_reason)
 
@@ -299,10 +305,13 @@ class GroupSessions:
             del self._suspending[session_id]
         if self.admission.state(session_id) != "paused":
             return  # a step came meanwhile, or the session has ended
-        if not is_free:  # try again when it has been paused for as long again
-            self.admission.move(session_id, "active", self._clock())
-        self.admission.move(session_id, "suspended" if is_free else "paused", self._clock())
-        self.update()
+        now = self._clock()
+        if is_free:
+            self.admission.move(session_id, "suspended", now)
+            self.update()
+        else:  # its pause begins anew; an update might suspend it again at once, without end
+            self.admission.move(session_id, "active", now)
+            self.admission.move(session_id, "paused", now)
 
     # ---- for operators and clients
 

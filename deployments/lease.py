@@ -214,15 +214,20 @@ class LeasedWorld:
 
     async def open(self, spec: WorldSpec, image: Frames, *, on_wait: OnWait) -> LeasedSession:
         """The prompt is encoded while the client waits for a lease."""
-        if self._closing is not None:
-            raise WorldLost(self._closing)
+
+        async def wait_on(status: Queued | Starting) -> None:
+            self._check_open()
+            await on_wait(status)
+
+        self._check_open()
         encoding = self._start_encoding(spec.prompt)
         try:
-            session = await self._lease(spec, on_wait)
+            session = await self._lease(spec, wait_on)
             self._sessions.add(session)
             try:
-                encoded = await self._wait_for_prompt(encoding, on_wait)
-                await session.open(spec, image, encoded=encoded, on_wait=on_wait)
+                self._check_open()
+                encoded = await self._wait_for_prompt(encoding, wait_on)
+                await session.open(spec, image, encoded=encoded, on_wait=wait_on)
             except BaseException:
                 session.close()
                 raise
@@ -232,7 +237,10 @@ class LeasedWorld:
         return session
 
     def close(self, reason: str | None) -> None:
-        """End all sessions with `reason`, and open no other one. None: sessions are opened."""
+        """End all sessions with `reason`, and open no other one. None: sessions are opened.
+
+        A client that waits gets it instead of its next status.
+        """
         self._closing = reason
         if reason is not None:
             for session in set(self._sessions):
@@ -243,6 +251,10 @@ class LeasedWorld:
 
     async def ready(self) -> bool:
         return await self._readiness.ask()
+
+    def _check_open(self) -> None:
+        if self._closing is not None:
+            raise WorldLost(self._closing)
 
     def _start_encoding(self, prompt: str) -> "asyncio.Task[EncodedPrompt] | None":
         if self._prompts is None:

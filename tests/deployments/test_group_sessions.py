@@ -4,6 +4,7 @@ import asyncio
 from contextlib import aclosing
 
 import pytest
+from msgspec.structs import replace
 
 from deployments.group_sessions import GroupSessions
 from deployments.sessions.admission import Admission, Demand, GroupLimits
@@ -15,7 +16,7 @@ CLIP = Demand(width=16, height=16, realtime=False)
 
 
 class Group:
-    """A group of which a test plays the worker: each session takes a byte."""
+    """A group of which a test plays the worker: a session of WALK's size takes a byte."""
 
     def __init__(self, *, num_bytes=None, hold_s=60.0, suspends=True, **limits):
         self.released, self.suspending, self.now = [], {}, 100.0
@@ -23,7 +24,7 @@ class Group:
         self.sessions = GroupSessions(
             admission,
             ttl_s=30,
-            bytes_of=lambda demand: 1,
+            bytes_of=lambda demand: demand.width // 16,
             release=self.released.append,
             suspend=self.suspend if suspends else None,
             group_id="one",
@@ -335,6 +336,42 @@ def test_a_suspended_session_goes_on_at_once_where_there_is_room():
         assert group.states() == {"a": "active"}
 
     run(scenario, num_bytes=1, suspend_after_s=10)
+
+
+def test_a_session_that_keeps_its_memory_is_not_asked_for_it_again_at_once():
+    async def scenario(group):
+        await suspended(group, "a")
+        await group.walk("b")
+        group.sessions.pause("b")
+        step = asyncio.create_task(group.sessions.activate("a"))
+        await settle()
+        group.suspending.pop("b").set_result(False)
+        await settle()
+        assert group.suspending == {} and not step.done()
+        group.now += 10
+        group.sessions.suspend_paused()
+        await settle()
+        group.suspending["b"].set_result(True)
+        assert await step
+
+    run(scenario, num_bytes=1, suspend_after_s=10, suspended_bytes=2)
+
+
+@pytest.mark.parametrize("leave", ["end", "cancel"])
+def test_a_client_that_leaves_the_line_makes_way_for_one_that_needs_less(leave):
+    async def scenario(group):
+        await group.walk("a")
+        large = await group.ask("large", replace(WALK, width=32))
+        small = await group.ask("small")
+        assert (large, small) == ([Waiting(1)], [Waiting(2)])
+        if leave == "end":
+            group.sessions.end("large")
+        else:
+            group.calls["large"].cancel()
+        await settle()
+        assert small[-1] is None
+
+    run(scenario, num_bytes=2)
 
 
 def test_a_suspended_session_takes_the_memory_of_one_that_is_paused():

@@ -109,6 +109,22 @@ def test_a_paused_session_tells_its_rank():
     run(scenario)
 
 
+@pytest.mark.parametrize("freed", [False, True], ids=["it waits", "a place was freed"])
+def test_a_client_that_waits_gets_no_world_of_a_server_that_closes(freed):
+    async def scenario(world, group, messages):
+        opening, rank = await start_opening(world, group, messages), FakeRank()
+        answer(group, Waiting(1))
+        await until(lambda: messages)
+        world.close("the server stops")
+        if freed:
+            answer(group, Lease("a", rank))
+        with pytest.raises(WorldLost, match="the server stops"):
+            await opening
+        assert group.streams[0].cancelled and rank.calls == []
+
+    run(scenario)
+
+
 def test_a_client_that_gives_up_leaves_no_lease_call():
     async def scenario(world, group, messages):
         async def give_up(message):

@@ -129,6 +129,17 @@ def test_keys_are_timed_from_their_arrival_to_their_chunk(http, world, recorder)
     assert first.begun_s < second.event_s < first.denoised_s < second.first_byte_s
 
 
+def test_a_pause_and_its_end_are_reported(http, recorder):
+    with http.websocket_connect(SOCKET_PATH) as socket:
+        peer = Peer(socket)
+        peer.init(extensions=True)
+        for visibility, told in (("hidden", "paused"), ("visible", "resumed")):
+            peer.event("visibility", visibility)
+            peer.read_until(told)
+    moves = [call[1] for call in recorder.calls if call[0] == "moved"]
+    assert moves == ["paused", "active"]
+
+
 def test_a_client_that_gets_no_world_is_reported_with_the_reason(http, world, recorder):
     world.on_open = Busy("every world is taken")
     with http.websocket_connect(SOCKET_PATH) as socket:

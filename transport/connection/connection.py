@@ -60,7 +60,7 @@ class Connection:
         )
         self._requests_in, self._requests_out = anyio.create_memory_object_stream[SessionRequest](1)
         self._prompted = anyio.Event()
-        self._presence = Presence(self._protocol, limits=limits)
+        self._presence = Presence(self._protocol, limits=limits, observer=self._observer)
         self._turn_changed = anyio.Event()  # set by an ack, a pause and the end of one
         self._decoding_s = 0.0  # sending waited so long for the last chunk's frames
         self._queued_since_s = 0.0

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import anyio
 
 from transport.connection.sender import MessageSender
+from transport.observer import SessionObserver
 from transport.wire.errors import SessionEnded
 from transport.wire.limits import ClientLimits
 from transport.wire.messages import EndingReason, Paused, Resumed
@@ -17,9 +18,12 @@ from transport.wire.world import WorldSession
 class Presence:
     """Carries out what the idle clock of one session decides."""
 
-    def __init__(self, protocol: ServerProtocol, *, limits: ClientLimits) -> None:
+    def __init__(
+        self, protocol: ServerProtocol, *, limits: ClientLimits, observer: SessionObserver
+    ) -> None:
         self._protocol = protocol
         self._limits = limits
+        self._observer = observer
         self._noted = anyio.Event()
         self._stepping = False
         self.resumed_s = -math.inf  # when the last pause ended, on the event loop's clock
@@ -61,8 +65,11 @@ class Presence:
             for change in changes:
                 if isinstance(change, Resumed):
                     self.resumed_s = now_s
-                elif isinstance(change, Paused) and not self._stepping:
-                    session.pause()
+                    self._observer.moved("active")
+                elif isinstance(change, Paused):
+                    self._observer.moved("paused")
+                    if not self._stepping:
+                        session.pause()
             if changes:
                 on_change()
             for change in changes:
