@@ -8,27 +8,25 @@ from http import HTTPStatus
 from urllib.parse import unquote_to_bytes, urlsplit
 
 import anyio
-import msgspec
 from anyio import CancelScope, to_thread
 from starlette._utils import get_route_path
 from starlette.datastructures import MutableHeaders
 from starlette.requests import HTTPConnection
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from transport.connection.close import reject
-from transport.http.clip_response import Failure, Reason
+from transport.http.error_response import error_response, status_of
 from transport.observer import TOKEN_KEY, NoObserver, Observer, client_of
 from transport.paths import CLIPS_PATH, HEALTHZ_PATH, SESSIONS_PATH
+from transport.session_log import report_refused
 from transport.token_usage import Kind, LocalUsage, Usage
 from transport.tokens import Token, Tokens, unauthorized
-from transport.wire.errors import Refused, TransportError, quote
+from transport.wire.errors import Busy, Refused, TransportError, quote
 
 SUBPROTOCOL = "bearer"  # offered before the token, and the one that is accepted
 COOKIE = "lingbot_token"
 RELOAD_PERIOD_S = 2.0  # between two looks at the files of tokens
-STATUS = {"unauthorized": 401, "forbidden": 403, "busy": 429}
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 logger = logging.getLogger(__name__)
@@ -94,7 +92,10 @@ class Access:
             raise Refused(text, code="forbidden", close_code=1008)
 
     def authenticate(self, connection: HTTPConnection) -> Token | None:
-        """The token of a request; None if none is needed. Raises Refused."""
+        """The token of a request; None if none is needed. Raises Refused.
+
+        The list of sessions asks for the operator's token itself.
+        """
         if self.tokens is None:
             return None
         text = find_token(connection)
@@ -103,7 +104,9 @@ class Access:
                 "a token is required: `Authorization: Bearer TOKEN`, `?token=TOKEN`, or the "
                 f"WebSocket subprotocols `{SUBPROTOCOL}, TOKEN`"
             )
-        return self.tokens.verify(text)
+        return (
+            None if get_route_path(connection.scope) == SESSIONS_PATH else self.tokens.verify(text)
+        )
 
     @contextmanager
     def permit(self, token: Token) -> Iterator[Permit]:
@@ -158,11 +161,8 @@ class AccessControl:
 
 
 def is_open(scope: Scope) -> bool:
-    """True for a path that needs no client's token.
-
-    An orchestrator's probe has none, and the list of sessions asks for the operator's token.
-    """
-    return scope["type"] == "http" and get_route_path(scope) in (HEALTHZ_PATH, SESSIONS_PATH)
+    """True for the path that needs no token: an orchestrator's probe has none."""
+    return scope["type"] == "http" and get_route_path(scope) == HEALTHZ_PATH
 
 
 def kind_of(scope: Scope) -> Kind | None:
@@ -264,14 +264,16 @@ async def refuse(
         client = client_of(connection.headers, kind="stream")
         await reject(WebSocket(scope, receive, send), error, client=client, observer=observer)
         return
-    logger.info("refused %s %s: %s", scope["method"], quote(scope["path"]), error)
-    status = STATUS[error.code]
+    # 503 is the world's; here it is the client that has asked too often.
+    status = HTTPStatus.TOO_MANY_REQUESTS if isinstance(error, Busy) else status_of(error)
+    if kind_of(scope) == "clip":
+        client = client_of(connection.headers, kind="clip")
+        session = observer.connected(client, anyio.current_time())
+        report_refused(client, session, error, code=status)
+    else:
+        logger.info("refused %s %s: %s", scope["method"], quote(scope["path"]), error)
     headers = {}
     if status == HTTPStatus.UNAUTHORIZED:
         presented = ', error="invalid_token"' if find_token(connection) is not None else ""
         headers["www-authenticate"] = f'Bearer realm="lingbot"{presented}'
-    if error.retry_after_s is not None:
-        headers["retry-after"] = str(error.retry_after_s)
-    body = msgspec.json.encode(Failure(Reason(error.code, str(error), error.field)))
-    answer = Response(body, status, headers, media_type="application/json")
-    await answer(scope, receive, send)
+    await error_response(error, status=status, headers=headers)(scope, receive, send)

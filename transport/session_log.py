@@ -1,4 +1,4 @@
-"""One line when a session opens, and one when it closes.
+"""One line when a session opens, and one when it closes; the report of a client without a session.
 
 The values are fields of the log record, too, for formatters that write JSON.
 Tested in `tests/transport/test_session_log.py`.
@@ -7,7 +7,10 @@ Tested in `tests/transport/test_session_log.py`.
 import logging
 from typing import Any
 
-from transport.observer import Client, SessionEnd
+import anyio
+
+from transport.observer import Client, SessionEnd, SessionObserver
+from transport.wire.errors import TransportError
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +44,26 @@ def log_closed(client: Client, end: SessionEnd) -> None:
         frames=end.num_frames,
         bytes=end.num_bytes,
     )
+
+
+def report_refused(
+    client: Client, observer: SessionObserver, error: TransportError, *, code: int
+) -> None:
+    """Log and report the end of a client that is refused before it asks for a world."""
+    _report(client, observer, label=error.code, code=code, reason=str(error))
+
+
+def report_left(client: Client, observer: SessionObserver) -> None:
+    """Log and report the end of a client that has left while its request was read."""
+    _report(client, observer, label="client_left", code=499, reason="the client left")
+
+
+def _report(
+    client: Client, observer: SessionObserver, *, label: str, code: int, reason: str
+) -> None:
+    end = SessionEnd(session_id=None, label=label, code=code, reason=reason, duration_s=0.0)
+    log_closed(client, end)
+    observer.closed(anyio.current_time(), end)
 
 
 def _log(client: Client, text: str, **fields: Any) -> None:

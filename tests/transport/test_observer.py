@@ -4,15 +4,21 @@ from itertools import pairwise
 
 import anyio
 import pytest
+from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from tests.transport.conftest import Peer
+from transport.access import Access
+from transport.access_config import AccessConfig
 from transport.app import build_app
+from transport.http.clip import clip
 from transport.observer import Client, client_of
 from transport.paths import SOCKET_PATH
+from transport.tokens import Tokens
 from transport.wire.errors import Busy, WorldLost
 from transport.wire.limits import ClientLimits
 from transport.wire.messages import Queued, Starting
+from transport.worker_limits import CapacityLimits
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 HEADERS = {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}
@@ -207,6 +213,40 @@ def test_a_clip_that_is_refused_is_reported(http, recorder, fields, label):
     assert http.post("/v1/clips", json=fields).status_code == 400
     assert recorder.names == ["connected", "closed"]
     assert (recorder.end.label, recorder.end.code) == (label, 400)
+
+
+@pytest.mark.parametrize("way", ["it disconnects", "the server cancels its request"])
+def test_a_clip_whose_client_leaves_while_it_is_read_is_reported(world, recorder, way):
+    async def receive():
+        if way != "it disconnects":
+            await anyio.sleep_forever()
+        return {"type": "http.disconnect"}
+
+    async def scenario():
+        scope = {"type": "http", "method": "POST", "headers": []}
+        with anyio.move_on_after(0.01):
+            await clip(
+                Request(scope, receive),
+                world,
+                limits=ClientLimits(),
+                capacity=CapacityLimits(),
+                observer=recorder,
+            )
+
+    anyio.run(scenario)
+    assert recorder.names == ["connected", "closed"]
+    assert (recorder.end.label, recorder.end.code) == ("client_left", 499)
+
+
+def test_a_clip_without_a_token_is_reported(world, recorder, tmp_path):
+    (tmp_path / "tokens.yaml").write_text("[]")
+    tokens = Tokens(AccessConfig(tokens_file=str(tmp_path / "tokens.yaml")))
+    with TestClient(build_app(world, access=Access(tokens=tokens), observer=recorder)) as http:
+        assert http.get("/v1/world").status_code == 401
+        assert recorder.names == []
+        assert http.post("/v1/clips", json={"actions": "w-1"}).status_code == 401
+    assert recorder.names == ["connected", "closed"]
+    assert (recorder.end.label, recorder.end.code) == ("unauthorized", 401)
 
 
 def test_a_clip_that_finds_no_world_is_reported(http, world, recorder):

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import anyio
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from transport.observer import Client, Observer, SessionEnd
-from transport.session_log import log_closed
+from transport.observer import Client, Observer
+from transport.session_log import report_refused
 from transport.wire.errors import TransportError
 from transport.wire.protocol import Close, build_close
 
@@ -69,12 +69,9 @@ async def reject(
     observer: Observer,
 ) -> None:
     """Ends a socket before its first message. It is accepted, so that it can receive the error."""
-    now_s, reason = anyio.current_time(), close_reason_for(error)
-    end = SessionEnd(
-        session_id=None, label=reason.label, code=reason.code, reason=reason.reason, duration_s=0.0
-    )
-    log_closed(client, end)
-    observer.connected(client, now_s).closed(now_s, end)
+    reason = close_reason_for(error)
+    session = observer.connected(client, anyio.current_time())
+    report_refused(client, session, error, code=reason.code)
     await socket.accept()
     await close(socket, build_close(reason.code, reason.reason, error=reason.error))
 

@@ -12,19 +12,17 @@ from starlette.routing import Route
 from transport.codecs.image import decode_image
 from transport.codecs.payload import Frame
 from transport.http.clip_request import ClipRequest, read_clip_request
-from transport.http.clip_response import ClipResponse, error_response, status_of
+from transport.http.clip_response import ClipResponse
+from transport.http.error_response import error_response, status_of
 from transport.image_fetcher import ImageFetcher
 from transport.observer import (
     TOKEN_KEY,
-    Client,
     NoObserver,
     Observer,
-    SessionEnd,
-    SessionObserver,
     client_of,
 )
 from transport.paths import CLIPS_PATH
-from transport.session_log import log_closed
+from transport.session_log import report_left, report_refused
 from transport.wire.controls import parse_actions
 from transport.wire.errors import BadMessage, TransportError, quote
 from transport.wire.init import read_prompt, read_seed, read_sizes, read_steps, warn_of_size
@@ -80,13 +78,16 @@ async def clip(
             raise BadMessage("missing required field `image`", code="missing_field", field="image")
         spec = _read_spec(fields, world.info, has_image=source is not None)
     except ClientDisconnect:
-        _report(client, session, label="client_left", code=499, reason="the client left")
+        report_left(client, session)
         return Response(status_code=499)
+    except anyio.get_cancelled_exc_class():  # by the server, which has noticed it first
+        report_left(client, session)
+        raise
     except Exception as exc:
         error = exc if isinstance(exc, TransportError) else TransportError("internal error")
         if error is not exc:
             logger.exception("a clip failed")
-        _report(client, session, label=error.code, code=status_of(error), reason=str(error))
+        report_refused(client, session, error, code=status_of(error))
         return error_response(error)
     image = _load_image(
         world.info.openings[0].image if source is None else source,
@@ -105,15 +106,6 @@ async def clip(
         client=client,
         observer=session,
     )
-
-
-def _report(
-    client: Client, session: SessionObserver, *, label: str, code: int, reason: str
-) -> None:
-    """Reports the end of a request that wants no world."""
-    end = SessionEnd(session_id=None, label=label, code=code, reason=reason, duration_s=0.0)
-    log_closed(client, end)
-    session.closed(anyio.current_time(), end)
 
 
 def _read_spec(fields: ClipRequest, info: WorldInfo, *, has_image: bool) -> WorldSpec:

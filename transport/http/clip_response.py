@@ -11,9 +11,7 @@ from contextlib import aclosing
 from functools import partial
 
 import anyio
-import msgspec
 from anyio import CancelScope
-from msgspec import Struct
 from msgspec.structs import replace
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
@@ -21,9 +19,10 @@ from starlette.types import Message, Receive, Scope, Send
 
 from transport.codecs.mp4 import Mp4Writer
 from transport.codecs.payload import Frame
+from transport.http.error_response import error_response, status_of
 from transport.observer import Client, NoObserver, SentChunk, SessionEnd, SessionObserver
 from transport.session_log import log_closed, log_opened
-from transport.wire.errors import Busy, ErrorCode, Refused, TooLarge, TransportError, WorldLost
+from transport.wire.errors import Refused, TransportError
 from transport.wire.messages import Queued, Starting, WarningMessage
 from transport.wire.world import World, WorldSession, WorldSpec
 from transport.worker_limits import CapacityLimits, run_in_worker
@@ -31,18 +30,6 @@ from transport.worker_limits import CapacityLimits, run_in_worker
 MEDIA_TYPE = "video/mp4"
 
 logger = logging.getLogger(__name__)
-
-
-class Reason(Struct, frozen=True):
-    code: ErrorCode
-    content: str
-    field: str | None
-
-
-class Failure(Struct, frozen=True):
-    """Why there is no clip."""
-
-    error: Reason
 
 
 class ClipResponse(Response):
@@ -205,31 +192,6 @@ class ClipResponse(Response):
             self._num_frames += len(frames)
         await run_in_worker(writer.close, limiter=self._capacity.clip)
         yield writer.take()
-
-
-def error_response(error: TransportError) -> Response:
-    """The error as JSON, with the HTTP status of its kind."""
-    body = msgspec.json.encode(Failure(Reason(error.code, str(error), error.field)))
-    later = error.retry_after_s
-    return Response(
-        body,
-        status_code=status_of(error),
-        headers=None if later is None else {"retry-after": str(later)},
-        media_type="application/json",
-    )
-
-
-def status_of(error: TransportError) -> int:
-    """The HTTP status of an error."""
-    match error:
-        case TooLarge():
-            return 413
-        case Busy() | WorldLost():
-            return 503
-        case _ if error.code == "timeout":
-            return 408
-        case _:
-            return 500 if error.code == "internal" else 400
 
 
 def _start(seed: int, warnings: Sequence[WarningMessage]) -> Message:

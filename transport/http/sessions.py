@@ -13,9 +13,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from transport.http.clip_response import Failure, Reason
+from transport.http.error_response import error_response
 from transport.paths import SESSIONS_PATH
-from transport.wire.errors import ErrorCode
+from transport.wire.errors import ErrorCode, Refused
 
 COLLECT_TIMEOUT_S = 5.0
 
@@ -97,6 +97,5 @@ def _nothing() -> SessionList:
 
 
 def _error(status: int, code: ErrorCode, text: str) -> Response:
-    body = msgspec.json.encode(Failure(Reason(code, text, None)))
     headers = {"www-authenticate": "Bearer"} if status == 401 else None
-    return Response(body, status, headers, media_type="application/json")
+    return error_response(Refused(text, code=code), status=status, headers=headers)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from transport.http.clip_request import ClipRequest
-from transport.http.clip_response import Failure
+from transport.http.error_response import Failure
 from transport.http.health import Health
 from transport.http.models import (
     ModelCard,

@@ -18,6 +18,7 @@ from transport.wire.errors import Busy, Refused, WorldFailed, WorldLost
 OPERATIONS = [
     (path, method) for path, operations in build_openapi()["paths"].items() for method in operations
 ]
+OPERATOR = {"authorization": "Bearer operator"}  # without it there is no list of sessions
 load_all_checks()
 CONFORMANCE = CHECKS.get_by_names(
     [
@@ -30,10 +31,11 @@ CONFORMANCE = CHECKS.get_by_names(
 
 
 @pytest.fixture
-def operation_of(world):
+def operation_of(world, tmp_path):
     """Returns the operation of a path and a method, which calls the app in this process."""
     schema = schemathesis.openapi.from_dict(build_openapi())
-    schema.app = build_app(world)
+    (tmp_path / "token").write_text("operator")
+    schema.app = build_app(world, operator_token_file=tmp_path / "token")
     schema.config.update(base_url="http://testserver")
     return lambda path, method: schema[path][method]
 
@@ -45,7 +47,7 @@ def ask(operation, *, mode=GenerationMode.POSITIVE, num=40):
     @settings(derandomize=True, max_examples=num)
     @given(operation.as_strategy(generation_mode=mode))
     def run(case):
-        answer = case.call_and_validate(checks=CONFORMANCE)
+        answer = case.call_and_validate(headers=OPERATOR, checks=CONFORMANCE)
         statuses[answer.status_code] += 1
 
     run()
