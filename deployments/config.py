@@ -106,6 +106,17 @@ def parse_user_config(user_config: dict[str, Any]) -> LiveConfig:
     return parse(user_config, LiveConfig, path="user_config")
 
 
+class LiveGroupConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """`user_config` of WorldGroup, which replaces `args.group` in running groups."""
+
+    group: GroupLimits
+
+
+def parse_group_config(user_config: dict[str, Any]) -> LiveGroupConfig:
+    """Raises ConfigError with the path of the wrong key."""
+    return parse(user_config, LiveGroupConfig, path="user_config")
+
+
 def parse_args(args: dict[str, Any]) -> ServiceConfig:
     """Raises ConfigError with the path of the wrong key."""
     config = parse(args, ServiceConfig, path="args")

@@ -21,7 +21,7 @@ from ray.serve.config import AutoscalingConfig, ProxyLocation
 from ray.serve.schema import HTTPOptionsSchema, ServeDeploySchema
 from ray.util.placement_group import VALID_PLACEMENT_GROUP_STRATEGIES
 
-from deployments.config import ServiceConfig, parse_args, parse_user_config
+from deployments.config import ServiceConfig, parse_args, parse_group_config, parse_user_config
 from deployments.schema_keys import ConfigError, check_choice, check_keys, suggest
 
 IMPORT_PATH = "deployments.app:build"
@@ -207,10 +207,11 @@ def _check_amounts(deployment: dict[str, Any], *, path: str) -> None:
 
 
 def _check_user_config(name: str, user_config: dict[str, Any], *, path: str) -> None:
-    if name != "Transport":
+    parsers = {"Transport": parse_user_config, "WorldGroup": parse_group_config}
+    if name not in parsers:
         raise ConfigError(f"{path}.user_config: {name} has none")
     try:
-        parse_user_config(user_config)
+        parsers[name](user_config)
     except ConfigError as exc:
         raise ConfigError(f"{path}.{exc}") from exc
 

@@ -9,6 +9,9 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
+from deployments.sessions.admission import Demand
+from lingbot.config import Size
+from lingbot.errors import LingbotError
 from transport.wire.errors import TransportError
 from transport.wire.world import SessionMemory, WorldMemory
 
@@ -51,6 +54,25 @@ class GroupMemory:
         with suppress(RayError, RayServeException, TransportError):
             if await self._ready():
                 self._memory = await self._group.memory.remote()
+
+
+class SessionBytes:
+    """What sessions take of a rank's memory, by the plan. Without one, nothing."""
+
+    def __init__(self, plan: "MemoryPlan | None") -> None:
+        self._plan = plan
+        # What all sessions may take together; None: unknown
+        self.all_together = None if plan is None else plan.for_sessions
+
+    def of(self, demand: Demand) -> int:
+        """Bytes of a session; of the largest for one that the engine will refuse."""
+        if self._plan is None:
+            return 0
+        try:
+            size = Size(demand.width, demand.height)
+            return self._plan.session_bytes(size, window=demand.window)
+        except (LingbotError, ValueError):
+            return self._plan.largest.total
 
 
 def describe_memory(plan: "MemoryPlan") -> WorldMemory:

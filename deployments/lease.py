@@ -10,19 +10,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from ray.exceptions import RayError, RayTaskError
-from ray.serve.exceptions import BackPressureError, RayServeException, RequestCancelledError
+from ray.serve.exceptions import RayServeException, RequestCancelledError
 from ray.serve.handle import DeploymentHandle
 
 from deployments.calls import call_detached, cancel
 from deployments.config import ServiceConfig
 from deployments.encoded_prompt import EncodedPrompt, warn_of_truncation
 from deployments.group_memory import GroupMemory
+from deployments.lease_request import LeaseRequest
 from deployments.observability.session_reports import SessionReport
 from deployments.prompt_encoder import PromptEncoder
 from deployments.readiness import Readiness
-from deployments.sessions.waiting import WaitingClient, WaitingLine
+from deployments.sessions.admission import Demand
 from deployments.world_group import Lease
-from transport.wire.errors import Busy, Refused, WorldFailed, WorldLost
+from transport.wire.errors import Refused, WorldFailed, WorldLost
 from transport.wire.messages import Queued, Starting, WarningMessage
 from transport.wire.world import OnWait, WorldInfo, WorldMemory, WorldSpec
 
@@ -109,6 +110,9 @@ class LeasedSession:
     def take_warnings(self) -> list[WarningMessage]:
         warnings, self._warnings = self._warnings, []
         return warnings
+
+    def pause(self) -> None:
+        self._rank.pause.remote(self.id)
 
     async def lost(self) -> str:
         return await asyncio.shield(self._lost)
@@ -198,15 +202,12 @@ class LeasedWorld:
         self._readiness = readiness or Readiness(group.app_name, group.deployment_name)
         self._notice_period_s = notice_period_s
         self._report = report
-        self._line = WaitingLine(
-            queue_timeout_s=config.queue_timeout_s, warm_up_timeout_s=config.warm_up_timeout_s
-        )
 
     async def open(self, spec: WorldSpec, image: Frames, *, on_wait: OnWait) -> LeasedSession:
         """The prompt is encoded while the client waits for a lease."""
         encoding = self._start_encoding(spec.prompt)
         try:
-            session = await self._lease(on_wait)
+            session = await self._lease(spec, on_wait)
             try:
                 encoded = await self._wait_for_prompt(encoding, on_wait)
                 await session.open(spec, image, encoded=encoded, on_wait=on_wait)
@@ -241,42 +242,18 @@ class LeasedWorld:
             await on_wait(Starting())
         return encoding.result()
 
-    async def _lease(self, on_wait: OnWait) -> LeasedSession:
-        stream = call_detached(self._group.lease)
-        try:
-            lease = await self._first_item(stream, on_wait)
-            return LeasedSession(
-                lease, stream, config=self._config, prompts=self._prompts, report=self._report
-            )
-        except BaseException:
-            cancel(stream)
-            raise
-
-    async def _first_item(self, stream: Any, on_wait: OnWait) -> Lease:
-        first: asyncio.Future[Lease] = asyncio.ensure_future(anext(stream))
-        # A caller that gives up cancels the stream, which ends this future with an error. To cancel
-        # the future itself would make Ray's callback for a late answer fail.
-        first.add_done_callback(lambda done: done.cancelled() or done.exception())
-        client = self._line.join(asyncio.get_running_loop().time())
-        try:
-            await self._wait(first, client, on_wait)
-            return first.result()
-        except BackPressureError as exc:
-            raise Busy("every world is taken, and the queue is full") from exc
-        except (RayError, RayServeException, StopAsyncIteration) as exc:
-            await self.ready()  # raises the reason if Serve has given up
-            raise WorldLost("the world died while it was opened") from exc
-        finally:
-            self._line.leave(client)
-
-    async def _wait(
-        self, first: "asyncio.Future[Lease]", client: WaitingClient, on_wait: OnWait
-    ) -> None:
-        """Send the client its status until `first` is done. Raises Busy when it must give up."""
-        now = asyncio.get_running_loop().time
-        while not (await asyncio.wait([first], timeout=self._notice_period_s))[0]:
-            ready = await self.ready()
-            await on_wait(self._line.status(client, ready=ready, now=now()))
-            reason = self._line.give_up_reason(client, ready=ready, now=now())
-            if reason is not None and not first.done():
-                raise Busy(reason)
+    async def _lease(self, spec: WorldSpec, on_wait: OnWait) -> LeasedSession:
+        request = LeaseRequest(
+            self._group.lease,
+            Demand(
+                width=spec.width, height=spec.height, window=spec.window, realtime=spec.realtime
+            ),
+            readiness=self._readiness,
+            config=self._config,
+            on_wait=on_wait,
+            notice_period_s=self._notice_period_s,
+        )
+        lease, stream = await request.lease()
+        return LeasedSession(
+            lease, stream, config=self._config, prompts=self._prompts, report=self._report
+        )

@@ -8,7 +8,6 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 from ray._private.utils import get_num_cpus  # as Ray counts them, in containers, too
-from ray.serve._private.constants import DEFAULT_MAX_ONGOING_REQUESTS
 
 from deployments.config import ServiceConfig
 from deployments.config_file import ConfigFile
@@ -135,13 +134,11 @@ def check_tiny_vae(path: Path) -> None:
 
 
 def check_memory(file: ConfigFile, model: ModelConfig, *, free: int | None) -> None:
-    """Raise ConfigError if the worlds of a group do not fit into a rank's `free` bytes at once.
+    """Raise ConfigError if no world of the largest size fits into a rank's `free` bytes.
 
-    A world that is opened beyond them would end the group, and with it all of its worlds. None is
-    unknown: each rank looks again when it starts.
+    None is unknown: each rank looks again when it starts. A group admits no world beyond them.
     """
-    config, group = file.args, file.deployments["WorldGroup"]
-    most = int(group.get("max_ongoing_requests", DEFAULT_MAX_ONGOING_REQUESTS))
+    config = file.args
     plan = plan_memory(
         replace(PRESETS[config.preset], model=model),
         config.world,
@@ -156,12 +153,6 @@ def check_memory(file: ConfigFile, model: ModelConfig, *, free: int | None) -> N
         plan.check()
     except LingbotError as exc:
         raise ConfigError(f"{ARGS}.{exc.field}: {exc}") from exc
-    fitting = plan.num_fitting(plan.largest)
-    if fitting is not None and fitting < most:
-        raise ConfigError(
-            f"max_ongoing_requests of WorldGroup is {most}, expected at most the {fitting} worlds "
-            f"that fit at once; {plan}"
-        )
 
 
 def item_bytes(config: ServiceConfig) -> int:

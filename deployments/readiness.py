@@ -19,10 +19,14 @@ from ray.serve.schema import (  # type: ignore[attr-defined]
     ServeStatus,
 )
 
+from deployments.upcoming import replicas_are_coming
 from transport.wire.errors import WorldFailed
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 MODULE = re.compile(r"^(?:\w+\.)+(?=\w+: )")  # before an exception's name
+COMING = (ReplicaState.STARTING, ReplicaState.UPDATING)
+# Whether so many starting replicas of a deployment will come, by the names of both
+FindComing = Callable[[str, str, int], bool]
 UP = (ReplicaState.RUNNING, ReplicaState.PENDING_MIGRATION)
 
 
@@ -38,10 +42,12 @@ class Readiness:
         status_period_s: float = 1.0,
         answer_timeout_s: float = 1.0,
         ask_status: Callable[[], ServeStatus] = serve.status,
+        find_coming: FindComing = replicas_are_coming,
     ) -> None:
         """Asks Serve's controller, through `ask_status`, at most once in `status_period_s`.
 
-        `subject` is the deployment's name in words for a client.
+        While a replica starts beside others, `find_coming` says whether it will come. `subject` is
+        the deployment's name in words for a client.
         """
         self._subject = subject
         self._application = application
@@ -49,7 +55,9 @@ class Readiness:
         self._status_period_s = status_period_s
         self._answer_timeout_s = answer_timeout_s
         self._ask_status = ask_status
+        self._find_coming = find_coming
         self._ready = False
+        self._is_adding = False
         self._failure: str | None = None
         self._next_ask = 0.0
         self._asking: asyncio.Task[None] | None = None
@@ -69,19 +77,34 @@ class Readiness:
             raise WorldFailed(f"{self._subject} failed to start: {self._failure}")
         return self._ready
 
+    @property
+    def is_adding(self) -> bool:
+        """True if another replica was coming up at the last `ask`.
+
+        One that waits for resources is coming only while a node is being added.
+        """
+        return self._is_adding
+
     async def _refresh(self) -> None:
         with suppress(RayError, RayServeException):
-            self._update(await asyncio.to_thread(self._ask_status))
+            await self._update(await asyncio.to_thread(self._ask_status))
 
-    def _update(self, status: ServeStatus) -> None:
+    async def _update(self, status: ServeStatus) -> None:
         application = status.applications.get(self._application)
         group = application and application.deployments.get(self._deployment)
         # A new controller first lists nothing, and then the groups that it found as RECOVERING.
         if not group or is_recovering(group):
             return
         self._ready = any(group.replica_states.get(state, 0) for state in UP)
+        self._is_adding = self._ready and await asyncio.to_thread(self._adds_replica, group)
         given_up = has_given_up(group) and not self._ready
         self._failure = reason_of(group.message) if given_up else None
+
+    def _adds_replica(self, group: DeploymentStatusOverview) -> bool:
+        num_starting = sum(group.replica_states.get(state, 0) for state in COMING)
+        if not num_starting or has_given_up(group):
+            return False
+        return self._find_coming(self._application, self._deployment, num_starting)
 
 
 def has_given_up(group: DeploymentStatusOverview) -> bool:

@@ -14,9 +14,11 @@ from ray import serve
 from ray.util import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from deployments.config import ServiceConfig
+from deployments.config import ServiceConfig, parse_group_config
 from deployments.observability.logs import configure_logging
 from deployments.session_list import NAMESPACE, rank_name
+from deployments.sessions.admission import Demand
+from deployments.sessions.lease_reply import AskAgain, Full, Waiting
 from deployments.world_rank import RankAssignment, WorldRank
 from transport.wire.world import WorldMemory
 
@@ -45,7 +47,11 @@ class WorldGroup:
         timeout_s = config.warm_up_timeout_s
         try:
             async with asyncio.timeout(timeout_s):
-                await start_group(self._ranks, host=ray.util.get_node_ip_address())
+                await start_group(
+                    self._ranks,
+                    host=ray.util.get_node_ip_address(),
+                    group_id=serve.get_replica_context().replica_id.unique_id,
+                )
         except TimeoutError as exc:
             raise TimeoutError(f"warm_up_timeout_s: the ranks took over {timeout_s:g} s") from exc
         self._watchers = [
@@ -61,20 +67,30 @@ class WorldGroup:
         memory: WorldMemory | None = await self._ranks[0].memory.remote()
         return memory
 
-    async def lease(self) -> AsyncIterator[Lease]:
-        """One streaming call for the life of a session. Its only item names the rank-0 actor.
+    def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Serve calls this with `user_config`, at the start and whenever it changes.
 
-        Frames and controls bypass this replica. The call counts for Serve's caps, autoscaling and
-        draining. When either the call or the session ends, the other one ends too.
+        The limits hold at once. No session ends by them.
+        """
+        limits = parse_group_config(user_config).group
+        self._ranks[0].set_limits.remote(limits)
+
+    async def lease(self, demand: Demand) -> AsyncIterator[Waiting | AskAgain | Full | Lease]:
+        """One streaming call for a client's wait and the life of its session.
+
+        Yields the client's place in the group's line, then the lease, or a reason why there is
+        none. The lease names the rank-0 actor: frames and controls bypass this replica. The call
+        counts for Serve's caps, autoscaling and draining. When either the call or the session ends,
+        the other one ends too.
         """
         leader = self._ranks[0]
         session_id = uuid.uuid4().hex
-        await leader.reserve.remote(session_id)
         try:
-            yield Lease(session_id, leader)
-            await leader.wait_for_end.remote(session_id)
+            async for reply in leader.lease.remote(session_id, demand):
+                answer: Waiting | AskAgain | Full | None = await reply
+                yield Lease(session_id, leader) if answer is None else answer
         finally:
-            leader.end.remote(session_id, "its lease ended")
+            leader.end.remote(session_id)
 
 
 def create_ranks(config: ServiceConfig) -> list[Any]:
@@ -103,15 +119,15 @@ def create_ranks(config: ServiceConfig) -> list[Any]:
     ]
 
 
-async def start_group(ranks: Sequence[Any], *, host: str) -> None:
+async def start_group(ranks: Sequence[Any], *, host: str, group_id: str = "") -> None:
     """Connect the ranks, load their weights and warm them up.
 
-    The rendezvous is on rank 0, on this node, whose address is `host`. Raises the error of the
-    first rank that fails.
+    The rendezvous is on rank 0, on this node, whose address is `host`. `group_id` is the group's
+    name for its clients. Raises the error of the first rank that fails.
     """
     port = await ranks[0].open_rendezvous.remote(host) if len(ranks) > 1 else 0
     assignments = [
-        RankAssignment(rank=number, num_ranks=len(ranks), host=host, port=port)
+        RankAssignment(rank=number, num_ranks=len(ranks), host=host, port=port, group_id=group_id)
         for number in range(len(ranks))
     ]
     await asyncio.gather(

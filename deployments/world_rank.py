@@ -5,6 +5,7 @@ import logging
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -13,17 +14,22 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from deployments.build_engine import build_engine
 from deployments.config import ServiceConfig
 from deployments.encoded_prompt import warn_of_truncation
-from deployments.group_memory import describe_memory
+from deployments.group_memory import SessionBytes, describe_memory
+from deployments.group_sessions import GroupSessions, SessionStatus
 from deployments.observability.logs import configure_logging
-from deployments.observability.rank_metrics import CacheMetrics
+from deployments.observability.rank_metrics import CacheMetrics, GroupMetrics
 from deployments.observability.session_reports import SessionReport
-from deployments.sessions.registry import SessionRecord, SessionRegistry
+from deployments.sessions.admission import Admission, Demand, GroupLimits
+from deployments.sessions.lease_reply import AskAgain, Full, Waiting
+from deployments.sessions.registry import EndReason
 from transport.wire.messages import Queued, WarningMessage
 from transport.wire.world import WorldMemory, WorldSpec
 
 if TYPE_CHECKING:  # imported late: WorldGroup imports this class and stays without torch
+    from lingbot.config import Size
     from lingbot.errors import LingbotError
     from lingbot.parallel.ulysses import SequenceParallelGroup
     from lingbot.runtime.commands import Command
@@ -32,6 +38,8 @@ if TYPE_CHECKING:  # imported late: WorldGroup imports this class and stays with
     from lingbot.text.protocol import TextEncoder
 
 Frames = NDArray[np.uint8]
+
+SUSPEND_PERIOD_S = 1.0  # between two looks for sessions that have been paused for too long
 
 logger = logging.getLogger(__name__)
 
@@ -59,18 +67,19 @@ def refusal_of(error: "LingbotError") -> Refusal:
 
 
 class RankAssignment(Struct, frozen=True, kw_only=True):
-    """A rank's number in its group, and the address of the rendezvous."""
+    """A rank's number in its group, the group's name, and the address of the rendezvous."""
 
     rank: int = 0
     num_ranks: int = 1
     host: str = ""
     port: int = 0
+    group_id: str = ""  # the group's name for its clients
 
 
 class WorldRank:
     """An asyncio actor. Calls arrive concurrently; the engine runs one at a time on its thread.
 
-    Only rank 0 keeps a session registry; the other ranks execute its commands. This is a plain
+    Only rank 0 has sessions; the other ranks execute its commands. This is a plain
     class, so that tests run it without a cluster. WorldGroup turns it into an actor.
     """
 
@@ -95,8 +104,7 @@ class WorldRank:
         self._notice_period_s = notice_period_s
         self._exit_grace_s = exit_grace_s
         self._exit_process = exit_process
-        self._sessions = SessionRegistry(ttl_s=config.lease_ttl_s)
-        self._ended: dict[str, asyncio.Event] = {}  # one for each session in the registry
+        self._sessions: GroupSessions
         self._reports: dict[str, SessionReport] = {}  # the transports' last ones
         self._tasks: list[asyncio.Task[None]] = []
         self._store: Any = None  # the rendezvous, on rank 0 of several
@@ -121,6 +129,7 @@ class WorldRank:
         took_s = time.monotonic() - began
         rank, num_ranks = assignment.rank, assignment.num_ranks
         logger.info("rank %d of %d loaded in %.1f s", rank, num_ranks, took_s)
+        self._sessions = self._create_sessions(assignment.group_id)
         self._run_every(self._report_period_s, partial(self._report, CacheMetrics(rank=rank)))
 
     async def start_loop(self) -> None:
@@ -129,23 +138,41 @@ class WorldRank:
         Rank 0 returns when every shape is warm. `wait_failed` raises later failures.
         """
         loop = asyncio.get_running_loop()
+        self._worker.on_chunk = partial(loop.call_soon_threadsafe, self._measure)
         threading.Thread(target=self._run_worker, args=[loop], name="engine", daemon=True).start()
         if not self._worker.is_leader:
             return
         began = time.monotonic()
         await asyncio.to_thread(self._worker.warm_up)
         logger.info("warm in %.1f s", time.monotonic() - began)
-        self._run_every(self._config.lease_ttl_s / 4, lambda: self.expire_idle(time.monotonic()))
+        self._sessions.log_speed()
+        self._run_every(
+            self._config.lease_ttl_s / 4, lambda: self._sessions.expire_idle(time.monotonic())
+        )
+        self._run_every(SUSPEND_PERIOD_S, self._sessions.suspend_paused)
+        self._run_every(self._report_period_s, partial(self._report_group, GroupMetrics()))
 
-    def reserve(self, session_id: str) -> None:
-        """Register a session. It expires unless its world is opened next."""
-        self._sessions.reserve(session_id, time.monotonic())
-        self._ended[session_id] = asyncio.Event()
+    async def lease(
+        self, session_id: str, demand: Demand
+    ) -> AsyncIterator[Waiting | AskAgain | Full | None]:
+        """Wait for a place in the group, and hold it; see `GroupSessions.lease`.
 
-    async def wait_for_end(self, session_id: str) -> None:
-        """Returns when the session has ended."""
-        if ended := self._ended.get(session_id):
-            await ended.wait()
+        A session that was admitted expires unless its world is opened next.
+        """
+        async for reply in self._sessions.lease(session_id, demand):
+            yield reply
+
+    def set_limits(self, limits: GroupLimits) -> None:
+        """Replace what the group admits. Sessions beyond it go on."""
+        self._sessions.set_limits(limits)
+
+    def sessions(self) -> list[SessionStatus]:
+        """The group's sessions, for operators."""
+        return self._sessions.sessions()
+
+    def ends(self) -> dict[EndReason, int]:
+        """How many sessions have ended, by reason."""
+        return dict(self._sessions.registry.ends)
 
     async def open(
         self,
@@ -176,7 +203,7 @@ class WorldRank:
             window=spec.window,
             sink=spec.sink,
         )
-        if not self._is_live(session_id):
+        if not self._sessions.is_live(session_id):
             return
         opening = self._submit(OpenSession(session_id, session_spec))
         while not (await asyncio.wait([opening], timeout=self._notice_period_s))[0]:
@@ -185,11 +212,16 @@ class WorldRank:
         try:
             opening.result()
         except LingbotError as exc:
-            if self._is_live(session_id):
+            self._sessions.mark_faulty(session_id, "refused")
+            if self._sessions.is_live(session_id):
                 yield refusal_of(exc)
             return
-        if self._sessions.mark_opened(session_id, time.monotonic()):
-            logger.info("session %s opened, %d in all", session_id, len(self._sessions))
+        except Exception:
+            self._sessions.mark_faulty(session_id, "failed")
+            raise
+        if self._sessions.mark_opened(session_id):
+            num_sessions = len(self._sessions.registry)
+            logger.info("session %s opened, %d in all", session_id, num_sessions)
             yield None
 
     async def step(
@@ -210,47 +242,47 @@ class WorldRank:
         from lingbot.errors import LingbotError
         from lingbot.runtime.commands import StepSession
 
-        self.touch(session_id)
+        if not await self._sessions.activate(session_id):
+            return
         if prompt is not None and context is None:
             if warning := self._warn_if_truncated(prompt):
                 yield warning
             context = await self._encode(prompt)
-        if not self._is_live(session_id):
+        if not self._sessions.is_live(session_id):
             return
         command = StepSession(session_id, list(actions), context)
         try:
             decoding = await self._submit(command, time_to_underrun_s=time_to_underrun_s)
             yield None
             frames = await asyncio.wrap_future(decoding)
-        except LingbotError:
-            if self._is_live(session_id):
+        except Exception as exc:
+            self._sessions.mark_faulty(session_id, "failed")
+            if self._sessions.is_live(session_id) or not isinstance(exc, LingbotError):
                 raise
             return
-        if self._is_live(session_id):
+        if self._sessions.is_live(session_id):
             yield frames
+
+    def pause(self, session_id: str) -> None:
+        """Free the session's share of the group's speed until its next step; see GroupSessions."""
+        self._sessions.pause(session_id)
 
     def touch(self, session_id: str, report: SessionReport | None = None) -> None:
         """Restart the session's idle time, and keep its transport's report, if there is one.
 
         An unknown session is ignored.
         """
-        self._sessions.touch(session_id, time.monotonic())
-        if report is not None and self._is_live(session_id):
+        self._sessions.touch(session_id)
+        if report is not None:
             self._reports[session_id] = report
 
     def reports(self) -> dict[str, SessionReport]:
         """What the transports last reported of the live sessions."""
-        return self._reports
+        return {name: r for name, r in self._reports.items() if self._sessions.is_live(name)}
 
-    def end(self, session_id: str, reason: str) -> None:
-        """End a session and free its world. An unknown session is ignored."""
-        if record := self._sessions.end(session_id):
-            self._free(record, reason)
-
-    def expire_idle(self, now: float) -> None:
-        """End the sessions that were idle for too long. `now` is a reading of time.monotonic."""
-        for record in self._sessions.expire_idle(now):
-            self._free(record, f"idle for over {self._sessions.ttl_s:g} s")
+    def end(self, session_id: str) -> None:
+        """End a session or a wait, and free its world. An unknown session is ignored."""
+        self._sessions.end(session_id)
 
     def memory(self) -> WorldMemory | None:
         """The plan by which this rank was loaded, if there is one."""
@@ -288,6 +320,30 @@ class WorldRank:
             self._text_encoder = load_text_encoder(self._config.preset)
         return Worker(self._load(group))
 
+    def _create_sessions(self, group_id: str) -> GroupSessions:
+        worker, engine = self._worker, self._worker.engine
+
+        def suspend(session_id: str) -> "asyncio.Future[bool]":
+            return asyncio.wrap_future(worker.suspend(session_id))
+
+        sizes = SessionBytes(engine.memory)
+        admission = Admission(
+            self._config.group,
+            media_s=engine.config.chunk_frames / engine.config.fps,
+            session_bytes=sizes.all_together,
+        )
+        return GroupSessions(
+            admission,
+            ttl_s=self._config.lease_ttl_s,
+            bytes_of=sizes.of,
+            release=worker.end_session,
+            suspend=suspend if worker.suspend_frees_memory else None,
+            group_id=group_id,
+        )
+
+    def _measure(self, size: "Size", chunk_s: float) -> None:
+        self._sessions.measure((size.width, size.height), chunk_s)
+
     def _run_worker(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
             self._worker.run()
@@ -298,16 +354,6 @@ class WorldRank:
             loop.call_soon_threadsafe(self._failure.set_exception, reason)
             time.sleep(self._exit_grace_s)
             self._exit_process(1)
-
-    def _is_live(self, session_id: str) -> bool:
-        return self._sessions.get(session_id) is not None
-
-    def _free(self, record: SessionRecord, reason: str) -> None:
-        self._ended.pop(record.session_id).set()
-        self._reports.pop(record.session_id, None)
-        self._worker.end_session(record.session_id)
-        if record.opened:
-            logger.info("session %s closed: %s", record.session_id, reason)
 
     def _warn_if_truncated(self, prompt: str) -> WarningMessage | None:
         assert self._text_encoder is not None
@@ -328,6 +374,17 @@ class WorldRank:
     def _report(self, metrics: CacheMetrics) -> None:
         metrics.report(self._worker.engine.camera_cache.stats)
 
+    def _report_group(self, metrics: GroupMetrics) -> None:
+        self._reports = self.reports()  # forgets those of ended sessions
+        sessions = self._sessions
+        metrics.report(
+            states=Counter(session.state for session in sessions.sessions()),
+            ends=sessions.registry.ends,
+            num_waiting=len(sessions.line),
+            num_bytes=sessions.admission.num_bytes,
+            load=sessions.admission.load,
+        )
+
     def _run_every(self, period_s: float, call: Callable[[], None]) -> None:
         async def run() -> None:
             while True:
@@ -335,31 +392,3 @@ class WorldRank:
                 call()
 
         self._tasks.append(asyncio.create_task(run()))
-
-
-def build_engine(config: ServiceConfig, group: "SequenceParallelGroup") -> "Engine":
-    """The engine that a config names, on this rank of `group`. Sets torch's thread count."""
-    from pathlib import Path
-
-    import torch
-
-    from lingbot.runtime.cpu_cores import threads_per_rank
-    from lingbot.runtime.presets import load_engine
-
-    threads = threads_per_rank(group.num_ranks) if config.threads == "auto" else config.threads
-    torch.set_num_threads(threads)
-    return load_engine(
-        config.preset,
-        world=config.world,
-        weights=None if config.weights is None else Path(config.weights),
-        assets=None if config.assets is None else Path(config.assets),
-        vae=config.vae,
-        tiny_vae=None if config.tiny_vae is None else Path(config.tiny_vae),
-        device=config.device,
-        dtype=None if config.dtype == "auto" else getattr(torch, config.dtype),
-        camera_cache_bytes=config.camera_cache_bytes,
-        group=group,
-        attention=config.attention,
-        compile=config.compile,
-        fp8=config.fp8,
-    )

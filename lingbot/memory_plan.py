@@ -69,11 +69,30 @@ class MemoryPlan(Struct, frozen=True, kw_only=True):
     def largest(self) -> SessionMemory:
         return max(self.sessions, key=lambda session: session.total)
 
+    @property
+    def for_sessions(self) -> int | None:
+        """Bytes that all sessions together may take; None where the free memory is unknown."""
+        return None if self.free is None else max(0, self.free - self.fixed)
+
+    def session_bytes(self, size: Size, *, window: int | None = None) -> int:
+        """Bytes of a session of this size, with a window of its own or that of the plan.
+
+        `window` is in latent frames. Raises LingbotError for a size that is not served, and for a
+        window that no session may have.
+        """
+        named = {session.size: session for session in self.sessions}
+        if size not in named:
+            expected = " or ".join(map(str, named))
+            raise LingbotError(f"size must be {expected}, not {size}", field="size")
+        window = self.window if window is None else window
+        if not 1 <= window <= self.window:
+            raise LingbotError(f"window must be 1..{self.window}, not {window}", field="window")
+        session = named[size]
+        return session.total - session.kv // self.window * (self.window - window)
+
     def num_fitting(self, session: SessionMemory) -> int | None:
         """How many sessions like this one fit at once; None where the free memory is unknown."""
-        if self.free is None:
-            return None
-        return max(0, self.free - self.fixed) // session.total
+        return None if self.for_sessions is None else self.for_sessions // session.total
 
     def check(self, *, num_sessions: int = 1) -> None:
         """Raise LingbotError with the sum unless so many sessions of the largest size fit."""

@@ -1,9 +1,13 @@
 """The line of clients that wait for a place in a replica group."""
 
+import math
+from bisect import insort
 from collections import deque
 from dataclasses import dataclass
 
 NUM_INTERVALS = 16  # between admissions; their mean gives the estimate
+UNKNOWN_RETRY_S = 10  # for clients that are turned away before the first admission
+MAX_RETRY_S = 600
 
 
 class LineFull(Exception):
@@ -19,33 +23,53 @@ class Place:
 
 
 class Line:
-    """Clients by the time at which they asked first. Every `now` is in seconds of one clock."""
+    """Clients by the time at which they asked first. Every `now` is in seconds of one clock.
+
+    Only the first may be admitted, so that nobody who needs much is passed for ever.
+    """
 
     def __init__(self, *, max_waiting: int) -> None:
+        """`max_waiting` may be replaced at any time; it bounds the clients that join later."""
         self.max_waiting = max_waiting
         self._places: list[Place] = []
         self._intervals: deque[float] = deque(maxlen=NUM_INTERVALS)
-        self._last_admitted: float | None = None
+        # The last admission, or the moment at which somebody began to wait after it
+        self._since = -math.inf
 
     def __len__(self) -> int:
         return len(self._places)
 
+    @property
+    def first(self) -> str | None:
+        """The client that is admitted next; None if nobody waits."""
+        return self._places[0].client_id if self._places else None
+
     def join(self, client_id: str, *, now: float, waited_s: float = 0.0) -> None:
-        """Add a client, in front of those that asked later. Raises LineFull."""
-        if len(self._places) >= self.max_waiting:
+        """Add a client that is not admitted at once, in front of those that asked later.
+
+        Raises LineFull, but not for a client that has waited before: its place was taken by others
+        in the moment between.
+        """
+        if len(self._places) >= self.max_waiting and not waited_s:
             raise LineFull
-        self._places.append(Place(client_id, now - waited_s))
-        self._places.sort(key=lambda place: place.since)
+        self._insert(Place(client_id, now - waited_s), now - waited_s)
+
+    def join_first(self, session_id: str, *, now: float) -> None:
+        """Add a suspended session that wants its memory back, in front of all clients.
+
+        It is never turned away. Several sessions keep their order.
+        """
+        self._insert(Place(session_id, -math.inf), now)
 
     def leave(self, client_id: str) -> None:
         """Remove a client that was admitted, gave up or went elsewhere. It may be unknown."""
         self._places = [place for place in self._places if place.client_id != client_id]
 
     def admitted(self, now: float) -> None:
-        """Note that the first client was admitted, for the estimates."""
-        if self._last_admitted is not None:
-            self._intervals.append(now - self._last_admitted)
-        self._last_admitted = now
+        """Note that a client of the line was admitted, for the estimates."""
+        if math.isfinite(self._since):
+            self._intervals.append(now - self._since)
+        self._since = now
 
     def position(self, client_id: str) -> int:
         """From 1. Raises ValueError for an unknown client."""
@@ -53,7 +77,19 @@ class Line:
 
     def estimate_s(self, position: int, now: float) -> float | None:
         """Seconds until this position is admitted, if places free up as before; None: unknown."""
-        if not self._intervals or self._last_admitted is None:
+        if not self._intervals:
             return None
         interval = sum(self._intervals) / len(self._intervals)
-        return max(0.0, self._last_admitted + position * interval - now)
+        return max(0.0, self._since + position * interval - now)
+
+    def retry_after_s(self, now: float) -> int:
+        """Whole seconds after which a client that is turned away may find a place, from 1."""
+        estimate_s = self.estimate_s(len(self._places) + 1, now)
+        if estimate_s is None:
+            return UNKNOWN_RETRY_S
+        return min(MAX_RETRY_S, max(1, math.ceil(estimate_s)))
+
+    def _insert(self, place: Place, began: float) -> None:
+        if not self._places:  # while nobody waits, the time says nothing about free places
+            self._since = max(self._since, began)
+        insort(self._places, place, key=lambda place: place.since)

@@ -27,6 +27,26 @@ class StepSession(Struct, frozen=True, tag=True):
     context: NDArray[np.float32] | None = None  # [L, text_dim]; None: the prompt stays
 
 
+class SuspendSession(Struct, frozen=True, tag=True):
+    """Move the next part of a session's tensors to host memory.
+
+    The result is None while a part is left on the device, then True. It is False for a part that
+    comes after the session was resumed.
+    """
+
+    session_id: str
+    is_first: bool  # part
+
+
+class ResumeSession(Struct, frozen=True, tag=True):
+    """Return a session's tensors to the device. The result is False.
+
+    A step does the same first. A session that is not open, or not suspended, is ignored.
+    """
+
+    session_id: str
+
+
 class CloseSession(Struct, frozen=True, tag=True):
     """Free a session. A session that is not open is ignored."""
 
@@ -41,7 +61,9 @@ class Stop(Struct, frozen=True, tag=True):
     """End `run` on every rank."""
 
 
-Command = OpenSession | StepSession | CloseSession | Heartbeat | Stop
+Command = (
+    OpenSession | StepSession | SuspendSession | ResumeSession | CloseSession | Heartbeat | Stop
+)
 
 
 def encode_command(command: Command) -> bytes:

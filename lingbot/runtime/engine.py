@@ -21,6 +21,7 @@ from lingbot.errors import LingbotError
 from lingbot.memory_plan import MemoryPlan
 from lingbot.parallel.ulysses import SINGLE, SequenceParallelGroup
 from lingbot.runtime.session import Session, SessionSpec
+from lingbot.runtime.suspension import Suspension
 from lingbot.vae.protocol import VAE
 
 BROKEN = "an earlier step of this session failed: open another"
@@ -65,6 +66,8 @@ class Engine:
         weight = next(model.parameters())
         self.device, self.dtype = weight.device, weight.dtype
         self._decode_stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        # A CPU's tensors are in host memory anyway. Tests set this to move them all the same.
+        self.suspend_frees_memory = self.device.type != "cpu"
 
     @torch.inference_mode()
     def open(self, spec: SessionSpec) -> Session:
@@ -127,7 +130,7 @@ class Engine:
         `actions` are the keys held during each latent frame. `context` [L, text_dim] replaces the
         prompt from this chunk on. Raises LingbotError for a wrong number of actions, for an action
         that is not made of keys, and for a context of the wrong shape or type; the session stays
-        as it was. Any other error leaves the session unusable.
+        as it was. Any other error leaves the session unusable. A suspended session is resumed.
         """
         config = self.config
         if session.broken:
@@ -140,6 +143,7 @@ class Engine:
             check_action(action)
         if context is not None:
             self._check_context(context)
+        self.resume(session)
         try:
             if context is not None:
                 session.text = self._embed_context(context)
@@ -168,6 +172,35 @@ class Engine:
             session.decoder_broken = True
             raise
 
+    @torch.inference_mode()
+    def suspend(self, session: Session, *, max_bytes: int) -> bool:
+        """Move about `max_bytes` of the session's tensors to host memory.
+
+        Returns True if nothing of the session is left on the device. Until then, call again. All
+        chunks of the session must have been decoded. Where `suspend_frees_memory` is False, nothing
+        moves, and the result is True.
+        """
+        if not self.suspend_frees_memory:
+            return True
+        if session.suspension is None:
+            session.suspension = Suspension.begin(
+                session.tensors(),
+                self.vae.state_tensors(session.decoder),
+                decode_stream=self._decode_stream,
+            )
+        return session.suspension.move_out(max_bytes)
+
+    @torch.inference_mode()
+    def resume(self, session: Session) -> None:
+        """Return the tensors of a suspended session to the device, bit for bit.
+
+        A session that is not suspended is left as it is. If the device has too little memory, the
+        error is torch's, and the session stays suspended.
+        """
+        if session.suspension is not None:
+            session.suspension.move_back()
+            session.suspension = None
+
     def close(self, session: Session) -> None:
         """Free the window, the prompt's K/V and the decoder's state at once.
 
@@ -175,6 +208,7 @@ class Engine:
         progress finishes with the state it started with.
         """
         session.broken = session.decoder_broken = True
+        session.suspension = None
         session.window = session.window.emptied()
         session.text = ()
         session.decoder = self.vae.new_decoder_state()

@@ -1,5 +1,6 @@
 """A session: the state of one user's world. Tested in `tests/lingbot/runtime/test_engine.py`."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -7,12 +8,14 @@ import numpy as np
 import torch
 from msgspec import Struct
 from numpy.typing import NDArray
+from torch import Tensor
 
 from lingbot.camera.motion import Trajectory
 from lingbot.config import Size
 from lingbot.dit.kv_cache import KVWindow
 from lingbot.dit.model import TextKV
 from lingbot.dit.schedule import DenoisingStep
+from lingbot.runtime.suspension import Suspension
 from lingbot.vae.protocol import ImageCondition
 
 
@@ -44,3 +47,21 @@ class Session:
     # decodes, and all ranks must refuse the same calls.
     broken: bool = False
     decoder_broken: bool = False
+    suspension: Suspension | None = None  # set while its tensors are in host memory, or move there
+
+    @property
+    def is_steady(self) -> bool:
+        """The next chunk has the shapes and the speed of all later ones.
+
+        The window is full, and a chunk has been generated with a full window before. Nothing must
+        be resumed first.
+        """
+        window, chunk = self.window, self.condition.chunks[-1].shape[2]
+        return self.suspension is None and window.num_frames >= window.window + chunk
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Everything that the session keeps on the device, but for the decoder's state."""
+        yield from (self.window.k_NBFTHD, self.window.v_NBFTHD)
+        for text in self.text:
+            yield from text
+        yield from self.condition.chunks

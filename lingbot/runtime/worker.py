@@ -5,6 +5,7 @@ broadcasts each one before executing it; the other ranks execute what they recei
 therefore in the same state and take part in the same collectives.
 """
 
+import logging
 import math
 import threading
 import time
@@ -17,6 +18,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from lingbot.config import Size
 from lingbot.errors import LingbotError, SessionClosed
@@ -26,16 +28,25 @@ from lingbot.runtime.commands import (
     Command,
     Heartbeat,
     OpenSession,
+    ResumeSession,
     StepSession,
     Stop,
+    SuspendSession,
     decode_command,
     encode_command,
 )
 from lingbot.runtime.engine import Engine
+from lingbot.runtime.free_memory import free_host_memory
 from lingbot.runtime.scheduler import Scheduler, Ticket
 from lingbot.runtime.session import Session, SessionSpec
 
 HEARTBEAT_S = 5.0  # well within the collectives' timeout
+NUM_MEASURED = 3  # chunks of each size in warm-up
+# Of a rank, in one command: a small part of a chunk's time, so that no session waits for long.
+SUSPEND_BYTES = 2**28
+HOST_RESERVE = 2**30  # bytes of host memory that suspended sessions leave free
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Frames = NDArray[np.uint8]
@@ -59,14 +70,17 @@ class Worker:
         *,
         heartbeat_s: float = HEARTBEAT_S,
         clock: Callable[[], float] = time.monotonic,
+        free_host: Callable[[], int | None] = free_host_memory,
     ) -> None:
         """`heartbeat_s` is the period of an idle group's heartbeats.
 
-        It must be shorter than the timeout of the group's collectives.
+        It must be shorter than the timeout of the group's collectives. `free_host` returns the
+        bytes of host memory that are free; None: unknown.
         """
         self.engine = engine
         self._group = engine.group
         self._clock = clock
+        self._free_host = free_host
         self._sessions: dict[str, Session] = {}
         several = self._group.num_ranks > 1
         self._chunk_s = engine.config.chunk_frames / engine.config.fps  # of media
@@ -78,6 +92,9 @@ class Worker:
         self._channel = CommandChannel() if several else None
         self._decoding = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode")
         self._busy_since: dict[int, float] = {}  # by thread
+        # Called on rank 0, on any thread, after each measured chunk: with its size, and with the
+        # seconds that the group was busy with it: the longer of denoising and decoding.
+        self.on_chunk: Callable[[Size, float], None] | None = None
 
     @property
     def is_leader(self) -> bool:
@@ -117,13 +134,34 @@ class Worker:
                 request.result.set_exception(SessionClosed(f"session {session_id} has ended"))
         self.submit(CloseSession(session_id), deadline=-math.inf)
 
+    @property
+    def suspend_frees_memory(self) -> bool:
+        """False where a session's tensors are in host memory anyway: `suspend` costs nothing."""
+        return self.engine.suspend_frees_memory
+
+    def suspend(self, session_id: str) -> "Future[bool]":
+        """On rank 0, from any thread: move the session's tensors to host memory, part by part.
+
+        The result is True once they are all there. It is False if they are on the device again: a
+        step came first, or host memory has too little room. Raises SessionClosed. The next step
+        resumes the session; so does the command ResumeSession.
+        """
+        result: Future[bool] = Future()
+        result.set_running_or_notify_cancel()  # nobody may cancel it: the parts would still move
+        self._suspend(SuspendSession(session_id, is_first=True), result)
+        return result
+
     def position(self, session_id: str) -> int | None:
         """The place of the session's open in the queue of opens, from 1; None if it has none."""
         with self._changed:
             return self._scheduler.position(session_id)
 
     def warm_up(self) -> None:
-        """On rank 0, while `run` is running: run every shape, until the window has wrapped."""
+        """On rank 0, while `run` is running: run every shape, and measure the group's speed.
+
+        Each chunk is decoded while the next one is denoised, as in play. Measured are the chunks
+        after those that compile: the window has wrapped by then.
+        """
         for size in self.engine.config.sizes:
             self._warm_up(size)
 
@@ -132,10 +170,13 @@ class Worker:
         grey = np.full((size.height, size.width, 3), 128, np.uint8)
         spec = SessionSpec(first_frame=grey)
         self.submit(OpenSession(name, spec), deadline=first).result()
-        for index in range(-(-config.window // config.chunk) + 1):
+        decoding = []
+        for index in range(-(-config.window // config.chunk) + 1 + NUM_MEASURED):
             # A chunk of one pose has other shapes than a chunk of several.
             step = StepSession(name, [["", "w"][index % 2]] + [""] * (config.chunk - 1))
-            self.submit(step, deadline=first).result().result()
+            decoding.append(self.submit(step, deadline=first).result())
+        for frames in decoding:
+            frames.result()
         self.submit(CloseSession(name), deadline=first).result()
 
     def run(self) -> None:
@@ -198,21 +239,78 @@ class Worker:
                 self._sessions[command.session_id] = self._timed(self.engine.open, command.spec)
             case StepSession():
                 return self._step(command)
+            case SuspendSession():
+                return self._move_out(command)
+            case ResumeSession():
+                if session := self._sessions.get(command.session_id):
+                    self._timed(self.engine.resume, session)
+                return False
             case CloseSession():
                 if session := self._sessions.pop(command.session_id, None):
                     self.engine.close(session)
         return None
 
     def _step(self, command: StepSession) -> "Future[Frames] | None":
-        session = self._sessions.get(command.session_id)
-        if session is None:
-            raise SessionClosed(f"session {command.session_id} is not open")
+        session = self._open_session(command.session_id)
+        on_chunk = self.on_chunk if self.on_chunk is not None and session.is_steady else None
+        began = self._clock()
         latents = self._timed(
             partial(self.engine.denoise, session, command.actions, context=command.context)
         )
         if not self.is_leader:
             return None
-        return self._decoding.submit(self._timed, self.engine.decode, session, latents)
+        report = on_chunk and partial(on_chunk, session.size)
+        return self._decoding.submit(self._decode, session, latents, self._clock() - began, report)
+
+    def _decode(
+        self,
+        session: Session,
+        latents: Tensor,
+        denoising_s: float,
+        report: Callable[[float], None] | None,
+    ) -> Frames:
+        """A chunk's frames. Reports the longer of its two parts, which overlap in play."""
+        began = self._clock()
+        frames = self._timed(self.engine.decode, session, latents)
+        if report is not None:
+            report(max(denoising_s, self._clock() - began))
+        return frames
+
+    def _open_session(self, session_id: str) -> Session:
+        session = self._sessions.get(session_id)
+        if session is None:
+            raise SessionClosed(f"session {session_id} is not open")
+        return session
+
+    def _suspend(self, command: SuspendSession, result: "Future[bool]") -> None:
+        """Queue the next part of a suspension, which settles `result` or is followed by another."""
+        name = command.session_id
+        free = self._free_host() if self.suspend_frees_memory else None
+        needed = self._group.num_ranks * SUSPEND_BYTES + HOST_RESERVE
+        part: Command = command
+        if free is not None and free < needed:
+            logger.warning("session %s keeps its memory: %d bytes of host memory free", name, free)
+            part = ResumeSession(name)
+
+        def proceed(done: "Future[bool | None]") -> None:
+            if (exc := done.exception()) is not None:
+                result.set_exception(exc)
+            elif (outcome := done.result()) is None:
+                self._suspend(SuspendSession(name, is_first=False), result)
+            else:
+                result.set_result(outcome)
+
+        # Later than the steps that are due, but not later than all those to come.
+        deadline = self._clock() + self._chunk_s
+        self.submit(part, deadline=deadline).add_done_callback(proceed)
+
+    def _move_out(self, command: SuspendSession) -> bool | None:
+        session = self._open_session(command.session_id)
+        if not command.is_first and session.suspension is None:
+            return False
+        if command.is_first and self.is_leader:
+            self._decoding.submit(int).result()  # the chunks of the session have been decoded now
+        return self._timed(partial(self.engine.suspend, session, max_bytes=SUSPEND_BYTES)) or None
 
     def _timed(self, call: Callable[..., T], *args: Any) -> T:
         thread = threading.get_ident()

@@ -55,6 +55,9 @@ class LatentCodec:
     def new_decoder_state(self) -> DecoderState:
         return DecoderState()
 
+    def state_tensors(self, state: DecoderState) -> list[Tensor]:
+        return state.memory
+
     def decode(self, latents: Tensor, state: DecoderState) -> Frames:
         """[1, 16, F, h, w] -> [T, H, W, 3]; T is 4F, 3 fewer where the state is fresh."""
         return to_frames(self.decode_video(latents, state)[0])

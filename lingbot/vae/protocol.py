@@ -35,6 +35,9 @@ class ChunkDecoder(Protocol):
     def new_decoder_state(self) -> Any:
         """The state before a session's first chunk."""
 
+    def state_tensors(self, state: Any) -> list[Tensor]:
+        """The tensors of a state, on the decoder's device."""
+
     def decode(self, latents: Tensor, state: Any) -> NDArray[np.uint8]:
         """latents [1, 16, F, h, w] -> frames [T, H, W, 3]. Moves `state` on.
 

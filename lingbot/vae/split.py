@@ -26,5 +26,8 @@ class SplitVAE:
     def new_decoder_state(self) -> Any:
         return self.decoder.new_decoder_state()
 
+    def state_tensors(self, state: Any) -> list[Tensor]:
+        return self.decoder.state_tensors(state)
+
     def decode(self, latents: Tensor, state: Any) -> Frames:
         return self.decoder.decode(latents, state)

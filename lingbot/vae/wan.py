@@ -36,6 +36,9 @@ class WanVAE:
     def new_decoder_state(self) -> WanState:
         return [None] * count_convolutions(self.network.decoder)
 
+    def state_tensors(self, state: WanState) -> list[Tensor]:
+        return [entry for entry in state if isinstance(entry, Tensor)]
+
     def new_encoder_state(self) -> WanState:
         return [None] * count_convolutions(self.network.encoder)
 

@@ -31,6 +31,8 @@ class FakeRank:
         self.replies = opening or (None,)
         self.open = self.step = Remote(self.respond)
         self.touch = Remote(lambda session_id, report: None)
+        self.pause = Remote(lambda session_id: self.paused.append(session_id))
+        self.paused = []
         self.requests, self.calls = [], []
 
     def respond(self, *args):
@@ -76,13 +78,14 @@ class FakeGroup:
     deployment_name = "WorldGroup"
 
     def __init__(self):
-        self.streams, self.requests = [], []
+        self.streams, self.requests, self.demands = [], [], []
         self.lease = Remote(self.call)
 
     def options(self, **options):
         return self
 
-    def call(self):
+    def call(self, demand):
+        self.demands.append(demand)
         self.requests.append(REQUEST.get())
         self.streams.append(FakeStream())
         return self.streams[-1]
@@ -91,8 +94,8 @@ class FakeGroup:
 class FakeReadiness:
     """Gives its answers one after the other, then repeats the last."""
 
-    def __init__(self, answers):
-        self.answers = list(answers)
+    def __init__(self, answers, *, is_adding=False):
+        self.answers, self.is_adding = list(answers), is_adding
 
     async def ask(self):
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
@@ -122,15 +125,17 @@ class FakePrompts:
         return EncodedPrompt(context, max(0, len(prompt) - 10))
 
 
-def run(scenario, *, ready=(True,), prompts=None, **config):
+def run(scenario, *, ready=(True,), is_adding=False, prompts=None, **config):
     """Run `scenario(world, group, messages)`. `ready` lists the answers about the group.
+
+    `is_adding`: another group is starting.
 
     `prompts` builds the text encoder of a world whose ranks have none.
     """
 
     async def run_in_loop():
         group = FakeGroup()
-        readiness = FakeReadiness(ready)
+        readiness = FakeReadiness(ready, is_adding=is_adding)
         world = LeasedWorld(
             group,
             None,

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from deployments.build_engine import build_engine
 from deployments.config import ServiceConfig, parse_args
-from deployments.world_rank import build_engine
 from lingbot.runtime import cpu_cores, presets
 
 

@@ -131,7 +131,12 @@ def test_an_unknown_key_anywhere_fails_with_the_nearest_one(written, path, neare
         ((*TRANSPORT, "num_replicas"), 0, r"deployments\[0\]\.num_replicas"),
         ((*GROUP, "placement_group_bundles"), [], r"WorldGroup needs placement_group_bundles"),
         ((*APP, "deployments"), [], r"^applications\[0\]\.deployments: WorldGroup needs"),
-        ((*GROUP, "user_config"), {"limits": {}}, r"\[1\]\.user_config: WorldGroup has none"),
+        ((*GROUP, "user_config"), {"limits": {}}, r"\[1\]\.user_config\.limits: unknown key"),
+        (
+            (*GROUP, "user_config"),
+            {"group": {"pace": "fast"}},
+            r"\[1\]\.user_config\.group\.pace: 'fast' .*'realtime', 'shared'",
+        ),
         (("http_options",), None, r"^http_options: None, expected a mapping"),
         ((*APP, "deployments"), [None], r"deployments\[0\]: None, expected a mapping"),
         (("proxy_location",), "Disabled", r"^proxy_location: Disabled, expected 'EveryNode'"),

@@ -3,9 +3,12 @@
 import asyncio
 
 import pytest
-from ray.exceptions import RayError
+from msgspec.structs import replace
+from ray.exceptions import RayActorError, RayError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
+from deployments.sessions.admission import Demand
+from deployments.sessions.lease_reply import AskAgain, Full, Waiting
 from deployments.world_group import Lease
 from deployments.world_rank import Refusal
 from tests.deployments.fakes import HANGS, IMAGE, REQUEST, SPEC, FakeRank, run, start_opening
@@ -13,21 +16,92 @@ from transport.wire.errors import Busy, Refused, WorldFailed, WorldLost
 from transport.wire.messages import Queued, Starting, WarningMessage
 
 
-def test_a_waiting_client_gets_its_position():
+def answer(group, *replies):
+    """Let the newest lease call yield these."""
+    for reply in replies:
+        group.streams[-1].items.put_nowait(reply)
+
+
+async def until(condition):
+    while not condition():
+        await asyncio.sleep(0.001)
+
+
+def test_a_waiting_client_gets_its_position_in_the_groups_line():
     async def scenario(world, group, messages):
-        first, second = [
-            await start_opening(world, group, []),
-            await start_opening(world, group, messages),
-        ]
-        while not messages:
-            await asyncio.sleep(0.01)
-        assert messages[0] == Queued(2, all_taken=True)
-        group.streams[0].items.put_nowait(Lease("a", FakeRank()))
-        await first
-        while messages[-1] != Queued(1, all_taken=True):
-            await asyncio.sleep(0.01)
-        group.streams[1].items.put_nowait(Lease("b", FakeRank()))
-        assert (await second).id == "b"
+        opening = await start_opening(world, group, messages)
+        answer(group, Waiting(2), Waiting(1, 40))
+        await until(lambda: len(messages) > 3)
+        answer(group, Lease("a", FakeRank()))
+        assert (await opening).id == "a"
+        first, then = Queued(2, all_taken=True), Queued(1, all_taken=True, estimate_s=40)
+        assert messages[0] == first and set(messages[1:]) == {then}
+
+    run(scenario)
+
+
+def test_a_request_names_the_size_and_whether_it_is_a_clip():
+    async def scenario(world, group, messages):
+        spec = replace(SPEC, width=32, height=16, realtime=False)
+        opening = await start_opening(world, group, messages, spec=spec)
+        assert group.demands[0] == Demand(
+            width=32, height=16, realtime=False, waited_s=pytest.approx(0, abs=0.1)
+        )
+        answer(group, Lease("a", FakeRank()))
+        await opening
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("reply", [AskAgain("one"), RayActorError()], ids=["asked to", "it died"])
+def test_a_client_asks_again_and_keeps_its_place(reply):
+    async def scenario(world, group, messages):
+        opening = await start_opening(world, group, messages)
+        answer(group, Waiting(1))
+        await asyncio.sleep(0.05)
+        answer(group, reply)
+        await until(lambda: len(group.streams) == 2)
+        demand = group.demands[1]
+        assert 0.05 <= demand.waited_s < 2
+        assert demand.last_group == ("one" if isinstance(reply, AskAgain) else None)
+        answer(group, Lease("a", FakeRank()))
+        assert (await opening).id == "a"
+        assert not group.streams[1].cancelled
+
+    run(scenario)
+
+
+def test_a_full_line_is_busy_with_the_time_to_come_back():
+    async def scenario(world, group, messages):
+        opening = await start_opening(world, group, messages)
+        answer(group, Full("every world is taken, and 32 clients wait", 90))
+        with pytest.raises(Busy, match="32 clients wait") as busy:
+            await opening
+        assert busy.value.retry_after_s == 90 and group.streams[0].cancelled
+
+    run(scenario)
+
+
+def test_a_client_waits_for_a_group_that_is_being_added_and_its_queue_clock_stands_still():
+    async def scenario(world, group, messages):
+        opening = await start_opening(world, group, messages)
+        answer(group, Waiting(1))
+        await asyncio.sleep(0.3)
+        assert set(messages) == {Starting()}
+        world._readiness.is_adding = False
+        with pytest.raises(Busy, match="taken"):
+            await opening
+        assert messages[-1] == Queued(1, all_taken=True)
+
+    run(scenario, is_adding=True, queue_timeout_s=0.1, warm_up_timeout_s=60)
+
+
+def test_a_paused_session_tells_its_rank():
+    async def scenario(world, group, messages):
+        session = await opened(world, group)
+        session.pause()
+        assert session._rank.paused == ["a"]
+        session.close()
 
     run(scenario)
 
@@ -40,12 +114,6 @@ def test_a_client_that_gives_up_leaves_no_lease_call():
         with pytest.raises(Refused, match="no patience"):
             await world.open(SPEC, IMAGE, on_wait=give_up)
         assert group.streams[0].cancelled
-        opening = await start_opening(world, group, messages)
-        while not messages:
-            await asyncio.sleep(0.01)
-        assert messages[0] == Queued(1, all_taken=True)
-        group.streams[1].items.put_nowait(Lease("a", FakeRank()))
-        await opening
 
     run(scenario)
 
@@ -53,10 +121,11 @@ def test_a_client_that_gives_up_leaves_no_lease_call():
 def test_the_queue_clock_starts_after_a_long_warm_up():
     async def scenario(world, group, messages):
         opening = await start_opening(world, group, messages)
-        while Queued(1, all_taken=True) not in messages:
-            await asyncio.sleep(0.01)
+        await until(lambda: world._readiness.answers == [True])
+        answer(group, Waiting(1))
+        await until(lambda: Queued(1, all_taken=True) in messages)
         assert messages[0] == Starting() and not opening.done()
-        group.streams[0].items.put_nowait(Lease("a", FakeRank()))
+        answer(group, Lease("a", FakeRank()))
         await opening
 
     run(scenario, ready=[False] * 20 + [True], queue_timeout_s=0.15, warm_up_timeout_s=60)
@@ -67,7 +136,7 @@ def test_a_client_hears_why_serve_gave_up_while_it_waits():
         with pytest.raises(WorldFailed, match="no folder"):
             await (await start_opening(world, group, messages))
         assert messages == [Starting()]
-        assert group.streams[0].cancelled and not len(world._line)
+        assert group.streams[0].cancelled
 
     run(scenario, ready=[False, WorldFailed("no folder /no/such")], warm_up_timeout_s=60)
 
@@ -87,9 +156,10 @@ def test_a_client_hears_why_serve_gave_up_before_it_came():
 @pytest.mark.parametrize("ready, reason", [(True, "taken"), (False, "still warming up")])
 def test_a_client_that_gives_up_is_busy_and_leaves_nothing(ready, reason):
     async def scenario(world, group, messages):
-        with pytest.raises(Busy, match=reason):
+        with pytest.raises(Busy, match=reason) as busy:
             await (await start_opening(world, group, messages))
-        assert group.streams[0].cancelled and not len(world._line)
+        assert busy.value.retry_after_s == 30
+        assert group.streams[0].cancelled
 
     run(scenario, ready=(ready,), queue_timeout_s=0.03, warm_up_timeout_s=0.03)
 
@@ -118,7 +188,7 @@ def test_a_client_that_leaves_while_it_waits_leaves_nothing():
         opening = await start_opening(world, group, messages)
         opening.cancel()
         await asyncio.wait([opening])
-        assert group.streams[0].cancelled and not len(world._line)
+        assert group.streams[0].cancelled
 
     run(scenario)
 

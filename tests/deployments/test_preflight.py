@@ -247,9 +247,7 @@ def test_resources_within_the_machines_pass():
 
 
 def test_worlds_that_do_not_fit_are_refused_with_the_sum():
-    file = replace(
-        with_group(max_ongoing_requests=1), args=parse_args({"preset": "v1-14b", "device": "cuda"})
-    )
+    file = replace(FILE, args=parse_args({"preset": "v1-14b", "device": "cuda"}))
     check_memory(file, MODEL_14B, free=79 * 2**30)
     check_memory(file, MODEL_14B, free=None)  # unknown: the ranks look again
     large = replace(file, args=replace(file.args, window=40))
@@ -260,14 +258,14 @@ def test_worlds_that_do_not_fit_are_refused_with_the_sum():
     check_memory(large, MODEL_14B, free=139 * 2**30)
 
 
-def test_more_worlds_at_once_than_fit_are_refused_with_their_number():
-    two = plan_memory(POCKET, POCKET.world, vae="tiny", itemsize=4)
-    free = two.fixed + FILE.args.camera_cache_bytes + 2 * two.largest.total
-    with pytest.raises(ConfigError, match="is 4, expected at most the 2 worlds that fit at once; "):
-        check_memory(FILE, POCKET.model, free=free)
-    check_memory(with_group(max_ongoing_requests=2), POCKET.model, free=free)
+def test_one_world_that_fits_is_enough():
+    plan = plan_memory(POCKET, POCKET.world, vae="tiny", itemsize=4)
+    fixed = plan.fixed + FILE.args.camera_cache_bytes
+    check_memory(FILE, POCKET.model, free=fixed + plan.largest.total)
+    with pytest.raises(ConfigError, match="0 fit, expected 1"):
+        check_memory(FILE, POCKET.model, free=fixed + plan.largest.total - 1)
     half = with_args(dtype="bfloat16", camera_cache_bytes=0)
-    check_memory(half, POCKET.model, free=free)
+    check_memory(half, POCKET.model, free=fixed)
 
 
 def test_ranks_of_all_groups_share_the_memory_of_a_machine(monkeypatch):

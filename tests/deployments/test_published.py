@@ -13,9 +13,9 @@ from PIL import Image
 
 from benchmarks.dashboard import APPLICATIONS, ask_dashboard
 from benchmarks.local_server import local_server, wait_until_ready
+from deployments.build_engine import build_engine
 from deployments.config import parse_args
 from deployments.text_encoder import load_encoder
-from deployments.world_rank import build_engine
 from lingbot.parallel.ulysses import SINGLE
 from lingbot.runtime.session import SessionSpec
 from tests.lingbot.checkpoint.folders import (

@@ -72,7 +72,12 @@ def ask_each(*statuses, **options):
 
     async def scenario():
         readiness = Readiness(
-            "lingbot", "WorldGroup", status_period_s=0.0, ask_status=answer, **options
+            "lingbot",
+            "WorldGroup",
+            status_period_s=0.0,
+            ask_status=answer,
+            find_coming=lambda application, deployment, num_starting: True,
+            **options,
         )
         answers = []
         while remaining:
@@ -95,6 +100,39 @@ def test_a_group_is_ready_while_a_replica_runs():
         group_status({ReplicaState.PENDING_MIGRATION: 1}),
         group_status(STARTING),
     ) == [False, False, True, True, True, False]
+
+
+@pytest.mark.parametrize(
+    "states, options, is_coming, is_adding",
+    [
+        (RUNNING | STARTING, {}, True, True),
+        (RUNNING | {ReplicaState.UPDATING: 1}, {}, True, True),
+        (RUNNING | STARTING, {}, False, False),  # it waits for resources
+        (RUNNING, {}, True, False),
+        (STARTING, {}, True, False),  # the first one is not another one
+        (RUNNING | STARTING, {"status": DeploymentStatus.DEPLOY_FAILED}, True, False),
+    ],
+)
+def test_another_replica_is_being_added_while_one_comes_up(states, options, is_coming, is_adding):
+    asked = []
+
+    def find_coming(application, deployment, num_starting):
+        asked.append((application, deployment, num_starting))
+        return is_coming
+
+    async def scenario():
+        readiness = Readiness(
+            "lingbot",
+            "WorldGroup",
+            ask_status=lambda: group_status(states, **options),
+            find_coming=find_coming,
+        )
+        assert not readiness.is_adding
+        await readiness.ask()
+        return readiness.is_adding
+
+    assert asyncio.run(scenario()) == is_adding
+    assert asked in ([], [("lingbot", "WorldGroup", 1)])
 
 
 def test_a_new_controller_changes_no_answer_before_it_has_heard_from_the_replicas():

@@ -10,6 +10,8 @@ import pytest
 from msgspec.structs import replace
 
 from deployments.config import ServiceConfig
+from deployments.sessions.admission import NUM_MEASURED, Demand, GroupLimits
+from deployments.sessions.lease_reply import Waiting
 from deployments.world_rank import RankAssignment, Refusal, WorldRank, refusal_of
 from lingbot.config import Size
 from lingbot.errors import LingbotError
@@ -20,10 +22,14 @@ from transport.wire.messages import Queued
 from transport.wire.world import WorldSpec
 
 
+class FakeSession(int):
+    is_steady, size = False, Size(16, 16)  # of unknown speed
+
+
 class FakeEngine:
     """A session is its seed, and its frames are filled with it."""
 
-    group = SINGLE
+    group, memory, suspend_frees_memory = SINGLE, None, False
     config = SimpleNamespace(sizes=(Size(16, 16),), window=1, chunk=1, chunk_frames=4, fps=16)
 
     def __init__(self):
@@ -40,7 +46,7 @@ class FakeEngine:
         if spec.seed == 13:
             raise LingbotError("thirteen is unlucky", field="seed")
         self.live.append(spec.seed)
-        return spec.seed
+        return FakeSession(spec.seed)
 
     def denoise(self, session, actions, *, context):
         self.contexts.append(context)
@@ -108,13 +114,28 @@ def start(replies):
     return asyncio.create_task(all_of(replies))
 
 
-def start_opening(rank, session_id, seed):
-    rank.reserve(session_id)
+def reserve(rank, session_id):
+    """A lease call that is answered at once; it is held until the session ends."""
+    call = asyncio.create_task(all_of(rank.lease(session_id, Demand(width=16, height=16))))
+    HELD.append(call)
+    return call
+
+
+HELD = []  # asyncio keeps no reference to a task
+
+
+async def reserved(rank, session_id):
+    reserve(rank, session_id)
+    await until(lambda: rank._sessions.is_live(session_id))
+
+
+async def start_opening(rank, session_id, seed):
+    await reserved(rank, session_id)
     return start(rank.open(session_id, spec(seed), IMAGE))
 
 
 async def opened(rank, session_id, seed):
-    assert await start_opening(rank, session_id, seed) == [None]
+    assert await (await start_opening(rank, session_id, seed)) == [None]
 
 
 def start_step(rank, session_id, *, time_to_underrun_s=0.0):
@@ -133,13 +154,12 @@ def test_a_session_lives_from_open_to_end():
         await opened(rank, "a", 5)
         first, frames = await start_step(rank, "a")
         assert first is None and frames.flat[0] == 5
-        waiting = asyncio.create_task(rank.wait_for_end("a"))
-        rank.end("a", "enough")
-        await waiting
-        rank.end("a", "again")
+        rank.end("a")
+        assert await HELD.pop() == [None]
+        rank.end("a")
         await until(lambda: engine.live == [])
         assert await start_step(rank, "a") == []
-        await rank.wait_for_end("a")
+        assert rank.ends() == {"closed": 1}
 
     run(scenario)
 
@@ -148,7 +168,7 @@ def test_a_prompt_that_is_cut_is_a_warning():
     long = " ".join(["forest lake meadow dawn"] * 3 + sorted(WORDS))
 
     async def scenario(rank, engine):
-        rank.reserve("a")
+        await reserved(rank, "a")
         warning, done = await start(rank.open("a", replace(spec(5), prompt=long), IMAGE))
         assert (warning.code, warning.field, done) == ("prompt_truncated", "prompt", None)
         assert f"its last {len(WORDS) - 16} words" in warning.content
@@ -163,7 +183,7 @@ def test_a_rank_whose_prompts_are_encoded_elsewhere_uses_the_given_contexts():
     first, second = (np.full((1, 4), value, np.float32) for value in (1, 2))
 
     async def scenario(rank, engine):
-        rank.reserve("a")
+        await reserved(rank, "a")
         assert await start(rank.open("a", spec(5), IMAGE, first)) == [None]
         assert engine.context is first and rank._text_encoder is None
         engine.contexts.clear()
@@ -177,7 +197,9 @@ def test_a_rank_whose_prompts_are_encoded_elsewhere_uses_the_given_contexts():
 def test_a_refusal_of_the_engine_is_returned():
     async def scenario(rank, engine):
         refusal = Refusal("thirteen is unlucky", "seed")
-        assert await start_opening(rank, "a", 13) == [refusal]
+        assert await (await start_opening(rank, "a", 13)) == [refusal]
+        rank.end("a")
+        assert rank.ends() == {"refused": 1}
 
     run(scenario)
 
@@ -202,8 +224,8 @@ def test_an_idle_session_is_freed():
         for seed, session_id in ((1, "forgotten"), (2, "kept")):
             await opened(rank, session_id, seed)
         later = time.monotonic() + 31
-        rank._sessions.touch("kept", later - 29)
-        rank.expire_idle(later)
+        rank._sessions.registry.touch("kept", later - 29)
+        rank._sessions.expire_idle(later)
         await until(lambda: engine.live == [2])
         rank.touch("forgotten")  # too late, and harmless
 
@@ -216,7 +238,7 @@ def test_ending_during_a_step_frees_after_it():
         engine.gate.clear()
         step = start_step(rank, "a")
         await until(rank.busy_s)
-        rank.end("a", "left")
+        rank.end("a")
         await asyncio.sleep(0.01)
         assert engine.live == [1]
         engine.gate.set()
@@ -235,7 +257,7 @@ def test_the_frames_of_a_session_that_ended_are_not_sent(ends):
         await opened(rank, "b", 2)
         engine.decode_gate.clear()
         rests = {name: await denoised(rank, name) for name in "ab"}
-        rank.end(ends, "left")
+        rank.end(ends)
         await until(lambda: len(engine.live) == 1)
         engine.decode_gate.set()
         frames = {name: await all_of(rest) for name, rest in rests.items()}
@@ -256,6 +278,42 @@ def test_the_next_chunk_is_denoised_before_the_last_one_is_decoded():
             assert frames.flat[0] == 1
 
     run(scenario)
+
+
+def test_the_measured_speed_decides_who_is_admitted_and_a_pause_makes_room(monkeypatch):
+    monkeypatch.setattr(FakeSession, "is_steady", True)
+
+    async def scenario(rank, engine):
+        admission = rank._sessions.admission
+        assert admission.chunk_s((16, 16)) is not None  # since the warm-up
+        await opened(rank, "a", 1)
+        for _ in range(NUM_MEASURED):
+            rank._measure(Size(16, 16), 0.2)  # of 0.25 s
+        second = reserve(rank, "b")
+        await until(lambda: len(rank._sessions.line))
+        rank.pause("a")
+        await until(lambda: rank._sessions.is_live("b"))
+        assert {status.session_id: status.state for status in rank.sessions()} == {
+            "a": "paused",
+            "b": "opening",
+        }
+        assert len(await start_step(rank, "a")) == 2
+        assert rank.sessions()[0].state == "active"
+        rank.end("b")
+        assert [type(reply) for reply in await second] == [Waiting, type(None)]
+
+    run(scenario)
+
+
+def test_limits_may_change_while_sessions_run():
+    async def scenario(rank, engine):
+        await opened(rank, "a", 1)
+        reserve(rank, "b")
+        await until(lambda: len(rank._sessions.line))
+        rank.set_limits(GroupLimits(max_sessions=2))
+        await until(lambda: rank._sessions.is_live("b"))
+
+    run(scenario, group=GroupLimits(max_sessions=1))
 
 
 def test_the_session_with_the_earliest_deadline_steps_first():
@@ -302,18 +360,20 @@ def test_opens_of_clients_that_left_are_never_executed(end):
         engine.gate.clear()
         step = start_step(rank, "w")
         await until(rank.busy_s)
-        openings = [start_opening(rank, f"left {number}", 100 + number) for number in range(20)]
+        openings = [
+            await start_opening(rank, f"left {number}", 100 + number) for number in range(20)
+        ]
         await until(lambda: len(rank._worker._scheduler) == 20)
         if end == "end":
             for number in range(20):
-                rank.end(f"left {number}", "the client left")
+                rank.end(f"left {number}")
         else:
             rank.touch("w")
             for number in range(20):
-                rank._sessions._records[f"left {number}"].touched -= 31
-            rank.expire_idle(time.monotonic())
+                rank._sessions.registry._records[f"left {number}"].touched -= 31
+            rank._sessions.expire_idle(time.monotonic())
         assert len(rank._worker._scheduler) == 20  # closes, which take no time
-        next_one = start_opening(rank, "next", 2)
+        next_one = await start_opening(rank, "next", 2)
         engine.gate.set()
         assert (await next_one)[-1] is None
         assert engine.opened == [1, 2]
@@ -328,9 +388,9 @@ def test_a_client_that_leaves_before_its_open_is_queued_leaves_nothing():
     """Its prompt is still being encoded."""
 
     async def scenario(rank, engine):
-        opening = start_opening(rank, "a", 1)
+        opening = await start_opening(rank, "a", 1)
         await asyncio.sleep(0)
-        rank.end("a", "left at once")
+        rank.end("a")
         assert await opening == []
         assert engine.opened == [] and rank._worker._sessions == {}
 
@@ -340,9 +400,9 @@ def test_a_client_that_leaves_before_its_open_is_queued_leaves_nothing():
 def test_a_client_that_leaves_while_its_world_is_opened_leaves_nothing():
     async def scenario(rank, engine):
         engine.gate.clear()
-        opening = start_opening(rank, "a", 1)
+        opening = await start_opening(rank, "a", 1)
         await until(rank.busy_s)
-        rank.end("a", "left")
+        rank.end("a")
         engine.gate.set()
         assert await opening == []
         await until(lambda: rank._worker._sessions == {})
@@ -354,15 +414,16 @@ def test_a_client_that_leaves_while_its_world_is_opened_leaves_nothing():
 def test_a_client_that_waits_for_its_open_gets_its_position():
     async def scenario(rank, engine):
         engine.gate.clear()
-        rank.reserve("a")
+        await reserved(rank, "a")
         replies = []
         first = asyncio.create_task(collect(rank.open("a", spec(1), IMAGE), replies))
         await until(rank.busy_s)
         replies.clear()  # it may have been queued until now
-        second, third = (start_opening(rank, name, seed) for name, seed in (("b", 2), ("c", 3)))
+        second = await start_opening(rank, "b", 2)
+        third = await start_opening(rank, "c", 3)
         await until(lambda: rank._worker.position("c") == 2)
         await asyncio.sleep(0.05)
-        rank.end("b", "left")
+        rank.end("b")
         await asyncio.sleep(0.05)
         engine.gate.set()
         *positions, last = await third

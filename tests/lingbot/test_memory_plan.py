@@ -125,6 +125,32 @@ def test_a_pocket_session_and_its_weights_are_as_large_as_planned():
     assert planned.total == planned.kv + planned.text + planned.vae + planned.condition
 
 
+@pytest.mark.parametrize("window", [None, 6, 9])
+def test_a_session_takes_the_bytes_that_the_plan_says_for_its_size_and_window(window):
+    sizes = (WORLD.size, Size(32, 64))
+    engine = make_engine(world=replace(WORLD, sizes=sizes))
+    toy = replace(POCKET, model=SHAPE, tiny_decoder=(8, 8, 8, 8))
+    planned = plan_memory(toy, engine.config, vae="tiny", itemsize=4)
+    for size in sizes:
+        session = engine.open(make_spec(first_frame=make_image(size), window=window))
+        engine.step(session, WALK[0])
+        held = [session.window.k_NBFTHD, session.window.v_NBFTHD, *session.condition.chunks]
+        held += [tensor for pair in session.text for tensor in pair] + session.decoder.memory
+        assert planned.session_bytes(size, window=window) == sum_of_bytes(held)
+
+
+def test_the_bytes_of_a_session_that_is_not_served_are_refused():
+    planned = plan(sizes=["832x480"])
+    for options, field in (
+        ({"size": Size(48, 32)}, "size"),
+        ({"size": LARGE, "window": 19}, "window"),
+    ):
+        with pytest.raises(LingbotError) as refused:
+            planned.session_bytes(**options)
+        assert refused.value.field == field
+    assert str(refused.value) == "window must be 1..9, not 19"
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("ffn_dim", [512, 691, 1536])
 def test_a_block_holds_no_more_than_planned_and_not_much_less(dtype, ffn_dim):
@@ -215,6 +241,7 @@ def plan(*, window=9, num_ranks=1, free=None, vae="full", **changes):
 def test_a_h100_holds_one_world_of_window_9_and_no_world_of_window_30():
     one = plan(free=79 * GIB)
     assert one.num_fitting(one.largest) == 2
+    assert one.for_sessions == 79 * GIB - one.fixed
     one.check()
     with pytest.raises(LingbotError) as refused:
         plan(window=40, free=79 * GIB).check()
@@ -233,5 +260,5 @@ def test_each_size_has_its_own_session_and_ranks_share_the_heads():
 
 def test_unknown_memory_holds_any_number():
     planned = plan()
-    assert planned.num_fitting(planned.largest) is None
+    assert planned.num_fitting(planned.largest) is None and planned.for_sessions is None
     planned.check(num_sessions=99)

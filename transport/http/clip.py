@@ -120,6 +120,7 @@ def _read_spec(fields: ClipRequest, info: WorldInfo, *, has_image: bool) -> Worl
         width=width,
         height=height,
         num_steps=read_steps(fields.num_inference_steps, info),
+        realtime=False,
     )
 
 

@@ -100,6 +100,7 @@ class WorldSpec(Struct, frozen=True, kw_only=True):
     num_steps: int | None = None  # denoising steps
     window: int | None = None  # latent frames of the KV window
     sink: int | None = None  # latent frames of the sink
+    realtime: bool = True  # False: a clip, which may take longer than it plays
 
 
 class WorldSession(Protocol):
@@ -133,6 +134,10 @@ class WorldSession(Protocol):
 
     def take_warnings(self) -> list[WarningMessage]:
         """Returns what is not as requested, such as a truncated prompt, since the last call."""
+        ...
+
+    def pause(self) -> None:
+        """Frees the world's share of its group's speed until the next step. It returns at once."""
         ...
 
     async def lost(self) -> str:

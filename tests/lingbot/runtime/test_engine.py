@@ -297,6 +297,9 @@ class BlankVAE:
     def new_decoder_state(self):
         return []
 
+    def state_tensors(self, state):
+        return state
+
     def decode(self, latents, state):
         state.append(latents)
         return np.full((12, 32, 48, 3), len(state), np.uint8)

@@ -3,6 +3,7 @@
 import math
 import threading
 from concurrent.futures import Future
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from lingbot.errors import LingbotError, SessionClosed
 from lingbot.parallel.ulysses import SINGLE
 from lingbot.runtime.commands import CloseSession, OpenSession, StepSession, Stop
-from lingbot.runtime.worker import Worker
+from lingbot.runtime.worker import NUM_MEASURED, Worker
 from tests.lingbot.running_worker import SOON_S, execute, running, walk_ahead
 from tests.lingbot.toy import WALK, encode, make_spec
 
@@ -307,19 +308,61 @@ def test_closing_frees_at_once_and_lets_the_running_decoding_end():
         assert frames.result(SOON_S) == "a1"
 
 
-def test_warming_up_denoises_and_decodes_until_the_window_has_wrapped(engine, monkeypatch):
-    seen = []
-    decode = engine.decode
+def test_warming_up_measures_the_chunks_after_the_window_has_wrapped(engine, monkeypatch):
+    seen, measured = [], []
+    denoise = engine.denoise
 
-    def record(session, latents):
-        seen.append(session.window.num_frames)
-        return decode(session, latents)
+    def record(session, actions, **options):
+        seen.append((session.window.num_frames, actions[0]))
+        return denoise(session, actions, **options)
 
-    monkeypatch.setattr(engine, "decode", record)
+    monkeypatch.setattr(engine, "denoise", record)
     with running(engine) as worker:
+        worker.on_chunk = lambda size, busy_s: measured.append((size, busy_s > 0))
         worker.warm_up()
-        assert seen == [3, 6, 9, 12]  # the window is 9
         assert worker._sessions == {}
+    # The window is 9. Both kinds of shapes have had a full one before the first measured chunk.
+    assert seen == [(0, ""), (3, "w"), (6, ""), (9, "w"), (12, ""), (15, "w"), (18, "")]
+    assert measured == NUM_MEASURED * [(engine.config.size, True)]
+
+
+@dataclass
+class Steady:
+    """A session of the fake engine whose first chunk is behind it."""
+
+    size: str
+    is_steady: bool = False
+
+
+class Timed(FakeEngine):
+    """Chunks that take as long as their actions say: denoising, then decoding."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = 0.0
+
+    def open(self, spec):
+        return Steady(size=chr(spec.seed))
+
+    def denoise(self, session, actions, *, context):
+        self.now += float(actions[0])
+        return float(actions[1])
+
+    def decode(self, session, latents):
+        self.now += latents
+        session.is_steady = True
+        return latents
+
+
+def test_a_chunk_is_measured_by_the_longer_of_its_parts_but_not_in_a_sessions_beginning():
+    engine, measured = Timed(), []
+    with running(engine, clock=lambda: engine.now) as worker:
+        worker.on_chunk = lambda size, busy_s: measured.append((size, busy_s))
+        for name in "ab":
+            execute(worker, OpenSession(name, make_spec(seed=ord(name))))
+            for actions in (["9", "9"], ["3", "1"], ["2", "5"]):
+                execute(worker, StepSession(name, actions)).result(SOON_S)
+    assert measured == [("a", 3), ("a", 5), ("b", 3), ("b", 5)]
 
 
 def test_a_command_that_cannot_be_sent_raises_at_once():

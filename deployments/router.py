@@ -1,0 +1,92 @@
+"""Serve's choice of a replica for a call: the one with the fewest ongoing calls.
+
+Serve's own router compares two random replicas, by counts that may be ten seconds old. A lease
+lasts for minutes, so each one is worth a question to the groups.
+"""
+
+import asyncio
+import random
+from collections.abc import Mapping
+from typing import Any
+
+from ray.exceptions import ActorDiedError, RayError
+from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
+
+from deployments.sessions.admission import Demand
+
+MAX_ASKED = 32  # replicas at once; of more, so many at random
+ANSWER_TIMEOUT_S = 1.0
+ON_ITS_WAY_S = 1.0  # the time after which a replica counts a call itself
+
+
+class FewestOngoing:
+    """Ranks replicas by their ongoing calls, and those that are on their way. No clock, no I/O."""
+
+    def __init__(self) -> None:
+        self._sent: list[tuple[str, float]] = []  # replica, time
+
+    def rank(
+        self, ongoing: Mapping[str, int], *, now: float, last_group: str | None = None
+    ) -> list[str]:
+        """The ids of `ongoing`, the best first; a call is on its way to that one from now on.
+
+        `last_group` has let the client go, so that it comes last. Among equals, chance decides.
+        """
+        self._sent = [(one, sent) for one, sent in self._sent if now - sent < ON_ITS_WAY_S]
+        counts = dict(ongoing)
+        for one, _ in self._sent:
+            if one in counts:
+                counts[one] += 1
+        ids = random.sample(list(counts), len(counts))
+        ids.sort(key=lambda one: (one == last_group, counts[one]))
+        if ids:
+            self._sent.append((ids[0], now))
+        return ids
+
+
+class FewestOngoingRouter(RequestRouter):
+    """Asks the replicas for their ongoing calls, and sends each call to the one with the fewest."""
+
+    def initialize_state(self, **kwargs: Any) -> None:
+        """Serve calls this once."""
+        self._ranking = FewestOngoing()
+
+    async def choose_replicas(
+        self,
+        candidate_replicas: list[RunningReplica],
+        pending_request: PendingRequest | None = None,
+    ) -> list[list[RunningReplica]]:
+        """The replicas that answered, each as a rank of its own, the best first.
+
+        Serve takes the first that accepts the call, and asks again if none does.
+        """
+        num_asked = min(len(candidate_replicas), MAX_ASKED)
+        asked = {
+            replica.replica_id.unique_id: replica
+            for replica in random.sample(candidate_replicas, num_asked)
+        }
+        answers = await asyncio.gather(*(self._num_ongoing(one) for one in asked.values()))
+        counts = {
+            one: count for one, count in zip(asked, answers, strict=True) if count is not None
+        }
+        ranked = self._ranking.rank(
+            counts, now=asyncio.get_running_loop().time(), last_group=last_group(pending_request)
+        )
+        return [[asked[one]] for one in ranked]
+
+    async def _num_ongoing(self, replica: RunningReplica) -> int | None:
+        """None if the replica does not answer."""
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                return await replica.get_queue_len(deadline_s=ANSWER_TIMEOUT_S)
+        except ActorDiedError:
+            self.on_replica_actor_died(replica.replica_id)
+        except (RayError, TimeoutError):
+            pass  # it is asked again with the next call
+        return None
+
+
+def last_group(request: PendingRequest | None) -> str | None:
+    """The group that has let the client of a lease call go."""
+    demand = request.args[0] if request is not None and request.args else None
+    return demand.last_group if isinstance(demand, Demand) else None

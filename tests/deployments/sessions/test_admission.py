@@ -1,0 +1,249 @@
+import pytest
+
+from deployments.sessions.admission import FULL, Admission, GroupLimits
+
+SMALL, LARGE = (208, 128), (832, 480)
+MEDIA_S = 0.75
+
+
+def create_admission(*, session_bytes=100, chunk_s=0.3, **limits):
+    """Two sessions of 0.3 s a chunk keep up with 0.75 s of media, three do not."""
+    admission = Admission(GroupLimits(**limits), media_s=MEDIA_S, session_bytes=session_bytes)
+    if chunk_s is not None:
+        admission.measure(SMALL, chunk_s)
+    return admission
+
+
+def admit(admission, *names, num_bytes=10, realtime=True):
+    for name in names:
+        assert admission.refusal(SMALL, num_bytes, realtime=realtime) is None
+        admission.admit(name, SMALL, num_bytes, realtime=realtime)
+
+
+def test_as_many_sessions_are_admitted_as_the_group_keeps_up_with():
+    admission = create_admission()
+    admit(admission, "a", "b")
+    assert admission.load == pytest.approx(0.8)
+    assert admission.refusal(SMALL, 10) == "speed"
+    admission.leave("a")
+    assert admission.refusal(SMALL, 10) is None
+
+
+def test_the_last_part_of_real_time_stays_free():
+    admission = create_admission(chunk_s=MEDIA_S * (FULL + 0.01) / 2)
+    admit(admission, "a")
+    assert admission.refusal(SMALL, 10) == "speed"
+
+
+def test_one_session_alone_is_admitted_at_any_speed():
+    admission = create_admission(chunk_s=2.3)
+    admit(admission, "a")
+    assert admission.refusal(SMALL, 10) == "speed"
+
+
+def test_a_shared_pace_admits_more_than_the_group_keeps_up_with():
+    admission = create_admission(pace="shared", chunk_s=2.3)
+    admit(admission, *"abcdefghij")
+    assert admission.refusal(SMALL, 10) == "memory"
+
+
+def test_before_the_first_chunk_bytes_alone_decide():
+    admission = create_admission(chunk_s=None)
+    assert admission.chunk_s(SMALL) is None
+    admit(admission, *"abcdefghij")
+    assert admission.refusal(SMALL, 1) == "memory"
+
+
+def test_each_size_has_its_own_speed():
+    admission = create_admission()
+    admission.measure(LARGE, 0.5)
+    admission.admit("large", LARGE, 10)
+    assert admission.load == pytest.approx(0.5 / MEDIA_S)
+    assert admission.refusal(SMALL, 10) == "speed"
+    admission.leave("large")
+    admit(admission, "small")
+    assert admission.refusal(LARGE, 10) == "speed"
+
+
+def test_the_speed_is_the_median_of_the_latest_chunks():
+    admission = create_admission(chunk_s=0.3)
+    admission.measure(SMALL, 30.0)  # one that was held up
+    admission.measure(SMALL, 0.2)
+    assert admission.chunk_s(SMALL) == 0.3
+    for _ in range(16):
+        admission.measure(SMALL, 0.5)
+    assert admission.chunk_s(SMALL) == 0.5
+
+
+def test_a_clip_takes_bytes_and_no_speed():
+    admission = create_admission()
+    admit(admission, "a", "b")
+    admit(admission, "clip", realtime=False)
+    assert admission.load == pytest.approx(0.8)
+    assert admission.refusal(SMALL, 71, realtime=False) == "memory"
+
+
+def test_a_session_alone_beside_clips_is_admitted_at_any_speed():
+    admission = create_admission(chunk_s=2.3)
+    admit(admission, "clip", realtime=False)
+    admit(admission, "a")
+
+
+def test_sessions_are_counted_in_every_state():
+    admission = create_admission(max_sessions=2)
+    admit(admission, "a", "b")
+    admission.move("a", "paused", 0)
+    admission.move("b", "suspended", 0)
+    assert admission.refusal(SMALL, 10) == "sessions"
+    admission.limits = GroupLimits(max_sessions=3)
+    assert admission.refusal(SMALL, 10) is None
+
+
+def test_without_a_memory_plan_bytes_are_not_counted():
+    admission = create_admission(session_bytes=None, suspend_after_s=1)
+    admit(admission, "a", num_bytes=10**15)
+    admission.move("a", "paused", 0)
+    assert admission.to_suspend(1) == ["a"]
+    admission.move("a", "suspended", 1)
+    assert admission.room_for("a") == []
+
+
+def test_a_paused_session_keeps_its_bytes_and_frees_its_speed():
+    admission = create_admission()
+    admit(admission, "a", "b", num_bytes=30)
+    admission.move("a", "paused", 0)
+    assert admission.load == pytest.approx(0.4)
+    assert admission.num_bytes == 60
+    admit(admission, "c", num_bytes=40)
+    assert admission.refusal(SMALL, 1) == "memory"
+
+
+def test_a_share_of_a_paused_sessions_speed_may_stay_reserved():
+    admission = create_admission(paused_share=0.5)
+    admit(admission, "a", "b")
+    admission.move("a", "paused", 0)
+    assert admission.refusal(SMALL, 10) == "speed"  # 0.4 + 0.2 + 0.4
+    admission.move("b", "paused", 0)
+    assert admission.refusal(SMALL, 10) is None
+    admission.move("b", "suspended", 0)
+    admission.admit("c", SMALL, 10)
+    assert admission.load == pytest.approx(0.4)
+    assert admission.refusal(SMALL, 10) == "speed"
+
+
+def test_a_session_that_resumes_is_never_refused_its_speed():
+    admission = create_admission()
+    admit(admission, "a", "b")
+    admission.move("a", "paused", 0)
+    admit(admission, "c")
+    admission.move("a", "active", 1)
+    assert admission.load == pytest.approx(1.2)
+    assert admission.refusal(SMALL, 10) == "speed"
+
+
+def test_a_suspended_session_frees_its_bytes():
+    admission = create_admission()
+    admit(admission, "a", num_bytes=100)
+    admission.move("a", "suspended", 0)
+    assert (admission.num_bytes, admission.suspended_bytes) == (0, 100)
+    admit(admission, "b", num_bytes=100)
+
+
+def test_sessions_are_suspended_after_their_time_the_longest_paused_first():
+    admission = create_admission(suspend_after_s=60)
+    admit(admission, "a", "b")
+    admission.move("b", "paused", 0)
+    admission.move("a", "paused", 10)
+    assert admission.to_suspend(59) == []
+    assert admission.to_suspend(60) == ["b"]
+    assert admission.to_suspend(70) == ["b", "a"]
+    admission.move("b", "active", 65)
+    assert admission.to_suspend(70) == ["a"]
+
+
+def test_pausing_again_does_not_restart_the_time():
+    admission = create_admission(suspend_after_s=60)
+    admit(admission, "a")
+    admission.move("a", "paused", 0)
+    admission.move("a", "paused", 50)
+    assert admission.to_suspend(60) == ["a"]
+
+
+def test_nobody_is_suspended_without_the_limit():
+    admission = create_admission()
+    admit(admission, "a")
+    admission.move("a", "paused", 0)
+    assert admission.to_suspend(10**9) == []
+
+
+def test_host_memory_bounds_the_suspended_sessions():
+    admission = create_admission(pace="shared", suspend_after_s=1, suspended_bytes=20)
+    admit(admission, "a", "b", "c")
+    for number, name in enumerate("abc"):
+        admission.move(name, "paused", number)
+    assert admission.to_suspend(100) == ["a", "b"]
+    admission.move("a", "suspended", 100)
+    assert admission.to_suspend(100) == ["b"]
+
+
+def test_host_memory_is_bounded_by_the_gpus_unless_it_has_its_own_limit():
+    admission = create_admission(suspend_after_s=1, session_bytes=25)
+    admit(admission, "a", "b")
+    for name in "ab":
+        admission.move(name, "suspended", 0)
+    admit(admission, "c")
+    admission.move("c", "paused", 0)
+    assert admission.to_suspend(100) == []
+
+
+@pytest.fixture
+def full():
+    """`asleep` is suspended; `first` and `second` are paused, and take all bytes with `busy`."""
+    admission = create_admission(pace="shared", suspend_after_s=60, suspended_bytes=1000)
+    admit(admission, "asleep", num_bytes=40)
+    admission.move("asleep", "suspended", 0)
+    admit(admission, "second", num_bytes=30)
+    admit(admission, "first", num_bytes=30)
+    admit(admission, "busy", num_bytes=40)
+    admission.move("first", "paused", 10)
+    admission.move("second", "paused", 20)
+    return admission
+
+
+def test_a_session_that_resumes_takes_the_bytes_of_the_longest_paused(full):
+    assert full.room_for("asleep") == ["first", "second"]
+    full.leave("busy")
+    assert full.room_for("asleep") == []
+
+
+def test_no_more_sessions_are_suspended_than_a_resumption_needs(full):
+    full.leave("asleep")
+    full.admit("small", SMALL, 25)
+    full.move("small", "suspended", 30)
+    assert full.room_for("small") == ["first"]
+
+
+def test_a_session_that_resumes_waits_while_active_ones_hold_its_bytes(full):
+    full.move("first", "active", 30)
+    assert full.room_for("asleep") is None
+    full.leave("busy")
+    assert full.room_for("asleep") == []
+
+
+def test_a_session_that_resumes_waits_while_host_memory_has_no_room_for_the_others(full):
+    full.limits = GroupLimits(suspend_after_s=60, suspended_bytes=69)
+    assert full.room_for("asleep") is None  # 40 stay until 30 and 30 have arrived
+
+
+def test_a_session_that_is_not_suspended_needs_no_room(full):
+    assert full.room_for("first") == full.room_for("busy") == []
+    with pytest.raises(KeyError):
+        full.room_for("unknown")
+
+
+def test_unknown_sessions_are_ignored():
+    admission = create_admission()
+    admission.move("unknown", "paused", 0)
+    admission.leave("unknown")
+    assert admission.state("unknown") is None
+    assert len(admission) == 0

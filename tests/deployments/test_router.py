@@ -1,0 +1,95 @@
+"""Which replica a call goes to."""
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+from ray.exceptions import ActorDiedError, ActorUnavailableError
+
+from deployments.router import FewestOngoing, FewestOngoingRouter
+from deployments.sessions.admission import Demand
+
+
+def test_the_replica_with_the_fewest_calls_comes_first():
+    for _ in range(20):
+        assert FewestOngoing().rank({"a": 2, "b": 0, "c": 1}, now=0) == ["b", "c", "a"]
+
+
+def test_calls_on_their_way_count_until_the_replica_counts_them():
+    ranking = FewestOngoing()
+    chosen = [ranking.rank({"a": 0, "b": 0}, now=0.1 * number)[0] for number in range(4)]
+    assert sorted(chosen) == ["a", "a", "b", "b"]
+    assert ranking.rank({"a": 2, "b": 3}, now=2.0)[0] == "a"
+
+
+def test_chance_decides_among_equals():
+    firsts = {FewestOngoing().rank({"a": 1, "b": 1}, now=0)[0] for _ in range(100)}
+    assert firsts == {"a", "b"}
+
+
+def test_the_group_that_has_let_a_client_go_comes_last():
+    for _ in range(20):
+        ranking = FewestOngoing()
+        assert ranking.rank({"a": 0, "b": 7}, now=0, last_group="a") == ["b", "a"]
+        assert ranking.rank({"a": 0}, now=0, last_group="a") == ["a"]
+    assert FewestOngoing().rank({}, now=0) == []
+
+
+class Replica:
+    def __init__(self, name, answer):
+        self.replica_id, self.answer = SimpleNamespace(unique_id=name), answer
+
+    async def get_queue_len(self, *, deadline_s):
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        if self.answer is None:
+            await asyncio.Event().wait()
+        return self.answer
+
+
+class Router(FewestOngoingRouter):
+    """Serve's part of it needs a cluster."""
+
+    def __init__(self):
+        self.dead = []
+        self.initialize_state()
+
+    def on_replica_actor_died(self, replica_id):
+        self.dead.append(replica_id.unique_id)
+
+
+def choose(replicas, *args):
+    async def run():
+        ranks = await router.choose_replicas(replicas, SimpleNamespace(args=args))
+        return [replica.replica_id.unique_id for (replica,) in ranks]
+
+    router = Router()
+    return asyncio.run(run()), router
+
+
+def test_replicas_that_are_dead_or_do_not_answer_are_left_out(monkeypatch):
+    monkeypatch.setattr("deployments.router.ANSWER_TIMEOUT_S", 0.05)
+    replicas = [
+        Replica("busy", 3),
+        Replica("dead", ActorDiedError()),
+        Replica("gone", ActorUnavailableError("no", None)),
+        Replica("hangs", None),
+        Replica("idle", 0),
+    ]
+    names, router = choose(replicas)
+    assert names == ["idle", "busy"] and router.dead == ["dead"]
+
+
+@pytest.mark.parametrize("args", [(), ("other",)])
+def test_only_the_demand_of_a_lease_names_a_group(args):
+    assert choose([Replica("a", 0), Replica("b", 1)], *args)[0] == ["a", "b"]
+
+
+def test_a_client_that_was_let_go_goes_to_another_group():
+    demand = Demand(width=16, height=16, last_group="a")
+    assert choose([Replica("a", 0), Replica("b", 1)], demand)[0] == ["b", "a"]
+
+
+def test_of_very_many_replicas_some_are_asked():
+    names, _ = choose([Replica(f"{number}", number) for number in range(100)])
+    assert len(names) == 32
