@@ -64,6 +64,12 @@ def test_only_published_weights_bind_a_text_encoder():
         ({"device": 3}, r"^args\.device: 3 is not a choice, expected one of 'cpu', 'cuda'"),
         ({"cors_origins": ["example.com"]}, r"^args\.cors_origins\[0\]: .*https\?"),
         ({"cors_origins": ["https://example.com/"]}, r"^args\.cors_origins\[0\]: .*https\?"),
+        (
+            {"log_format": "xml"},
+            r"^args\.log_format: 'xml' is not a choice, expected one",
+        ),
+        ({"otlp_endpoint": "collector:4318"}, r"^args\.otlp_endpoint: .*https\?"),
+        ({"operator_token_file": "token"}, r"^args\.operator_token_file: .*regex"),
         ({"image_hosts": ["https://example.com"]}, r"^args\.image_hosts\[0\]: .*regex"),
         ({"image_hosts": ["a.org", "10.0.0.1"]}, r"^args\.image_hosts\[1\]: .*regex"),
         ({"image_hosts": ["example.com:8443"]}, r"^args\.image_hosts\[0\]: .*regex"),

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from deployments import preflight
 from deployments.config import ServiceConfig, parse_args
 from deployments.config_file import read_config_file
+from deployments.observability import tracing
 from deployments.preflight import (
     check_device,
     check_machine,
@@ -176,6 +177,27 @@ def test_a_published_preset_needs_the_extra(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"args\.preset: published weights need diffusers: pip"):
         check_machine(published)
     check_machine(FILE)  # the pocket world needs none of it
+
+
+def test_spans_need_the_extra(monkeypatch):
+    traced = with_args(otlp_endpoint="http://collector:4318")
+    check_machine(traced)
+    monkeypatch.setattr(tracing, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"args\.otlp_endpoint: .* the extra \[tracing\]: pip"):
+        check_machine(traced)
+
+
+@pytest.mark.parametrize(
+    "content, reason", [(None, "cannot be read, .*No such file"), (" \n", "is empty")]
+)
+def test_an_operator_s_token_needs_its_file(tmp_path, content, reason):
+    file = tmp_path / "token"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(ConfigError, match=rf"args\.operator_token_file: {reason}"):
+        check_machine(with_args(operator_token_file=str(file)))
+    file.write_text("s3cret")
+    check_machine(with_args(operator_token_file=str(file)))
 
 
 def test_one_of_several_dits_in_a_folder_is_named_by_its_file(tmp_path):

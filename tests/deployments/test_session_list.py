@@ -1,17 +1,15 @@
-"""The list of sessions, from fake groups, and from named actors of a real cluster."""
+"""The list of sessions, from fake groups."""
 
 import asyncio
-import os
-import subprocess
-import sys
 import time
 from types import SimpleNamespace
 
 import pytest
 from ray.exceptions import ActorDiedError
 
+from deployments import session_list
 from deployments.observability.session_reports import SessionReport
-from deployments.session_list import SessionCollector
+from deployments.session_list import NAMESPACE, SessionCollector, find_ranks, rank_name
 
 REPORT = SessionReport(
     transport="t1",
@@ -92,38 +90,18 @@ def test_a_group_that_does_not_answer_is_missing_and_delays_nobody(answer):
     assert [one.id for one in found.sessions] == ["b"]
 
 
-NAMED_ACTORS = """
-import time, ray
-from deployments.session_list import NAMESPACE, find_ranks, rank_name
+def test_ranks_are_found_by_their_names(monkeypatch):
+    """`test_operations.py` finds one in a real cluster."""
+    names = [(rank_name("app", "g1"), NAMESPACE), (rank_name("app", "g2"), NAMESPACE)]
+    others = [(rank_name("apple", "g3"), NAMESPACE), (rank_name("app", "g4"), "serve")]
+    died = (rank_name("app", "g5"), NAMESPACE)
 
-ray.init(num_cpus=0, include_dashboard=False, log_to_driver=False)
+    def get_actor(name, namespace):
+        if (name, namespace) == died:
+            raise ValueError("died since")
+        return f"handle of {name}"
 
-@ray.remote(num_cpus=0)
-class Rank:
-    pass
-
-names = [rank_name("app", "g1"), rank_name("app", "g2"), rank_name("apple", "g3")]
-held = [Rank.options(name=name, namespace=NAMESPACE).remote() for name in names]
-held.append(Rank.options(name=rank_name("app", "g4"), namespace="other").remote())
-ray.get([one.__ray_ready__.remote() for one in held])
-assert find_ranks("app").keys() == {"g1", "g2"}
-ray.kill(held[0])
-deadline = time.monotonic() + 20
-while find_ranks("app").keys() != {"g2"}:
-    assert time.monotonic() < deadline
-    time.sleep(0.1)
-print("found")
-"""
-
-
-@pytest.mark.cluster
-def test_ranks_are_found_by_their_names():
-    """In a process of its own, because Ray leaves open handles in the one that starts it."""
-    done = subprocess.run(
-        [sys.executable, "-c", NAMED_ACTORS],
-        env=os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_raylet_start_wait_time_s": "100"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.stdout.strip().endswith("found"), done.stderr[-3000:]
+    actors = [{"name": name, "namespace": space} for name, space in (*names, *others, died)]
+    monkeypatch.setattr(session_list, "list_named_actors", lambda all_namespaces: actors)
+    monkeypatch.setattr(session_list.ray, "get_actor", get_actor)
+    assert find_ranks("app") == {"g1": "handle of app/g1", "g2": "handle of app/g2"}

@@ -140,13 +140,19 @@ def test_a_client_that_gets_no_world_is_reported_with_the_reason(http, world, re
     assert (end.session_id, end.label, end.code) == (None, "busy", 1013)
 
 
-def test_a_client_that_leaves_is_reported_as_such(http, world, recorder):
+def test_a_client_that_leaves_is_reported_and_logged_without_a_traceback(
+    http, world, recorder, caplog
+):
+    caplog.set_level("INFO")
     with http.websocket_connect(SOCKET_PATH) as socket:
         Peer(socket).init()
         assert world.stepping.wait(5)
     with anyio.from_thread.start_blocking_portal() as portal:
         portal.call(until, lambda: "closed" in recorder.names)
     assert (recorder.end.session_id, recorder.end.label) == ("s1", "client_left")
+    opened, closed = [one for one in caplog.records if one.name.startswith("transport")]
+    assert (closed.levelname, closed.exc_info) == ("INFO", None)
+    assert " the client left: " in closed.getMessage()
 
 
 async def until(condition):

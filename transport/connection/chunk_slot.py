@@ -25,7 +25,7 @@ class GeneratedChunk:
     waited_s: float  # for the media clock or an ack
     prepared_s: float  # from the end of the wait to the call of the world
     denoising_s: float
-    stall_s: float = 0.0  # see `Pacer.generated`
+    stall_s: float = 0.0  # see `Pacer`
 
     def after(self, dropped: "GeneratedChunk") -> "GeneratedChunk":
         """Carries over the dropped chunk's event ids, new-keys flag and time of its keys."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import anyio
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from transport.observer import Client, Observer, SessionEnd
+from transport.observer import Client, NoObserver, Observer, SessionEnd, client_of
 from transport.session_log import log_closed
 from transport.wire.errors import TransportError
 from transport.wire.protocol import Close, build_close
@@ -62,15 +62,20 @@ async def close(socket: WebSocket, end: Close) -> None:
 
 
 async def reject(
-    socket: WebSocket, error: TransportError, *, client: Client, observer: Observer
+    socket: WebSocket,
+    error: TransportError,
+    *,
+    client: Client | None = None,
+    observer: Observer | None = None,
 ) -> None:
     """Ends a socket before its first message. It is accepted, so that it can receive the error."""
     now_s, reason = anyio.current_time(), close_reason_for(error)
     end = SessionEnd(
         session_id=None, label=reason.label, code=reason.code, reason=reason.reason, duration_s=0.0
     )
+    client = client or client_of(socket.headers, kind="stream")
     log_closed(client, end)
-    observer.connected(client, now_s).closed(now_s, end)
+    (observer or NoObserver()).connected(client, now_s).closed(now_s, end)
     await socket.accept()
     await close(socket, build_close(reason.code, reason.reason, error=reason.error))
 

@@ -267,7 +267,7 @@ class Connection:
             denoised_s = anyio.current_time()
             await self._send_warnings(session.take_warnings())
             num_frames = self._num_frames_of(index)
-            stall_s = protocol.chunk_generated(
+            protocol.chunk_generated(
                 denoised_s,
                 controls,
                 num_frames=num_frames,
@@ -284,7 +284,7 @@ class Connection:
                 waited_s=waited_s,
                 prepared_s=started_s - asked_s,
                 denoising_s=denoised_s - started_s,
-                stall_s=stall_s,
+                stall_s=protocol.stall_s,
             )
             position += num_frames
             await slot.put(chunk)

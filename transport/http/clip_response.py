@@ -15,6 +15,7 @@ import msgspec
 from anyio import CancelScope
 from msgspec import Struct
 from msgspec.structs import replace
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
@@ -22,7 +23,7 @@ from transport.codecs.mp4 import Mp4Writer
 from transport.codecs.payload import Frame
 from transport.observer import Client, NoObserver, SentChunk, SessionEnd, SessionObserver
 from transport.session_log import log_closed, log_opened
-from transport.wire.errors import Busy, ErrorCode, TooLarge, TransportError, WorldLost
+from transport.wire.errors import Busy, ErrorCode, Refused, TooLarge, TransportError, WorldLost
 from transport.wire.messages import Queued, Starting, WarningMessage
 from transport.wire.world import World, WorldSession, WorldSpec
 from transport.worker_limits import CapacityLimits, run_in_worker
@@ -80,6 +81,8 @@ class ClipResponse(Response):
         self._warnings = warnings
         self._client = client
         self._observer: SessionObserver = observer or NoObserver()
+        self._session_id: str | None = None
+        self._begun = False  # the response's first message is sent, or may be
         self._num_chunks = self._num_frames = self._num_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -92,44 +95,24 @@ class ClipResponse(Response):
 
     async def _stream(self, send: Send) -> TransportError | None:
         """Sends the clip. Returns an error that came before the first byte, raises a later one."""
-        begun, started_s = False, anyio.current_time()
+        started_s = anyio.current_time()
         label, code, reason = "client_left", 499, "the client left"  # those of a cancellation
-        session_id = None
         try:
-            image = await self._image
-            height, width = image.shape[:2]
-            self._spec = replace(self._spec, width=width, height=height)
-            self._observer.asked(anyio.current_time())
-            session = await self._world.open(self._spec, image, on_wait=self._note_wait)
-            session_id = session.id
-            output = f"a clip of {len(self._actions)} latent frames"
-            log_opened(self._client, session_id, width=width, height=height, output=output)
-            self._observer.opened(anyio.current_time(), session_id, width=width, height=height)
-            try:
-                async with aclosing(self._record(session)) as pieces:
-                    async for data in pieces:
-                        if not begun:
-                            begun = True
-                            warnings = [*self._warnings, *session.take_warnings()]
-                            await send(_start(self._spec.seed, warnings))
-                        with anyio.fail_after(self._timeout_s):
-                            await send(_body(data))
-                        self._num_bytes += len(data)
-                await send({"type": "http.response.body", "body": b""})
-                label, code, reason = "done", 200, "done"
-            finally:
-                session.close()
+            await self._generate(send)
+            label, code, reason = "done", 200, "done"
+        except ClientDisconnect:
+            return None
         except Exception as exc:
             error = exc if isinstance(exc, TransportError) else TransportError("internal error")
             label, code, reason = error.code, status_of(error), str(error)
             if error is not exc:
                 logger.exception("a clip failed")
-            if begun:
+            if self._begun:
                 raise
             return error
         finally:
             end = SessionEnd(
-                session_id=session_id,
+                session_id=self._session_id,
                 label=label,
                 code=code,
                 reason=reason,
@@ -141,6 +124,40 @@ class ClipResponse(Response):
             log_closed(self._client, end)
             self._observer.closed(anyio.current_time(), end)
         return None
+
+    async def _generate(self, send: Send) -> None:
+        """Opens the world, sends the clip and frees the world."""
+        image = await self._image
+        height, width = image.shape[:2]
+        self._spec = replace(self._spec, width=width, height=height)
+        self._observer.asked(anyio.current_time())
+        session = await self._world.open(self._spec, image, on_wait=self._note_wait)
+        self._session_id = session.id
+        output = f"a clip of {len(self._actions)} latent frames"
+        log_opened(self._client, session.id, width=width, height=height, output=output)
+        self._observer.opened(anyio.current_time(), session.id, width=width, height=height)
+        try:
+            async with aclosing(self._record(session)) as pieces:
+                async for data in pieces:
+                    if not self._begun:
+                        self._begun = True
+                        warnings = [*self._warnings, *session.take_warnings()]
+                        await self._write(send, _start(self._spec.seed, warnings))
+                    await self._write(send, _body(data))
+                    self._num_bytes += len(data)
+            await self._write(send, {"type": "http.response.body", "body": b""})
+        finally:
+            session.close()
+
+    async def _write(self, send: Send, message: Message) -> None:
+        """Raises Refused for a client that does not read, and ClientDisconnect."""
+        with anyio.move_on_after(self._timeout_s) as timeout_scope:
+            try:
+                await send(message)
+            except OSError as exc:  # raised by some servers once the client has left
+                raise ClientDisconnect from exc
+        if timeout_scope.cancelled_caught:
+            raise Refused(f"the client did not read for {self._timeout_s:g} s", code="timeout")
 
     async def _note_wait(self, status: Queued | Starting) -> None:
         """An HTTP client receives no news of the queue before its response begins."""

@@ -26,6 +26,7 @@ class Pacer:
     paced: bool = True
     acknowledged: bool = False  # the client sends acks
     latest: bool = False  # generation does not wait for acks
+    stall_s: float = 0.0  # before the last chunk the client had nothing left to show for so long
     _num_generated: int = 0
     _num_acked: int = 0
     _in_flight: list[int] = field(default_factory=list)  # indices of sent chunks without an ack
@@ -41,24 +42,22 @@ class Pacer:
         took_s: float,
         decoding_s: float = 0.0,
         flushes_older: bool = False,
-    ) -> float:
+    ) -> None:
         """A chunk has been denoised in `took_s`. Decoding will take about `decoding_s` more.
 
         The next chunk may be denoised meanwhile: the world keeps up if the longer of the two is
         shorter than a chunk. With `flushes_older` the client shows this chunk before older ones.
-        Returns the seconds for which the client will have had nothing left to show.
         """
         self._media_s = media_s = num_frames / self.fps
         decoding_s = min(decoding_s, media_s)  # a longer one was an outlier
         starts_s = now_s + decoding_s
-        stall_s = max(0.0, starts_s - self._playout_ends_s) if self._num_generated else 0.0
+        self.stall_s = max(0.0, starts_s - self._playout_ends_s) if self._num_generated else 0.0
         if not flushes_older:
             # After a late chunk playout had stopped, so the clock starts again here.
             starts_s = max(self._playout_ends_s, starts_s)
         self._playout_ends_s = starts_s + media_s
         self._lead_s = min(media_s + decoding_s, 2 * (took_s + decoding_s) + SLACK_S)
         self._num_generated += 1
-        return stall_s
 
     def acknowledge(self, chunk_index: int) -> None:
         """Notes the arrival of all chunks up to this one. Raises BadMessage for a future chunk."""

@@ -351,15 +351,20 @@ class ServerProtocol:
         num_frames: int,
         took_s: float,
         decoding_s: float = 0.0,
-    ) -> float:
+    ) -> None:
         """Advances the media clock by a chunk; see `Pacer.generated`."""
-        return self._pacer.generated(
+        self._pacer.generated(
             now_s,
             num_frames=num_frames,
             took_s=took_s,
             decoding_s=decoding_s,
             flushes_older=self._flushes_older(controls),
         )
+
+    @property
+    def stall_s(self) -> float:
+        """Seconds for which the client had nothing left to show before the last chunk."""
+        return self._pacer.stall_s
 
     def wait_to_generate_s(self, now_s: float) -> float:
         """Seconds until the next chunk may be generated; infinite until an ack arrives."""

@@ -4,9 +4,13 @@ from transport.connection.chunk_slot import ChunkSlot, GeneratedChunk
 from transport.wire.controls import ChunkControls
 
 
-def chunk(index, num_frames=12, *, event_ids=(), has_new_keys=False):
+def chunk(index, num_frames=12, *, event_ids=(), has_new_keys=False, event_s=None):
     controls = ChunkControls(
-        actions=[], event_ids=list(event_ids), prompt=None, has_new_keys=has_new_keys
+        actions=[],
+        event_ids=list(event_ids),
+        prompt=None,
+        has_new_keys=has_new_keys,
+        event_s=event_s,
     )
     return GeneratedChunk(
         index=index,
@@ -77,3 +81,10 @@ def test_a_dropped_chunk_passes_its_events_to_the_next():
 
     controls = anyio.run(scenario).controls
     assert (controls.event_ids, controls.has_new_keys) == ([4, 5, 6], True)
+
+
+def test_keys_of_a_dropped_chunk_keep_their_time():
+    old, new = chunk(0, event_s=1.0), chunk(1, event_s=2.0)
+    assert new.after(old).controls.event_s == 1.0
+    assert new.after(chunk(0)).controls.event_s == 2.0
+    assert chunk(1).after(old).controls.event_s == 1.0

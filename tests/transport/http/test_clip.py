@@ -315,6 +315,21 @@ def test_after_a_disconnect_no_more_chunks_are_generated(world):
     assert world.live == set()
 
 
+def gone(message):
+    raise OSError("the connection is closed")
+
+
+@pytest.mark.parametrize("num_steps, on_send", [(2, lambda message: None), (99, gone)])
+def test_a_client_that_leaves_a_clip_leaves_one_line_in_the_log(world, caplog, num_steps, on_send):
+    caplog.set_level("INFO")
+    stream_clip(world, actions="w-240", num_steps=num_steps, on_send=on_send)
+    opened, closed = [one for one in caplog.records if one.name.startswith("transport")]
+    assert opened.getMessage() == "session s1 opened: 32x16 as a clip of 240 latent frames"
+    assert closed.getMessage().startswith("session s1 closed, 499 the client left: ")
+    assert (closed.levelname, closed.exc_info) == ("INFO", None)
+    assert world.live == set()
+
+
 def test_a_disconnect_during_a_step_frees_the_world(world):
     world.running.clear()
     assert stream_clip(world, actions="w-6", num_steps=1) == []

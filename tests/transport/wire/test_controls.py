@@ -256,3 +256,17 @@ def test_a_chunk_has_new_keys_if_an_event_brought_some():
     assert not controls.take_chunk(3).has_new_keys, "held keys are not new"
     controls.play_script(["w"] * 6)
     assert [controls.take_chunk(3).has_new_keys for _ in range(2)] == [True, False]
+
+
+def test_a_chunk_knows_when_its_oldest_new_keys_arrived():
+    controls = Controls()
+    controls.note_arrival(1.0)  # of an event without keys
+    controls.hold(["w"])
+    controls.note_arrival(2.0)
+    controls.hold(["wd"])
+    controls.note_arrival(3.0)
+    assert controls.take_chunk(3).event_s == 2.0
+    assert controls.take_chunk(3).event_s is None  # held keys are not new
+    controls.set_prompt("a lake")
+    controls.note_arrival(4.0)
+    assert controls.take_chunk(3).event_s is None

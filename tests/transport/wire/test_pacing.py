@@ -189,3 +189,19 @@ def test_a_chunk_that_flushes_older_frames_restarts_the_media_clock():
         pacer.generated(100.5, num_frames=12, took_s=0.1, flushes_older=flushes_older)
         ends[flushes_older] = 100.5 + pacer.wait_s(100.5)
     assert ends[False] - ends[True] == pytest.approx(0.25)
+
+
+def test_a_late_chunk_tells_for_how_long_the_client_had_nothing_to_show():
+    pacer, stalls = Pacer(fps=16), []
+    # The first ends no playout; the second is shown until 101.5 s; the last flushes older ones.
+    for now_s, decoding_s, flushes in (
+        (100.0, 0.0, False),
+        (100.7, 0.0, False),
+        (101.6, 0.2, False),
+        (102.0, 0.0, True),
+    ):
+        pacer.generated(
+            now_s, num_frames=12, took_s=0.1, decoding_s=decoding_s, flushes_older=flushes
+        )
+        stalls.append(pacer.stall_s)
+    assert stalls == pytest.approx([0.0, 0.0, 0.3, 0.0])
