@@ -1,4 +1,4 @@
-"""What metrics and spans cost the event loop of a transport replica, per chunk.
+"""The cost of metrics and spans for the event loop of a transport replica, per chunk.
 
     python -m benchmarks.observability [--chunks 3000]
 

@@ -1,4 +1,4 @@
-"""What the server reports about its clients. `deployments` turns it into metrics and traces.
+"""The server's reports about its clients. `deployments` turns it into metrics and traces.
 
 Times are seconds of the event loop's clock. Tested in `tests/transport/test_observer.py`.
 """

@@ -42,7 +42,7 @@ class Spec(Struct, frozen=True):
 
     @property
     def suffixes(self) -> tuple[str, ...]:
-        """What Prometheus finds behind the name."""
+        """Prometheus's endings of the name."""
         if self.kind == "histogram":
             return ("_bucket", "_sum", "_count")
         return ("_total",) if self.kind == "counter" else ("",)

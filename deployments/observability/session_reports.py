@@ -1,4 +1,4 @@
-"""What a transport replica knows of its sessions, for the list that operators read.
+"""The sessions of a transport replica, for the list that operators read.
 
 Tested in `tests/deployments/observability/test_session_reports.py`.
 """

@@ -1,4 +1,4 @@
-"""What an observer is told of sockets and clips, at which times."""
+"""The calls of an observer for sockets and clips, and their times."""
 
 from itertools import pairwise
 

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class SessionInfo(Struct, frozen=True, kw_only=True):
-    """One session. What its transport replica has not reported yet is null."""
+    """One session. Fields that its transport replica has not reported yet are null."""
 
     id: str
     group: str
