@@ -80,7 +80,7 @@ def replica_name() -> str:
 
 
 def create_observer(config: ServiceConfig, reports: SessionReports, *, replica: str) -> FanOut:
-    """The observer of all clients of this process. Raises ConfigError without tracing's packages."""
+    """The observer of all clients of this process. Raises ConfigError; see `create_provider`."""
     observers: list[Observer] = [TransportMetrics(), reports]
     if config.otlp_endpoint is not None:
         observers.append(Tracing(create_provider(config.otlp_endpoint, instance=replica)))
