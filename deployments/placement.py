@@ -1,4 +1,4 @@
-"""Replicas for which no node of the cluster has the resources, and none will come."""
+"""The replicas that Serve starts: whether one comes up, and why no node can ever hold one."""
 
 import json
 import re
@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import ray
-from ray.autoscaler.v2.utils import is_autoscaler_v2
-from ray.experimental.internal_kv import _internal_kv_get
 from ray.serve.schema import DeploymentStatusOverview
 from ray.util import placement_group_table
+
+from deployments.autoscaler import is_adding_node, may_add_nodes
 
 Resources = Mapping[str, float]
 
@@ -21,20 +21,32 @@ SHOWN = ("CPU", "GPU")  # of a node, beside those that are asked for
 MAX_NODES = 4  # in a reason
 
 
+def replicas_are_coming(application: str, name: str, num_starting: int) -> bool:
+    """True if one of a deployment's starting replicas has its resources, or a node is being added.
+
+    Asks the GCS.
+    """
+    num_waiting = sum(group["state"] == "PENDING" for group in groups_of(application, name))
+    return num_starting > num_waiting or is_adding_node()
+
+
 def why_unplaceable(application: str, name: str, status: DeploymentStatusOverview) -> str | None:
     """Why no node can ever hold a replica of a deployment; None if one can, or nodes may be added.
 
     Asks the GCS for nodes and placement groups, once Serve has waited for 30 s.
     """
     required = required_by(status.message)
-    if required is None or adds_nodes():
+    if required is None or may_add_nodes():
         return None
-    prefix = f"SERVE_REPLICA::{application}#{name}#"
-    groups = [
-        group for group in placement_group_table().values() if group["name"].startswith(prefix)
-    ]
+    groups = groups_of(application, name)
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return reason_for(name, required, groups, nodes)
+
+
+def groups_of(application: str, name: str) -> list[Mapping[str, Any]]:
+    """The placement groups of a deployment's replicas, from Ray's table."""
+    prefix = f"SERVE_REPLICA::{application}#{name}#"
+    return [group for group in placement_group_table().values() if group["name"].startswith(prefix)]
 
 
 def required_by(message: str) -> list[Resources] | None:
@@ -79,20 +91,3 @@ def fits(bundle: Resources, node: Resources) -> bool:
 
 def describe(resources: Resources) -> str:
     return ", ".join(f"{amount:g} {name}" for name, amount in resources.items())
-
-
-def adds_nodes() -> bool:
-    """True if an autoscaler may add nodes, or if that is not known yet.
-
-    Ray's monitor reports from every cluster. Without an autoscaler it invents a type for each node.
-    """
-    if is_autoscaler_v2(fetch_from_server=True):
-        return True
-    report = json.loads(_internal_kv_get("__autoscaling_status") or b"{}")
-    types: dict[str, str] | None = report.get("autoscaler_report", {}).get("node_type_mapping")
-    return types is None or has_node_types(types)
-
-
-def has_node_types(type_of: Mapping[str, str]) -> bool:
-    """True for types that a config has named. `type_of` is by the id, or the address, of a node."""
-    return any(not name.startswith("node_") for name in type_of.values())

@@ -19,8 +19,7 @@ from ray.serve.schema import (  # type: ignore[attr-defined]
     ServeStatus,
 )
 
-from deployments.placement import why_unplaceable
-from deployments.upcoming import replicas_are_coming
+from deployments.placement import replicas_are_coming, why_unplaceable
 from transport.wire.errors import WorldFailed
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")

@@ -22,6 +22,7 @@ from deployments.group_sessions import GroupSessions, SessionStatus
 from deployments.observability.logs import configure_logging
 from deployments.observability.rank_metrics import CacheMetrics, GroupMetrics
 from deployments.observability.session_reports import SessionReport
+from deployments.refusal import Refusal, refusal_of
 from deployments.sessions.admission import Admission, Demand, GroupLimits
 from deployments.sessions.lease_reply import AskAgain, Full, Waiting
 from deployments.sessions.registry import EndReason
@@ -30,7 +31,6 @@ from transport.wire.world import WorldMemory, WorldSpec
 
 if TYPE_CHECKING:  # imported late: WorldGroup imports this class and stays without torch
     from lingbot.config import Size
-    from lingbot.errors import LingbotError
     from lingbot.parallel.ulysses import SequenceParallelGroup
     from lingbot.runtime.commands import Command
     from lingbot.runtime.engine import Engine
@@ -42,28 +42,6 @@ Frames = NDArray[np.uint8]
 SUSPEND_PERIOD_S = 1.0  # between two looks for sessions that have been paused for too long
 
 logger = logging.getLogger(__name__)
-
-
-class Refusal(Struct, frozen=True):
-    """The reason why a world cannot be opened as requested, in words for the client."""
-
-    text: str
-    field: str | None
-
-
-# The wire's names of lingbot's fields, where they differ.
-WIRE_FIELDS = {
-    "first_frame": "size",
-    "num_steps": "num_inference_steps",
-    "window": "realtime_causal_kv_cache_num_frames",
-    "sink": "realtime_causal_sink_size",
-}
-
-
-def refusal_of(error: "LingbotError") -> Refusal:
-    """The refusal for an error of the engine, with the wire's name of the field."""
-    field = None if error.field is None else WIRE_FIELDS.get(error.field, error.field)
-    return Refusal(str(error), field)
 
 
 class RankAssignment(Struct, frozen=True, kw_only=True):

@@ -1,7 +1,7 @@
 """The ASGI application: the socket, the HTTP endpoints, the API documents and the page."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import anyio
@@ -60,29 +60,17 @@ def build_app(
     capacity = CapacityLimits()
     fetcher = fetcher or ImageFetcher()
     lag = EventLoopLag(on_sample=observer.lagged)
-
-    @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(lag.run)
-            tasks.start_soon(give_back)
-            tasks.start_soon(access.run)
-            yield
-            tasks.cancel_scope.cancel()
-
+    cors = Middleware(
+        CORSMiddleware,
+        allow_origins=access.allowed_origins,
+        allow_methods=["GET", "HEAD", "POST"],
+        allow_headers=["*"],
+        expose_headers=["x-seed", "x-warning", "retry-after"],
+    )
     return Starlette(
-        lifespan=lifespan,
+        lifespan=run_beside(lag.run, give_back, access.run),
         exception_handlers={HTTPException: describe_status},
-        middleware=[
-            Middleware(
-                CORSMiddleware,
-                allow_origins=access.allowed_origins,
-                allow_methods=["GET", "HEAD", "POST"],
-                allow_headers=["*"],
-                expose_headers=["x-seed", "x-warning", "retry-after"],
-            ),
-            Middleware(AccessControl, access=access, observer=observer),
-        ],
+        middleware=[cors, Middleware(AccessControl, access=access, observer=observer)],
         routes=[
             socket_route(
                 world, limits=limits, capacity=capacity, fetcher=fetcher, observer=observer
@@ -101,6 +89,22 @@ def build_app(
             Mount("/static", StaticFiles(directory=WEB)),
         ],
     )
+
+
+def run_beside(
+    *tasks: Callable[[], Awaitable[None]],
+) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
+    """A lifespan of an application beside which these tasks run."""
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with anyio.create_task_group() as group:
+            for task in tasks:
+                group.start_soon(task)
+            yield
+            group.cancel_scope.cancel()
+
+    return lifespan
 
 
 def socket_route(

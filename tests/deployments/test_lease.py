@@ -11,10 +11,10 @@ from ray.serve.exceptions import (
     RequestCancelledError,
 )
 
+from deployments.refusal import Refusal
 from deployments.sessions.admission import Demand
 from deployments.sessions.lease_reply import AskAgain, Full, Waiting
 from deployments.world_group import Lease
-from deployments.world_rank import Refusal
 from tests.deployments.fakes import HANGS, IMAGE, REQUEST, SPEC, FakeRank, run, start_opening
 from transport.wire.errors import Busy, Refused, WorldFailed, WorldLost
 from transport.wire.messages import Queued, Starting, WarningMessage

@@ -1,4 +1,4 @@
-"""Reasons why no node can hold a replica, from Serve's message and Ray's tables."""
+"""Replicas that come, and reasons why none can, from Serve's message and Ray's tables."""
 
 import json
 
@@ -10,7 +10,12 @@ from ray.serve.schema import (
 )
 
 from deployments import placement
-from deployments.placement import has_node_types, reason_for, required_by, why_unplaceable
+from deployments.placement import (
+    reason_for,
+    replicas_are_coming,
+    required_by,
+    why_unplaceable,
+)
 
 
 def message_for(required):
@@ -68,11 +73,6 @@ def test_a_large_cluster_is_cut():
     )
 
 
-def test_a_cluster_without_autoscaler_has_a_type_of_its_own_for_each_node():
-    assert not has_node_types({"23cc": "node_23cc"})
-    assert has_node_types({"10.0.0.1": "ray.head.default", "10.0.0.2": "gpu"})
-
-
 @pytest.mark.parametrize("adds_nodes", [False, True])
 def test_a_cluster_that_adds_nodes_has_no_failure(monkeypatch, adds_nodes):
     table = {
@@ -80,7 +80,7 @@ def test_a_cluster_that_adds_nodes_has_no_failure(monkeypatch, adds_nodes):
         "2": {"name": "SERVE_REPLICA::lingbot#TextEncoder#y"} | group("INFEASIBLE"),
     }
     nodes = [{"Alive": True, "Resources": {"CPU": 2.0}}, {"Alive": False, "Resources": {}}]
-    monkeypatch.setattr(placement, "adds_nodes", lambda: adds_nodes)
+    monkeypatch.setattr(placement, "may_add_nodes", lambda: adds_nodes)
     monkeypatch.setattr(placement, "placement_group_table", lambda: table)
     monkeypatch.setattr(placement.ray, "nodes", lambda: nodes)
 
@@ -99,3 +99,20 @@ def test_a_cluster_that_adds_nodes_has_no_failure(monkeypatch, adds_nodes):
     assert adds_nodes or reason.endswith("there are nodes with 2 CPU, 0 GPU")
     assert why("Transport", one) is None
     assert why("WorldGroup", "") is None
+
+
+@pytest.mark.parametrize(
+    "num_starting, adding, coming", [(2, False, True), (1, False, False), (1, True, True)]
+)
+def test_a_replica_comes_that_has_its_resources_or_for_which_a_node_is_added(
+    monkeypatch, num_starting, adding, coming
+):
+    names = ["lingbot#WorldGroup#a", "lingbot#WorldGroup#b", "other#WorldGroup#c"]
+    states = ["CREATED", "PENDING", "PENDING"]
+    table = [
+        {"name": f"SERVE_REPLICA::{name}", "state": state}
+        for name, state in zip(names, states, strict=True)
+    ]
+    monkeypatch.setattr(placement, "placement_group_table", lambda: dict(enumerate(table)))
+    monkeypatch.setattr(placement, "is_adding_node", lambda: adding)
+    assert replicas_are_coming("lingbot", "WorldGroup", num_starting) == coming

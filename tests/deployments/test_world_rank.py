@@ -10,9 +10,10 @@ import pytest
 from msgspec.structs import replace
 
 from deployments.config import ServiceConfig
+from deployments.refusal import Refusal, refusal_of
 from deployments.sessions.admission import NUM_MEASURED, Demand, GroupLimits
 from deployments.sessions.lease_reply import Waiting
-from deployments.world_rank import RankAssignment, Refusal, WorldRank, refusal_of
+from deployments.world_rank import RankAssignment, WorldRank
 from lingbot.config import Size
 from lingbot.errors import LingbotError
 from lingbot.parallel.ulysses import SINGLE

@@ -12,6 +12,7 @@ from msgspec import msgpack
 from msgspec.structs import fields as fields_of
 
 from transport.wire.controls import KEYS
+from transport.wire.decoding import decode_field, decode_message
 from transport.wire.errors import BadMessage, TransportError, truncate_reason
 from transport.wire.init import SessionRequest
 from transport.wire.limits import ClientLimits
@@ -21,8 +22,6 @@ from transport.wire.messages import (
     Init,
     OutputChange,
     ServerMessage,
-    decode_field,
-    decode_message,
     encode_message,
 )
 from transport.wire.protocol import ServerProtocol, State

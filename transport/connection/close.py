@@ -9,8 +9,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from transport.observer import Client, Observer
 from transport.session_log import report_refused
+from transport.wire.closing import Close, build_close
 from transport.wire.errors import TransportError
-from transport.wire.protocol import Close, build_close
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import anyio
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from transport.wire.errors import Refused
-from transport.wire.protocol import Unit
+from transport.wire.messages import Unit
 
 OnProgress = Callable[[Unit, int], None]
 

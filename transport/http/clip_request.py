@@ -13,9 +13,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Message
 
+from transport.wire.decoding import explain
 from transport.wire.errors import BadMessage, TooLarge, quote, unknown_name
 from transport.wire.limits import ClientLimits
-from transport.wire.messages import Positive, Prompt, Seed, explain
+from transport.wire.messages import Positive, Prompt, Seed
 
 JSON = "application/json"
 URL_FORM = "application/x-www-form-urlencoded"

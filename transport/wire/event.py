@@ -8,15 +8,9 @@ from functools import partial
 from msgspec import Raw, Struct
 
 from transport.wire.controls import KEYS, MAX_SCRIPT_LATENT_FRAMES, read_keys
+from transport.wire.decoding import decode_field
 from transport.wire.errors import BadMessage, OutOfOrder, quote
-from transport.wire.messages import (
-    MAX_PROMPT_CHARS,
-    Encoding,
-    Event,
-    HeldKeys,
-    WarningMessage,
-    decode_field,
-)
+from transport.wire.messages import MAX_PROMPT_CHARS, Encoding, Event, HeldKeys, WarningMessage
 from transport.wire.output_settings import merge_encoding, read_output_change
 
 MAX_NAMED_KEYS, MAX_KEY_CHARS = 6, 16  # a warning quotes so many unknown keys, cut to this length

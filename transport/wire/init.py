@@ -6,6 +6,7 @@ from random import SystemRandom
 from msgspec import Raw, Struct
 
 from transport.wire.controls import MAX_SCRIPT_LATENT_FRAMES
+from transport.wire.decoding import decode_field, is_absent
 from transport.wire.errors import BadMessage, quote
 from transport.wire.event import PlayScript, read_camera_actions
 from transport.wire.limits import ClientLimits
@@ -16,8 +17,6 @@ from transport.wire.messages import (
     SessionLimits,
     SessionOpened,
     WarningMessage,
-    decode_field,
-    is_absent,
 )
 from transport.wire.output_settings import read_format
 from transport.wire.pacing import MAX_UNACKNOWLEDGED_CHUNKS

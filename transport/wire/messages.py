@@ -7,13 +7,11 @@ endpoint. Extensions are sent only to clients that asked for them in `init`.
 """
 
 import math
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal
 
-from msgspec import DecodeError, Meta, Raw, Struct, ValidationError, msgpack, to_builtins
+from msgspec import Meta, Raw, Struct, msgpack, to_builtins
 
-from transport.wire.errors import BadMessage, ErrorCode, TransportError, quote
-
-T = TypeVar("T")
+from transport.wire.errors import ErrorCode, TransportError
 
 Format = Literal["raw", "jpeg", "webp", "h264", "delta-zstd"]
 Chroma = Literal["420", "444"]  # JPEG samples colour at a quarter of the pixels, or at all
@@ -311,56 +309,10 @@ ServerMessage = (
 )
 Layout = RawLayout | EncodedLayout | VideoLayout
 
-# Not strict: clients send integers as whole floats, as JavaScript encoders do, or as digits.
-_decoder: msgpack.Decoder[ClientMessage] = msgpack.Decoder(ClientMessage, strict=False)
+# Binary frames that are sent in this order, with no other frame between them. Empty: send nothing.
+Unit = list[bytes | memoryview]
+
 _encoder = msgpack.Encoder()
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "realtime_delivery": get_args(DeliveryMode),
-    "realtime_chroma_subsampling": get_args(Chroma),
-}
-
-
-def decode_message(data: bytes) -> ClientMessage:
-    """Raises BadMessage with the reason and the expected type."""
-    try:
-        return _decoder.decode(data)
-    except ValidationError as exc:
-        raise explain(str(exc)) from exc
-    except (DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise BadMessage(f"not a MessagePack map: {exc}", code="malformed") from exc
-
-
-class _EventId(Struct):
-    event_id: EventId | None = None
-
-
-def read_event_id(data: bytes) -> int | None:
-    """The id of an event that may be invalid otherwise; None if it has none or is unreadable."""
-    try:
-        return msgpack.decode(data, type=_EventId, strict=False).event_id
-    except (DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-
-
-def decode_field(raw: Raw, kind: type[T], *, field: str) -> T:
-    """Decodes a field whose type depends on another one.
-
-    Raises BadMessage with the path below `field`.
-    """
-    if is_absent(raw):
-        raise BadMessage(f"missing required field `{field}`", code="missing_field", field=field)
-    try:
-        return msgpack.decode(raw, type=kind, strict=False)
-    except ValidationError as exc:
-        raise explain(str(exc), root=field) from exc
-    except (DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise BadMessage(f"`{field}` is not MessagePack: {exc}", field=field) from exc
-
-
-def is_absent(raw: Raw) -> bool:
-    """Returns True for an untyped field that is missing or null."""
-    view = memoryview(raw)
-    return view.nbytes == 0 or (view.nbytes == 1 and view[0] == 0xC0)
 
 
 def encode_message(message: ServerMessage) -> bytes:
@@ -373,7 +325,7 @@ def encode_batch(
     payload: bytes | memoryview,
     *,
     extras: HeaderExtras | None = None,
-) -> list[bytes | memoryview]:
+) -> Unit:
     """One binary frame, or two for a payload of 64 KiB or more.
 
     Nothing may be sent between the two. A bare payload is not copied.
@@ -399,36 +351,3 @@ def error_message(error: TransportError, *, event_id: int | None = None) -> Erro
 def milliseconds(seconds: float) -> int:
     """Whole milliseconds, rounded half up: the wire carries no floats."""
     return max(0, math.floor(seconds * 1000 + 0.5))
-
-
-def explain(text: str, *, root: str | None = None) -> BadMessage:
-    """The text of a ValidationError as a BadMessage, with the path as a client knows it."""
-    # A client's value may contain the marker, too. The last one is that of msgspec.
-    text, at, path = text.rpartition(" - at `$")
-    text, path = (text, path) if at else (path, "")
-    below = path.partition("`")[0]
-    field = f"{root}{below}" if root else below.removeprefix(".") or None
-    if text.startswith("Invalid enum value '"):  # of a Literal
-        unknown = quote(text.removeprefix("Invalid enum value '").removesuffix("'"))
-        return BadMessage(f"`{field}`: {unknown} is not one of {_choices_of(field)}", field=field)
-    if text.startswith("Invalid value '"):  # of a tag
-        unknown = quote(text.removeprefix("Invalid value '").removesuffix("'"))
-        return BadMessage(
-            f"unknown message type {unknown}, expected 'init', 'event' or 'ack'",
-            code="unknown_type",
-            field="type",
-        )
-    if "missing required field" in text:
-        name = text.split("`")[1]
-        where = f"{field}.{name}" if field else name
-        return BadMessage(f"missing required field `{where}`", code="missing_field", field=where)
-    reason = text[0].lower() + text[1:]
-    if field is None:
-        return BadMessage(f"the message: {reason}", code="malformed")
-    return BadMessage(f"`{field}`: {reason}", field=field)
-
-
-def _choices_of(field: str | None) -> str:
-    """The values of a field whose type is a Literal."""
-    choices = _CHOICES[(field or "").rpartition(".")[2]]
-    return ", ".join(repr(choice) for choice in choices)

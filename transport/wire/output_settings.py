@@ -5,8 +5,9 @@ from typing import get_args
 
 from msgspec import Raw
 
+from transport.wire.decoding import decode_field
 from transport.wire.errors import BadMessage, quote, unknown_name
-from transport.wire.messages import Encoding, Format, OutputChange, decode_field
+from transport.wire.messages import Encoding, Format, OutputChange
 
 FORMAT_FIELD = "realtime_output_format"
 EXTENSION_FORMATS = ("delta-zstd",)  # not a part of the plain wire

@@ -10,10 +10,11 @@ import math
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
 from msgspec.structs import replace
 
+from transport.wire.closing import Close, build_close
 from transport.wire.controls import ChunkControls, Controls
+from transport.wire.decoding import decode_message, read_event_id
 from transport.wire.error_budget import ErrorBudget
 from transport.wire.errors import (
     BadMessage,
@@ -21,7 +22,6 @@ from transport.wire.errors import (
     Refused,
     TooLarge,
     TransportError,
-    truncate_reason,
 )
 from transport.wire.event import (
     ChangeOutput,
@@ -52,12 +52,11 @@ from transport.wire.messages import (
     Paced,
     Queued,
     Starting,
+    Unit,
     WarningMessage,
-    decode_message,
     encode_batch,
     encode_message,
     error_message,
-    read_event_id,
 )
 from transport.wire.output_settings import OutputSettings
 from transport.wire.pacing import Pacer
@@ -68,21 +67,10 @@ if TYPE_CHECKING:
 
 MAX_HELD_MESSAGES = 512  # from a second init on, while the world of the first is being opened
 
-# Binary frames that are sent in this order, with no other frame between them. Empty: send nothing.
-Unit = list[bytes | memoryview]
-
 
 class State(Enum):
     IDLE = auto()  # waiting for a valid init
     RUNNING = auto()  # the init is valid; its world is being opened or open
-
-
-class Close(Struct, frozen=True):
-    """The end of a connection: a last unit, then a close frame."""
-
-    unit: Unit
-    code: int
-    reason: str
 
 
 Receipt = list[ControlAck | WarningMessage]  # the answer to a valid event
@@ -391,12 +379,6 @@ class ServerProtocol:
     def _flushes_older(self, controls: ChunkControls) -> bool:
         assert self.request is not None
         return self.request.flushes_older and controls.has_new_keys
-
-
-def build_close(code: int, reason: str, *, error: TransportError | None = None) -> Close:
-    """The error, if there is one, and a close frame with a reason that fits into it."""
-    unit: Unit = [encode_message(error_message(error))] if error is not None else []
-    return Close(unit, code, truncate_reason(reason))
 
 
 def _too_large(num_bytes: int, limit: int) -> TooLarge:

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw, msgpack
 
+from transport.wire.decoding import decode_field, decode_message, is_absent, read_event_id
 from transport.wire.errors import BadMessage
 from transport.wire.messages import (
     Ack,
@@ -19,13 +20,9 @@ from transport.wire.messages import (
     Init,
     OutputChange,
     RawLayout,
-    decode_field,
-    decode_message,
     encode_batch,
     encode_message,
-    is_absent,
     milliseconds,
-    read_event_id,
 )
 
 RAW = RawLayout(

@@ -5,6 +5,7 @@ import math
 import pytest
 from msgspec import msgpack
 
+from transport.wire.closing import build_close
 from transport.wire.controls import ChunkControls
 from transport.wire.errors import Busy, Refused, TooLarge, WorldLost
 from transport.wire.init import SessionRequest
@@ -19,7 +20,7 @@ from transport.wire.messages import (
     Starting,
     WarningMessage,
 )
-from transport.wire.protocol import State, build_close
+from transport.wire.protocol import State
 
 NO_CONTROLS = ChunkControls(actions=[], event_ids=[], prompt=None)
 NEW_KEYS = ChunkControls(actions=["w", "", "wl"], event_ids=[7], prompt=None, has_new_keys=True)
