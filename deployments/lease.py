@@ -101,7 +101,8 @@ class LeasedSession:
     ) -> Awaitable[Frames]:
         context = None if prompt is None else self._contexts.get(prompt)
         replies = self._call(self._rank.step, list(actions), prompt, time_to_underrun_s, context)
-        await self._next(replies)
+        while isinstance(await self._next(replies), Queued):
+            pass  # it was suspended, and waits for its memory
         return PendingFrames(partial(self._next, replies))
 
     async def encode(self, prompt: str) -> None:

@@ -216,18 +216,22 @@ class WorldRank:
         prompt: str | None,
         time_to_underrun_s: float,
         context: NDArray[np.float32] | None = None,
-    ) -> AsyncIterator[WarningMessage | Frames | None]:
+    ) -> AsyncIterator[Queued | WarningMessage | Frames | None]:
         """Generate the session's next chunk; see `WorldSession.step`.
 
         `context` is the new prompt's; without one, this rank encodes the prompt.
-        Yields a warning if the prompt is too long, None when the chunk has been denoised, then its
-        frames, uint8 [T, H, W, 3]. A session that has ended yields nothing more: an error that
-        nobody reads would be logged.
+        Yields a place in the queue while a suspended session waits for its memory, which may take
+        longer than any step. Then it yields a warning if the prompt is too long, None when the
+        chunk has been denoised, and its frames, uint8 [T, H, W, 3]. A session that has ended yields
+        nothing more: an error that nobody reads would be logged.
         """
         from lingbot.errors import LingbotError
         from lingbot.runtime.commands import StepSession
 
-        if not await self._sessions.activate(session_id):
+        activating = asyncio.ensure_future(self._sessions.activate(session_id))
+        while not (await asyncio.wait([activating], timeout=self._notice_period_s))[0]:
+            yield Queued(1)  # in front of all clients; the caller's timeout begins anew
+        if not activating.result():
             return
         if prompt is not None and context is None:
             if warning := self._warn_if_truncated(prompt):

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import numpy as np
 import pytest
 from msgspec.structs import replace
 from ray.exceptions import RayActorError, RayError
@@ -121,6 +122,16 @@ def test_a_client_that_waits_gets_no_world_of_a_server_that_closes(freed):
         with pytest.raises(WorldLost, match="the server stops"):
             await opening
         assert group.streams[0].cancelled and rank.calls == []
+
+    run(scenario)
+
+
+def test_a_step_outlasts_the_wait_of_a_suspended_session_for_its_memory():
+    async def scenario(world, group, messages):
+        frames = np.zeros((1, 1, 1, 3), np.uint8)
+        session = await opened(world, group, Queued(1), Queued(1), None, frames)
+        assert await (await step(session)) is frames
+        session.close()
 
     run(scenario)
 

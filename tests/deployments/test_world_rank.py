@@ -151,6 +151,27 @@ async def denoised(rank, session_id):
     return replies
 
 
+def test_a_step_reports_while_its_suspended_session_waits_for_memory():
+    async def scenario(rank, engine):
+        await opened(rank, "a", 1)
+        activate, freed = rank._sessions.activate, asyncio.Event()
+
+        async def activate_later(session_id):
+            await freed.wait()
+            return await activate(session_id)
+
+        rank._sessions.activate = activate_later
+        replies = []
+        stepping = asyncio.create_task(collect(rank.step("a", ["w"], None, 0), replies))
+        await until(lambda: len(replies) > 1)
+        assert replies == [Queued(1)] * len(replies)
+        freed.set()
+        await stepping
+        assert replies[-2] is None
+
+    run(scenario, notice_period_s=0.01)
+
+
 def test_a_session_lives_from_open_to_end():
     async def scenario(rank, engine):
         await opened(rank, "a", 5)
