@@ -22,7 +22,7 @@ from lingbot.extra import check_extra
 from lingbot.files import check_tensors, read_json, refuse_other_kinds
 from lingbot.memory_plan import plan_memory
 from lingbot.runtime.free_memory import free_host_memory
-from transport.tokens import TokenFileError, Tokens
+from transport.tokens import TokenFileError, Tokens, read_operator_token
 
 ARGS = "applications[0].args"
 MEMORY = ("memory", "object_store_memory")  # Ray measures these itself
@@ -73,13 +73,10 @@ def check_operations(config: ServiceConfig) -> None:
     if config.otlp_endpoint is not None:
         check_tracing(f"{ARGS}.otlp_endpoint")
     if config.operator_token_file is not None:
-        path = f"{ARGS}.operator_token_file"
         try:
-            token = Path(config.operator_token_file).read_text().strip()
-        except (OSError, UnicodeDecodeError) as exc:
-            raise ConfigError(f"{path}: cannot be read, {exc}") from exc
-        if not token:
-            raise ConfigError(f"{path}: is empty, expected a token")
+            read_operator_token(config.operator_token_file)
+        except TokenFileError as exc:
+            raise ConfigError(f"{ARGS}.operator_token_file: {exc}") from exc
 
 
 def check_weights(config: ServiceConfig, *, num_ranks: int) -> ModelConfig:

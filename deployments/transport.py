@@ -72,7 +72,7 @@ class Transport:
         self._world.close(live.closing)
 
     def __serve_build_asgi_app__(self) -> Starlette:
-        config, token_file = self._config, self._config.operator_token_file
+        config = self._config
         return add_serve_middleware(
             build_app(
                 self._world,
@@ -81,7 +81,7 @@ class Transport:
                 fetcher=ImageFetcher(config.image_hosts),
                 observer=self._observer,
                 list_sessions=self._collector.collect,
-                operator_token_file=None if token_file is None else Path(token_file),
+                operator_token_file=config.operator_token_file,
             )
         )
 

@@ -1,8 +1,9 @@
 """The ASGI application: the socket, the HTTP endpoints, the API documents and the page."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 from starlette.applications import Starlette
@@ -47,7 +48,7 @@ def build_app(
     fetcher: ImageFetcher | None = None,
     observer: Observer | None = None,
     list_sessions: ListSessions | None = None,
-    operator_token_file: Path | None = None,
+    operator_token_file: str | None = None,
 ) -> Starlette:
     """Serves `world`. `limits` gives the bounds of a new socket or request; they may change.
 
@@ -92,7 +93,7 @@ def build_app(
 
 
 def run_beside(
-    *tasks: Callable[[], Awaitable[None]],
+    *tasks: Callable[[], Coroutine[Any, Any, None]],
 ) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
     """A lifespan of an application beside which these tasks run."""
 

@@ -183,6 +183,17 @@ def read_key(config: JwtConfig) -> bytes | Ed25519PublicKey:
     return key
 
 
+def read_operator_token(file: str) -> str:
+    """The token that a file consists of. Raises TokenFileError."""
+    try:
+        token = read_file(file).decode().strip()
+    except UnicodeDecodeError as exc:
+        raise TokenFileError(f"{file}: not UTF-8") from exc
+    if not token:
+        raise TokenFileError(f"{file}: is empty, expected a token")
+    return token
+
+
 def digest_of(key: bytes | Ed25519PublicKey | None) -> bytes:
     """Identifies a key without its content."""
     if key is None:

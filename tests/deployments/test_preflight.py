@@ -190,9 +190,7 @@ def test_spans_need_the_extra(monkeypatch):
         check_machine(traced)
 
 
-@pytest.mark.parametrize(
-    "content, reason", [(None, "cannot be read, .*No such file"), (" \n", "is empty")]
-)
+@pytest.mark.parametrize("content, reason", [(None, ".*: No such file"), (" \n", ".*: is empty")])
 def test_an_operator_s_token_needs_its_file(tmp_path, content, reason):
     file = tmp_path / "token"
     if content is not None:

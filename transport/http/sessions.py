@@ -3,7 +3,6 @@
 import hmac
 import logging
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import anyio
 import msgspec
@@ -15,6 +14,7 @@ from starlette.routing import Route
 
 from transport.http.error_response import error_response
 from transport.paths import SESSIONS_PATH
+from transport.tokens import TokenFileError, read_operator_token
 from transport.wire.errors import ErrorCode, Refused
 
 COLLECT_TIMEOUT_S = 5.0
@@ -53,7 +53,7 @@ class SessionList(Struct, frozen=True, kw_only=True):
 ListSessions = Callable[[], Awaitable[SessionList]]
 
 
-def sessions_route(list_sessions: ListSessions | None, *, token_file: Path | None) -> Route:
+def sessions_route(list_sessions: ListSessions | None, *, token_file: str | None) -> Route:
     """Answers requests that carry the token in `token_file`, which is read for each.
 
     None: nobody may read the list. `list_sessions` is None where no cluster has sessions.
@@ -73,17 +73,15 @@ def sessions_route(list_sessions: ListSessions | None, *, token_file: Path | Non
     return Route(SESSIONS_PATH, sessions)
 
 
-async def _refuse(header: str, token_file: Path | None) -> Response | None:
+async def _refuse(header: str, token_file: str | None) -> Response | None:
     """The answer to a request whose header does not have the operator's token."""
     if token_file is None:
         text = "nobody may read this, expected operator_token_file in the server's config"
         return _error(403, "forbidden", text)
     try:
-        token = (await to_thread.run_sync(token_file.read_text)).strip()
-    except (OSError, UnicodeDecodeError) as exc:
+        token = await to_thread.run_sync(read_operator_token, token_file)
+    except TokenFileError as exc:
         logger.error("operator_token_file: %s", exc)
-        token = ""
-    if not token:
         return _error(403, "forbidden", "operator_token_file cannot be used; see the log")
     scheme, _, given = header.partition(" ")
     if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode(), token.encode()):
