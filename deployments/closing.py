@@ -18,7 +18,7 @@ POLL_S = 0.1
 def close_worlds(reason: str, *, timeout_s: float) -> None:
     """Close every socket and clip with `reason`, and let no replica drain for long.
 
-    Returns when all replicas know it, or after `timeout_s`.
+    Returns when all replicas with sockets know it, or after `timeout_s`.
     """
     client: Any = _get_global_client()
     details = client.get_serve_details()
@@ -50,9 +50,10 @@ def closing(application: dict[str, Any], reason: str) -> dict[str, Any]:
 
 
 def has_arrived(details: dict[str, Any], applications: list[dict[str, Any]]) -> bool:
-    """True once the replicas have these drain times, and what was deployed with them.
+    """True once Serve has these drain times, and the replicas with sockets the reason.
 
-    `details` are Serve's own. A deployment is not healthy while its replicas get a new config.
+    `details` are Serve's own. A deployment is not healthy while its replicas get a new config, nor
+    while one of them finds no room. A group without sockets is not waited for: it has nothing left.
     """
     for application in applications:
         deployments = details["applications"][application["name"]]["deployments"]
@@ -61,6 +62,7 @@ def has_arrived(details: dict[str, Any], applications: list[dict[str, Any]]) -> 
             drain_s = present["deployment_config"]["graceful_shutdown_timeout_s"]
             if drain_s != deployment["graceful_shutdown_timeout_s"]:
                 return False
-            if present["status"] != DeploymentStatus.HEALTHY:
+            has_sockets = "closing" in (deployment.get("user_config") or {})
+            if has_sockets and present["status"] != DeploymentStatus.HEALTHY:
                 return False
     return True
