@@ -28,10 +28,12 @@ def close_worlds(reason: str, *, timeout_s: float) -> None:
         if application["deployed_app_config"]
     ]
     client.deploy_apps(ServeDeploySchema.model_validate({"applications": applications}))
+    # A group may wait for a node for ever, and has no session left to drain.
+    with_sockets = [only_transport(application) for application in applications]
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         time.sleep(POLL_S)
-        if has_arrived(client.get_serve_details(), applications):
+        if has_arrived(client.get_serve_details(), with_sockets):
             return
 
 
@@ -49,11 +51,16 @@ def closing(application: dict[str, Any], reason: str) -> dict[str, Any]:
     return application | {"deployments": deployments}
 
 
-def has_arrived(details: dict[str, Any], applications: list[dict[str, Any]]) -> bool:
-    """True once Serve has these drain times, and the replicas with sockets the reason.
+def only_transport(application: dict[str, Any]) -> dict[str, Any]:
+    """An application's config without its other deployments."""
+    transports = [one for one in application["deployments"] if one["name"] == "Transport"]
+    return application | {"deployments": transports}
 
-    `details` are Serve's own. A deployment is not healthy while its replicas get a new config, nor
-    while one of them finds no room. A group without sockets is not waited for: it has nothing left.
+
+def has_arrived(details: dict[str, Any], applications: list[dict[str, Any]]) -> bool:
+    """True once the replicas have these drain times, and what was deployed with them.
+
+    `details` are Serve's own. A deployment is not healthy while its replicas get a new config.
     """
     for application in applications:
         deployments = details["applications"][application["name"]]["deployments"]
@@ -62,7 +69,6 @@ def has_arrived(details: dict[str, Any], applications: list[dict[str, Any]]) -> 
             drain_s = present["deployment_config"]["graceful_shutdown_timeout_s"]
             if drain_s != deployment["graceful_shutdown_timeout_s"]:
                 return False
-            has_sockets = "closing" in (deployment.get("user_config") or {})
-            if has_sockets and present["status"] != DeploymentStatus.HEALTHY:
+            if present["status"] != DeploymentStatus.HEALTHY:
                 return False
     return True

@@ -4,7 +4,7 @@ import copy
 
 from ray.serve.schema import ServeDeploySchema
 
-from deployments.closing import closing, has_arrived
+from deployments.closing import closing, has_arrived, only_transport
 
 APPLICATION = {
     "name": "lingbot",
@@ -35,23 +35,33 @@ def test_only_live_options_change_and_sockets_outlive_the_worlds():
     }
 
 
-def details(name, drain_s, status):
+def details(drain_s, status):
     deployment = {"deployment_config": {"graceful_shutdown_timeout_s": drain_s}, "status": status}
-    return {"applications": {"lingbot": {"deployments": {name: deployment}}}}
-
-
-def config_of(name, **options):
-    deployment = {"name": name, "graceful_shutdown_timeout_s": 2.0, **options}
-    return [{"name": "lingbot", "deployments": [deployment]}]
+    return {"applications": {"lingbot": {"deployments": {"WorldGroup": deployment}}}}
 
 
 def test_a_config_has_arrived_when_serve_has_read_it_and_the_replicas_have_it():
-    config = config_of("Transport", user_config={"closing": "bye"})
-    assert not has_arrived(details("Transport", 86400.0, "HEALTHY"), config)
-    assert not has_arrived(details("Transport", 2.0, "UPDATING"), config)
-    assert has_arrived(details("Transport", 2.0, "HEALTHY"), config)
+    config = [
+        {
+            "name": "lingbot",
+            "deployments": [{"name": "WorldGroup", "graceful_shutdown_timeout_s": 2.0}],
+        }
+    ]
+    assert not has_arrived(details(86400.0, "HEALTHY"), config)
+    assert not has_arrived(details(2.0, "UPDATING"), config)
+    assert has_arrived(details(2.0, "HEALTHY"), config)
 
 
 def test_a_group_that_waits_for_a_node_does_not_delay_the_end():
-    assert not has_arrived(details("WorldGroup", 86400.0, "UPSCALING"), config_of("WorldGroup"))
-    assert has_arrived(details("WorldGroup", 2.0, "UPSCALING"), config_of("WorldGroup"))
+    drain_times = {"deployment_config": {"graceful_shutdown_timeout_s": 2.0}}
+    deployments = {
+        "Transport": drain_times | {"status": "HEALTHY"},
+        "WorldGroup": drain_times | {"status": "UPSCALING"},
+    }
+    config = {
+        "name": "lingbot",
+        "deployments": [{"name": name, "graceful_shutdown_timeout_s": 2.0} for name in deployments],
+    }
+    now = {"applications": {"lingbot": {"deployments": deployments}}}
+    assert not has_arrived(now, [config])
+    assert has_arrived(now, [only_transport(config)])
