@@ -1,18 +1,18 @@
 import numpy as np
 import pytest
 
-from benchmarks.local_server import local_server
+from benchmarks.local_server import local_server, one_group
 
 
 @pytest.fixture(scope="session")
 def pair():
-    """A server whose group has two ranks, for all tests of the group "pair".
+    """A server with one group, of two ranks, for all tests of the xdist group "pair".
 
     `step_timeout_s` is three times the time of a step on two slow cores. In bfloat16 two halves of
     a product may round differently from the whole, and a trajectory soon shows it; hence float32.
     """
     args = {"dtype": "float32", "threads": 1, "step_timeout_s": 10, "group": {"pace": "shared"}}
-    with local_server(args, num_ranks=2) as running:
+    with local_server(args, num_ranks=2, change=one_group) as running:
         yield running
 
 
