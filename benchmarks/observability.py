@@ -29,8 +29,7 @@ def percentiles_us(call: Callable[[int], object], num_calls: int) -> dict[str, f
     return dict(zip(COLUMNS, (round(value, 1) for value in values), strict=True))
 
 
-@ray.remote(num_cpus=0)
-def measure(num_chunks: int, traced: bool) -> dict[str, Any]:
+def measure(num_chunks: int, *, traced: bool) -> dict[str, Any]:
     """Each chunk has everything that is counted: keys, a stall and dropped frames."""
     from deployments.observability.fan_out import FanOut
     from deployments.observability.session_metrics import TransportMetrics
@@ -76,8 +75,10 @@ def main() -> None:
     parser.add_argument("--chunks", type=int, default=3000)
     args = parser.parse_args()
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    decorate: Any = ray.remote(num_cpus=0)
+    remote = decorate(measure)
     found = {
-        name: ray.get(measure.remote(args.chunks, name != "metrics"))
+        name: ray.get(remote.remote(args.chunks, traced=name != "metrics"))
         for name in ("metrics", "metrics and spans")
     }
     print(f"{'microseconds':32}" + "".join(f"{column:>10}" for column in COLUMNS))

@@ -389,7 +389,7 @@ class WorldRank:
 
     def _report_group(self, metrics: GroupMetrics) -> None:
         metrics.report(
-            states=Counter(status.state for status in self.sessions()),
+            states=Counter(session.state for session in self.sessions()),
             ends=self.ends(),
             num_waiting=len(self._sessions.line),
             num_bytes=self._sessions.admission.num_bytes,

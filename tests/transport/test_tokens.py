@@ -197,6 +197,7 @@ def _any(tmp_path_factory):
         (SECRET, "EdDSA", "not a public key in PEM"),
         (pem(generate_private_key(65537, 2048)), "EdDSA", "expected an Ed25519 public key"),
     ],
+    ids=["short", "public for HS256", "secret for EdDSA", "RSA"],
 )
 def test_a_key_of_another_kind_is_refused(key, algorithm, reason, signed):
     with pytest.raises(TokenFileError, match=f"key: {reason}"):

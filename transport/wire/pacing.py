@@ -33,6 +33,7 @@ class Pacer:
     _playout_ends_s: float = -math.inf  # when the client has shown all generated frames
     _lead_s: float = 0.0  # from the start of the next chunk to the end of the playout
     _media_s: float = 0.0  # duration of the last chunk
+    _is_resuming: bool = False  # the next chunk is the first after a pause
 
     def generated(
         self,
@@ -51,13 +52,19 @@ class Pacer:
         self._media_s = media_s = num_frames / self.fps
         decoding_s = min(decoding_s, media_s)  # a longer one was an outlier
         starts_s = now_s + decoding_s
-        self.stall_s = max(0.0, starts_s - self._playout_ends_s) if self._num_generated else 0.0
+        is_first = self._num_generated == 0 or self._is_resuming
+        self.stall_s = 0.0 if is_first else max(0.0, starts_s - self._playout_ends_s)
+        self._is_resuming = False
         if not flushes_older:
             # After a late chunk playout had stopped, so the clock starts again here.
             starts_s = max(self._playout_ends_s, starts_s)
         self._playout_ends_s = starts_s + media_s
         self._lead_s = min(media_s + decoding_s, 2 * (took_s + decoding_s) + SLACK_S)
         self._num_generated += 1
+
+    def note_resume(self) -> None:
+        """Notes the end of a pause. The client had nothing left to show, which was no stall."""
+        self._is_resuming = True
 
     def acknowledge(self, chunk_index: int) -> None:
         """Notes the arrival of all chunks up to this one. Raises BadMessage for a future chunk."""

@@ -361,6 +361,10 @@ class ServerProtocol:
         """Seconds for which the client had nothing left to show before the last chunk."""
         return self._pacer.stall_s
 
+    def note_resume(self) -> None:
+        """Notes the end of a pause; see `Pacer.note_resume`."""
+        self._pacer.note_resume()
+
     def wait_to_generate_s(self, now_s: float) -> float:
         """Seconds until the next chunk may be generated.
 

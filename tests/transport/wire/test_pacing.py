@@ -205,3 +205,15 @@ def test_a_late_chunk_tells_for_how_long_the_client_had_nothing_to_show():
         )
         stalls.append(pacer.stall_s)
     assert stalls == pytest.approx([0.0, 0.0, 0.3, 0.0])
+
+
+def test_the_first_chunk_after_a_pause_is_no_stall():
+    pacer = Pacer(fps=16)
+    for now_s in (100.0, 110.0):
+        pacer.generated(now_s, num_frames=12, took_s=0.1)
+    assert pacer.stall_s == pytest.approx(9.25)
+    pacer.note_resume()
+    pacer.generated(120.0, num_frames=12, took_s=0.1)
+    assert pacer.stall_s == 0.0
+    pacer.generated(121.0, num_frames=12, took_s=0.1)
+    assert pacer.stall_s == pytest.approx(0.25)
