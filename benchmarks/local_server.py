@@ -124,6 +124,7 @@ def edit_config(
     group["placement_group_bundles"] = [share] * num_ranks
     for deployment in application["deployments"]:
         if deployment["name"] == "Transport" and num_transports > 1:
+            deployment.pop("autoscaling_config")  # Serve takes one of the two
             deployment["num_replicas"] = num_transports
         deployment["graceful_shutdown_wait_loop_s"] = 0.1  # the default of 2 delays every stop
     if change is not None:

@@ -25,7 +25,7 @@ from websockets.asyncio.client import connect as open_socket
 from websockets.exceptions import ConnectionClosed
 
 from benchmarks.faults import INIT, Walk, walk
-from benchmarks.local_server import LocalServer, local_server
+from benchmarks.local_server import LocalServer, local_server, one_group
 from benchmarks.machine import describe_cpus
 from benchmarks.percentiles import percentiles
 from benchmarks.server_sample import Sample, take_sample, to_json, to_row
@@ -40,6 +40,8 @@ FREEZE_S = 25.0  # longer than the server waits for a pong
 CLIENT_TIMEOUT_S = 60.0
 SETTLE_S = 60.0  # the most until the last sessions have ended, and Ray's metrics show it
 SETTLE_EVERY_S = 3.0
+# A rude client needs a place beside the walker, at any speed.
+ARGS: dict[str, Any] = {"group": {"pace": "shared", "max_sessions": 4}}
 
 RudeClient = Callable[[LocalServer, random.Random], Awaitable[None]]
 
@@ -338,7 +340,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.minutes <= 0 or options.every <= 0:
         parser.error("--minutes and --every must be above 0")
-    with local_server() as server:
+    with local_server(ARGS, change=one_group) as server:
         report = asyncio.run(observe(server, minutes=options.minutes, every_s=options.every))
     print_report(report)
 

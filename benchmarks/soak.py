@@ -3,7 +3,7 @@
 The clients of `benchmarks.rude_clients` come, walk, vanish, freeze, send garbage, leave while their
 world opens and abort clips, beside a walker. At minute five (or after a third of a shorter run) all
 of them leave, and a sample is taken. Then they come again until the end. A server that leaks
-nothing looks the same after both parts. The group is shared: a rude client needs a place, too.
+nothing looks the same after both parts.
 
 Prints a table by process, the ends of the leases and a line for each check, then one JSON line.
 Exits with status 1 if a check fails.
@@ -14,18 +14,16 @@ import asyncio
 import json
 import sys
 from collections import Counter
-from typing import Any
 
 from msgspec import Struct
 
 from benchmarks.dashboard import placement_groups
 from benchmarks.local_server import LocalServer, local_server, one_group
 from benchmarks.machine import describe_cpus
-from benchmarks.rude_clients import EARLY_MINUTE, Report, observe, summarize
+from benchmarks.rude_clients import ARGS, EARLY_MINUTE, Report, observe, summarize
 from benchmarks.server_sample import OTHERS, Sample, lease_ends, to_json, unended_sessions
 from benchmarks.table import print_table
 
-ARGS: dict[str, Any] = {"group": {"pace": "shared", "max_sessions": 4}}
 MAX_GROWTH = 0.05  # a share of a process's RSS
 
 

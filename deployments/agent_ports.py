@@ -8,7 +8,6 @@ knows, but `ray.init` has no option for most of them.
 import functools
 import random
 import socket
-from contextlib import ExitStack
 from typing import Any
 
 from ray._private.node import Node
@@ -21,7 +20,10 @@ NAMES = (
     "runtime_env_agent_port",
 )
 # Below the range from which Linux takes ports for connections, so that none takes them meanwhile
-FIRST, LAST = 10_000, 19_999
+FIRST, LAST = 10_000, 14_999
+LOCK = 5_000  # a socket so far above a port reserves it: its agent needs seconds to take the port
+
+_locks: list[socket.socket] = []  # held until this process ends
 
 
 def choose_agent_ports() -> None:
@@ -30,7 +32,7 @@ def choose_agent_ports() -> None:
 
     @functools.wraps(original)
     def start_raylet(self: Any, *args: Any, **options: Any) -> None:
-        ports = dict(zip(NAMES, free_ports(len(NAMES)), strict=True))
+        ports = dict(zip(NAMES, reserve_ports(len(NAMES)), strict=True))
         self._ray_params.update(**ports)
         # The raylet reads this one from a file of the agent, even if it was given.
         name = "dashboard_agent_listen_port"
@@ -40,16 +42,22 @@ def choose_agent_ports() -> None:
     Node.start_raylet = start_raylet  # type: ignore[method-assign]
 
 
-def free_ports(count: int) -> list[int]:
-    """Different ports that nothing listens on."""
+def reserve_ports(count: int) -> list[int]:
+    """Different ports that nothing listens on.
+
+    No other process reserves them while this one runs.
+    """
     ports: list[int] = []
-    with ExitStack() as stack:
-        while len(ports) < count:
-            port = random.randint(FIRST, LAST)
-            probe = stack.enter_context(socket.socket())
-            try:
+    while len(ports) < count:
+        port = random.randint(FIRST, LAST)
+        lock = socket.socket()
+        try:
+            lock.bind(("127.0.0.1", port + LOCK))
+            with socket.socket() as probe:
                 probe.bind(("", port))
-            except OSError:
-                continue
-            ports.append(port)
+        except OSError:
+            lock.close()
+            continue
+        _locks.append(lock)
+        ports.append(port)
     return ports

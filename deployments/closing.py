@@ -18,7 +18,7 @@ POLL_S = 0.1
 def close_worlds(reason: str, *, timeout_s: float) -> None:
     """Close every socket and clip with `reason`, and let no replica drain for long.
 
-    Returns when all replicas know it, or after `timeout_s`.
+    Returns when all replicas with sockets know it, or after `timeout_s`.
     """
     client: Any = _get_global_client()
     details = client.get_serve_details()
@@ -28,10 +28,12 @@ def close_worlds(reason: str, *, timeout_s: float) -> None:
         if application["deployed_app_config"]
     ]
     client.deploy_apps(ServeDeploySchema.model_validate({"applications": applications}))
+    # A group may wait for a node for ever, and has no session left to drain.
+    with_sockets = [only_transport(application) for application in applications]
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         time.sleep(POLL_S)
-        if has_arrived(client.get_serve_details(), applications):
+        if has_arrived(client.get_serve_details(), with_sockets):
             return
 
 
@@ -47,6 +49,12 @@ def closing(application: dict[str, Any], reason: str) -> dict[str, Any]:
             changed["user_config"] = (deployment.get("user_config") or {}) | {"closing": reason}
         deployments.append(changed)
     return application | {"deployments": deployments}
+
+
+def only_transport(application: dict[str, Any]) -> dict[str, Any]:
+    """An application's config without its other deployments."""
+    transports = [one for one in application["deployments"] if one["name"] == "Transport"]
+    return application | {"deployments": transports}
 
 
 def has_arrived(details: dict[str, Any], applications: list[dict[str, Any]]) -> bool:

@@ -49,7 +49,6 @@ WATCH_PERIOD_S = 1.0
 FAREWELL_S = 5.0  # clients that wait for a failed world learn the reason meanwhile
 CLOSING_S = 5.0
 SHUTDOWN_S = 8.0
-MAX_ATTEMPTS = 3  # of a cluster that ends before it is up: an agent's port was taken meanwhile
 
 
 def main(argv: Sequence[str]) -> int:
@@ -59,9 +58,7 @@ def main(argv: Sequence[str]) -> int:
     """
     parser = argparse.ArgumentParser("python -m deployments.serve", description=__doc__)
     parser.add_argument("file", type=Path)
-    parser.add_argument("--attempt", type=int, default=1, help=argparse.SUPPRESS)  # our own
-    options = parser.parse_args(argv)
-    path: Path = options.file
+    path: Path = parser.parse_args(argv).file
     set_environment()
     try:
         file = read_config_file(path)
@@ -71,7 +68,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"{path}: {exc}", file=sys.stderr)
         return 1
     with port:
-        return run(path, file, attempt=options.attempt)
+        return run(path, file)
 
 
 def set_environment() -> None:
@@ -102,11 +99,10 @@ def hold_port(host: str, port: int) -> socket.socket:
     return holder
 
 
-def run(path: Path, file: ConfigFile, *, attempt: int) -> int:
+def run(path: Path, file: ConfigFile) -> int:
     """Serve's `serve run` of a checked config, with an eye on the cluster."""
     ended = threading.Event()
-    on_loss = partial(end_or_start_again, path, attempt=attempt)
-    watch = partial(watch_cluster, ended, on_loss, period_s=WATCH_PERIOD_S)
+    watch = partial(watch_cluster, ended, end_at_once, period_s=WATCH_PERIOD_S)
     threading.Thread(target=watch, daemon=True).start()
     failure = None
     choose_agent_ports()
@@ -122,7 +118,7 @@ def run(path: Path, file: ConfigFile, *, attempt: int) -> int:
     except Exception as exc:
         ended.set()
         kill_cluster()
-        end_or_start_again(path, f"{path}: {type(exc).__name__}: {exc}", attempt=attempt)
+        end_at_once(f"{path}: {type(exc).__name__}: {exc}")
     ended.set()
     try:
         shut_down(told=failure is not None)
@@ -177,17 +173,10 @@ def kill_cluster() -> None:
     kill(set(psutil.Process().children(recursive=True)))
 
 
-def end_or_start_again(path: Path, reason: str, *, attempt: int) -> NoReturn:
-    """End this process with status 1, or run the command again if its cluster did not come up.
-
-    A cluster that is gone may have had worlds: a supervisor decides whether it starts again.
-    """
+def end_at_once(reason: str) -> NoReturn:
+    """End this process with status 1. A supervisor decides whether it starts again."""
     print(reason, file=sys.stderr, flush=True)
-    if ray.is_initialized() or attempt == MAX_ATTEMPTS:
-        os._exit(1)
-    print(f"starting again, attempt {attempt + 1} of {MAX_ATTEMPTS}", file=sys.stderr, flush=True)
-    again = ["-m", "deployments.serve", str(path), "--attempt", str(attempt + 1)]
-    os.execv(sys.executable, [sys.executable, *again])
+    os._exit(1)
 
 
 if __name__ == "__main__":

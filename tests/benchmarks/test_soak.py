@@ -9,8 +9,9 @@ import pytest
 
 from benchmarks import rude_clients
 from benchmarks.local_server import local_server, one_group
+from benchmarks.rude_clients import ARGS
 from benchmarks.server_sample import ProcessFigures, Sample, lease_ends, unended_sessions
-from benchmarks.soak import ARGS, Ground, check, print_soak, soak
+from benchmarks.soak import Ground, check, print_soak, soak
 from tests.deployments.tiny_world import write_tiny_world
 
 LOG = """\

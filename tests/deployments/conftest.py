@@ -1,18 +1,26 @@
 import numpy as np
 import pytest
 
-from benchmarks.local_server import local_server
+from benchmarks.local_server import local_server, one_group
+
+
+def leave_room(application):
+    """One group, whose ranks leave some of two cores to another application."""
+    one_group(application)
+    for deployment in application["deployments"]:
+        for bundle in deployment.get("placement_group_bundles", ()):
+            bundle["CPU"] = 0.8
 
 
 @pytest.fixture(scope="session")
 def pair():
-    """A server whose group has two ranks, for all tests of the group "pair".
+    """A server with one group, of two ranks, for all tests of the xdist group "pair".
 
     `step_timeout_s` is three times the time of a step on two slow cores. In bfloat16 two halves of
     a product may round differently from the whole, and a trajectory soon shows it; hence float32.
     """
     args = {"dtype": "float32", "threads": 1, "step_timeout_s": 10, "group": {"pace": "shared"}}
-    with local_server(args, num_ranks=2) as running:
+    with local_server(args, num_ranks=2, change=leave_room) as running:
         yield running
 
 

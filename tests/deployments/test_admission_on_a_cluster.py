@@ -169,7 +169,7 @@ def test_clients_of_all_transports_wait_in_one_line_and_limits_change_without_a_
             assert not any("error" in client.types() for client in others)
 
     run(scenario)
-    opened = r"Transport pid=(\d+)\)\S* .*connection -- session \w+ opened"
+    opened = r"Transport pid=(\d+)\)\S* .*session_log -- session \w+ opened"
     assert len(set(re.findall(opened, server.log.read_text()))) == 2
 
 

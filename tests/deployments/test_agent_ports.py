@@ -1,32 +1,67 @@
 """Ports for Ray's agents. `test_serve.py` starts a cluster whose agent is slow."""
 
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
+
 from deployments import agent_ports
-from deployments.agent_ports import NAMES, choose_agent_ports, free_ports
+from deployments.agent_ports import LOCK, NAMES, choose_agent_ports, reserve_ports
+
+
+@pytest.fixture(autouse=True)
+def locks(monkeypatch):
+    """The locks of a test, which are released after it."""
+    monkeypatch.setattr(agent_ports, "_locks", taken := [])
+    yield taken
+    for lock in taken:
+        lock.close()
 
 
 def test_ports_differ_and_are_free():
-    ports = free_ports(20)
+    ports = reserve_ports(20)
     assert len(set(ports)) == 20
     for port in ports:
         with socket.socket() as probe:
             probe.bind(("", port))
 
 
-def test_a_port_that_is_taken_is_passed_over(monkeypatch):
-    with socket.socket() as taken:
-        taken.bind(("", 0))
-        ports = [taken.getsockname()[1], *free_ports(1)]
-        expected = ports[1:]
-        monkeypatch.setattr(agent_ports.random, "randint", lambda first, last: ports.pop(0))
-        assert free_ports(1) == expected
+def test_a_port_that_is_taken_is_passed_over(monkeypatch, locks):
+    taken, free = draw_again(monkeypatch, locks, reserve_ports(2))
+    with socket.socket() as listener:
+        listener.bind(("", taken))
+        assert reserve_ports(1) == [free]
+
+
+def test_a_port_that_another_process_has_reserved_is_passed_over(monkeypatch, locks):
+    reserved, free = draw_again(monkeypatch, locks, reserve_ports(2))
+    command = f"""
+from deployments import agent_ports
+agent_ports.random.randint = lambda first, last: {reserved}
+print(agent_ports.reserve_ports(1), flush=True)
+input()
+"""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", command], **pipes) as other:
+        assert other.stdout.readline() == f"[{reserved}]\n".encode()
+        assert reserve_ports(1) == [free]
+        other.communicate(b"\n")
+
+
+def draw_again(monkeypatch, locks, ports):
+    """Release these ports, so that they are drawn next, in this order."""
+    while locks:
+        locks.pop().close()
+    drawn = list(ports)
+    monkeypatch.setattr(agent_ports.random, "randint", lambda first, last: drawn.pop(0))
+    return ports
 
 
 def test_linux_takes_none_of_these_ports_for_connections():
     first, _ = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
-    assert int(first) > agent_ports.LAST  # Linux's default is 32768
+    assert int(first) > agent_ports.LAST + LOCK  # Linux's default is 32768
 
 
 def test_a_raylet_starts_with_the_ports_of_its_agents(monkeypatch):

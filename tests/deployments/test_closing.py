@@ -4,7 +4,7 @@ import copy
 
 from ray.serve.schema import ServeDeploySchema
 
-from deployments.closing import closing, has_arrived
+from deployments.closing import closing, has_arrived, only_transport
 
 APPLICATION = {
     "name": "lingbot",
@@ -50,3 +50,18 @@ def test_a_config_has_arrived_when_serve_has_read_it_and_the_replicas_have_it():
     assert not has_arrived(details(86400.0, "HEALTHY"), config)
     assert not has_arrived(details(2.0, "UPDATING"), config)
     assert has_arrived(details(2.0, "HEALTHY"), config)
+
+
+def test_a_group_that_waits_for_a_node_does_not_delay_the_end():
+    drain_times = {"deployment_config": {"graceful_shutdown_timeout_s": 2.0}}
+    deployments = {
+        "Transport": drain_times | {"status": "HEALTHY"},
+        "WorldGroup": drain_times | {"status": "UPSCALING"},
+    }
+    config = {
+        "name": "lingbot",
+        "deployments": [{"name": name, "graceful_shutdown_timeout_s": 2.0} for name in deployments],
+    }
+    now = {"applications": {"lingbot": {"deployments": deployments}}}
+    assert not has_arrived(now, [config])
+    assert has_arrived(now, [only_transport(config)])

@@ -126,6 +126,7 @@ def test_resources_that_no_node_has_are_told_until_another_config_is_deployed(se
             transport, group = application["deployments"]
             transport.pop("user_config", None)  # one socket is too few here
             group["placement_group_bundles"] = [{"CPU": num_cpus}]
+            group["max_queued_requests"] = 500 + num_cpus  # Ray sees no change of the bundles alone
 
         return change
 
