@@ -1,6 +1,7 @@
 """Leases, waits and suspensions of one group, without a worker and without a cluster."""
 
 import asyncio
+import random
 from contextlib import aclosing
 
 import pytest
@@ -425,3 +426,77 @@ def test_nothing_is_suspended_where_that_frees_no_memory():
         assert group.states() == {"a": "paused"} and group.suspending == {}
 
     run(scenario, num_bytes=1, suspend_after_s=10, suspends=False)
+
+
+class Crowd:
+    """Clients of a group that do anything at any time."""
+
+    def __init__(self, group, seed):
+        self.group, self.sessions, self.steps = group, group.sessions, []
+        self.chance = random.Random(seed)
+        self.names = [str(number) for number in range(12)]
+
+    async def act(self):
+        acts = [self.ask, self.ask, self.ask, self.cancel, self.sessions.end]
+        acts += [self.sessions.pause, self.step, self.wait, self.suspend]
+        pending = self.chance.choice(acts)(self.chance.choice(self.names))
+        if pending is not None:
+            await pending
+
+    async def ask(self, name):
+        if name not in self.group.calls or self.group.calls[name].done():
+            large = replace(WALK, width=32)
+            demand = self.chance.choice([WALK, CLIP, large, large])
+            await self.group.ask(name, demand)
+            self.sessions.mark_opened(name)
+
+    def cancel(self, name):
+        if name in self.group.calls:
+            self.group.calls[name].cancel()
+            self.sessions.end(name)  # as WorldGroup does then
+
+    def step(self, name):
+        if self.sessions.is_live(name):
+            self.steps.append(asyncio.create_task(self.sessions.activate(name)))
+
+    def wait(self, name):
+        self.group.now += self.chance.choice([1, 1, 1, 1, 10, 31])
+        self.sessions.expire_idle(self.group.now)
+        self.sessions.suspend_paused()
+
+    def suspend(self, name):
+        if future := self.group.suspending.pop(name, None):
+            future.set_result(self.chance.random() < 0.7)
+
+    async def leave(self):
+        for name in self.names:
+            self.sessions.end(name)
+        for future in self.group.suspending.values():
+            future.set_exception(RuntimeError("the session has ended"))
+        await settle()
+
+
+def check_group(sessions):
+    waiting = {place.client_id for place in sessions.line._places}
+    assert waiting == set(sessions._waiting)
+    assert {record.session_id for record in sessions.registry} == set(sessions._ended)
+    assert len(sessions.admission) == len(sessions.registry)
+    first = sessions._waiting.get(sessions.line.first)
+    assert first is None or first.demand is None or sessions._refusal(first.demand)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_clients_do_nothing_is_left_and_nobody_waits_for_a_free_place(seed):
+    async def scenario(group):
+        crowd, sessions = Crowd(group, seed), group.sessions
+        for _ in range(150):
+            await crowd.act()
+            if crowd.chance.random() < 0.5:
+                await settle()
+                check_group(sessions)
+        await crowd.leave()
+        assert (len(sessions.line), sessions._waiting, sessions._suspending) == (0, {}, {})
+        assert (len(sessions.admission), len(sessions.registry), sessions._ended) == (0, 0, {})
+        assert all(task.done() for task in [*crowd.steps, *group.calls.values()])
+
+    run(scenario, num_bytes=3, max_sessions=5, suspend_after_s=10, suspended_bytes=3)
