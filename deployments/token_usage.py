@@ -121,7 +121,8 @@ class Hold:
         self._ended = True
         if self._keeping is not None:
             self._keeping.cancel()
-        cancel(self._stream)
+        if self._stream is not None:  # None: no call could be made
+            cancel(self._stream)
 
     def _call(self, *, resumed: bool) -> None:
         self._stream = call_detached(
@@ -136,11 +137,14 @@ class Hold:
         return await asyncio.shield(first)
 
     async def _keep(self) -> None:
+        is_counted = True
         while True:
             with suppress(RayError, RayServeException):
+                if not is_counted:
+                    self._call(resumed=True)
                 async for _ in self._stream:
                     pass
             if self._ended:  # Ray turns the cancellation of this task into an error of its own
                 return
+            is_counted = False
             await asyncio.sleep(RETRY_S)
-            self._call(resumed=True)

@@ -152,8 +152,8 @@ class WorldRank:
         self._sessions.set_limits(limits)
 
     def sessions(self) -> list[SessionStatus]:
-        """The group's sessions, for operators."""
-        return self._sessions.sessions()
+        """The group's sessions, for operators; none while its weights are loaded."""
+        return self._sessions.sessions() if hasattr(self, "_sessions") else []
 
     def ends(self) -> dict[EndReason, int]:
         """How many sessions have ended, by reason."""

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from ray.exceptions import RayActorError
-from ray.serve.exceptions import RequestCancelledError
+from ray.serve.exceptions import RayServeException, RequestCancelledError
 
 from deployments import token_usage
 from deployments.token_usage import ClusterUsage, Refusal, TokenUsage
@@ -22,7 +22,7 @@ class FakeHandle:
     """Notes its calls; `streams` are their answers."""
 
     def __init__(self):
-        self.calls, self.streams = [], []
+        self.calls, self.streams, self.failures = [], [], []
         self.hold = Remote(self.call)
 
     def options(self, **options):
@@ -30,6 +30,8 @@ class FakeHandle:
         return self
 
     def call(self, *args):
+        if self.failures:
+            raise self.failures.pop()
         self.calls.append(args)
         self.streams.append(fakes.FakeStream())
         return self.streams[-1]
@@ -121,6 +123,35 @@ def test_a_client_that_leaves_while_it_waits_is_not_counted():
         with pytest.raises(asyncio.CancelledError):
             await entering
         assert handle.streams[0].cancelled
+
+    asyncio.run(scenario())
+
+
+def test_calls_that_cannot_be_made_are_busy():
+    async def scenario():
+        handle = FakeHandle()
+        handle.failures = [RayServeException("no router")] * 9
+        with pytest.raises(Busy, match="not known yet"):
+            async with ClusterUsage(handle, timeout_s=0.01).hold(ALICE, "session"):
+                pytest.fail("it was let in")
+
+    asyncio.run(scenario())
+
+
+def test_a_new_counter_is_told_again_when_a_call_to_it_failed(monkeypatch):
+    monkeypatch.setattr(token_usage, "RETRY_S", 0)
+
+    async def scenario():
+        handle = FakeHandle()
+        answering = asyncio.create_task(handle.answer(None))
+        async with ClusterUsage(handle).hold(ALICE, "session"):
+            await answering
+            handle.failures = [RayServeException("no router")]
+            handle.streams[0].items.put_nowait(RayActorError())
+            async with asyncio.timeout(5):
+                while len(handle.streams) == 1:
+                    await asyncio.sleep(0)
+        assert handle.calls[-1][-1] is True and handle.streams[-1].cancelled
 
     asyncio.run(scenario())
 

@@ -151,6 +151,10 @@ async def denoised(rank, session_id):
     return replies
 
 
+def test_a_rank_that_loads_has_no_sessions():
+    assert WorldRank(ServiceConfig()).sessions() == []
+
+
 def test_a_step_reports_while_its_suspended_session_waits_for_memory():
     async def scenario(rank, engine):
         await opened(rank, "a", 1)
