@@ -1,4 +1,7 @@
-"""Answers of a replica group to a client that asks for a lease, before the lease itself."""
+"""Answers of a replica group to a client that asks for a lease, before the lease itself.
+
+Tested in `tests/deployments/test_group_sessions.py`.
+"""
 
 from msgspec import Struct
 

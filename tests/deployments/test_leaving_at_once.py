@@ -15,7 +15,12 @@ from benchmarks.local_server import local_server, one_group
 from benchmarks.server_sample import unended_sessions
 from tests.deployments.tiny_world import write_tiny_world
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.slow,
+    pytest.mark.alone,
+    pytest.mark.timeout(600),
+]
 
 CHUNK_S = 12 / 16  # frames of a chunk, over those of a second
 NUM_SOCKETS, NUM_ROUNDS = 20, 5

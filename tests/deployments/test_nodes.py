@@ -16,7 +16,12 @@ from benchmarks.local_cluster import local_cluster
 from benchmarks.local_server import LocalServer, edit_config, free_port, wait_until_ready
 from tests.deployments.tiny_world import write_tiny_world
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.slow,
+    pytest.mark.alone,
+    pytest.mark.timeout(900),
+]
 
 NUM_CHUNKS_ALONE = 40  # half a minute: longer than Serve waits before it stops a group
 CHUNK_S = 12 / 16  # frames of a chunk, over those of a second

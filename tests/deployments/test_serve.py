@@ -232,6 +232,7 @@ def test_a_slow_start_of_its_agents_ends_no_cluster():
 @pytest.mark.slow
 @pytest.mark.xdist_group("serve")
 def test_a_cluster_that_ends_before_it_is_up_ends_the_server_with_its_reason():
+    """Ray's own client may be faster than our watch. Its reason names the raylet, too."""
     with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder:
         port = free_port()
         server = start_server(config_file(Path(folder), port=port), f"127.0.0.1:{port}")
@@ -243,7 +244,8 @@ def test_a_cluster_that_ends_before_it_is_up_ends_the_server_with_its_reason():
             *_, last = server.log.read_text().splitlines()
         finally:
             stop_server(server)
-    assert last.startswith("the cluster is gone: its raylet has ended, ")
+    ours, rays = "the cluster is gone: its raylet has ended, ", "system config from raylet because"
+    assert last.startswith(ours) or rays in last, last
 
 
 def agents_of(server):
@@ -269,7 +271,8 @@ def test_an_interrupt_ends_a_walk_a_clip_and_the_server_within_seconds_each_with
             while b"chunk_stats" not in (await socket.recv())[:64]:
                 pass
             clip = asyncio.create_task(asyncio.to_thread(ask_for_clip, server))
-            await asyncio.sleep(1)
+            while " as a clip of " not in server.log.read_text():
+                await asyncio.sleep(0.1)
             server.process.send_signal(signal.SIGINT)
             interrupted = time.monotonic()
             with pytest.raises(ConnectionClosed):

@@ -1,4 +1,7 @@
-"""Pauses a session while its client is away, and ends it when its time is up."""
+"""Pauses a session while its client is away, and ends it when its time is up.
+
+Tested in `tests/transport/connection/test_pausing.py`.
+"""
 
 import math
 from collections.abc import Callable, Iterator

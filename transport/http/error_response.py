@@ -1,7 +1,6 @@
 """An error as the JSON answer to a request.
 
-Tested in `tests/transport/http/test_clip.py`, `test_sessions.py` beside it and
-`tests/transport/test_access.py`.
+Tested in `tests/transport/http/test_clip.py`.
 """
 
 from collections.abc import Mapping
