@@ -89,10 +89,6 @@ class Admission:
         measured.append(chunk_s)
         self._chunk_s[size] = median(measured)
 
-    def chunk_s(self, size: Size) -> float | None:
-        """The median of the latest chunks of this size; None before the first."""
-        return self._chunk_s.get(size)
-
     def shares(self) -> dict[Size, float]:
         """The share of real time that one active session takes, by measured size."""
         return {size: self._share(size) for size in self._chunk_s}

@@ -312,7 +312,7 @@ def test_the_measured_speed_decides_who_is_admitted_and_a_pause_makes_room(monke
 
     async def scenario(rank, engine):
         admission = rank._sessions.admission
-        assert admission.chunk_s((16, 16)) is not None  # since the warm-up
+        assert (16, 16) in admission.shares()  # since the warm-up
         await opened(rank, "a", 1)
         for _ in range(NUM_MEASURED):
             rank._worker.on_chunk(Size(16, 16), 0.2)  # of 0.25 s

@@ -49,7 +49,7 @@ def test_a_shared_pace_admits_more_than_the_group_keeps_up_with():
 
 def test_before_the_first_chunk_bytes_alone_decide():
     admission = create_admission(chunk_s=None)
-    assert admission.chunk_s(SMALL) is None
+    assert admission.shares() == {}
     admit(admission, *"abcdefghij")
     assert admission.refusal(SMALL, 1) == "memory"
 
@@ -69,10 +69,10 @@ def test_the_speed_is_the_median_of_the_latest_chunks():
     admission = create_admission(chunk_s=0.3)
     admission.measure(SMALL, 30.0)  # one that was held up
     admission.measure(SMALL, 0.2)
-    assert admission.chunk_s(SMALL) == 0.3
+    assert admission.shares() == {SMALL: pytest.approx(0.3 / MEDIA_S)}
     for _ in range(16):
         admission.measure(SMALL, 0.5)
-    assert admission.chunk_s(SMALL) == 0.5
+    assert admission.shares() == {SMALL: pytest.approx(0.5 / MEDIA_S)}
 
 
 def test_a_clip_takes_bytes_and_no_speed():
