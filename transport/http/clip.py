@@ -71,18 +71,16 @@ async def clip(
     session = (observer or NoObserver()).connected(client, anyio.current_time())
     try:
         fields, upload = await read_clip_request(request, limits=limits)
-        max_latent_frames = limits.max_clip_latent_frames
-        actions = parse_actions(fields.actions, max_latent_frames=max_latent_frames)
+        actions = parse_actions(fields.actions, max_latent_frames=limits.max_clip_latent_frames)
         source = upload or fields.image
         if source is None and not world.info.openings:
             raise BadMessage("missing required field `image`", code="missing_field", field="image")
         spec = _read_spec(fields, world.info, has_image=source is not None)
-    except ClientDisconnect:
+    except (ClientDisconnect, anyio.get_cancelled_exc_class()) as exc:
         report_left(client, session)
+        if not isinstance(exc, ClientDisconnect):  # the server has noticed it first
+            raise
         return Response(status_code=499)
-    except anyio.get_cancelled_exc_class():  # by the server, which has noticed it first
-        report_left(client, session)
-        raise
     except Exception as exc:
         error = exc if isinstance(exc, TransportError) else TransportError("internal error")
         if error is not exc:
