@@ -133,13 +133,6 @@ class Connection:
             self._prompted.set()
         self._presence.note_message()
 
-    def _note_pause(self) -> None:
-        """The session was paused or resumed."""
-        if not self._presence.is_paused:
-            self._protocol.note_resume()
-        self._observer.moved("paused" if self._presence.is_paused else "active")
-        self._note_turn()
-
     def _note_turn(self) -> None:
         self._turn_changed.set()
         self._turn_changed = anyio.Event()
@@ -240,7 +233,7 @@ class Connection:
         )
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_watch_session, session)
-            follow = partial(self._presence.follow, on_change=self._note_pause)
+            follow = partial(self._presence.follow, on_change=self._note_turn)
             tasks.start_soon(follow, session, self._sender)
             if self._world.info.encodes_prompts:
                 tasks.start_soon(self._encode_prompts, session)

@@ -68,6 +68,7 @@ class Presence:
             for change in changes:
                 if isinstance(change, Resumed):
                     self.resumed_s = now_s
+                    self._protocol.note_resume()
                     self._observer.moved("active")
                 elif isinstance(change, Paused):
                     self._observer.moved("paused")
