@@ -182,3 +182,19 @@ class Relay:
         for frame in decoder.decode(header, payload):
             self.frames[index, self._num] = frame
             self._num += 1
+
+
+def keep_visible(page: Page) -> None:
+    """Let the server believe that the page is visible: it sends on while the page is hidden."""
+
+    def connect(socket: WebSocketRoute) -> None:
+        server = socket.connect_to_server()
+
+        def forward(data: str | bytes) -> None:
+            assert isinstance(data, bytes)
+            if msgpack.decode(data).get("kind") != "visibility":
+                server.send(data)
+
+        socket.on_message(forward)
+
+    page.route_web_socket(SOCKET, connect)

@@ -5,6 +5,7 @@ from playwright.sync_api import CDPSession, Page
 
 from benchmarks.page import enter
 from tests.browser.driver import fake_visibility, listen_to_client, wait_for_actions
+from tests.browser.fake_server import keep_visible
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("server")]
 
@@ -83,7 +84,9 @@ def test_a_key_held_before_the_start_counts_at_its_next_repeat(page: Page) -> No
 def test_hidden_time_counts_neither_as_late_nor_as_control_latency(
     page: Page, num_chunks: int
 ) -> None:
+    """From a server that sends on, as for a client without extensions."""
     fake_visibility(page)
+    keep_visible(page)
     enter(page)
     page.keyboard.down("w")
     page.wait_for_function("lingbot.stats.controlMs !== null")
