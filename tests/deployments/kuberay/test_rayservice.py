@@ -117,7 +117,8 @@ def test_embedded_config_is_the_shipped_one_but_for_named_keys(config):
     expected = msgspec.json.decode(msgspec.json.encode(SHIPPED))
     expected["http_options"]["host"] = "0.0.0.0"
     (application,) = expected["applications"]
-    application["args"] |= {"device": "cuda", "limits": {"max_session_s": 3600}}
+    application["args"]["device"] = "cuda"
+    application["args"]["limits"]["max_session_s"] = 3600
     for deployment in application["deployments"]:
         deployment |= DEPLOYMENT_DIFFERENCES[deployment["name"]]
     assert config == expected
