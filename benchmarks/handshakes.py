@@ -64,6 +64,7 @@ async def measure(server: LocalServer, *, per_minute: int, seconds: float) -> di
     ended_s, ended_cpu_s = time.monotonic(), cpu_s(server)
     await asyncio.sleep(2 * PERIOD_S)
     walking.cancel()
+    await asyncio.wait([walking])  # until its socket is closed
     assert seen.close_code is None, seen.last
     walker_cpu = (began_cpu_s - quiet_cpu_s) / (began_s - quiet_s)
     flood_cpu_s = ended_cpu_s - began_cpu_s - walker_cpu * (ended_s - began_s)

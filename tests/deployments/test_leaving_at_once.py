@@ -59,6 +59,7 @@ async def walker(server):
         assert not walking.done(), seen
     finally:
         walking.cancel()
+        await asyncio.wait([walking])  # until its socket is closed
 
 
 def test_sockets_that_leave_at_once_delay_no_newcomer_and_no_walker(server):

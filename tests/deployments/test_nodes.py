@@ -95,6 +95,7 @@ async def walker(server):
         assert not walking.done(), seen
     finally:
         walking.cancel()
+        await asyncio.wait([walking])  # until its socket is closed
 
 
 async def until(condition, *, timeout_s=START_TIMEOUT_S):
