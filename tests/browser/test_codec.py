@@ -9,7 +9,7 @@ from msgspec import msgpack
 from playwright.sync_api import Page, Route
 
 from benchmarks.page import enter, wait_until_playing
-from tests.browser.driver import choose_format, shown_frame, wait_for_actions
+from tests.browser.driver import choose_format, is_quiet, shown_frame, wait_for_actions
 from tests.browser.fake_server import Relay, answer_init, chunk, decode, grey
 from transport.codecs.payload import Frames
 from transport.wire.messages import Format
@@ -69,7 +69,7 @@ def test_a_session_shows_the_frames_that_were_sent(page: Page, name: str) -> Non
     compare_frames(page, relay, name)
     assert set(relay.codecs) == {name}
     assert page.evaluate("lingbot.stats.codec") == name
-    assert not page.is_visible("#toast")
+    assert is_quiet(page)
 
 
 @pytest.mark.parametrize("name", get_args(Format))
@@ -104,7 +104,7 @@ def test_a_change_of_codec_loses_no_frames(page: Page) -> None:
     assert stats["framesReceived"] >= len(relay.frames) - 2 * 12
     # A browser that a busy machine stalls overflows the buffer: then as many frame times were late.
     assert stats["framesDropped"] <= stats["framesLate"]
-    assert not page.is_visible("#toast")
+    assert is_quiet(page)
 
 
 @pytest.mark.parametrize("name", ["jpeg", "h264"])
@@ -123,7 +123,7 @@ def test_quality_and_width_change_during_a_session(page: Page, name: str) -> Non
     box = page.locator("#world").bounding_box()
     assert box is not None
     assert box["width"] / box["height"] == pytest.approx(208 / 128, rel=0.01)
-    assert not page.is_visible("#toast")
+    assert is_quiet(page)
 
 
 def test_a_browser_without_h264_offers_jpeg_instead(page: Page) -> None:

@@ -211,7 +211,7 @@ def test_the_longest_session_is_counted_down_and_explained(
 def test_a_slow_world_is_told(page: Page, scripted: ScriptedServer) -> None:
     play(page, scripted)
     scripted.send({"type": "paced", "speed_percent": 45})
-    page.wait_for_selector("text=The world runs at 45 % of its speed, because others share")
+    page.wait_for_selector("text=The world runs at 45 % of its speed: its machine is busy")
     scripted.send({"type": "paced", "speed_percent": 100})
     page.wait_for_selector("text=The world is back at its full speed.")
 

@@ -27,7 +27,7 @@ export function describeEnding({ reason }) {
 /** message: `paced`. */
 export function describePace({ speed_percent: percent }) {
   if (percent >= 100) return "The world is back at its full speed.";
-  return `The world runs at ${percent} % of its speed, because others share its machine.`;
+  return `The world runs at ${percent} % of its speed: its machine is busy.`;
 }
 
 export function formatWait(seconds) {
