@@ -44,8 +44,9 @@ def watch_cluster(
     while not ended.wait(period_s):
         processes |= set(psutil.Process().children(recursive=True))
         running = running_children()
-        if lost := sorted(started.keys() - running.keys()):
-            reason = loss_of(lost[0], started[lost[0]])
+        if lost := started.keys() - running.keys():
+            name = max(lost)  # of both the raylet: Ray stops the GCS when it ends, not vice versa
+            reason = loss_of(name, started[name])
             kill(processes)
             on_loss(reason)
             return

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.dashboard import APPLICATIONS, ask_dashboard
-from benchmarks.local_server import local_server, wait_until_ready
+from benchmarks.local_server import local_server, one_group, wait_until_ready
 from deployments.build_engine import build_engine
 from deployments.config import parse_args
 from deployments.text_encoder import load_encoder
@@ -57,9 +57,16 @@ LAYOUTS = {
 }
 
 
+def leave_a_core(application):
+    """One group, and room beside it for the TextEncoder on a machine of two cores."""
+    one_group(application)
+    (group,) = (d for d in application["deployments"] if d["name"] == "WorldGroup")
+    group["placement_group_bundles"] = [{"CPU": 1}]
+
+
 @pytest.fixture(scope="module")
 def server():
-    with local_server() as running:
+    with local_server(change=leave_a_core) as running:
         yield running
 
 

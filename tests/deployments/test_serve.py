@@ -292,7 +292,9 @@ def test_an_interrupt_ends_a_walk_a_clip_and_the_server_within_seconds_each_with
         )
         log = server.log.read_text().splitlines()
     assert (last["code"], last["content"]) == ("world_lost", "the server is shutting down")
-    assert close_code == 1012 and isinstance(clip, http.client.IncompleteRead)
+    # Before the clip's first byte its client gets the reason; later the body is cut.
+    assert close_code == 1012
+    assert isinstance(clip, http.client.IncompleteRead) or clip.code == 503, clip
     assert log[-1] == "the server has shut down"
     assert told_s < ended_s < 25  # 15 s on a machine that does nothing else
     assert not psutil.wait_procs(processes, timeout=10)[1]
