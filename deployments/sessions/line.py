@@ -25,7 +25,7 @@ class Place:
 class Line:
     """Clients by the time at which they asked first. Every `now` is in seconds of one clock.
 
-    Only the first may be admitted: a client that needs much is never passed.
+    They are admitted from the front, so that nobody who needs much waits for ever.
     """
 
     def __init__(self, *, max_waiting: int) -> None:
