@@ -76,12 +76,16 @@ class FewestOngoingRouter(RequestRouter):
 
     async def _num_ongoing(self, replica: RunningReplica) -> int | None:
         """None if the replica does not answer."""
+        asking = asyncio.ensure_future(replica.get_queue_len(deadline_s=ANSWER_TIMEOUT_S))
+        # To cancel it would make Ray's callback for a late answer fail.
+        asking.add_done_callback(lambda done: done.cancelled() or done.exception())
+        if not (await asyncio.wait([asking], timeout=ANSWER_TIMEOUT_S))[0]:
+            return None
         try:
-            async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                return await replica.get_queue_len(deadline_s=ANSWER_TIMEOUT_S)
+            return asking.result()
         except ActorDiedError:
             self.on_replica_actor_died(replica.replica_id)
-        except (RayError, TimeoutError):
+        except RayError:
             pass  # it is asked again with the next call
         return None
 
