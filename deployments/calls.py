@@ -3,12 +3,27 @@
 Tested in `tests/deployments/test_lease.py`.
 """
 
+import asyncio
+from collections.abc import Awaitable
 from contextlib import suppress
 from contextvars import Context
-from typing import Any
+from typing import Any, TypeVar
 
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
+
+T = TypeVar("T")
+
+
+def answer_of(call: Awaitable[T]) -> "asyncio.Future[T]":
+    """The answer of a call, for a caller that may stop waiting for it.
+
+    Such a caller leaves the future alone: to cancel it would make Ray's callback for a late answer
+    fail. An error that comes too late is not logged.
+    """
+    answer = asyncio.ensure_future(call)
+    answer.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return answer
 
 
 def call_detached(method: Any, *args: Any) -> Any:

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from ray.exceptions import RayActorError, RayError
 from ray.serve.exceptions import BackPressureError, RayServeException
 
-from deployments.calls import call_detached, cancel
+from deployments.calls import answer_of, call_detached, cancel
 from deployments.config import ServiceConfig
 from deployments.readiness import Readiness
 from deployments.sessions.admission import Demand
@@ -104,10 +104,7 @@ class LeaseRequest:
 
     async def _next_reply(self, stream: Any) -> Any:
         """The next reply of a call. Sends the client its status meanwhile."""
-        reply = asyncio.ensure_future(anext(stream))
-        # A caller that gives up cancels the stream, which ends this future with an error. To cancel
-        # the future itself would make Ray's callback for a late answer fail.
-        reply.add_done_callback(lambda done: done.cancelled() or done.exception())
+        reply = answer_of(anext(stream))  # a caller that gives up cancels the stream
         while not (await asyncio.wait([reply], timeout=self._next_notice - self._now()))[0]:
             await self._tell(unless=reply)
         return reply.result()

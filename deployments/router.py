@@ -12,6 +12,7 @@ from typing import Any
 from ray.exceptions import ActorDiedError, RayError
 from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
 
+from deployments.calls import answer_of
 from deployments.sessions.admission import Demand
 
 MAX_ASKED = 32  # replicas for one call, chosen at random where there are more
@@ -76,13 +77,11 @@ class FewestOngoingRouter(RequestRouter):
 
     async def _num_ongoing(self, replica: RunningReplica) -> int | None:
         """None if the replica does not answer."""
-        asking = asyncio.ensure_future(replica.get_queue_len(deadline_s=ANSWER_TIMEOUT_S))
-        # To cancel it would make Ray's callback for a late answer fail.
-        asking.add_done_callback(lambda done: done.cancelled() or done.exception())
-        if not (await asyncio.wait([asking], timeout=ANSWER_TIMEOUT_S))[0]:
+        answer = answer_of(replica.get_queue_len(deadline_s=ANSWER_TIMEOUT_S))
+        if not (await asyncio.wait([answer], timeout=ANSWER_TIMEOUT_S))[0]:
             return None
         try:
-            return asking.result()
+            return answer.result()
         except ActorDiedError:
             self.on_replica_actor_died(replica.replica_id)
         except RayError:

@@ -14,6 +14,7 @@ from msgspec.structs import asdict
 from ray.exceptions import RayError
 from ray.util import list_named_actors
 
+from deployments.calls import answer_of
 from deployments.observability.session_reports import SessionReport
 from transport.http.sessions import SessionInfo, SessionList
 
@@ -64,11 +65,12 @@ class SessionCollector:
 
     async def _ask(self, group: str, rank: Any) -> list[SessionInfo] | None:
         """The sessions of one group; None if it does not answer."""
+        answers = [answer_of(rank.sessions.remote()), answer_of(rank.reports.remote())]
+        _, late = await asyncio.wait(answers, timeout=self._answer_timeout_s)
         try:
-            async with asyncio.timeout(self._answer_timeout_s):
-                statuses, reports = await asyncio.gather(
-                    rank.sessions.remote(), rank.reports.remote()
-                )
+            if late:
+                raise TimeoutError
+            statuses, reports = (answer.result() for answer in answers)
         except (RayError, TimeoutError) as exc:
             logger.warning("group %s did not list its sessions: %r", group, exc)
             return None

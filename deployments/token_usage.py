@@ -12,7 +12,7 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from deployments.calls import call_detached, cancel
+from deployments.calls import answer_of, call_detached, cancel
 from deployments.observability.logs import configure_logging
 from transport.access_config import TokenLimits
 from transport.token_usage import Kind, UsageCounts
@@ -130,11 +130,8 @@ class Hold:
         )
 
     async def _first_item(self) -> Refusal | None:
-        first: asyncio.Future[Refusal | None] = asyncio.ensure_future(anext(self._stream))
-        # `end` cancels the stream, which ends this future with an error. To cancel the future
-        # itself would make Ray's callback for a late answer fail.
-        first.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return await asyncio.shield(first)
+        first: Refusal | None = await asyncio.shield(answer_of(anext(self._stream)))
+        return first  # `end` cancels the stream of one that is not awaited any more
 
     async def _keep(self) -> None:
         is_counted = True

@@ -93,3 +93,21 @@ def test_a_client_that_was_let_go_goes_to_another_group():
 def test_of_very_many_replicas_some_are_asked():
     names, _ = choose([Replica(f"{number}", number) for number in range(100)])
     assert len(names) == 32
+
+
+def test_an_answer_that_comes_too_late_may_still_come(monkeypatch):
+    """Ray sets it, and fails where it was cancelled."""
+    monkeypatch.setattr("deployments.router.ANSWER_TIMEOUT_S", 0.01)
+
+    async def scenario():
+        late = asyncio.get_running_loop().create_future()
+
+        async def get_queue_len(deadline_s):
+            return await late
+
+        replica = Replica("late", None)
+        replica.get_queue_len = get_queue_len
+        assert await Router()._num_ongoing(replica) is None
+        late.set_result(3)
+
+    asyncio.run(scenario())

@@ -105,3 +105,18 @@ def test_ranks_are_found_by_their_names(monkeypatch):
     monkeypatch.setattr(session_list, "list_named_actors", lambda all_namespaces: actors)
     monkeypatch.setattr(session_list.ray, "get_actor", get_actor)
     assert find_ranks("app") == {"g1": "handle of app/g1", "g2": "handle of app/g2"}
+
+
+def test_an_answer_that_comes_too_late_may_still_come():
+    """Ray sets it, and fails where it was cancelled."""
+
+    async def scenario():
+        late = asyncio.get_running_loop().create_future()
+        rank = SimpleNamespace(
+            sessions=SimpleNamespace(remote=lambda: late), reports=FakeRank().reports
+        )
+        collector = SessionCollector("app", answer_timeout_s=0.01, find=lambda name: {"g1": rank})
+        assert (await collector.collect()).missing_groups == ["g1"]
+        late.set_result([])
+
+    asyncio.run(scenario())
