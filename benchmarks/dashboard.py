@@ -14,7 +14,12 @@ def ask_dashboard(server: LocalServer, path: str, *, put: Any = None) -> Any:
     """The JSON answer of Ray's dashboard, to a GET or to a PUT of `put`; None if it is empty."""
     address = re.search(r"http://127\.0\.0\.1:\d+", server.log.read_text())
     assert address is not None, "the log names no dashboard"
-    request = urllib.request.Request(f"{address[0]}{path}")
+    return ask_json(f"{address[0]}{path}", put=put)
+
+
+def ask_json(url: str, *, put: Any = None) -> Any:
+    """The JSON answer to a GET, or to a PUT of `put`; None if it is empty. Raises OSError."""
+    request = urllib.request.Request(url)
     if put is not None:
         request.method, request.data = "PUT", json.dumps(put).encode()
         request.add_header("content-type", "application/json")

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from ray.autoscaler._private.fake_multi_node.node_provider import (
 )
 from ray.util import get_node_ip_address
 
+from benchmarks.dashboard import ask_json
 from benchmarks.local_server import ROOT, free_port
 from deployments.serve import ENVIRONMENT
 
@@ -52,12 +52,7 @@ class LocalCluster:
 
     def ask(self, path: str, *, put: Any = None) -> Any:
         """The JSON answer of the dashboard, to a GET or to a PUT of `put`. Raises OSError."""
-        request = urllib.request.Request(f"{self.dashboard}{path}")
-        if put is not None:
-            request.method, request.data = "PUT", json.dumps(put).encode()
-            request.add_header("content-type", "application/json")
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.loads(answer.read() or "null")
+        return ask_json(f"{self.dashboard}{path}", put=put)
 
     def nodes(self) -> dict[str, dict[str, float]]:
         """The resources of each node that is alive, by the node's id."""

@@ -1,4 +1,4 @@
-"""Ray's autoscaler of nodes, of either version: whether there is one, and whether it adds a node.
+"""Questions to Ray's autoscaler of nodes, version 1 or 2: its presence, and the nodes it adds.
 
 Both functions ask the GCS.
 """

@@ -28,7 +28,7 @@ def close_worlds(reason: str, *, timeout_s: float) -> None:
         if application["deployed_app_config"]
     ]
     client.deploy_apps(ServeDeploySchema.model_validate({"applications": applications}))
-    # A group may wait for a node for ever, and has no session left to drain.
+    # A group is not waited for: it may never find a node, and it has no session left to drain.
     with_sockets = [only_transport(application) for application in applications]
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:

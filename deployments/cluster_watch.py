@@ -45,7 +45,7 @@ def watch_cluster(
         processes |= set(psutil.Process().children(recursive=True))
         running = running_children()
         if lost := started.keys() - running.keys():
-            name = max(lost)  # of both the raylet: Ray stops the GCS when it ends, not vice versa
+            name = max(lost)  # the raylet, if both have ended: Ray stops the GCS after it
             reason = loss_of(name, started[name])
             kill(processes)
             on_loss(reason)

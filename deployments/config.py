@@ -15,7 +15,7 @@ from deployments.schema_keys import ConfigError, check_keys
 from deployments.sessions.admission import GroupLimits
 from lingbot.config import PRESETS, VaeKind, Variant, WorldConfig
 from lingbot.errors import LingbotError
-from transport.access_config import AccessConfig
+from transport.access_config import AccessConfig, SecretFile
 from transport.wire.limits import ClientLimits
 
 T = TypeVar("T")
@@ -24,7 +24,6 @@ NonNegativeInt = Annotated[int, Meta(ge=0)]
 PositiveFloat = Annotated[float, Meta(gt=0)]
 # As browsers send it: no path, no slash at the end. "null" is the origin of local files.
 Origin = Annotated[str, Meta(pattern="^([*]|null|https?://[^/\\s]+)\\Z")]
-AbsoluteFile = Annotated[str, Meta(pattern="^/[^\\0]+\\Z")]  # replicas have own directories
 HttpUrl = Annotated[str, Meta(pattern="^https?://[^/\\s]+(/\\S*)?\\Z")]
 FileName = Annotated[str, Meta(min_length=1)]
 HostName = Annotated[str, Meta(pattern="^([a-z0-9-]+[.])+[a-z][a-z0-9-]*\\Z")]
@@ -60,16 +59,14 @@ class ServiceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     step_timeout_s: PositiveFloat = 60.0  # a longer step has hung, and its world is lost
     lease_ttl_s: PositiveFloat = 30.0  # an idle time after which a session ends
     limits: ClientLimits = ClientLimits()  # limits of one client, at the start
-    group: GroupLimits = GroupLimits()  # what a replica group admits, at the start
+    group: GroupLimits = GroupLimits()  # limits of one replica group, at the start
     # Other origins whose pages may open sockets and read the HTTP endpoints; "*": every origin
     allowed_origins: tuple[Origin, ...] = ()
     access: AccessConfig | None = None  # tokens and their limits; None: everybody may enter
-    log_format: Literal["text", "json"] = "text"  # of the replicas' and ranks' lines
+    log_format: Literal["text", "json"] = "text"  # replicas and ranks write their lines so
     # An OpenTelemetry collector that receives spans over HTTP; None: nothing is traced
     otlp_endpoint: HttpUrl | None = None
-    operator_token_file: AbsoluteFile | None = (
-        None  # opens GET /v1/sessions; None: nobody may read it
-    )
+    operator_token_file: SecretFile | None = None  # for GET /v1/sessions; None: nobody reads it
     # Hosts from which clients' first frames may be fetched by https URL; (): no URL is fetched
     image_hosts: tuple[HostName, ...] = ()
 

@@ -64,7 +64,7 @@ class SessionBytes:
         self.all_together = None if plan is None else plan.for_sessions
 
     def of(self, demand: Demand) -> int:
-        """Bytes of a session; of the largest for one that the engine will refuse."""
+        """Bytes of a session. One that the engine will refuse counts as the largest."""
         if self._plan is None:
             return 0
         try:

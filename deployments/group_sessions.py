@@ -30,7 +30,7 @@ class SessionStatus(Struct, frozen=True, kw_only=True):
     height: int
     seconds: float  # since it was admitted
     num_chunks: int
-    num_bytes: int  # of a rank's memory, by the plan; a suspended one: of its host memory
+    num_bytes: int  # planned, on one rank; in host memory if it is suspended
 
 
 @dataclass(slots=True, eq=False)
@@ -137,7 +137,7 @@ class GroupSessions:
             elif for_clips and demand.realtime:
                 continue
             elif self._admit(session_id, demand):
-                if not for_clips:  # one that passes others tells nothing of their waits
+                if not for_clips:  # a clip that passes others is no sign for their waits
                     self.line.admitted(self._clock())
             elif self._refusal(demand) == "speed":
                 for_clips = True

@@ -22,7 +22,7 @@ from transport.wire.errors import Busy, WorldLost
 from transport.wire.messages import Queued, Starting
 from transport.wire.world import OnWait
 
-RETRY_AFTER_S = 30  # where no group has given an estimate
+RETRY_AFTER_S = 30  # used without an estimate from a group
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""The replicas that Serve starts: whether one comes up, and why no node can ever hold one."""
+"""Resources of the replicas that Serve starts: is one coming up, or can no node ever hold it."""
 
 import json
 import re

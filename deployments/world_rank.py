@@ -269,7 +269,7 @@ class WorldRank:
             self._reports[session_id] = report
 
     def reports(self) -> dict[str, SessionReport]:
-        """What the transports last reported of the live sessions."""
+        """The transports' last reports of the live sessions."""
         return self._reports
 
     def end(self, session_id: str) -> None:

@@ -25,7 +25,7 @@ class Place:
 class Line:
     """Clients by the time at which they asked first. Every `now` is in seconds of one clock.
 
-    They are admitted from the front, so that nobody who needs much waits for ever.
+    They are admitted from the front, so that a client that needs much gets its turn, too.
     """
 
     def __init__(self, *, max_waiting: int) -> None:

@@ -13,6 +13,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -212,19 +213,12 @@ def test_a_server_ends_with_a_reason_when_its_cluster_is_gone(victim):
 @pytest.mark.xdist_group("serve")
 def test_a_slow_start_of_its_agents_ends_no_cluster():
     """As on two cores beside three other servers. Ray's raylet alone gives its agents 15 s."""
-    with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder:
-        port = free_port()
-        server = start_server(config_file(Path(folder), port=port), f"127.0.0.1:{port}")
-        try:
-            wait_for(lambda: agents_of(server))
-            (agent,) = agents_of(server)
-            agent.suspend()
-            time.sleep(20)
-            agent.resume()
-            wait_until_ready(server)
-            log = server.log.read_text()
-        finally:
-            stop_server(server)
+    with starting_server() as (server, agent):
+        agent.suspend()
+        time.sleep(20)
+        agent.resume()
+        wait_until_ready(server)
+        log = server.log.read_text()
     assert "the cluster is gone" not in log
 
 
@@ -233,18 +227,25 @@ def test_a_slow_start_of_its_agents_ends_no_cluster():
 @pytest.mark.xdist_group("serve")
 def test_a_cluster_that_ends_before_it_is_up_ends_the_server_with_its_reason():
     """Ray's own client may be faster than our watch. Its reasons name the raylet, too."""
+    with starting_server() as (server, agent):
+        agent.kill()  # and its raylet ends
+        assert server.process.wait(120) == 1
+        *_, last = server.log.read_text().splitlines()
+    assert "raylet" in last.lower(), last
+
+
+@contextmanager
+def starting_server():
+    """A server in its start, and the agent of its raylet."""
     with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder:
         port = free_port()
         server = start_server(config_file(Path(folder), port=port), f"127.0.0.1:{port}")
         try:
             wait_for(lambda: agents_of(server))
             (agent,) = agents_of(server)
-            agent.kill()  # and its raylet ends
-            assert server.process.wait(120) == 1
-            *_, last = server.log.read_text().splitlines()
+            yield server, agent
         finally:
             stop_server(server)
-    assert "raylet" in last.lower(), last
 
 
 def agents_of(server):

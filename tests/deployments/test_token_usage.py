@@ -1,6 +1,7 @@
 """The counts of all replicas, without a cluster; `test_access.py` has them on one."""
 
 import asyncio
+from contextlib import asynccontextmanager
 
 import pytest
 from ray.exceptions import RayActorError
@@ -43,12 +44,18 @@ class FakeHandle:
         self.streams[-1].items.put_nowait(item)
 
 
+@asynccontextmanager
+async def counted_session(handle):
+    answering = asyncio.create_task(handle.answer(None))
+    async with ClusterUsage(handle).hold(ALICE, "session"):
+        await answering
+        yield
+
+
 def test_a_held_session_is_one_call_that_is_cancelled_at_its_end():
     async def scenario():
         handle = FakeHandle()
-        answering = asyncio.create_task(handle.answer(None))
-        async with ClusterUsage(handle).hold(ALICE, "session"):
-            await answering
+        async with counted_session(handle):
             assert handle.calls == [("token alice", "session", LIMITS, False)]
             assert not handle.streams[0].cancelled
         assert handle.streams[0].cancelled
@@ -143,9 +150,7 @@ def test_a_new_counter_is_told_again_when_a_call_to_it_failed(monkeypatch):
 
     async def scenario():
         handle = FakeHandle()
-        answering = asyncio.create_task(handle.answer(None))
-        async with ClusterUsage(handle).hold(ALICE, "session"):
-            await answering
+        async with counted_session(handle):
             handle.failures = [RayServeException("no router")]
             handle.streams[0].items.put_nowait(RayActorError())
             async with asyncio.timeout(5):
@@ -161,9 +166,7 @@ def test_a_new_counter_is_told_what_is_held(monkeypatch):
 
     async def scenario():
         handle = FakeHandle()
-        answering = asyncio.create_task(handle.answer(None))
-        async with ClusterUsage(handle).hold(ALICE, "session"):
-            await answering
+        async with counted_session(handle):
             for number in (1, 2):
                 handle.streams[-1].items.put_nowait(RayActorError())
                 while len(handle.calls) == number:
@@ -191,9 +194,7 @@ def test_a_session_that_has_ended_is_not_told_to_a_new_counter(monkeypatch):
 
     async def scenario():
         handle = FakeHandle()
-        answering = asyncio.create_task(handle.answer(None))
-        async with ClusterUsage(handle).hold(ALICE, "session"):
-            await answering
+        async with counted_session(handle):
             await asyncio.sleep(0.01)  # it reads the stream
         await asyncio.sleep(0.01)
         assert len(handle.calls) == 1
