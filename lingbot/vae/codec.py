@@ -48,9 +48,7 @@ class LatentCodec:
 
     def encode(self, video: Tensor) -> Tensor:
         """[B, 4F, 3, H, W] in 0..1 -> latents [B, 16, F, h, w] float32."""
-        weight = next(self.network.parameters())
-        latents = self.network.encode(video.to(device=weight.device, dtype=weight.dtype))
-        return (latents.float().transpose(1, 2) - self.mean) / self.std
+        return self._normalise(self.network.encode(self._like_weights(video)))
 
     def new_decoder_state(self) -> DecoderState:
         return DecoderState()
@@ -67,8 +65,7 @@ class LatentCodec:
 
         The result is not clamped, because a gradient does not pass a clamp.
         """
-        weight = next(self.network.parameters())
-        latents = (latents * self.std + self.mean).transpose(1, 2).to(weight.dtype)
+        latents = self._like_weights((latents * self.std + self.mean).transpose(1, 2))
         return self.network.decode(latents, state, clamp=False)
 
     def encode_condition(self, images: Tensor, *, chunk: int) -> Tensor:
@@ -86,10 +83,23 @@ class LatentCodec:
     def encode_image(self, image: Frames, *, chunk: int) -> ImageCondition:
         """image [H, W, 3] -> the condition of a world that starts from it.
 
-        The mask is 1 on the image's latent frame and 0 on all others.
+        The mask is 1 on the image's latent frame and 0 on all others. The latents are those of
+        `encode_condition`, which encodes every grey frame.
         """
-        latents = self.encode_condition(to_unit(image)[None], chunk=chunk)
+        first = to_unit(image)
+        frames = self._like_weights(torch.stack([first, torch.full_like(first, 0.5)]))
+        order = [0] * TEMPORAL_STRIDE + [1] * (2 * chunk - 1) * TEMPORAL_STRIDE
+        latents = self._normalise(self.network.encode_repeats(frames, order))
         return ImageCondition(with_mask(latents).split(chunk, dim=2))
+
+    def _like_weights(self, x: Tensor) -> Tensor:
+        """x on the device of the network's weights, and of their type."""
+        weight = next(self.network.parameters())
+        return x.to(device=weight.device, dtype=weight.dtype)
+
+    def _normalise(self, latents: Tensor) -> Tensor:
+        """The network's latents [B, F, 16, h, w] -> the model's [B, 16, F, h, w] float32."""
+        return (latents.float().transpose(1, 2) - self.mean) / self.std
 
 
 def load_tiny_vae(

@@ -7,9 +7,10 @@ the previous one. The decoder delays its output by 3 frames; the first 3 are dro
 Shape letters: B batch, T frames at the rate of the layer, C channels, H W pixels, h w = H/8 W/8.
 """
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Self
+from itertools import pairwise
+from typing import Self, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,7 @@ from lingbot.config import LATENT_CHANNELS, SPATIAL_STRIDE, TEMPORAL_STRIDE
 DELAY_FRAMES = 3  # by which the decoder's output lags
 
 Widths = tuple[int, int, int, int]
+Key = TypeVar("Key", bound=Hashable)
 
 # The convolutions whose shapes give the widths, of the encoder and of the decoder.
 WIDTH_NAMES = (
@@ -183,6 +185,26 @@ class TinyVAE(nn.Module):
             )
         return _run(self.encoder, video, [], [])
 
+    def encode_repeats(self, frames: Tensor, order: Sequence[int]) -> Tensor:
+        """As `encode`, of one clip whose frame t is `frames[order[t]]`; it takes less time.
+
+        frames [N, 3, H, W] in 0..1 -> latents [1, T / 4, 16, h, w], for T indices. Each layer
+        computes frames that are equal, and have equal frames before them, once.
+        """
+        x, order = frames, list(order)
+        for layer in self.encoder:
+            if isinstance(layer, MemoryBlock):
+                order, pairs = _number(pairwise([len(x), *order]))
+                before, now = torch.tensor(pairs, device=x.device).T
+                with_zeros = torch.cat([x, torch.zeros_like(x[:1])])  # before the first frame
+                x = layer(with_zeros[now], with_zeros[before])
+            elif isinstance(layer, TimePool):
+                order, groups = _number(zip(*[iter(order)] * layer.stride, strict=True))
+                x = layer(x[torch.tensor(groups, device=x.device).flatten()])
+            else:
+                x = layer(x)
+        return x[order][None]
+
     def decode(self, latents: Tensor, state: DecoderState, *, clamp: bool = True) -> Tensor:
         """[B, T, 16, h, w] -> frames [B, 4T, 3, 8h, 8w] in 0..1, 3 fewer where `state` is fresh.
 
@@ -244,6 +266,12 @@ def _run(layers: nn.Sequential, x: Tensor, memory: list[Tensor], last: list[Tens
         last.append(x[T - 1 :: T].clone())
         x = layer(x, before)
     return x.reshape(B, -1, *x.shape[1:])
+
+
+def _number(keys: Iterable[Key]) -> tuple[list[int], list[Key]]:
+    """The index of each key among the different keys, and these."""
+    numbers: dict[Key, int] = {}
+    return [numbers.setdefault(key, len(numbers)) for key in keys], list(numbers)
 
 
 def _four(widths: list[int]) -> Widths:

@@ -12,7 +12,7 @@ from benchmarks.local_server import local_server, one_group
 from benchmarks.rude_clients import ARGS
 from benchmarks.server_sample import ProcessFigures, Sample, lease_ends, unended_sessions
 from benchmarks.soak import Ground, check, print_soak, soak
-from tests.deployments.tiny_world import write_tiny_world
+from benchmarks.tiny_world import write_tiny_world
 
 LOG = """\
 (WorldRank pid=7) INFO session a1 opened, 1 in all

@@ -10,8 +10,8 @@ from websockets.asyncio.server import serve
 from benchmarks import key_user
 from benchmarks.key_user import Seen, use_keys
 from benchmarks.local_server import LocalServer, local_server, one_group
+from benchmarks.tiny_world import write_tiny_world
 from benchmarks.users import come_at_random, play_together, summarize, summarize_arrivals, visit
-from tests.deployments.tiny_world import write_tiny_world
 
 
 async def play_with(handler, play):

@@ -14,7 +14,7 @@ from benchmarks.dashboard import APPLICATIONS
 from benchmarks.faults import Walk, walk
 from benchmarks.local_cluster import local_cluster
 from benchmarks.local_server import LocalServer, edit_config, free_port, wait_until_ready
-from tests.deployments.tiny_world import write_tiny_world
+from benchmarks.tiny_world import write_tiny_world
 
 pytestmark = [
     pytest.mark.cluster,
