@@ -30,7 +30,7 @@ class Seen:
     periods_s: list[tuple[float, float]] = field(default_factory=list)  # arrival; since the last
     controls_s: list[tuple[float, float]] = field(default_factory=list)  # arrival; since the key
     num_pauses: int = 0
-    paused: bool = False  # since the last chunk
+    resumed: bool = False  # since the last chunk
     error: Message | None = None
     close_code: int | None = None  # None: it left by itself
 
@@ -38,6 +38,16 @@ class Seen:
     def wait_s(self) -> float | None:
         """The seconds until the world was open."""
         return None if self.opened_s is None else self.opened_s - self.asked_s
+
+    def note_chunk(self, now_s: float) -> None:
+        """A chunk has arrived. A period with a pause in it is not the server's speed.
+
+        The chunk before the pause may arrive after `paused`; the one after it follows `resumed`.
+        """
+        if self.arrived_s and not self.resumed:
+            self.periods_s.append((now_s, now_s - self.arrived_s[-1]))
+        self.resumed = False
+        self.arrived_s.append(now_s)
 
 
 async def use_keys(server: LocalServer, seen: Seen, chance: random.Random) -> None:
@@ -92,17 +102,14 @@ async def _note(
             seen.opened_s = now_s
         case "paused":
             seen.num_pauses += 1
-            seen.paused = True
+        case "resumed":
+            seen.resumed = True
         case "error":
             seen.error = message
         case "frame_batch" | "frame_batch_header":
             for number in [each for each in pressed if each <= (message.get("event_id") or 0)]:
                 seen.controls_s.append((now_s, now_s - pressed.pop(number)))
         case "chunk_stats":
-            # A period with a pause in it is not the server's speed.
-            if seen.arrived_s and not seen.paused:
-                seen.periods_s.append((now_s, now_s - seen.arrived_s[-1]))
-            seen.paused = False
-            seen.arrived_s.append(now_s)
+            seen.note_chunk(now_s)
             ack = {"type": "ack", "chunk_index": message["chunk_index"]}
             await socket.send(msgpack.encode(ack))
