@@ -43,6 +43,7 @@ ENVIRONMENT = {
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": HOOK,
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+    "RAY_task_events_max_num_task_in_gcs": "2000",
     "RAY_worker_niceness": "0",
 }
 WATCH_PERIOD_S = 1.0
