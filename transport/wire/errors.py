@@ -21,6 +21,7 @@ ErrorCode = Literal[
     "unauthorized",
     "forbidden",
     "session_ended",
+    "session_gone",
     "world_lost",
     "internal",
 ]
@@ -102,6 +103,12 @@ class WorldLost(TransportError):
 
     code = "world_lost"
     close_code = 1012
+
+
+class SessionGone(TransportError):
+    """The token of an init opens nothing any more. Another init may follow."""
+
+    code = "session_gone"
 
 
 class WorldFailed(TransportError):

@@ -72,6 +72,12 @@ class Init(Struct, tag="init", frozen=True, kw_only=True):
     realtime_delivery: DeliveryMode | None = None
     # With extensions: the client shows a chunk marked `cut_over` before older frames.
     realtime_cut_over: bool | None = None
+    # With extensions, each in place of `first_frame`; at most one of the three is given.
+    snapshot: bytes | None = None  # of a saved world, which goes on where it was
+    fork: str | None = (
+        None  # a token of `forked`: its world goes on where it was, any number of times
+    )
+    resume: str | None = None  # the `resume_token` of a session whose socket was lost
 
 
 class Event(Struct, tag="event", frozen=True):
@@ -175,6 +181,7 @@ class HeaderExtras(Struct, frozen=True, omit_defaults=True):
     applied_controls: "AppliedControls"
     cut_over: bool = False  # on a chunk's first batch: older frames need not be shown any more
     dropped_frames: int = 0  # stale frames that this session has dropped so far
+    world_chunk_index: int = 0  # of the chunk in its world, which rewinding turns back
 
 
 class AppliedControls(Struct, frozen=True):
@@ -242,6 +249,9 @@ class SessionOpened(Struct, tag="session", frozen=True, kw_only=True):
     encoding: Format
     limits: SessionLimits
     seed: int | None = None  # of the world; the drawn one if the init has a negative one
+    world_chunk_index: int = 0  # of the next chunk in its world
+    resume_token: str | None = None  # for another socket, should this one be lost
+    resume_grace_s: float | None = None  # for so long the world waits then
 
 
 class Queued(Struct, tag="queued", frozen=True, omit_defaults=True):
@@ -279,6 +289,50 @@ class Ending(Struct, tag="ending", frozen=True):
     in_s: int
 
 
+class SnapshotMessage(Struct, tag="snapshot", frozen=True, kw_only=True):
+    """Extension: the answer to `save`, a world in one piece. It is opaque to clients."""
+
+    event_id: int | None
+    world_chunk_index: int  # of the first chunk that is not in it
+    data: bytes
+
+
+class Forked(Struct, tag="forked", frozen=True, kw_only=True):
+    """Extension: the answer to `fork`. An init may open this world with the token."""
+
+    event_id: int | None
+    world_chunk_index: int
+    token: str
+    expires_in_s: int
+
+
+class Rewound(Struct, tag="rewound", frozen=True, kw_only=True):
+    """Extension: the answer to `rewind` and `reset`. The next chunk has this index in its world."""
+
+    event_id: int | None
+    world_chunk_index: int
+    seed: int
+
+
+class Moved(Struct, tag="moved", frozen=True):
+    """Extension: the world has gone on in another replica group."""
+
+    world_chunk_index: int  # of the next chunk
+
+
+class LastFrame(Struct, tag="last_frame", frozen=True, kw_only=True):
+    """Extension: what a world that goes on showed last, as one image."""
+
+    content_type: str
+    data: bytes
+
+
+class Reconnect(Struct, tag="reconnect", frozen=True):
+    """Extension: this server process goes away. Resume on another socket; this one is closed."""
+
+    content: str
+
+
 class ControlAck(Struct, tag="control_ack", frozen=True):
     """Extension: the event is valid and queued."""
 
@@ -304,6 +358,12 @@ ServerMessage = (
     | Resumed
     | Paced
     | Ending
+    | SnapshotMessage
+    | Forked
+    | Rewound
+    | Moved
+    | LastFrame
+    | Reconnect
     | ControlAck
     | WarningMessage
 )
