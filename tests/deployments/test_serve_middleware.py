@@ -2,7 +2,7 @@ import asyncio
 import pickle
 
 import pytest
-from ray.exceptions import TaskCancelledError
+from ray.exceptions import ActorDiedError, TaskCancelledError
 
 from deployments.serve_middleware import CopyViews, ReceiveDisconnects
 
@@ -56,10 +56,11 @@ def receive_through(receive, *, kind):
     return received
 
 
+@pytest.mark.parametrize("error", [TaskCancelledError, ActorDiedError])
 @pytest.mark.parametrize("kind", ["http", "websocket"])
-def test_a_cancelled_receive_is_a_disconnect(kind):
+def test_a_failed_receive_is_a_disconnect(kind, error):
     async def receive():
-        raise TaskCancelledError
+        raise error
 
     assert receive_through(receive, kind=kind) == [{"type": f"{kind}.disconnect"}]
 
