@@ -4,7 +4,7 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 
-from ray.exceptions import RayError
+from ray.exceptions import TaskCancelledError
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -22,10 +22,10 @@ def add_serve_middleware(app: Starlette) -> Starlette:
 
 
 class ReceiveDisconnects:
-    """Turns a failed receive into the disconnect that it stands for.
+    """Turns a cancelled receive into the disconnect that it stands for.
 
     When a client leaves, Serve cancels the calls of its request. One of them may be the call that
-    fetches the disconnect from the proxy. When the proxy dies, that call fails, too.
+    fetches the disconnect from the proxy.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -35,7 +35,7 @@ class ReceiveDisconnects:
         async def receive_disconnect() -> Message:
             try:
                 return await receive()
-            except RayError:
+            except TaskCancelledError:
                 return {"type": f"{scope['type']}.disconnect"}
 
         await self._app(scope, receive_disconnect, send)
