@@ -30,6 +30,10 @@ class Lease(Struct, frozen=True):
 
     session_id: str
     rank: Any  # the actor handle of rank 0
+    group_id: str = ""
+    epoch: int = 1  # the number of the session's leases; calls of an older one are refused
+    secret: str = ""  # with the id, it lets a later demand attach to the session
+    attached: bool = False  # to a session that had another lease before
 
 
 class WorldGroup:
