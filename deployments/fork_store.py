@@ -1,4 +1,4 @@
-"""The store of forked worlds, for all transport replicas."""
+"""The store of worlds that have no session: forks, and worlds whose socket and place were lost."""
 
 import asyncio
 import logging
@@ -20,7 +20,7 @@ ANSWER_TIMEOUT_S = 8.0  # clients give a handshake 10 s
 logger = logging.getLogger(__name__)
 
 
-class ForkedWorlds:
+class StoredWorlds:
     """Encoded snapshots by token, within a byte budget and for a time. The oldest go first."""
 
     def __init__(self, *, budget_bytes: int, ttl_s: float) -> None:
@@ -33,6 +33,7 @@ class ForkedWorlds:
         """False for a snapshot that is larger than the budget. `now` is in seconds."""
         if len(data) > self._budget_bytes:
             return False
+        self.take(token, now=now)
         self._worlds[token] = data, now
         self.num_bytes += len(data)
         while self.num_bytes > self._budget_bytes:
@@ -44,6 +45,13 @@ class ForkedWorlds:
         self._expire(now)
         world = self._worlds.get(token)
         return None if world is None else world[0]
+
+    def take(self, token: str, *, now: float) -> bytes | None:
+        """As `get`, for the last time."""
+        data = self.get(token, now=now)
+        if data is not None:
+            self._drop(token)
+        return data
 
     def _expire(self, now: float) -> None:
         for token, (_, since) in list(self._worlds.items()):
@@ -57,23 +65,26 @@ class ForkedWorlds:
 
 
 class ForkStore:
-    """Ray Serve creates one replica. Forks are lost with it."""
+    """Ray Serve creates one replica. Its worlds are lost with it."""
 
     def __init__(
         self, *, budget_bytes: int, ttl_s: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
         configure_logging()
-        self._worlds = ForkedWorlds(budget_bytes=budget_bytes, ttl_s=ttl_s)
+        self._worlds = StoredWorlds(budget_bytes=budget_bytes, ttl_s=ttl_s)
         self._clock = clock
 
-    async def put(self, data: bytes) -> str | None:
-        """The token of a snapshot; None for one that is larger than the store."""
-        token = secrets.token_urlsafe(16)
-        return token if self._worlds.put(token, data, now=self._clock()) else None
+    async def put(self, token: str, data: bytes) -> bool:
+        """Keep a snapshot. False for one that is larger than the store."""
+        return self._worlds.put(token, data, now=self._clock())
 
     async def get(self, token: str) -> bytes | None:
         """The snapshot, or None if it is not kept any more."""
         return self._worlds.get(token, now=self._clock())
+
+    async def take(self, token: str) -> bytes | None:
+        """As `get`, for the last time."""
+        return self._worlds.take(token, now=self._clock())
 
 
 class ClusterForks:
@@ -86,30 +97,41 @@ class ClusterForks:
         self._timeout_s = timeout_s
         self.ttl_s = ttl_s
 
-    async def put(self, data: bytes) -> str:
-        """The token. Raises Refused, which leaves the session as it was."""
+    async def put(self, data: bytes, *, token: str | None = None) -> str:
+        """Keep a snapshot for all. Returns its token, which is drawn where there is none.
+
+        Raises Refused if it cannot be kept.
+        """
+        token = token or secrets.token_urlsafe(16)
         try:
-            token: str | None = await self._answer(call_detached(self._handle.put, data))
+            is_kept: bool = await self._answer(self._handle.put, token, data)
         except (TimeoutError, RayError, RayServeException) as exc:
-            logger.warning("a fork could not be stored: %r", exc)
-            raise Refused("the fork could not be stored, try again") from exc
-        if token is None:
-            raise Refused("the world is larger than the server's store of forks")
+            logger.warning("a world could not be stored: %r", exc)
+            raise Refused("the world could not be stored, try again") from exc
+        if not is_kept:
+            raise Refused("the world is larger than the server's store of worlds")
         return token
 
     async def get(self, token: str) -> bytes:
-        """Raises SessionGone for a token that opens nothing, Busy while the store does not answer."""
+        """The snapshot. Raises SessionGone for an unknown token, and Busy without an answer."""
+        return await self._read(self._handle.get, token, field="fork")
+
+    async def take(self, token: str) -> bytes:
+        """As `get`, for the last time: a world whose socket was lost is opened once."""
+        return await self._read(self._handle.take, token, field="resume")
+
+    async def _read(self, method: Any, token: str, *, field: str) -> bytes:
         try:
-            data: bytes | None = await self._answer(call_detached(self._handle.get, token))
+            data: bytes | None = await self._answer(method, token)
         except (TimeoutError, RayError, RayServeException) as exc:
-            logger.warning("a fork could not be read: %r", exc)
-            raise Busy("the store of forks does not answer", retry_after_s=5) from exc
+            logger.warning("a stored world could not be read: %r", exc)
+            raise Busy("the store of worlds does not answer", retry_after_s=5) from exc
         if data is None:
-            raise SessionGone("this fork is not kept any more", field="fork")
+            raise SessionGone("this world is not kept any more", field=field)
         return data
 
-    async def _answer(self, call: Any) -> Any:
-        answer = answer_of(call)
+    async def _answer(self, method: Any, *args: Any) -> Any:
+        answer = answer_of(call_detached(method, *args))
         if not (await asyncio.wait([answer], timeout=self._timeout_s))[0]:
             raise TimeoutError(f"no answer in {self._timeout_s:g} s")
         return answer.result()

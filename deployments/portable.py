@@ -42,6 +42,10 @@ class Cluster(Leases, Protocol):
 
     def report(self, session_id: str) -> SessionReport | None: ...
 
+    def store_world(self, token: str, snapshot: Snapshot) -> None:
+        """Keep a world in the background, for `World.resume`."""
+        ...
+
 
 @dataclass(slots=True, eq=False)
 class PendingChunk:
@@ -101,6 +105,7 @@ class PortableSession:
         self._calls: set[asyncio.Task[None]] = set()  # those that run on the lease
         self._is_paused = False
         self._lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._known_token = str(lease.token)  # to the client
         lease.report = self._report
         self._mover = Mover(
             cluster,
@@ -144,7 +149,7 @@ class PortableSession:
     async def encode(self, prompt: str) -> None:
         """Raises Busy, WorldLost or WorldFailed; see `PromptEncoder.encode`."""
         context, warning = await self._cluster.encode(prompt)
-        used = {self._history.snapshot().prompt, *(chunk.prompt for chunk in self._pending)}
+        used = {self._history.prompt, *(chunk.prompt for chunk in self._pending)}
         self._contexts = {text: each for text, each in self._contexts.items() if text in used}
         self._contexts[prompt] = context
         if warning is not None:
@@ -192,6 +197,9 @@ class PortableSession:
         if self._mover.lease is not None:
             self._notices += self._mover.lease.take_warnings()
         notices, self._notices = self._notices, []
+        for notice in notices:
+            if isinstance(notice, Moved) and notice.resume_token is not None:
+                self._known_token = notice.resume_token
         return notices
 
     def pause(self) -> None:
@@ -208,7 +216,20 @@ class PortableSession:
         self._stop()
 
     def detach(self) -> None:
-        self._mover.detach()
+        """The world waits in its group. One that has no group to wait in is stored."""
+        lease, running = self._mover.lease, self._cluster.running_groups()
+        can_wait = (
+            lease is not None
+            and not self._mover.is_moving
+            and str(lease.token) == self._known_token
+            and (running is None or lease.group_id in running)
+        )
+        if can_wait or not self._is_resumable:
+            self._mover.detach()
+        else:
+            if self._mover.error is None:
+                self._cluster.store_world(self._known_token, self._history.snapshot())
+            self._mover.close()
         self._stop()
 
     # ---- for the world
@@ -216,6 +237,10 @@ class PortableSession:
     def end(self, reason: str) -> None:
         """End the session as a lost world, with `reason` for its client."""
         self._mover.fail(WorldLost(reason))
+
+    def world_now(self) -> Snapshot:
+        """The world after the last chunk that has arrived."""
+        return self._history.snapshot()
 
     def note_groups(self, running: frozenset[str]) -> None:
         """Serve's running groups have changed; see `Mover.note_groups`."""
@@ -268,9 +293,8 @@ class PortableSession:
         """Note the chunks that have arrived, in their order."""
         while self._pending and (result := self._pending[0].result) is not None:
             chunk = self._pending.popleft()
-            # A copy: the array would keep the whole reply, with its frames, in the object store.
-            latents = np.array(result.latents)
-            self._history.append(latents, chunk.actions, chunk.prompt)
+            recache = self._cluster.config.prompt_recache
+            self._history.append(result.latents, chunk.actions, chunk.prompt, recache=recache)
             chunk.note_denoised()
             chunk.frames.set_result(result.frames)
 
