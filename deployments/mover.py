@@ -8,12 +8,12 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from deployments.config import ServiceConfig
 from deployments.lease import HeldLease
 from deployments.lease_request import start_clock
 from deployments.place import Losses, find_again, take_place
 from deployments.sessions.admission import Demand
 from deployments.sessions.wait_clock import WaitClock
-from deployments.config import ServiceConfig
 from transport.wire.errors import TransportError, WorldFailed, WorldLost
 from transport.wire.messages import Queued, Starting
 from transport.wire.world import OnWait
@@ -154,6 +154,8 @@ class Mover:
             if (running := self._leases.running_groups()) is not None:
                 self.note_groups(running)
             end = await lease.ended()
+            if lease is not self.lease:
+                return  # it was left
             if end.is_loss:
                 self.note_loss(lease, WorldLost(end.reason))
             else:

@@ -54,9 +54,10 @@ async def take_place(
     pause_s: float,
     place: HeldLease | None = None,
 ) -> tuple[HeldLease, T]:
-    """Find a place and `enter` it, again if that place is lost meanwhile. None remains if it raises.
+    """Find a place and `enter` it, again if that place is lost meanwhile.
 
     `note_loss` raises what ends the tries. `place` is tried first. Also raises what `find` raises.
+    No place remains if it raises.
     """
     while True:
         place = place or await find()

@@ -86,12 +86,12 @@ class PortableSession:
         on_wait: OnWait,
         last_frame: NDArray[np.uint8] | None = None,
         contexts: Contexts | None = None,
-        notices: Sequence[WarningMessage] = (),
+        warning: WarningMessage | None = None,
     ) -> None:
         """The world is open on the `lease`, and its past is in the `history`.
 
         `demand` is that of another lease. `on_wait` gets the client's status while the world has
-        none. `contexts` are encoded prompts that the world uses.
+        none. `contexts` are encoded prompts that the world uses. `warning` is for the client.
         """
         self.id = lease.session_id
         self.last_frame = last_frame
@@ -100,7 +100,7 @@ class PortableSession:
         self._is_resumable = demand.resumable
         self._client_waits = on_wait
         self._contexts = dict(contexts or {})
-        self._notices: list[WarningMessage | Moved] = [*notices, *lease.take_warnings()]
+        self._notices: list[WarningMessage | Moved] = [*([warning] if warning else ())]
         self._pending: deque[PendingChunk] = deque()
         self._calls: set[asyncio.Task[None]] = set()  # those that run on the lease
         self._is_paused = False

@@ -1,5 +1,4 @@
-"""The calls that work on each session's world. Tested in `tests/deployments/test_session_calls.py`.
-"""
+"""The calls that work on each session's world. Tested in `tests/deployments/test_session_calls.py`."""
 
 import asyncio
 from collections.abc import Coroutine

@@ -22,15 +22,13 @@ from deployments.portable import PortableSession
 from deployments.prompt_encoder import PromptEncoder
 from deployments.rank_replies import HandedOver, Opened
 from deployments.readiness import Readiness
-from deployments.refusal import refusal_of
 from deployments.running_replicas import RUNNING_REPLICAS, RunningReplicas
+from deployments.saved_world import demand_of, describe, read_snapshot
 from deployments.sessions.admission import Demand
 from deployments.sessions.resume_token import ResumeToken, parse_resume_token
 from deployments.sessions.wait_clock import WaitClock
-from lingbot.errors import LingbotError
 from lingbot.runtime.history import History
-from lingbot.runtime.snapshot import Snapshot, decode_snapshot, encode_snapshot, needed_prompts
-from lingbot.runtime.snapshot_check import check_snapshot
+from lingbot.runtime.snapshot import Snapshot, encode_snapshot, needed_prompts
 from transport.wire.errors import Refused, SessionGone, TransportError, WorldLost
 from transport.wire.messages import Queued, Starting, WarningMessage
 from transport.wire.world import OnWait, SavedWorld, WorldInfo, WorldMemory, WorldSpec
@@ -100,25 +98,21 @@ class ClusterWorld:
             resumable=spec.resumable,
         )
         encoding = self._start_encoding(spec.prompt)
-        notices: list[WarningMessage] = []
+        encoded: EncodedPrompt | None = None
 
-        async def enter(lease: HeldLease) -> tuple[Opened, Contexts]:
+        async def prepare() -> None:
+            nonlocal encoded
             encoded = await self._wait_for_prompt(encoding, on_wait)
-            context, contexts = None, {}
-            if encoded is not None:
-                context = contexts[spec.prompt] = encoded.context
-                warning = warn_of_truncation(encoded.num_truncated, "tokens")
-                notices[:] = [] if warning is None else [warning]
-            return await lease.open(spec, image, context, on_wait=on_wait), contexts
+
+        async def enter(lease: HeldLease) -> Opened:
+            return await lease.open(spec, image, encoded and encoded.context, on_wait=on_wait)
 
         try:
-            lease, (opened, contexts) = await self._enter(demand, enter, on_wait)
+            lease, opened = await self._enter(demand, enter, on_wait, prepare=prepare)
         finally:
             if encoding is not None:
                 encoding.cancel()
-        history = History(
-            opened.origin, prompt=spec.prompt, budget_bytes=self.config.history_bytes
-        )
+        history = History(opened.origin, prompt=spec.prompt, budget_bytes=self.config.history_bytes)
         return self._keep(
             PortableSession(
                 self,
@@ -126,28 +120,26 @@ class ClusterWorld:
                 history,
                 demand=demand,
                 on_wait=on_wait,
-                contexts=contexts,
-                notices=notices,
+                contexts=encoded and {spec.prompt: encoded.context},
+                warning=encoded and warn_of_truncation(encoded.num_truncated, "tokens"),
             )
         )
 
     def read_snapshot(self, data: bytes) -> SavedWorld:
-        return describe(self._decode(data), data)
+        return describe(read_snapshot(data, self.config), data)
 
     async def open_snapshot(
         self, saved: SavedWorld, *, on_wait: OnWait, realtime: bool = True, resumable: bool = False
     ) -> PortableSession:
         demand = demand_of(saved, realtime=realtime, resumable=resumable)
-        return await self._restore(self._decode(saved.data), demand, on_wait=on_wait)
+        return await self._restore(read_snapshot(saved.data, self.config), demand, on_wait=on_wait)
 
     async def read_fork(self, token: str) -> SavedWorld:
         if self.forks is None:
             raise SessionGone("this server keeps no forks", field="fork")
         return self.read_snapshot(await self.forks.get(token))
 
-    async def resume(
-        self, token: str, *, on_wait: OnWait
-    ) -> tuple[PortableSession, SavedWorld]:
+    async def resume(self, token: str, *, on_wait: OnWait) -> tuple[PortableSession, SavedWorld]:
         """Attach to the session, or take its world from a group that drains."""
         self._check_open()
         named = parse_resume_token(token)
@@ -255,30 +247,38 @@ class ClusterWorld:
         return wait_on
 
     async def _enter(
-        self, demand: Demand, enter: Callable[[HeldLease], Awaitable[Any]], on_wait: OnWait
-    ) -> tuple[HeldLease, Any]:
-        """A place in which a world has been opened. A group that dies meanwhile is replaced."""
-        losses, clock, tried = Losses(raised_at=0), start_clock(self.config), False
+        self,
+        demand: Demand,
+        enter: Callable[[HeldLease], Awaitable[Opened]],
+        on_wait: OnWait,
+        *,
+        prepare: Callable[[], Awaitable[None]] | None = None,
+    ) -> tuple[HeldLease, Opened]:
+        """A place in which a world has been opened. A group that dies meanwhile is replaced.
+
+        An error of `prepare`, which is awaited before, ends the tries.
+        """
+        losses, clock, asked = Losses(raised_at=0), start_clock(self.config), demand
 
         async def find() -> HeldLease:
-            nonlocal tried
-            asked = replace(demand, returning=demand.returning or tried)
+            nonlocal asked
             lease = await self.lease(asked, on_wait=on_wait, clock=clock)
-            tried = True
+            asked = replace(demand, returning=True)
+            try:
+                self._check_open()
+                if prepare is not None:
+                    await prepare()
+            except BaseException:
+                lease.close()
+                raise
             return lease
-
-        async def enter_open(lease: HeldLease) -> Any:
-            self._check_open()
-            return await enter(lease)
 
         def note_loss(error: TransportError) -> None:
             if self._closing is not None:
                 raise error
             losses.note(error, 0)
 
-        return await take_place(
-            find, enter_open, note_loss=note_loss, pause_s=self.notice_period_s
-        )
+        return await take_place(find, enter, note_loss=note_loss, pause_s=self.notice_period_s)
 
     async def _restore(
         self, snapshot: Snapshot, demand: Demand, *, on_wait: OnWait
@@ -310,7 +310,7 @@ class ClusterWorld:
             return handed.snapshot
         if self.forks is None:
             raise SessionGone("this session is gone", field="resume")
-        return self._decode(await self.forks.take(str(token)))
+        return read_snapshot(await self.forks.take(str(token)), self.config)
 
     async def _attach(self, token: ResumeToken, *, on_wait: OnWait) -> PortableSession | None:
         """The session, where it is; None if it is not there any more."""
@@ -362,16 +362,6 @@ class ClusterWorld:
         for session in set(self._sessions):
             session.note_groups(running)
 
-    def _decode(self, data: bytes) -> Snapshot:
-        """Raises Refused with the wrong field."""
-        try:
-            snapshot = decode_snapshot(data, max_bytes=self.config.limits.max_init_bytes)
-            check_snapshot(snapshot, self.config.world)
-        except LingbotError as exc:
-            refusal = refusal_of(exc)
-            raise Refused(refusal.text, field=refusal.field) from exc
-        return snapshot
-
     def _start_encoding(self, prompt: str) -> "asyncio.Task[EncodedPrompt] | None":
         if self._prompts is None:
             return None
@@ -388,30 +378,3 @@ class ClusterWorld:
         while not (await asyncio.wait([encoding], timeout=self.notice_period_s))[0]:
             await on_wait(Starting())
         return encoding.result()
-
-
-def describe(snapshot: Snapshot, data: bytes) -> SavedWorld:
-    """A snapshot as the transport room knows it."""
-    origin = snapshot.origin
-    return SavedWorld(
-        width=origin.width,
-        height=origin.height,
-        seed=origin.seed,
-        prompt=snapshot.prompt,
-        chunk_index=snapshot.next_chunk,
-        num_steps=origin.num_steps,
-        window=origin.window,
-        sink=origin.sink,
-        data=data,
-    )
-
-
-def demand_of(saved: SavedWorld, *, realtime: bool, resumable: bool) -> Demand:
-    """What the session of a saved world asks of a group."""
-    return Demand(
-        width=saved.width,
-        height=saved.height,
-        window=saved.window,
-        realtime=realtime,
-        resumable=resumable,
-    )

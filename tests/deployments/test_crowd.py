@@ -121,7 +121,11 @@ def test_whatever_clients_do_nothing_is_left_and_nobody_waits_for_a_free_place(s
                 check_group(group)
         await crowd.leave()
         check_group(group)
-        assert (len(sessions.line), len(sessions.waiting), sessions.suspender._running) == (0, 0, {})
+        assert (len(sessions.line), len(sessions.waiting), sessions.suspender._running) == (
+            0,
+            0,
+            {},
+        )
         assert (len(sessions.admission), len(sessions.registry), sessions._holders) == (0, 0, {})
         assert all(task.done() for task in [*crowd.steps, *group.calls.values()])
         for step in crowd.steps:
