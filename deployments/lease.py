@@ -22,7 +22,7 @@ from deployments.sessions.lease_reply import Ended
 from deployments.sessions.resume_token import ResumeToken
 from deployments.world_group import Lease
 from lingbot.runtime.snapshot import Snapshot
-from transport.wire.errors import Refused, WorldFailed, WorldLost
+from transport.wire.errors import Refused, TakenOver, TransportError, WorldFailed, WorldLost
 from transport.wire.messages import Queued, WarningMessage
 from transport.wire.world import OnWait, WorldSpec
 
@@ -40,8 +40,11 @@ class LeaseEnd(Struct, frozen=True):
     """Why a lease has ended, in words for the client."""
 
     reason: str
-    # False: the world goes on with another socket, or nobody wants it any more
-    is_loss: bool = True
+    is_taken_over: bool = False  # the world goes on with another socket
+
+    @property
+    def error(self) -> TransportError:
+        return TakenOver(self.reason) if self.is_taken_over else WorldLost(self.reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +199,7 @@ class HeldLease:
                 if isinstance(reply, Ended):
                     return end_of(reply)
         except RequestCancelledError:
-            return LeaseEnd(self._closed_by_us or "closed", is_loss=self._closed_by_us is None)
+            return LeaseEnd(self._closed_by_us or "the world's lease was cancelled")
         except (RayError, RayServeException) as exc:
             logger.warning("session %s: %s", self.session_id, exc)
             return LeaseEnd("the world's process died")
@@ -212,7 +215,7 @@ class HeldLease:
 def end_of(reply: Ended) -> LeaseEnd:
     """The end of a lease that the group has ended."""
     if reply.reason in ("taken_over", "moved"):
-        return LeaseEnd("another socket has taken this session over", is_loss=False)
+        return LeaseEnd("another socket goes on with this session", is_taken_over=True)
     return LeaseEnd(f"the world has ended: {reply.reason}")
 
 

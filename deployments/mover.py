@@ -156,10 +156,10 @@ class Mover:
             end = await lease.ended()
             if lease is not self.lease:
                 return  # it was left
-            if end.is_loss:
-                self.note_loss(lease, WorldLost(end.reason))
+            if end.is_taken_over:
+                self.fail(end.error)
             else:
-                self.fail(WorldLost(end.reason))
+                self.note_loss(lease, end.error)
 
         return asyncio.create_task(watch())
 
@@ -189,8 +189,8 @@ class Mover:
                 await self._settle()
             elif isinstance(error, WorldLost):
                 end = await old.why_lost()
-                if end is not None and not end.is_loss:
-                    raise WorldLost(end.reason)
+                if end is not None and end.is_taken_over:
+                    raise end.error
             self.lease = None
             old.close("moved")
             await self._go_on(error, place)

@@ -208,7 +208,7 @@ class PortableSession:
             self._mover.lease.pause()
 
     async def lost(self) -> str:
-        """Raises WorldFailed where the world is lost by an error of its own."""
+        """Raises WorldFailed where the world is lost by an error of its own, and TakenOver."""
         return await asyncio.shield(self._lost)
 
     def close(self) -> None:

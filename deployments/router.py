@@ -14,8 +14,8 @@ from ray.exceptions import ActorDiedError, RayError
 from ray.serve._private.request_router import PowerOfTwoChoicesRequestRouter  # Serve's default
 from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
 
+from deployments import running_replicas  # the module: Serve copies what this one has imported
 from deployments.calls import answer_of
-from deployments.running_replicas import RUNNING_REPLICAS
 from deployments.sessions.admission import Demand
 
 MAX_ASKED = 32  # replicas for one call, chosen at random where there are more
@@ -61,7 +61,7 @@ class RunningReplicasMixin(RequestRouter):
         super().update_replicas(replicas)
         deployment = self._deployment_id
         running = frozenset(str(replica.replica_id.unique_id) for replica in replicas)
-        RUNNING_REPLICAS.update((deployment.app_name, deployment.name), running)
+        running_replicas.RUNNING_REPLICAS.update((deployment.app_name, deployment.name), running)
 
 
 class SocketRouter(RunningReplicasMixin, PowerOfTwoChoicesRequestRouter):

@@ -5,9 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 from ray.exceptions import ActorDiedError, ActorUnavailableError
+from ray.serve.config import RequestRouterConfig
 from ray.serve.request_router import RequestRouter
 
 from deployments.router import FewestOngoing, FewestOngoingRouter, SocketRouter
+from deployments.running_replicas import RUNNING_REPLICAS
 from deployments.sessions.admission import Demand
 
 
@@ -107,7 +109,8 @@ def test_a_client_that_comes_back_goes_to_its_group_among_any_number():
 def test_routers_note_the_replicas_that_run(monkeypatch):
     """Serve calls `update_replicas` with each push."""
     noted = []
-    monkeypatch.setattr("deployments.router.RUNNING_REPLICAS", SimpleNamespace(update=add(noted)))
+    noting = SimpleNamespace(update=add(noted))
+    monkeypatch.setattr("deployments.running_replicas.RUNNING_REPLICAS", noting)
     monkeypatch.setattr(RequestRouter, "update_replicas", lambda self, replicas: None)
     for kind in (FewestOngoingRouter, SocketRouter):
         router = kind.__new__(kind)
@@ -118,6 +121,15 @@ def test_routers_note_the_replicas_that_run(monkeypatch):
             (("lingbot", kind.__name__), frozenset("ab")),
             (("lingbot", kind.__name__), frozenset()),
         ]
+
+
+def test_a_router_notes_into_the_one_list_of_its_process():
+    """Serve sends the routers' classes, with all that their module has imported, by value."""
+    for kind in ("FewestOngoingRouter", "SocketRouter"):
+        config = RequestRouterConfig(request_router_class=f"deployments.router.{kind}")
+        copied = config.get_request_router_class()
+        module = copied.update_replicas.__globals__["running_replicas"]
+        assert module.RUNNING_REPLICAS is RUNNING_REPLICAS
 
 
 def add(noted):
