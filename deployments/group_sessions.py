@@ -337,7 +337,7 @@ class GroupSessions:
         if self.registry.detach(session_id, now):
             self._drop_holder(session_id, None if reason is None else Ended("detached"))
             self.admission.detach(session_id, now)
-            logger.info("session %s detached", session_id)
+            logger.info("session %s detached: %s", session_id, reason or "its lease ended")
             self.update()
         elif record := self.registry.get(session_id):
             self._end(session_id, reason or record.end_reason)

@@ -217,12 +217,12 @@ class SessionCalls:
             self._sessions.mark_faulty(session_id, "failed")
             raise
         self._sessions.count_chunk(session_id)
-        self._keep_last_frame(session_id, frames[-1].copy())
+        self._keep_last_frame(session_id, frames[-1])
         return Chunk(frames, latents)
 
     def _keep_last_frame(self, session_id: str, frame: NDArray[np.uint8] | None) -> None:
         if frame is not None and self._sessions.is_live(session_id):
-            self._last_frames[session_id] = frame
+            self._last_frames[session_id] = frame.copy()  # not the whole chunk
         else:
             self._last_frames.pop(session_id, None)
 

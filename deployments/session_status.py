@@ -1,4 +1,4 @@
-"""One session of a group as operators see it. Tested in `tests/deployments/test_group_sessions.py`."""
+"""One session of a group, for operators. Tested in `tests/deployments/test_group_sessions.py`."""
 
 from typing import Literal
 

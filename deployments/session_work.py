@@ -1,4 +1,4 @@
-"""The calls that work on each session's world. Tested in `tests/deployments/test_session_calls.py`."""
+"""The work that goes on in each session. Tested in `tests/deployments/test_hand_over.py`."""
 
 import asyncio
 from collections.abc import Coroutine

@@ -37,7 +37,8 @@ class FakeSnapshot(SimpleNamespace):
     """Of a session with this seed, after so many chunks."""
 
     def __init__(self, seed, num_chunks):
-        super().__init__(seed=seed, num_chunks=num_chunks, chunks=(), prompt="")
+        super().__init__(seed=seed, num_chunks=num_chunks, chunks=(), prompt="", journal=None)
+        self.origin = f"origin of {seed}"
 
 
 class FakeEngine:
@@ -49,7 +50,7 @@ class FakeEngine:
     def __init__(self):
         self.opened, self.live, self.order, self.broken = [], [], [], None
         self.steps = []  # context, prompt and recache of each
-        self.contexts = None  # of the last restoration
+        self.restored = None  # the last snapshot, its contexts and `exact`
         self.gate, self.decode_gate = threading.Event(), threading.Event()
         self.gate.set()
         self.decode_gate.set()
@@ -71,15 +72,17 @@ class FakeEngine:
             raise LingbotError("snapshot.seed is unlucky", field="snapshot.seed")
 
     def begin_restore(self, snapshot, contexts, *, exact):
-        self.contexts = contexts
+        self.restored = snapshot, contexts, exact
         session = FakeSession(snapshot.seed)
         session.num_chunks = snapshot.num_chunks
         self.live.append(snapshot.seed)
-        return SimpleNamespace(session=session, parts=[Part((snapshot.seed,)), Part(is_last=True)])
+        parts = [Part((snapshot.seed,)), Part(is_last=True)]
 
-    def continue_restore(self, restoration):
-        self.gate.wait(5)
-        return restoration.parts.pop(0)
+        def advance():
+            self.gate.wait(5)
+            return parts.pop(0)
+
+        return SimpleNamespace(session=session, advance=advance)
 
     def denoise(self, session, actions, *, context, prompt, recache):
         self.steps.append((context, prompt, recache))

@@ -169,6 +169,23 @@ def test_a_call_that_is_cancelled_leaves_no_place():
     run(scenario, max_sessions=1)
 
 
+@pytest.mark.parametrize("leave", ["leave", "cancel"])
+def test_a_client_that_leaves_the_line_makes_way_for_one_that_needs_less(leave):
+    async def scenario(group):
+        await group.walk("a")
+        large = await group.ask("large", replace(WALK, width=32))
+        small = await group.ask("small")
+        assert (large, small) == ([Waiting(1)], [Waiting(2)])
+        if leave == "leave":
+            group.sessions.leave("large")
+        else:
+            group.calls["large"].cancel()
+        await settle()
+        assert small[-1] == 1
+
+    run(scenario, num_bytes=2)
+
+
 def test_new_limits_admit_those_who_wait_and_cut_nobody():
     async def scenario(group):
         await group.walk("a")

@@ -3,10 +3,9 @@
 import asyncio
 
 import pytest
-from msgspec.structs import replace
 
 from deployments.sessions.lease_reply import Waiting
-from tests.deployments.one_group import WALK, run, settle
+from tests.deployments.one_group import run, settle
 
 
 async def paused(group, session_id):
@@ -108,23 +107,6 @@ def test_a_session_that_keeps_its_memory_is_not_asked_for_it_again_at_once():
         assert await step
 
     run(scenario, num_bytes=1, suspend_after_s=10, suspended_bytes=2)
-
-
-@pytest.mark.parametrize("leave", ["end", "cancel"])
-def test_a_client_that_leaves_the_line_makes_way_for_one_that_needs_less(leave):
-    async def scenario(group):
-        await group.walk("a")
-        large = await group.ask("large", replace(WALK, width=32))
-        small = await group.ask("small")
-        assert (large, small) == ([Waiting(1)], [Waiting(2)])
-        if leave == "end":
-            group.sessions.end("large", 1)
-        else:
-            group.calls["large"].cancel()
-        await settle()
-        assert small[-1] == 1
-
-    run(scenario, num_bytes=2)
 
 
 def test_a_suspended_session_takes_the_memory_of_one_that_is_paused():

@@ -11,12 +11,12 @@ from deployments.sessions.lease_reply import AskAgain, Ended, Leased, NotHere, W
 from deployments.world_group import Lease, WorldGroup, start_group, watch
 
 
-class Ended(BaseException):
+class ProcessEnded(BaseException):
     """Stands for the end of the process."""
 
 
 def end_process(status):
-    raise Ended
+    raise ProcessEnded
 
 
 class Remote:
@@ -68,7 +68,7 @@ async def watch_shortly(rank):
     ids=["a step hangs", "no answer", "dead"],
 )
 def test_a_rank_that_hangs_or_dies_ends_its_group(rank, reason, caplog):
-    with pytest.raises(Ended):
+    with pytest.raises(ProcessEnded):
         asyncio.run(watch_shortly(rank()))
     assert reason in caplog.text
 
