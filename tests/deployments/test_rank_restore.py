@@ -24,7 +24,9 @@ SPEC = WorldSpec(prompt="a toy", seed=7, width=48, height=32)
 
 @asynccontextmanager
 async def started(**config):
-    rank = WorldRank(ServiceConfig(**config), load=lambda group: make_engine(group=group))
+    config = ServiceConfig(**config)
+    # Any part of a restoration may be queued for a moment.
+    rank = WorldRank(config, load=lambda group: make_engine(group=group), notice_period_s=60)
     await rank.start(RankAssignment())
     await rank.start_loop()
     yield rank
