@@ -145,6 +145,7 @@ def world_info(config: ServiceConfig) -> WorldInfo:
         max_steps=world.max_steps,
         openings=() if openings is None else load_openings(openings),
         encodes_prompts=config.has_text_encoder,
+        resume_grace_s=config.resume_grace_s,
     )
 
 
