@@ -128,7 +128,9 @@ class ClipResponse(Response):
                 async for data in pieces:
                     if not self._begun:
                         self._begun = True
-                        warnings = [*self._warnings, *session.take_warnings()]
+                        notices = session.take_notices()
+                        told = [one for one in notices if isinstance(one, WarningMessage)]
+                        warnings = [*self._warnings, *told]
                         await self._write(send, _start(self._spec.seed, warnings))
                     await self._write(send, _body(data))
                     self._num_bytes += len(data)
