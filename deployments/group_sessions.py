@@ -109,8 +109,8 @@ class GroupSessions:
             finally:
                 self._give_up(call_id)
         if (holder := self._holders.get(session_id)) and holder.call_id == call_id:
-            async for reply in self._hold(session_id, holder):
-                yield reply
+            async for answer in self._hold(session_id, holder):
+                yield answer
 
     async def _hold(self, session_id: str, holder: Holder) -> AsyncIterator[Leased | Ended]:
         record = self.registry.get(session_id)
