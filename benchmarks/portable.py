@@ -4,8 +4,9 @@ Walks through the pocket world's six openings, with a new prompt on the way, and
 with the last 1, 2, 3 … chunks. Each is restored from its file. PSNR compares the frames of the next
 chunks with those of the session that never stopped. For scale, one row restores with the noise of
 another seed. Seconds are medians of rank 0's thread, without other load. A chunk is denoised and
-decoded in turn, as the restoration is. --ranks 1 2 repeats all of it with so many processes of one thread each. The shipped number of
-chunks is marked. Prints a table for each number of ranks, then one JSON line.
+decoded in turn, as the restoration is. --ranks 1 2 repeats all of it with so many processes of one
+thread each. The shipped number of chunks is marked. Prints a table for each number of ranks, then
+one JSON line.
 """
 
 import argparse
