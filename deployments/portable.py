@@ -20,7 +20,7 @@ from deployments.rank_replies import Chunk
 from deployments.sessions.admission import Demand
 from lingbot.errors import LingbotError
 from lingbot.runtime.history import History
-from lingbot.runtime.snapshot import Journal, Snapshot, encode_snapshot
+from lingbot.runtime.snapshot import RESUMED_CHUNKS, Journal, Snapshot, encode_snapshot
 from transport.wire.errors import Refused, TransportError, WorldFailed, WorldLost
 from transport.wire.messages import Moved, Queued, Starting, WarningMessage
 from transport.wire.world import OnWait
@@ -229,7 +229,8 @@ class PortableSession:
             self._mover.detach()
         else:
             if self._mover.error is None:
-                self._cluster.store_world(self._known_token, self._history.snapshot())
+                left = self._history.snapshot(num_more=RESUMED_CHUNKS)
+                self._cluster.store_world(self._known_token, left)
             self._mover.close()
         self._stop()
 

@@ -296,17 +296,19 @@ class ClusterWorld:
     ) -> PortableSession:
         self._check_open()
         on_wait = self._while_open(on_wait)
-        contexts = await self.contexts_of(snapshot, {})
+        history = History.of(snapshot, budget_bytes=self.config.history_bytes)
+        needed = history.snapshot()  # the other chunks of `snapshot` are for rewinding
+        contexts = await self.contexts_of(needed, {})
 
         async def enter(lease: HeldLease) -> Opened:
-            return await lease.restore(snapshot, contexts, on_wait=on_wait)
+            return await lease.restore(needed, contexts, on_wait=on_wait)
 
         lease, opened = await self._enter(demand, enter, on_wait)
         return self._keep(
             PortableSession(
                 self,
                 lease,
-                History.of(snapshot, budget_bytes=self.config.history_bytes),
+                history,
                 demand=demand,
                 on_wait=on_wait,
                 last_frame=opened.last_frame,

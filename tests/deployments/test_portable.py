@@ -13,7 +13,7 @@ from deployments.sessions.lease_reply import Ended, Full, NotHere
 from deployments.sessions.resume_token import parse_resume_token
 from deployments.world_group import Lease
 from lingbot.runtime.history import History
-from lingbot.runtime.snapshot import decode_snapshot, encode_snapshot
+from lingbot.runtime.snapshot import RESUMED_CHUNKS, decode_snapshot, encode_snapshot
 from tests.deployments.fakes import (
     DEPLOYMENT,
     HANGS,
@@ -644,10 +644,11 @@ def test_a_restored_world_gets_the_contexts_of_all_its_prompts():
 
 
 def snapshot_of(num_chunks):
-    history = History(ORIGIN, prompt="snow", budget_bytes=2**20)
+    """As a rank hands it over: with chunks that the client may not have received."""
+    history = History(ORIGIN, prompt="snow", budget_bytes=0, num_more=RESUMED_CHUNKS)
     for number in range(num_chunks):
         history.append(chunk(number).latents, ["w"], None)
-    return history.snapshot()
+    return history.snapshot(num_more=RESUMED_CHUNKS)
 
 
 async def ignore(status):
@@ -709,15 +710,17 @@ def test_a_token_attaches_to_a_session_that_waits_in_its_group():
         await next_lease(group, 0)
         assert group.demands[0].resume == ("a", SECRET) and group.demands[0].group == "group-a"
         rank = FakeRank()
-        rank.handed_over = HandedOver(snapshot_of(5), IMAGE)
-        rank.next_chunk = 5
+        rank.handed_over = HandedOver(snapshot_of(9), IMAGE)
+        rank.next_chunk = 9
         grant(group, "a", rank=rank, attached=True, epoch=2)
         session, saved = await resuming
-        assert (saved.chunk_index, saved.prompt, saved.width, saved.seed) == (5, "snow", 16, 1)
-        assert session.chunk_index == 5 and (session.last_frame == IMAGE).all()
+        assert (saved.chunk_index, saved.prompt, saved.width, saved.seed) == (9, "snow", 16, 1)
+        assert session.chunk_index == 9 and (session.last_frame == IMAGE).all()
         assert rank.restored == [] and session.resume_token == token
-        await walk(session, 5)
+        await walk(session, 9)
         assert rank.calls[-1][:2] == ("a", 2)
+        await session.rewind(6)  # the client has not received the last chunks before
+        await walk(session, 6)
         session.close()
 
     run(scenario)
