@@ -137,9 +137,7 @@ def chunk(
     """
     encoder = open_encoder(Encoding(format=name, quality=quality), fps=FPS)
     batches = split_chunk(frames, encoder, position=index * len(frames))
-    extras = HeaderExtras(
-        AppliedControls([], []), cut_over=flushes_older, world_chunk_index=world_index
-    )
+    extras = HeaderExtras(AppliedControls([], []), world_index, cut_over=flushes_older)
     parts: list[bytes | memoryview] = []
     for batch_index, batch in enumerate(batches):
         payload = encoder.encode(batch)
