@@ -229,11 +229,14 @@ class Client:
 
     # ---- receiving
 
-    async def run(self, socket: ClientConnection) -> None:
-        """Reads this socket, and others after it, until the session ends."""
+    async def begin(self, socket: ClientConnection) -> None:
+        """Sends the init. Events may follow at once; `run` must follow."""
+        await self._begin(socket, self._init)
+
+    async def run(self) -> None:
+        """Reads the socket, and others after it, until the session ends."""
         error: Exception | None = None
         try:
-            await self._begin(socket, self._init)
             while (lost := await self._read_socket()) is not None:
                 session = self._resumable()
                 if session is None:
