@@ -51,7 +51,7 @@ def server(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def two_empty_groups(server):
-    """Whatever the test before has left."""
+    """Each test begins without sessions."""
 
     async def wait():
         await asyncio.to_thread(deploy, server, two_groups)
@@ -120,7 +120,7 @@ def message(client, type_):
 
 
 def cut(client):
-    """The end of a socket of which nobody is told."""
+    """End a socket without a closing handshake."""
     client.socket.transport.abort()
 
 
