@@ -34,7 +34,7 @@ class FakeSession(int):
 
 
 class FakeSnapshot(SimpleNamespace):
-    """Of a session with this seed, after so many chunks."""
+    """The snapshot of a session with this seed, after so many chunks."""
 
     def __init__(self, seed, num_chunks):
         super().__init__(seed=seed, num_chunks=num_chunks, chunks=(), prompt="", journal=None)
