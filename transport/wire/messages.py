@@ -317,6 +317,7 @@ class Moved(Struct, tag="moved", frozen=True):
     """Extension: the world has gone on in another replica group."""
 
     world_chunk_index: int  # of the next chunk
+    resume_token: str | None = None  # in place of the one before, which opens nothing any more
 
 
 class LastFrame(Struct, tag="last_frame", frozen=True, kw_only=True):
