@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from transport.client.asks import Answer, Asks
+from transport.client.asks import Answer, Asks, error_of
 from transport.client.chunk_reader import Chunk, ChunkReader, ConnectionLost
 from transport.client.dial import Dialer, resume_init
 from transport.client.inbox import Inbox, Received
@@ -91,8 +91,6 @@ class Client:
     def ending(self) -> Ending | None:
         """The announced end of the session."""
         return self._status.ending
-
-    # ---- chunks
 
     async def wait(self) -> AsyncIterator[Queued | Starting]:
         """Yields news of the queue until the world is open; then `session` is set.
@@ -334,12 +332,7 @@ class Client:
                 self._note_news(message)
 
     def _fail(self, message: Error) -> None:
-        error = TransportError(
-            message.content,
-            code=message.code,
-            field=message.field,
-            retry_after_s=message.retry_after_s,
-        )
+        error = error_of(message)
         if message.event_id in self._asks.pending:
             self._asks.fail(message.event_id, error)
         elif message.code == "busy" and self._dialer.is_redialing:
@@ -388,8 +381,6 @@ class Client:
         self._status.note(news)
         if self._on_news is not None:
             self._on_news(news)
-
-    # ---- sending
 
     def _new_event_id(self) -> int:
         self._next_event_id += 1
