@@ -123,8 +123,6 @@ class Client:
         while (chunk := await self.next_chunk()) is not None:
             yield chunk
 
-    # ---- controls
-
     async def send_actions(self, script: Sequence[Sequence[str]]) -> int:
         """Plays a script: one list of keys a latent frame. Returns the event's id."""
         event_id = self._new_event_id()
@@ -165,8 +163,6 @@ class Client:
         """
         payload = "visible" if visible else "hidden"
         return await self._send_control("visibility", payload, self._new_event_id())
-
-    # ---- the world as a whole
 
     async def save(self) -> bytes:
         """Returns the world in one piece, which `connect(snapshot=...)` opens again.
@@ -224,8 +220,6 @@ class Client:
             return await answer
         finally:
             self._asks.remove(event_id)
-
-    # ---- receiving
 
     async def begin(self, socket: ClientConnection) -> None:
         """Sends the init. Events may follow at once; `run` must follow."""
