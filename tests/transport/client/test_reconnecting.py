@@ -171,7 +171,7 @@ def test_a_world_that_cannot_be_turned_back_goes_on_where_it_is(run, world):
     async def scenario(relay):
         news = []
         async with connect(relay.url, on_news=news.append, **ON_DEMAND) as client:
-            await client.send_actions([W] * 6)
+            await client.send_actions([W] * 3)
             await take(client, 1)
             world.decoding.clear()
             await client.send_actions([A] * 9)
