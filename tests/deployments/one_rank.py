@@ -29,7 +29,7 @@ class FakeSession(int):
     def origin(self):
         return f"origin of {int(self)}"
 
-    def snapshot(self):
+    def snapshot(self, *, num_more):
         return FakeSnapshot(int(self), self.num_chunks)
 
 
