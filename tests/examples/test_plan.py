@@ -1,4 +1,4 @@
-"""The example on sockets of this process, with a fake world that is drawn from what it was told."""
+"""The example on sockets of this process, with a fake world."""
 
 import io
 
