@@ -124,8 +124,8 @@ class Worker:
         session that nobody watches (`is_live` False).
 
         Cancelling the future of a queued command removes the command. The future of a restoration
-        cannot be cancelled: `end_session` ends it. Raises UnicodeEncodeError for a command that cannot be
-        sent to the other ranks.
+        cannot be cancelled: `end_session` ends it. Raises UnicodeEncodeError for a command that
+        cannot be sent to the other ranks.
         """
         if isinstance(command, RestoreSession):
             queue = partial(self._submit, deadline=deadline)
