@@ -318,11 +318,9 @@ class Client:
                 self.acked_events.append(message.event_id)
             case WarningMessage():
                 self.warnings.append(message)
-            case Moved(_, resume_token):
-                if self.session is not None and resume_token is not None:
-                    self.session = replace(self.session, resume_token=resume_token)
-                self._note_news(message)
-            case Queued() | Starting() | Paused() | Resumed() | Paced() | Ending():
+            case Queued() | Starting() | Paused() | Resumed() | Paced() | Ending() | Moved():
+                if isinstance(message, Moved) and self.session and message.resume_token:
+                    self.session = replace(self.session, resume_token=message.resume_token)
                 self._note_news(message)
 
     def _fail(self, message: Error) -> None:
@@ -351,6 +349,7 @@ class Client:
             self._unannounced = session
         else:
             self._status = Status()
+            self._inbox.hold_chunks()
             self._going_on = asyncio.create_task(self._go_on(expected, session))
 
     async def _go_on(self, expected: int, session: SessionOpened) -> None:
@@ -364,6 +363,7 @@ class Client:
         if resumes_at > expected and not turns_back:
             with suppress(TransportError):
                 resumes_at = (await self.rewind(chunk_index=expected)).world_chunk_index
+        self._inbox.release_chunks()
         for event_id, ask in pending.items():
             await self._send_event(ask.kind, ask.payload, event_id)
         self._holds_controls = False

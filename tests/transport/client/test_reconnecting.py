@@ -63,6 +63,26 @@ def test_a_script_is_played_once_over_two_sockets(run, num_before):
     assert news[1].num_lost_chunks == 0
 
 
+def test_chunks_that_come_before_the_world_is_turned_back_are_not_given_out(run):
+    """In real time, a world goes on as soon as another socket has it."""
+
+    async def scenario(relay):
+        news, chunks = [], []
+        script = {"camera_actions": SCRIPT}
+        async with connect(relay.url, on_news=news.append, condition_inputs=script) as client:
+            async for _ in client.wait():
+                pass
+            for number in range(5):
+                if number == 1:
+                    relay.cut()
+                chunks.append(await client.next_chunk())
+        return chunks
+
+    chunks = run(scenario)
+    assert [chunk.world_index for chunk in chunks] == list(range(5))
+    assert keys_of(chunks)[: len(SCRIPT)] == SCRIPT
+
+
 def test_held_keys_and_the_prompt_are_sent_again(run, world):
     async def scenario(relay):
         news = []
