@@ -1,4 +1,5 @@
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 
@@ -47,9 +48,11 @@ def test_a_caller_waits_for_an_item():
 def test_only_chunks_are_dropped():
     async def scenario():
         inbox = Inbox()
-        inbox.put(Received("a chunk", None))
+        for index in (4, 5, 6):
+            inbox.put(Received(SimpleNamespace(world_index=index), None))
         inbox.put(Queued(1))
-        assert [one.chunk for one in inbox.chunks] == ["a chunk"]
+        inbox.drop_chunks(5)
+        assert [one.chunk.world_index for one in inbox.chunks] == [4]
         inbox.drop_chunks()
         assert inbox.chunks == []
         return await inbox.get()
@@ -62,7 +65,7 @@ def test_chunks_of_a_world_that_is_turned_back_are_not_given_out():
         inbox = Inbox()
         inbox.hold_chunks()
         inbox.put(Starting())
-        inbox.put(Received("late", None))
+        inbox.put(Received(SimpleNamespace(world_index=1), None))
         assert await inbox.get() == Starting()
         waiting = asyncio.create_task(inbox.get())
         await asyncio.sleep(0.01)
