@@ -334,10 +334,11 @@ class Client:
             raise error
 
     def _note_turn(self, rewound: Rewound) -> None:
-        at = rewound.world_chunk_index
-        self._inbox.drop_chunks(since=at if self._holds_controls else 0)
-        self._next_chunk = at
-        if not self._holds_controls:
+        self._next_chunk = rewound.world_chunk_index
+        if self._holds_controls:  # chunks of the last socket may not be taken yet
+            self._inbox.drop_chunks(self._next_chunk)
+        else:
+            self._inbox.drop_chunks()
             self._controls.note_turn(event_id=rewound.event_id or 0)
         self._asks.answer(rewound)
 

@@ -63,10 +63,10 @@ class Inbox:
     def chunks(self) -> list[Received]:
         return [item for item in self._items if isinstance(item, Received)]
 
-    def drop_chunks(self, *, since: int = 0) -> None:
-        """Drop the chunks from this index in their world on."""
-
-        def stays(item: Item) -> bool:
-            return not isinstance(item, Received) or item.chunk.world_index < since
-
-        self._items = deque(filter(stays, self._items))
+    def drop_chunks(self, start: int = 0) -> None:
+        """Forget those from this index in the world on."""
+        self._items = deque(
+            item
+            for item in self._items
+            if not isinstance(item, Received) or item.chunk.world_index < start
+        )

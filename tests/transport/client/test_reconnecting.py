@@ -100,6 +100,25 @@ def test_a_world_that_has_moved_is_resumed_by_its_new_token(run, world):
     assert run(scenario).world_index == 1
 
 
+def test_a_chunk_that_has_arrived_and_was_not_taken_is_kept(run, world):
+    async def scenario(relay):
+        news = []
+        async with connect(
+            relay.url, on_news=news.append, condition_inputs={"camera_actions": SCRIPT}, **ON_DEMAND
+        ) as client:
+            chunks = await take(client, 1)
+            while not client._inbox.chunks:
+                await asyncio.sleep(0.005)
+            relay.cut()
+            await has_news(news, Reconnected)
+            chunks += await take(client, 3)
+        return chunks
+
+    chunks = run(scenario)
+    assert [chunk.world_index for chunk in chunks] == [0, 1, 2, 3]
+    assert keys_of(chunks) == SCRIPT
+
+
 def test_held_keys_and_the_prompt_are_sent_again(run, world):
     async def scenario(relay):
         news = []
