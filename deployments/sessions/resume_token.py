@@ -1,6 +1,6 @@
 """The token by which a client that lost its socket finds its world again.
 
-Tested in `tests/deployments/test_portable.py`.
+Tested in `tests/deployments/test_resuming.py`.
 """
 
 import re
