@@ -21,6 +21,7 @@ from transport.wire.limits import ClientLimits
 T = TypeVar("T")
 PositiveInt = Annotated[int, Meta(ge=1)]
 NonNegativeInt = Annotated[int, Meta(ge=0)]
+NonNegativeFloat = Annotated[float, Meta(ge=0)]
 PositiveFloat = Annotated[float, Meta(gt=0)]
 # As browsers send it: no path, no slash at the end. "null" is the origin of local files.
 Origin = Annotated[str, Meta(pattern="^([*]|null|https?://[^/\\s]+)\\Z")]
@@ -56,8 +57,13 @@ class ServiceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     text_cache_bytes: NonNegativeInt = 256 * 2**20  # encoded prompts of a TextEncoder replica
     queue_timeout_s: PositiveFloat = 60.0  # how long a client waits for a free world
     warm_up_timeout_s: PositiveFloat = 900.0  # how long a client or a start waits for warm-up
-    step_timeout_s: PositiveFloat = 60.0  # a longer step has hung, and its world is lost
+    step_timeout_s: PositiveFloat = 60.0  # a longer step has hung, and its group ends
     lease_ttl_s: PositiveFloat = 30.0  # an idle time after which a session ends
+    resume_grace_s: NonNegativeFloat = 60.0  # how long a world waits for another socket; 0: not
+    history_bytes: NonNegativeInt = 128 * 2**20  # of latents that a session keeps, for rewinding
+    fork_store_bytes: NonNegativeInt = 256 * 2**20  # of all forked worlds together; 0: no forks
+    fork_ttl_s: PositiveFloat = 600.0  # how long a forked world is kept
+    prompt_recache: bool = False  # a new prompt rebuilds the KV window, so that the old one fades
     limits: ClientLimits = ClientLimits()  # limits of one client, at the start
     group: GroupLimits = GroupLimits()  # limits of one replica group, at the start
     # Other origins whose pages may open sockets and read the HTTP endpoints; "*": every origin

@@ -1,5 +1,7 @@
 """The transport deployment: sockets, controls, pacing and codecs, on replicas without a GPU."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from ray.serve.handle import DeploymentHandle
 from starlette.applications import Starlette
 
 from deployments.config import ServiceConfig, parse_user_config
-from deployments.lease import LeasedWorld
+from deployments.fork_store import ClusterForks
 from deployments.observability.fan_out import FanOut
 from deployments.observability.logs import configure_logging
 from deployments.observability.session_metrics import TransportMetrics
@@ -21,6 +23,7 @@ from deployments.prompt_encoder import PromptEncoder
 from deployments.serve_middleware import add_serve_middleware
 from deployments.session_list import SessionCollector
 from deployments.token_usage import ClusterUsage
+from deployments.world import ClusterWorld
 from lingbot.config import PRESETS, SIZE_MULTIPLE
 from transport.access import Access
 from transport.app import build_app
@@ -40,10 +43,12 @@ class Transport:
         text_encoder: DeploymentHandle[Any] | None = None,
         *,
         token_usage: DeploymentHandle[Any] | None = None,
+        fork_store: DeploymentHandle[Any] | None = None,
     ) -> None:
         """`text_encoder` is None where the ranks encode the prompts themselves.
 
-        `token_usage` is None where no token is needed. Raises TokenFileError.
+        `token_usage` is None where no token is needed, and `fork_store` where no world is stored.
+        Raises TokenFileError.
         """
         configure_logging(config.log_format)
         self._access = Access(
@@ -56,8 +61,18 @@ class Transport:
         self._observer = create_observer(config, reports, replica=replica)
         self._collector = SessionCollector(group.app_name)
         prompts = None if text_encoder is None else PromptEncoder(text_encoder, config)
-        self._world = LeasedWorld(
-            group, world_info(config), config, prompts=prompts, report=reports.get
+        forks = None
+        if fork_store is not None:
+            forks = ClusterForks(fork_store, ttl_s=config.fork_ttl_s)
+        self._own = follow_own_replicas()
+        self._world = ClusterWorld(
+            group,
+            world_info(config),
+            config,
+            prompts=prompts,
+            forks=forks,
+            report=reports.get,
+            replica=self._own and (self._own.deployment_name, replica),
         )
         self._config = config
         self._limits = config.limits
@@ -73,7 +88,7 @@ class Transport:
 
     def __serve_build_asgi_app__(self) -> Starlette:
         config = self._config
-        return add_serve_middleware(
+        app = add_serve_middleware(
             build_app(
                 self._world,
                 limits=lambda: self._limits,
@@ -84,6 +99,16 @@ class Transport:
                 operator_token_file=config.operator_token_file,
             )
         )
+        lifespan = app.router.lifespan_context
+
+        @asynccontextmanager
+        async def finish_at_end(app: Starlette) -> AsyncIterator[Any]:
+            async with lifespan(app) as state:
+                yield state
+                await self._world.finish()  # Serve ends the lifespan of a replica that has drained
+
+        app.router.lifespan_context = finish_at_end
+        return app
 
 
 def replica_name() -> str:
@@ -92,6 +117,19 @@ def replica_name() -> str:
         return str(serve.get_replica_context().replica_id.unique_id)
     except RayServeException:
         return "local"
+
+
+def follow_own_replicas() -> DeploymentHandle[Any] | None:
+    """A handle to this replica's own deployment; outside of Serve, None.
+
+    It is never called. Its router learns that this replica drains.
+    """
+    try:
+        context = serve.get_replica_context()
+    except RayServeException:
+        return None
+    own: DeploymentHandle[Any] = DeploymentHandle(context.deployment, context.app_name)
+    return own.options()  # creates the router
 
 
 def create_observer(config: ServiceConfig, reports: SessionReports, *, replica: str) -> FanOut:
@@ -119,6 +157,7 @@ def world_info(config: ServiceConfig) -> WorldInfo:
         max_steps=world.max_steps,
         openings=() if openings is None else load_openings(openings),
         encodes_prompts=config.has_text_encoder,
+        resume_grace_s=config.resume_grace_s,
     )
 
 

@@ -21,6 +21,8 @@ ErrorCode = Literal[
     "unauthorized",
     "forbidden",
     "session_ended",
+    "session_gone",
+    "taken_over",
     "world_lost",
     "internal",
 ]
@@ -97,11 +99,24 @@ class SessionEnded(TransportError):
     close_code = 1000
 
 
+class TakenOver(TransportError):
+    """Another socket goes on with this session. No client should connect again by itself."""
+
+    code = "taken_over"
+    close_code = 1000
+
+
 class WorldLost(TransportError):
     """The world of this session is gone, with its state. A new session may be opened."""
 
     code = "world_lost"
     close_code = 1012
+
+
+class SessionGone(TransportError):
+    """The token of an init opens nothing any more. Another init may follow."""
+
+    code = "session_gone"
 
 
 class WorldFailed(TransportError):

@@ -6,16 +6,15 @@ digits in a string. The tags, the fields and their order are those of SGLang-Dif
 endpoint. Extensions are sent only to clients that asked for them in `init`.
 """
 
-import math
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Raw, Struct, msgpack, to_builtins
 
-from transport.wire.errors import ErrorCode, TransportError
+from transport.wire.errors import ErrorCode
 
 Format = Literal["raw", "jpeg", "webp", "h264", "delta-zstd"]
 Chroma = Literal["420", "444"]  # JPEG samples colour at a quarter of the pixels, or at all
-DeliveryMode = Literal["all", "latest"]
+DeliveryMode = Literal["all", "latest", "on_demand"]
 WarningCode = Literal[
     "codec_failed",
     "size_changed",
@@ -34,6 +33,7 @@ Prompt = Annotated[str, Meta(max_length=MAX_PROMPT_CHARS)]
 Positive = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]  # a negative one: a random one
 EventId = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Token = Annotated[str, Meta(min_length=1, max_length=256)]
 Fps = Annotated[int, Meta(ge=1, le=60)]
 Quality = Annotated[int, Meta(ge=0, le=100)]
 MaxWidth = Annotated[int, Meta(ge=0)]
@@ -68,10 +68,15 @@ class Init(Struct, tag="init", frozen=True, kw_only=True):
     extensions: bool | None = None
     realtime_chroma_subsampling: Chroma | None = None  # of JPEG
     # With extensions: "all" chunks, or the "latest". With "all", generation waits for missing acks.
-    # With "latest" it goes on, and stale chunks are dropped whole.
+    # With "latest" it goes on, and stale chunks are dropped whole. With "on_demand" a chunk is
+    # generated only while a script has actions left, or a key is held, as fast as the world can.
     realtime_delivery: DeliveryMode | None = None
     # With extensions: the client shows a chunk marked `cut_over` before older frames.
     realtime_cut_over: bool | None = None
+    # With extensions, each in place of `first_frame`; at most one of the three is given.
+    snapshot: bytes | None = None  # of a saved world, which goes on where it was
+    fork: Token | None = None  # of `forked`: its world goes on where it was, any number of times
+    resume: Token | None = None  # the `resume_token` of a session whose socket was lost
 
 
 class Event(Struct, tag="event", frozen=True):
@@ -173,6 +178,7 @@ class HeaderExtras(Struct, frozen=True, omit_defaults=True):
     """Extension: more fields of a header."""
 
     applied_controls: "AppliedControls"
+    world_chunk_index: int  # of the chunk in its world, which a rewind turns back
     cut_over: bool = False  # on a chunk's first batch: older frames need not be shown any more
     dropped_frames: int = 0  # stale frames that this session has dropped so far
 
@@ -242,6 +248,9 @@ class SessionOpened(Struct, tag="session", frozen=True, kw_only=True):
     encoding: Format
     limits: SessionLimits
     seed: int | None = None  # of the world; the drawn one if the init has a negative one
+    world_chunk_index: int = 0  # of the next chunk in its world
+    resume_token: str | None = None  # for another socket, should this one be lost
+    resume_grace_s: float | None = None  # for so long the world waits then
 
 
 class Queued(Struct, tag="queued", frozen=True, omit_defaults=True):
@@ -279,6 +288,51 @@ class Ending(Struct, tag="ending", frozen=True):
     in_s: int
 
 
+class SnapshotMessage(Struct, tag="snapshot", frozen=True, kw_only=True):
+    """Extension: the answer to `save`, a world in one piece. It is opaque to clients."""
+
+    event_id: int | None
+    world_chunk_index: int  # of the first chunk that is not in it
+    data: bytes
+
+
+class Forked(Struct, tag="forked", frozen=True, kw_only=True):
+    """Extension: the answer to `fork`. An init may open this world with the token."""
+
+    event_id: int | None
+    world_chunk_index: int
+    token: str
+    expires_in_s: int
+
+
+class Rewound(Struct, tag="rewound", frozen=True, kw_only=True):
+    """Extension: the answer to `rewind` and `reset`. The next chunk has this index in its world."""
+
+    event_id: int | None
+    world_chunk_index: int
+    seed: int
+
+
+class Moved(Struct, tag="moved", frozen=True):
+    """Extension: the world has gone on in another replica group."""
+
+    world_chunk_index: int  # of the next chunk
+    resume_token: str | None = None  # in place of the one before, which opens nothing any more
+
+
+class LastFrame(Struct, tag="last_frame", frozen=True, kw_only=True):
+    """Extension: what a world that goes on showed last, as one image."""
+
+    content_type: str
+    data: bytes
+
+
+class Reconnect(Struct, tag="reconnect", frozen=True):
+    """Extension: this server process goes away. Resume on another socket; this one is closed."""
+
+    content: str
+
+
 class ControlAck(Struct, tag="control_ack", frozen=True):
     """Extension: the event is valid and queued."""
 
@@ -304,6 +358,12 @@ ServerMessage = (
     | Resumed
     | Paced
     | Ending
+    | SnapshotMessage
+    | Forked
+    | Rewound
+    | Moved
+    | LastFrame
+    | Reconnect
     | ControlAck
     | WarningMessage
 )
@@ -336,18 +396,3 @@ def encode_batch(
     if len(payload) >= SPLIT_BYTES:
         return [_encoder.encode(fields), payload]
     return [_encoder.encode(fields | {"type": "frame_batch", "payload": payload})]
-
-
-def error_message(error: TransportError, *, event_id: int | None = None) -> Error:
-    return Error(
-        content=str(error),
-        code=error.code,
-        field=error.field,
-        event_id=event_id,
-        retry_after_s=error.retry_after_s,
-    )
-
-
-def milliseconds(seconds: float) -> int:
-    """Whole milliseconds, rounded half up: the wire carries no floats."""
-    return max(0, math.floor(seconds * 1000 + 0.5))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 
-from transport.wire.messages import Queued, Starting, WarningMessage
+from transport.wire.messages import Moved, Queued, Starting, WarningMessage
 
 if TYPE_CHECKING:  # numpy is not needed at run time, and this folder does not import it
     import numpy as np
@@ -66,6 +66,7 @@ class WorldInfo(Struct, frozen=True, kw_only=True):
     max_steps: int
     openings: tuple[Opening, ...]  # the first is used if `init` has no first_frame
     encodes_prompts: bool = False  # a new prompt needs `WorldSession.encode` before its step
+    resume_grace_s: float = 0.0  # a world waits so long for another socket; 0: it does not
 
     def nearest_size(self, width: int, height: int) -> Size:
         """The served (width, height) closest in area and in aspect."""
@@ -101,6 +102,21 @@ class WorldSpec(Struct, frozen=True, kw_only=True):
     window: int | None = None  # latent frames of the KV window
     sink: int | None = None  # latent frames of the sink
     realtime: bool = True  # False: a clip, which may take longer than it plays
+    resumable: bool = False  # the world waits for another socket when its own is lost
+
+
+class SavedWorld(Struct, frozen=True, kw_only=True):
+    """A snapshot that has been checked against the served world."""
+
+    width: int
+    height: int
+    seed: int
+    prompt: str  # the newest
+    chunk_index: int  # of its next chunk
+    num_steps: int | None
+    window: int
+    sink: int
+    data: bytes  # the snapshot as its client sent it
 
 
 class WorldSession(Protocol):
@@ -108,6 +124,26 @@ class WorldSession(Protocol):
 
     @property
     def id(self) -> str: ...
+
+    @property
+    def chunk_index(self) -> int:
+        """The index of the next chunk in its world: that of the next `step`."""
+        ...
+
+    @property
+    def earliest_chunk(self) -> int:
+        """The first index to which `rewind` can turn the world back."""
+        ...
+
+    @property
+    def resume_token(self) -> str | None:
+        """What `World.resume` takes; None unless the spec is `resumable`."""
+        ...
+
+    @property
+    def last_frame(self) -> NDArray[np.uint8] | None:
+        """What a world that goes on showed last, uint8 [H, W, 3]; None for a new world."""
+        ...
 
     async def step(
         self, actions: Sequence[str], *, prompt: str | None, time_to_underrun_s: float
@@ -132,8 +168,34 @@ class WorldSession(Protocol):
         """
         ...
 
-    def take_warnings(self) -> list[WarningMessage]:
-        """Returns what is not as requested, such as a truncated prompt, since the last call."""
+    async def save(self) -> bytes:
+        """Returns a snapshot of the world after its last step.
+
+        No step may run meanwhile; all chunks so far must have been awaited or dropped, here and in
+        the next three methods.
+        """
+        ...
+
+    async def fork(self) -> tuple[str, int]:
+        """Returns a token for `World.read_fork`, and the seconds for which it is kept."""
+        ...
+
+    async def rewind(self, chunk_index: int) -> None:
+        """Turns the world back, so that its next step generates this chunk anew.
+
+        Raises Refused for an index out of `earliest_chunk` to `chunk_index`.
+        """
+        ...
+
+    async def reset(self, *, seed: int, prompt: str | None) -> None:
+        """Begins the world anew, from its first frame. None keeps the newest prompt.
+
+        A new prompt is encoded, as by `open`. Raises Refused for one that cannot be.
+        """
+        ...
+
+    def take_notices(self) -> list[WarningMessage | Moved]:
+        """Returns what the client should know since the last call: a truncated prompt, a move."""
         ...
 
     def pause(self) -> None:
@@ -141,11 +203,18 @@ class WorldSession(Protocol):
         ...
 
     async def lost(self) -> str:
-        """Returns the reason when the world is lost. Until then it waits."""
+        """Returns the reason when the world is lost. Until then it waits.
+
+        Raises TakenOver when another socket has resumed the session.
+        """
         ...
 
     def close(self) -> None:
         """Frees the world. Not async, so that nothing interrupts it. It may be called twice."""
+        ...
+
+    def detach(self) -> None:
+        """Leaves the world to `World.resume`, in place of `close`; not `resumable`: frees it."""
         ...
 
 
@@ -164,6 +233,35 @@ class World(Protocol):
         and its error ends the wait. Raises Busy, Refused, WorldLost or WorldFailed. A call that is
         cancelled or raises leaves nothing behind.
         """
+        ...
+
+    def read_snapshot(self, data: bytes) -> SavedWorld:
+        """Checks a snapshot from a client. Raises Refused with the wrong field.
+
+        It takes milliseconds, and holds the event loop no longer.
+        """
+        ...
+
+    async def open_snapshot(
+        self, saved: SavedWorld, *, on_wait: OnWait, realtime: bool = True, resumable: bool = False
+    ) -> WorldSession:
+        """Opens the world of a snapshot, as `open` does."""
+        ...
+
+    async def read_fork(self, token: str) -> SavedWorld:
+        """The world of a token from `WorldSession.fork`. Raises SessionGone."""
+        ...
+
+    async def resume(self, token: str, *, on_wait: OnWait) -> tuple[WorldSession, SavedWorld]:
+        """The world of a session whose socket was lost, and what it is.
+
+        Ends the session's hold elsewhere: an older socket of it is closed. `SavedWorld.data` may
+        be empty. Raises SessionGone, and what `open` raises.
+        """
+        ...
+
+    async def draining(self) -> str:
+        """Returns the reason when this process must hand its sockets over. Until then it waits."""
         ...
 
     async def memory(self) -> WorldMemory | None:

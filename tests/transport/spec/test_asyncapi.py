@@ -28,17 +28,23 @@ from transport.wire.messages import (
     Encoding,
     Ending,
     Error,
+    Forked,
     Format,
     HeaderExtras,
     Init,
+    LastFrame,
     Layout,
+    Moved,
     Paced,
     Paused,
     Queued,
+    Reconnect,
     Resumed,
+    Rewound,
     ServerMessage,
     SessionLimits,
     SessionOpened,
+    SnapshotMessage,
     Starting,
     WarningMessage,
     encode_batch,
@@ -50,7 +56,7 @@ from transport.wire.protocol import ServerProtocol
 DOCUMENT = build_asyncapi()
 SCHEMAS = DOCUMENT["components"]["schemas"]
 MESSAGES = DOCUMENT["components"]["messages"]
-EXTRAS = HeaderExtras(AppliedControls([["w"], [], []], [4]), cut_over=True, dropped_frames=12)
+EXTRAS = HeaderExtras(AppliedControls([["w"], [], []], [4]), 7, cut_over=True, dropped_frames=12)
 
 
 def of_type(validator, kind, instance, schema):
@@ -189,7 +195,8 @@ def test_every_code_and_every_format_has_a_meaning():
 def test_extensions_are_marked():
     marked = {name for name, about in MESSAGES.items() if about.get("x-extension")}
     status = {"queued", "starting", "paused", "resumed", "paced", "ending"}
-    assert marked == {"ack", "session", "control_ack", "warning"} | status
+    worlds = {"snapshot", "forked", "rewound", "moved", "last_frame", "reconnect"}
+    assert marked == {"ack", "session", "control_ack", "warning"} | status | worlds
     fields = SCHEMAS["Init"]["properties"]
     assert fields["realtime_delivery"]["x-extension"]
     assert "x-extension" not in fields["prompt"]
@@ -277,6 +284,12 @@ SENT = [
     Resumed(),
     Paced(60),
     Ending("longest_session", in_s=60),
+    SnapshotMessage(event_id=3, world_chunk_index=4, data=b"PK"),
+    Forked(event_id=None, world_chunk_index=4, token="f.1", expires_in_s=600),
+    Rewound(event_id=3, world_chunk_index=4, seed=7),
+    Moved(4),
+    LastFrame(content_type="image/jpeg", data=b"JPEG"),
+    Reconnect("the server is replaced"),
     ControlAck(9),
     WarningMessage("h264 failed", "codec_failed"),
     *(Error("why", code) for code in get_args(ErrorCode)),
@@ -306,6 +319,9 @@ INITS = [
     {"realtime_output_format": "webp", "realtime_chroma_subsampling": "444"},
     {"extensions": True, "realtime_output_format": "delta-zstd", "realtime_cut_over": True},
     {"extensions": True, "realtime_delivery": "latest", "realtime_output_pacing": False},
+    {"extensions": True, "snapshot": b"PK", "prompt": "snow"},
+    {"extensions": True, "fork": "f.1"},
+    {"extensions": True, "resume": "g.s.x"},
 ]
 EVENTS = [
     ("camera_actions", SCRIPT),
@@ -316,6 +332,12 @@ EVENTS = [
     ("output", OUTPUT),
     ("output", {}),
     ("key_frame", None),
+    ("save", None),
+    ("fork", None),
+    ("rewind", {"chunk_index": 3}),
+    ("rewind", {"chunk_index": None, "seconds": 2.5}),
+    ("reset", None),
+    ("reset", {"seed": -1, "prompt": "snow"}),
     ("composite_input", {"input_types": ["prompt"], "prompt": "rain"}),
     (
         "composite_input",
@@ -340,6 +362,9 @@ WRONG_INITS = [
     ("condition_inputs", {"camera_actions": [[5]]}),
     ("condition_inputs", {"camera_actions": HELD}),
     ("extensions", 2),
+    ("snapshot", "text"),
+    ("fork", ""),
+    ("resume", "x" * 257),
 ]
 WRONG_EVENTS = [
     ("fly", None),
@@ -352,6 +377,15 @@ WRONG_EVENTS = [
     ("output", {"output_compresion": 10}),
     ("output", {"realtime_output_format": "av1"}),
     ("output", []),
+    ("rewind", None),
+    ("rewind", {}),
+    ("rewind", {"chunk_index": 3, "seconds": 1}),
+    ("rewind", {"chunk_index": -1}),
+    ("rewind", {"seconds": 0}),
+    ("reset", {"prompt": ""}),
+    ("reset", {"seeds": 1}),
+    ("reset", []),
+    ("composite_input", {"input_types": ["save"]}),
     ("composite_input", {}),
     ("composite_input", {"input_types": []}),
     ("composite_input", {"input_types": ["prompt"]}),
