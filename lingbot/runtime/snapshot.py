@@ -29,6 +29,9 @@ MAX_JOURNAL_CHARS = 2**18  # of all prompts
 MAX_LATENT = 100.0  # clean latents are about normal
 CONDITION = "condition"  # the name of its tensor; those of chunks are their indices
 EXTRA_CHUNKS = 1  # kept before those of the window: their context; see `docs/benchmarks.md`
+# Kept before those by a session, and handed over with it: a client that lost its socket has not
+# received the last ones, and turns the world back
+RESUMED_CHUNKS = 3
 DECODED_CHUNKS = 2  # the last chunks that are decoded again, for the decoder's state
 
 
@@ -161,7 +164,7 @@ class StoredSnapshot(Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class StoredVersion(Struct):
-    """What every version of the format has."""
+    """The one field of every version of the format."""
 
     version: int
 
@@ -202,7 +205,7 @@ def encode_snapshot(snapshot: Snapshot) -> bytes:
 def decode_snapshot(data: bytes, *, max_bytes: int) -> Snapshot:
     """Untrusted bytes. Raises LingbotError with the wrong field, such as `snapshot.pitch`.
 
-    What it returns fits together. `snapshot_check` compares it with the served world.
+    All parts of the snapshot fit together. `check_snapshot` compares it with the served world.
     """
     if len(data) > max_bytes:
         raise LingbotError(

@@ -5,9 +5,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from transport.wire.errors import TransportError
-from transport.wire.messages import Forked, Rewound, SnapshotMessage
+from transport.wire.messages import Error, Forked, Rewound, SnapshotMessage
 
 Answer = SnapshotMessage | Forked | Rewound
+
+
+def error_of(message: Error) -> TransportError:
+    return TransportError(
+        message.content,
+        code=message.code,
+        field=message.field,
+        retry_after_s=message.retry_after_s,
+    )
 
 
 @dataclass(slots=True)
@@ -30,6 +39,12 @@ class Asks:
         if self._closed is not None:
             self.fail(event_id, self._closed)
         return answer
+
+    @property
+    def turn(self) -> Ask | None:
+        """The oldest one that turns the world back, or resets it."""
+        turns = (ask for ask in self.pending.values() if ask.kind in ("rewind", "reset"))
+        return next(turns, None)
 
     def remove(self, event_id: int) -> None:
         self.pending.pop(event_id, None)
