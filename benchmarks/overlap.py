@@ -25,7 +25,7 @@ from benchmarks.random_world import MIB, WALK, random_spec
 from lingbot.runtime.commands import Command, OpenSession, StepSession, Stop
 from lingbot.runtime.engine import Engine
 from lingbot.runtime.presets import load_engine
-from lingbot.runtime.worker import Worker
+from lingbot.runtime.worker import Chunk, Worker
 
 Times = list[tuple[float, float]]  # start and end of each call, in seconds of one clock
 
@@ -90,12 +90,12 @@ def walk_ahead(walk: Sequence[list[str]], options: argparse.Namespace) -> Walked
 
     execute(OpenSession("walk", random_spec(engine.config)))
     start_s = time.perf_counter()
-    decoding: list[Future[NDArray[np.uint8]]] = []
+    decoding: list[Future[Chunk]] = []
     for actions in walk:
         if len(decoding) > 1:
             decoding[-2].result()  # at most two chunks are in flight
         decoding.append(execute(StepSession("walk", actions)))
-    frames = [chunk.result() for chunk in decoding]
+    frames = [chunk.result()[0] for chunk in decoding]
     end_s = time.perf_counter()
     execute(Stop())
     thread.join()

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import ray
 import uvicorn
+from numpy.typing import NDArray
 from PIL import Image
 from ray import serve
 from starlette.applications import Starlette
@@ -34,8 +35,9 @@ from deployments.serve_middleware import SWITCH_INTERVAL_S, add_serve_middleware
 from transport.app import build_app
 from transport.codecs.payload import Frame, Frames
 from transport.event_loop_lag import EventLoopLag
-from transport.wire.messages import WarningMessage
-from transport.wire.world import OnWait, Opening, WorldInfo, WorldSpec
+from transport.wire.errors import Refused, SessionGone
+from transport.wire.messages import Moved, WarningMessage
+from transport.wire.world import OnWait, Opening, SavedWorld, WorldInfo, WorldSession, WorldSpec
 
 WIDTH, HEIGHT = 832, 480
 MEDIA_FPS = 16
@@ -74,12 +76,15 @@ class WalkingSession:
         self.id = session_id
         self._source = source
         self._arrivals_file = arrivals_file
-        self._num_chunks = 0
+        self.chunk_index = 0
+        self.earliest_chunk = 0
+        self.resume_token: str | None = None
+        self.last_frame: NDArray[np.uint8] | None = None
 
     async def step(
         self, actions: Sequence[str], *, prompt: str | None, time_to_underrun_s: float
     ) -> Awaitable[Frames]:
-        index, self._num_chunks = self._num_chunks, self._num_chunks + 1
+        index, self.chunk_index = self.chunk_index, self.chunk_index + 1
         return asyncio.ensure_future(self._receive(index, self._source.fetch.remote(index)))
 
     async def encode(self, prompt: str) -> None:
@@ -90,7 +95,19 @@ class WalkingSession:
         os.write(self._arrivals_file, f"{self.id}-{index} {time.monotonic()}\n".encode())
         return frames
 
-    def take_warnings(self) -> list[WarningMessage]:
+    async def save(self) -> bytes:
+        raise Refused("this world cannot be saved")
+
+    async def fork(self) -> tuple[str, int]:
+        raise Refused("this world cannot be forked")
+
+    async def rewind(self, chunk_index: int) -> None:
+        raise Refused("this world cannot be turned back")
+
+    async def reset(self, *, seed: int, prompt: str | None) -> None:
+        raise Refused("this world cannot be reset")
+
+    def take_notices(self) -> list[WarningMessage | Moved]:
         return []
 
     async def lost(self) -> str:
@@ -102,6 +119,9 @@ class WalkingSession:
 
     def close(self) -> None:
         """There is nothing to free."""
+
+    def detach(self) -> None:
+        """There is nothing to keep."""
 
 
 def describe_walking_world() -> WorldInfo:
@@ -132,6 +152,24 @@ class WalkingWorld:
         self._num_sessions += 1
         session_id = f"{os.getpid()}.{self._num_sessions}"
         return WalkingSession(self._source, session_id, self._arrivals_file)
+
+    def read_snapshot(self, data: bytes) -> SavedWorld:
+        raise Refused("this world has no snapshots", field="snapshot")
+
+    async def open_snapshot(
+        self, saved: SavedWorld, *, on_wait: OnWait, realtime: bool = True, resumable: bool = False
+    ) -> WalkingSession:
+        raise Refused("this world has no snapshots", field="snapshot")
+
+    async def read_fork(self, token: str) -> SavedWorld:
+        raise SessionGone("this world has no forks", field="fork")
+
+    async def resume(self, token: str, *, on_wait: OnWait) -> tuple[WorldSession, SavedWorld]:
+        raise SessionGone("this world is not resumed", field="resume")
+
+    async def draining(self) -> str:
+        await asyncio.Event().wait()
+        return ""
 
     async def memory(self) -> None:
         """There is no group."""

@@ -6,6 +6,7 @@ from ray import serve
 from ray.serve import Application
 
 from deployments.config import parse_args
+from deployments.fork_store import ForkStore
 from deployments.text_encoder import TextEncoder
 from deployments.token_usage import TokenUsage
 from deployments.transport import Transport
@@ -20,16 +21,35 @@ TOKEN_USAGE = serve.deployment(
     graceful_shutdown_timeout_s=1,  # the transports repeat their counts to the next replica
 )(TokenUsage)
 
+# One replica keeps the worlds of all transports.
+FORK_STORE = serve.deployment(
+    name="ForkStore",
+    num_replicas=1,
+    max_ongoing_requests=1000,
+    ray_actor_options={"num_cpus": 0},
+    graceful_shutdown_timeout_s=1,
+)(ForkStore)
+ROUTERS = "deployments.router"
+
 
 def build(args: dict[str, Any]) -> Application:
     """The deployment graph. Raises ConfigError with the path of the wrong key."""
     config = parse_args(args)
-    router = {"request_router_class": "deployments.router.FewestOngoingRouter"}
-    group = serve.deployment(name="WorldGroup", request_router_config=router)(WorldGroup)
-    transport = serve.deployment(name="Transport")(serve.ingress()(Transport))
+    group = serve.deployment(
+        name="WorldGroup",
+        request_router_config={"request_router_class": f"{ROUTERS}.FewestOngoingRouter"},
+    )(WorldGroup)
+    transport = serve.deployment(
+        name="Transport", request_router_config={"request_router_class": f"{ROUTERS}.SocketRouter"}
+    )(serve.ingress()(Transport))
     deployments = [group.bind(config)]
     if config.has_text_encoder:
         deployments.append(serve.deployment(name="TextEncoder")(TextEncoder).bind(config))
     usage = None if config.access is None else TOKEN_USAGE.bind()
-    application: Application = transport.bind(config, *deployments, token_usage=usage)
+    forks = None
+    if config.fork_store_bytes:
+        forks = FORK_STORE.bind(budget_bytes=config.fork_store_bytes, ttl_s=config.fork_ttl_s)
+    application: Application = transport.bind(
+        config, *deployments, token_usage=usage, fork_store=forks
+    )
     return application

@@ -31,7 +31,7 @@ def call_detached(method: Any, *args: Any) -> Any:
 
     When a client leaves, Serve cancels its request and all calls made in the request's context. An
     error of such a call could arrive before the cancellation, and look like a failed world. A lease
-    ends by `LeasedSession.close` instead, and the calls of a session end with it.
+    ends by `HeldLease.close` instead, and the calls of a session end with it.
     """
     return Context().run(method.remote, *args)
 

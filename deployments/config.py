@@ -65,7 +65,7 @@ class ServiceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     lease_ttl_s: PositiveFloat = 30.0  # an idle time after which a session ends
     resume_grace_s: NonNegativeFloat = 60.0  # how long a world waits for another socket; 0: not
     history_bytes: NonNegativeInt = 128 * 2**20  # of latents that a session keeps, for rewinding
-    fork_store_bytes: NonNegativeInt = 256 * 2**20  # of forked worlds, of all sessions together
+    fork_store_bytes: NonNegativeInt = 256 * 2**20  # of all forked worlds together; 0: no forks
     fork_ttl_s: PositiveFloat = 600.0  # how long a forked world is kept
     prompt_recache: bool = False  # a new prompt rebuilds the KV window, so that the old one fades
     limits: ClientLimits = ClientLimits()  # limits of one client, at the start

@@ -174,16 +174,14 @@ def _check_limits(
             f"{path}.deployments: max_ongoing_requests of Transport is {max_ongoing}, expected "
             f"more than {source}.limits.max_sockets, {limits.max_sockets}"
         )
-    for name in ("Transport", "WorldGroup"):
-        deployment = deployments.get(name, {})
-        drain_s = deployment.get("graceful_shutdown_timeout_s", DEFAULT_GRACEFUL_SHUTDOWN_TIMEOUT_S)
-        longest_s = limits.max_session_s
-        if "autoscaling_config" in deployment and longest_s is not None and drain_s < longest_s:
-            raise ConfigError(
-                f"{path}.deployments: graceful_shutdown_timeout_s of {name} is {drain_s:g}, "
-                f"expected at least {source}.limits.max_session_s, {longest_s:g}: a downscale cuts "
-                "sessions that are longer"
-            )
+    group = deployments.get("WorldGroup", {})
+    drain_s = group.get("graceful_shutdown_timeout_s", DEFAULT_GRACEFUL_SHUTDOWN_TIMEOUT_S)
+    if "autoscaling_config" in group and drain_s < config.resume_grace_s:
+        raise ConfigError(
+            f"{path}.deployments: graceful_shutdown_timeout_s of WorldGroup is {drain_s:g}, "
+            f"expected at least args.resume_grace_s, {config.resume_grace_s:g}: a downscale "
+            "ends worlds that wait for another socket"
+        )
 
 
 def _check_text_encoder(config: ServiceConfig, deployment: dict[str, Any], *, path: str) -> None:

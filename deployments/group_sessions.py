@@ -1,50 +1,44 @@
-"""A replica group's sessions, on rank 0: their admission, the line, suspension and ends."""
+"""A replica group's sessions, on rank 0: their admission, the line, leases and ends."""
 
 import asyncio
 import logging
+import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
-from msgspec import Struct
-
-from deployments.sessions.admission import Admission, Demand, GroupLimits, Reason, Size, State
-from deployments.sessions.lease_reply import AskAgain, Full, Waiting
+from deployments.session_status import SessionStatus, describe_session
+from deployments.sessions.admission import Admission, Demand, GroupLimits, Reason, Size
+from deployments.sessions.lease_reply import AskAgain, Ended, Full, Leased, NotHere, Waiting
 from deployments.sessions.line import Line, LineFull
-from deployments.sessions.registry import SessionRecord, SessionRegistry
+from deployments.sessions.registry import EndReason, SessionRecord, SessionRegistry
+from deployments.suspender import Suspender
+from deployments.waiting_clients import WaitingClients
 
 HOLD_S = 5.0  # how long a client waits in one group's line before it asks again
-NOTICE_S = 1.0  # between two looks at a waiting client's estimate
+SECRET_BYTES = 16  # of a session
 
 logger = logging.getLogger(__name__)
 
 
-class SessionStatus(Struct, frozen=True, kw_only=True):
-    """One session of a group, for operators."""
-
-    session_id: str
-    state: Literal["opening", State]
-    width: int
-    height: int
-    seconds: float  # since it was admitted
-    num_chunks: int
-    num_bytes: int  # planned, on one rank; in host memory if it is suspended
-
-
 @dataclass(slots=True, eq=False)
-class WaitingClient:
-    """One in the line. Without a demand it is a suspended session that wants its memory back."""
+class Holder:
+    """The call that holds a session. `ended` is None if the call itself gave the session up."""
 
-    demand: Demand | None = None
-    changed: asyncio.Event = field(default_factory=asyncio.Event)  # its position, or it has left
+    call_id: str
+    ended: "asyncio.Future[Ended | None]"
+
+    def end(self, reason: Ended | None) -> None:
+        if not self.ended.done():
+            self.ended.set_result(reason)
 
 
 class GroupSessions:
     """The sessions and the line of one group, in one event loop.
 
-    `Admission` and `Line` decide. This class waits, and has the worker do what they decided.
+    `Admission`, `Line` and `SessionRegistry` decide. This class waits, and has the worker do what
+    they decided. A session that no call holds is detached: it is in the registry alone.
     """
 
     def __init__(
@@ -52,76 +46,102 @@ class GroupSessions:
         admission: Admission,
         *,
         ttl_s: float,
+        grace_s: float = 0.0,
         bytes_of: Callable[[Demand], int],
         release: Callable[[str], object],
         suspend: Callable[[str], Awaitable[bool]] | None = None,
+        finish_calls: Callable[[str], Awaitable[object]],
         group_id: str = "",
         hold_s: float = HOLD_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """A session ends when it has not been touched for `ttl_s`.
+        """`ttl_s` and `grace_s` are those of `SessionRegistry`.
 
         `bytes_of` gives the bytes of a rank that a session takes. `release` frees the world of a
-        session, if it has one. `suspend` returns True when a session's memory is free, or False if
-        it keeps its memory; None: it would free none. `group_id` names the group to its clients.
+        session, if it has one. `suspend` is that of `Suspender`. `finish_calls` returns when no
+        call works on a session's world. `group_id` names the group to its clients.
         """
         self.admission = admission
-        self.registry = SessionRegistry(ttl_s=ttl_s)
-        self.line = Line(max_waiting=admission.limits.max_waiting)
+        self.registry = SessionRegistry(ttl_s=ttl_s, grace_s=grace_s)
+        self.waiting = WaitingClients(
+            max_waiting=admission.limits.max_waiting,
+            hold_s=hold_s,
+            group_id=group_id,
+            clock=clock,
+        )
+        self.suspender = Suspender(admission, suspend, clock=clock, changed=self.update)
         self._bytes_of = bytes_of
         self._release = release
-        self._suspend_world = suspend
+        self._finish_calls = finish_calls
         self._group_id = group_id
-        self._hold_s = hold_s
         self._clock = clock
-        self._waiting: dict[str, WaitingClient] = {}
-        self._ended: dict[str, asyncio.Event] = {}  # one for each session in the registry
-        self._suspending: dict[str, asyncio.Task[None]] = {}
+        self._holders: dict[str, Holder] = {}  # by session; a detached one has none
 
     # ---- from a client's call to its session
 
     async def lease(
-        self, session_id: str, demand: Demand
-    ) -> AsyncIterator[Waiting | AskAgain | Full | None]:
-        """Wait for a place, and hold it until the session ends.
+        self, call_id: str, demand: Demand
+    ) -> AsyncIterator[Waiting | AskAgain | Full | NotHere | Leased | Ended]:
+        """Wait for a place, or attach to a session, and hold it until the lease ends.
 
-        Yields the client's place whenever it has changed, None once it is admitted, or the reason
-        why it is not. Ends with the session.
+        Yields the client's place whenever it has changed, then the lease, or the reason why there
+        is none. Ends with the lease, with a last reply unless its holder ended it. `call_id` is the
+        id of a new session. The call does not notice that its caller has gone: see `leave`.
         """
-        if self._waiting or not self._admit(session_id, demand):
-            try:
-                self.line.join(session_id, now=self._clock(), waited_s=demand.waited_s)
-            except LineFull:
-                yield self._full()
+        session_id = call_id
+        if demand.resume is not None:
+            session_id, secret = demand.resume
+            if not self._attach(session_id, secret, call_id):
+                yield NotHere(self._group_id)
                 return
-            client = self._enter_line(session_id, demand)
+        elif len(self.waiting) or not self._admit(call_id, demand):
+            try:
+                self.waiting.join(call_id, demand)
+            except LineFull:
+                yield self.waiting.full()
+                return
             try:
                 self.update()
-                async for reply in self._wait(session_id, client):
+                async for reply in self.waiting.wait(call_id):
+                    if isinstance(reply, AskAgain):
+                        self._give_up(call_id)
                     yield reply
             finally:
-                self._give_up(session_id)
-        if ended := self._ended.get(session_id):
-            yield None
-            await ended.wait()
+                self._give_up(call_id)
+        if (holder := self._holders.get(session_id)) and holder.call_id == call_id:
+            async for answer in self._hold(session_id, holder):
+                yield answer
 
-    async def _wait(
-        self, session_id: str, client: WaitingClient
-    ) -> AsyncIterator[Waiting | AskAgain]:
-        """Ends when the client has been admitted, has left, or is asked to ask again."""
-        last, until = None, self._clock() + self._hold_s
-        while session_id in self._waiting:
-            if (left_s := until - self._clock()) <= 0:
-                self._give_up(session_id)
-                yield AskAgain(self._group_id)
-                return
-            if (status := self._status(session_id)) != last:
-                yield (last := status)
-                continue  # it may have been admitted meanwhile
-            with suppress(TimeoutError):
-                async with asyncio.timeout(min(left_s, NOTICE_S)):
-                    await client.changed.wait()
-            client.changed.clear()
+    async def _hold(self, session_id: str, holder: Holder) -> AsyncIterator[Leased | Ended]:
+        record = self.registry.get(session_id)
+        assert record is not None
+        lease = Leased(
+            session_id=session_id,
+            epoch=record.epoch,
+            secret=record.secret,
+            attached=record.epoch > 1,
+        )
+        await self._finish_calls(session_id)  # those of the lease before
+        if not holder.ended.done():
+            yield lease
+        if (reason := await holder.ended) is not None:
+            yield reason
+
+    def _attach(self, session_id: str, secret: str, call_id: str) -> bool:
+        """Have the call hold a session, which another call may hold until now."""
+        if self.registry.attach(session_id, secret, self._clock()) is None:
+            return False
+        self._drop_holder(session_id, Ended("taken_over"))
+        self.admission.attach(session_id)
+        self._add_holder(session_id, call_id)
+        logger.info("session %s attached", session_id)
+        self.update()
+        return True
+
+    @property
+    def line(self) -> Line:
+        """The order of those that wait."""
+        return self.waiting.line
 
     def update(self) -> None:
         """Admit those in the line that fit, the first one first. Called after every change.
@@ -129,10 +149,9 @@ class GroupSessions:
         A client that waits for speed lets clips pass: they take none of it.
         """
         for_clips = False
-        for session_id in sorted(self._waiting, key=self.line.position):
-            demand = self._waiting[session_id].demand
+        for session_id, demand in self.waiting.in_order():
             if demand is None:
-                if not self._make_room(session_id):
+                if not self.suspender.make_room(session_id):
                     return
             elif for_clips and demand.realtime:
                 continue
@@ -144,7 +163,7 @@ class GroupSessions:
                 continue
             else:
                 return
-            self._leave_line(session_id)
+            self.waiting.leave(session_id)
 
     def _admit(self, session_id: str, demand: Demand) -> bool:
         """Admit a client, if it fits."""
@@ -153,37 +172,37 @@ class GroupSessions:
         size, num_bytes = (demand.width, demand.height), self._bytes_of(demand)
         self.admission.admit(session_id, size, num_bytes, realtime=demand.realtime)
         self.registry.reserve(
-            session_id, self._clock(), size=size, num_bytes=num_bytes, realtime=demand.realtime
+            session_id,
+            self._clock(),
+            size=size,
+            num_bytes=num_bytes,
+            realtime=demand.realtime,
+            resumable=demand.resumable,
+            secret=secrets.token_urlsafe(SECRET_BYTES),
         )
-        self._ended[session_id] = asyncio.Event()
+        self._add_holder(session_id, session_id)
         return True
 
     def _refusal(self, demand: Demand) -> Reason | None:
         size = demand.width, demand.height
-        return self.admission.refusal(size, self._bytes_of(demand), realtime=demand.realtime)
+        takes_speed = demand.realtime and not demand.returning
+        return self.admission.refusal(size, self._bytes_of(demand), realtime=takes_speed)
 
-    def _enter_line(self, session_id: str, demand: Demand | None = None) -> WaitingClient:
-        """Note a client that has joined the line, perhaps in front of others."""
-        client = self._waiting[session_id] = WaitingClient(demand)
-        self._tell_line()
-        return client
+    def _add_holder(self, session_id: str, call_id: str) -> None:
+        ended = asyncio.get_running_loop().create_future()
+        self._holders[session_id] = Holder(call_id, ended)
 
-    def _leave_line(self, session_id: str) -> None:
-        """Remove a client. An unknown one is ignored."""
-        if client := self._waiting.pop(session_id, None):
-            self.line.leave(session_id)
-            client.changed.set()
-            self._tell_line()
+    def _drop_holder(self, session_id: str, reason: Ended | None) -> None:
+        """End the call that holds the session, if there is one."""
+        self.waiting.leave(session_id)  # a step of that call may wait for the session's memory
+        if holder := self._holders.pop(session_id, None):
+            holder.end(reason)
 
     def _give_up(self, session_id: str) -> None:
         """Remove a client that was not admitted: those behind it may need less."""
-        if session_id in self._waiting:
-            self._leave_line(session_id)
+        if session_id in self.waiting:
+            self.waiting.leave(session_id)
             self.update()
-
-    def _tell_line(self) -> None:
-        for client in self._waiting.values():
-            client.changed.set()
 
     # ---- what changes the sessions
 
@@ -203,11 +222,20 @@ class GroupSessions:
         return self.registry.mark_opened(session_id, self._clock())
 
     def mark_faulty(self, session_id: str, fault: Literal["refused", "failed"]) -> None:
-        """Note why the session will be ended by its client. An unknown session is ignored."""
-        if record := self.registry.get(session_id):
+        """Note why the session will be ended by its client. An unknown session is ignored.
+
+        One that has a world keeps it when another world is refused.
+        """
+        record = self.registry.get(session_id)
+        if record is not None and (fault == "failed" or not record.opened):
             record.fault = fault
 
+    def is_held(self, session_id: str, epoch: int) -> bool:
+        """True while the lease of this number holds the session."""
+        return self.registry.is_held(session_id, epoch)
+
     def is_live(self, session_id: str) -> bool:
+        """True for a session that has not ended, whether it is held or detached."""
         return self.registry.get(session_id) is not None
 
     def is_clip(self, session_id: str) -> bool:
@@ -215,103 +243,122 @@ class GroupSessions:
         record = self.registry.get(session_id)
         return record is not None and not record.realtime
 
-    def touch(self, session_id: str) -> None:
-        """Restart the session's idle time. An unknown session is ignored."""
-        self.registry.touch(session_id, self._clock())
+    def touch(self, session_id: str, epoch: int) -> None:
+        """Restart the session's idle time. One that this lease does not hold is ignored."""
+        if self.is_held(session_id, epoch):
+            self.registry.touch(session_id, self._clock())
 
-    async def activate(self, session_id: str) -> bool:
+    async def activate(self, session_id: str, epoch: int) -> bool:
         """Note that the session wants a chunk. A suspended one waits here for its memory.
 
-        False if the session has ended.
+        False if this lease does not hold it, or no longer.
         """
-        self.touch(session_id)
-        if self.admission.state(session_id) == "suspended":
-            await self._wait_for_memory(session_id)
-        record = self.registry.get(session_id)
-        if record is None:
-            return False
-        record.num_chunks += 1
-        self.admission.move(session_id, "active", self._clock())
-        return True
+        is_held = await self.claim_memory(session_id, epoch)
+        if is_held:
+            self.admission.move(session_id, "active", self._clock())
+        return is_held
 
-    async def _wait_for_memory(self, session_id: str) -> None:
-        """Returns when a suspended session is active, or has ended."""
-        if session_id not in self._waiting:
-            self.line.join_first(session_id, now=self._clock())
-            self._enter_line(session_id)
+    async def claim_memory(self, session_id: str, epoch: int) -> bool:
+        """Wait for the memory of a suspended session, which is paused then. False as above."""
+        self.touch(session_id, epoch)
+        if self.is_held(session_id, epoch) and self.admission.state(session_id) == "suspended":
+            self.waiting.join_suspended(session_id)
             self.update()
-        while waiting := self._waiting.get(session_id):
-            await waiting.changed.wait()
-            waiting.changed.clear()
+            await self.waiting.wait_until_left(session_id)
+            if self.is_held(session_id, epoch):
+                self.admission.move(session_id, "paused", self._clock())
+        return self.is_held(session_id, epoch)
 
-    def pause(self, session_id: str) -> None:
+    def count_chunk(self, session_id: str) -> None:
+        """Note that a chunk has been generated. An unknown session is ignored."""
+        if record := self.registry.get(session_id):
+            record.num_chunks += 1
+
+    def pause(self, session_id: str, epoch: int) -> None:
         """Free the session's share of the speed until its next step."""
-        self.touch(session_id)
-        if self.admission.state(session_id) == "active":
+        self.touch(session_id, epoch)
+        is_held = self.is_held(session_id, epoch)
+        if is_held and self.admission.state(session_id) == "active":
             self.admission.move(session_id, "paused", self._clock())
             self.update()
 
-    def suspend_paused(self) -> None:
-        """Suspend the sessions that have been paused for too long. Called every second or so."""
-        for session_id in self.admission.to_suspend(self._clock()):
-            self._suspend(session_id)
+    # ---- ends of leases and sessions
 
-    def end(self, session_id: str) -> None:
-        """End a session or a wait. An unknown one is ignored."""
-        self._give_up(session_id)
-        if record := self.registry.end(session_id):
-            self._free(record, record.end_reason)
+    def leave(self, call_id: str) -> None:
+        """End a call's wait, or the lease that it holds. An unknown call is ignored.
+
+        The session of the lease is detached, or ends if it is not resumable.
+        """
+        self._give_up(call_id)
+        for session_id, holder in self._holders.items():
+            if holder.call_id == call_id:
+                self._detach(session_id)
+                return
+
+    def end(self, session_id: str, epoch: int) -> None:
+        """End a session of which this is the last lease, whether it holds it or not."""
+        record = self.registry.get(session_id)
+        if record is not None and record.epoch == epoch:
+            self._end(session_id, record.end_reason)
+
+    def find(self, session_id: str, secret: str) -> bool:
+        """True if there is such a session, and its world is or was open."""
+        return self.registry.find(session_id, secret) is not None
+
+    def withdraw(self, session_id: str, secret: str) -> bool:
+        """Take a session from its lease for good; `end_moved` must follow. False as in `find`."""
+        if self.registry.withdraw(session_id, secret) is None:
+            return False
+        self._drop_holder(session_id, Ended("taken_over"))
+        self.admission.detach(session_id, self._clock())
+        self.update()
+        return True
+
+    def end_moved(self, session_id: str) -> None:
+        """End a session whose world has been handed over. An unknown one is ignored."""
+        self._end(session_id, "moved")
 
     def expire_idle(self, now: float) -> None:
-        """End the sessions that were idle for too long. `now` is a reading of the clock."""
-        for record in self.registry.expire_idle(now):
-            self._free(record, f"idle for over {self.registry.ttl_s:g} s")
+        """End the leases that were idle for too long, and the sessions that were not resumed.
 
-    def _free(self, record: SessionRecord, reason: str) -> None:
-        self._leave_line(record.session_id)
-        self._ended.pop(record.session_id).set()
-        self._release(record.session_id)
-        self.admission.leave(record.session_id)
-        if record.opened:
-            logger.info("session %s closed: %s", record.session_id, reason)
-        self.update()
+        `now` is a reading of the clock.
+        """
+        for record in self.registry.idle(now):
+            self._detach(record.session_id, reason="expired")
+        for record in self.registry.forgotten(now):
+            self._end(record.session_id, "not_resumed")
 
-    # ---- suspended sessions
+    def _detach(self, session_id: str, reason: EndReason | None = None) -> None:
+        """Take a session from its lease. One that cannot live without it ends for `reason`.
 
-    def _make_room(self, session_id: str) -> bool:
-        """Have a suspended session's memory freed. True once it is: the session is active then."""
-        others = self.admission.room_for(session_id)
-        for other in others or ():
-            self._suspend(other)
-        if others == []:
-            self.admission.move(session_id, "active", self._clock())
-        return others == []
-
-    def _suspend(self, session_id: str) -> None:
-        if self._suspend_world is not None and session_id not in self._suspending:
-            task = asyncio.create_task(self._suspend_and_note(session_id, self._suspend_world))
-            self._suspending[session_id] = task
-
-    async def _suspend_and_note(
-        self, session_id: str, suspend: Callable[[str], Awaitable[bool]]
-    ) -> None:
-        try:
-            is_free = await suspend(session_id)
-        except Exception:  # the session keeps its memory
-            if self.is_live(session_id):
-                logger.exception("session %s could not be suspended", session_id)
-            is_free = False
-        finally:
-            del self._suspending[session_id]
-        if self.admission.state(session_id) != "paused":
-            return  # a step came meanwhile, or the session has ended
+        None: the call that holds it has given it up.
+        """
         now = self._clock()
-        if is_free:
-            self.admission.move(session_id, "suspended", now)
+        if self.registry.detach(session_id, now):
+            self._drop_holder(session_id, None if reason is None else Ended("detached"))
+            self.admission.detach(session_id, now)
+            logger.info("session %s detached: %s", session_id, reason or "its lease ended")
             self.update()
-        else:  # its pause begins anew; an update might suspend it again at once, without end
-            self.admission.move(session_id, "active", now)
-            self.admission.move(session_id, "paused", now)
+        elif record := self.registry.get(session_id):
+            self._end(session_id, reason or record.end_reason)
+
+    def _end(self, session_id: str, reason: EndReason) -> None:
+        if record := self.registry.end(session_id, reason):
+            asked_for = reason == record.end_reason
+            self._drop_holder(session_id, None if asked_for else Ended(reason))
+            self._release(session_id)
+            self.admission.leave(session_id)
+            if record.opened:
+                logger.info("session %s closed: %s", session_id, self._describe_end(reason))
+            self.update()
+
+    def _describe_end(self, reason: EndReason) -> str:
+        match reason:
+            case "expired":
+                return f"idle for over {self.registry.ttl_s:g} s"
+            case "not_resumed":
+                return f"not resumed within {self.registry.grace_s:g} s"
+        return reason
 
     # ---- for operators and clients
 
@@ -327,21 +374,4 @@ class GroupSessions:
     def _describe(self, record: SessionRecord) -> SessionStatus:
         state = self.admission.state(record.session_id)
         assert state is not None
-        return SessionStatus(
-            session_id=record.session_id,
-            state=state if record.opened else "opening",
-            width=record.size[0],
-            height=record.size[1],
-            seconds=self._clock() - record.since,
-            num_chunks=record.num_chunks,
-            num_bytes=record.num_bytes,
-        )
-
-    def _status(self, session_id: str) -> Waiting:
-        position, now = self.line.position(session_id), self._clock()
-        estimate_s = self.line.estimate_s(position, now)
-        return Waiting(position, None if estimate_s is None else round(estimate_s))
-
-    def _full(self) -> Full:
-        reason = f"every world is taken, and {len(self.line)} clients wait"
-        return Full(reason, self.line.retry_after_s(self._clock()))
+        return describe_session(record, state, now=self._clock())

@@ -1,53 +1,68 @@
-"""The cluster's worlds as the transport room sees them: leases on replica groups."""
+"""A lease on a replica group: the session that it holds there, and the calls of its rank."""
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
-from weakref import WeakSet
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException, RequestCancelledError
-from ray.serve.handle import DeploymentHandle
 
-from deployments.calls import call_detached, cancel
+from deployments.calls import answer_of, call_detached, cancel
 from deployments.config import ServiceConfig
-from deployments.encoded_prompt import EncodedPrompt, warn_of_truncation
-from deployments.group_memory import GroupMemory
-from deployments.lease_request import LeaseRequest
 from deployments.observability.session_reports import SessionReport
-from deployments.prompt_encoder import PromptEncoder
-from deployments.readiness import Readiness
-from deployments.sessions.admission import Demand
+from deployments.rank_replies import Chunk, HandedOver, Opened
+from deployments.refusal import Refusal
+from deployments.sessions.lease_reply import Ended
+from deployments.sessions.resume_token import ResumeToken
 from deployments.world_group import Lease
-from transport.wire.errors import Refused, WorldFailed, WorldLost
-from transport.wire.messages import Queued, Starting, WarningMessage
-from transport.wire.world import OnWait, WorldInfo, WorldMemory, WorldSpec
+from lingbot.runtime.snapshot import Snapshot
+from transport.wire.errors import Refused, TakenOver, TransportError, WorldFailed, WorldLost
+from transport.wire.messages import Queued, WarningMessage
+from transport.wire.world import OnWait, WorldSpec
 
 Frames = NDArray[np.uint8]
-Report = Callable[[str], SessionReport | None]
+Context = NDArray[np.float32]
+Contexts = Mapping[str, Context]  # encoded prompts by text
 
 REPORT_PERIOD_S = 5.0  # between two reports to a rank; an operator's list is as old
+LAST_WORD_S = 1.0  # the time for which the end of a lease may come after the end of a call
 
 logger = logging.getLogger(__name__)
 
 
+class LeaseEnd(Struct, frozen=True):
+    """Why a lease has ended, in words for the client."""
+
+    reason: str
+    is_taken_over: bool = False  # the world goes on with another socket
+
+    @property
+    def error(self) -> TransportError:
+        return TakenOver(self.reason) if self.is_taken_over else WorldLost(self.reason)
+
+
 @dataclass(frozen=True, slots=True)
-class PendingFrames:
-    """The frames of a chunk that has been denoised. Awaited once, or dropped."""
+class PendingReply:
+    """A reply that comes later. Awaited once, or dropped."""
 
-    receive: Callable[[], Coroutine[Any, Any, Frames]]
+    receive: Callable[[], Coroutine[Any, Any, Chunk]]
 
-    def __await__(self) -> Generator[Any, Any, Frames]:
+    def __await__(self) -> Generator[Any, Any, Chunk]:
         return self.receive().__await__()
 
 
-class LeasedSession:
-    """One open world: its lease, and the rank that steps it."""
+class HeldLease:
+    """One session of a replica group, for as long as this process holds it.
+
+    Calls go to rank 0 directly, so that they work while the group's replica drains. They raise
+    WorldLost when the group is lost, and WorldFailed when the engine raises.
+    """
 
     def __init__(
         self,
@@ -55,93 +70,107 @@ class LeasedSession:
         stream: Any,
         *,
         config: ServiceConfig,
-        prompts: PromptEncoder | None = None,
-        report: Report = lambda session_id: None,
     ) -> None:
-        """`stream` is the rest of the lease call, a DeploymentResponseGenerator.
-
-        `prompts` is None where the rank encodes the prompts. `report` gives the rank what this
-        replica knows of a session.
-        """
-        self.id = lease.session_id
-        self._prompts = prompts
-        self._contexts: dict[str, NDArray[np.float32]] = {}  # the last encoded prompt alone
+        """`stream` is the rest of the lease call, a DeploymentResponseGenerator."""
+        self.session_id = lease.session_id
+        self.group_id = lease.group_id
+        self.attached = lease.attached
+        self._lease = lease
         self._rank = lease.rank
         self._stream = stream
         self._step_timeout_s = config.step_timeout_s
+        # What this replica knows of the session, for its rank
+        self.report: Callable[[], SessionReport | None] = lambda: None
         self._warnings: list[WarningMessage] = []
-        self._ended_by_us: str | None = None  # the reason
-        self._lost = asyncio.create_task(self._wait_for_end())
-        self._report = report
+        self._closed_by_us: str | None = None  # the reason
+        self._ended = asyncio.create_task(self._wait_for_end())
         period_s = min(REPORT_PERIOD_S, config.lease_ttl_s / 3)
         self._touching = asyncio.create_task(self._touch_every(period_s))
 
+    @property
+    def token(self) -> ResumeToken:
+        """By which another process may attach to the session, if it is resumable."""
+        return ResumeToken(self.group_id, self.session_id, self._lease.secret)
+
     async def open(
-        self,
-        spec: WorldSpec,
-        image: Frames,
-        *,
-        encoded: EncodedPrompt | None = None,
-        on_wait: OnWait,
-    ) -> None:
+        self, spec: WorldSpec, image: Frames, context: Context | None, *, on_wait: OnWait
+    ) -> Opened:
         """Raises Refused, WorldLost or WorldFailed. `on_wait` receives the place in the queue.
 
-        `encoded` is the spec's prompt, or None if the rank encodes it.
+        `context` is the encoded prompt, or None if the rank encodes it.
         """
-        if encoded is not None:
-            self._accept(spec.prompt, encoded)
-        replies = self._call(self._rank.open, spec, image, self._contexts.get(spec.prompt))
-        while isinstance(reply := await self._next(replies), Queued):
-            await on_wait(reply)
-        if reply is not None:
-            raise Refused(reply.text, field=reply.field)
+        return await self._opened(self._call(self._rank.open, spec, image, context), on_wait)
+
+    async def restore(
+        self, snapshot: Snapshot, contexts: Contexts | None, *, on_wait: OnWait
+    ) -> Opened:
+        """As `open`, from a snapshot. It replaces a world that is open.
+
+        `contexts` are those of the snapshot's prompts, or None if the rank encodes them.
+        """
+        return await self._opened(self._call(self._rank.restore, snapshot, contexts), on_wait)
 
     async def step(
-        self, actions: Sequence[str], *, prompt: str | None, time_to_underrun_s: float
-    ) -> Awaitable[Frames]:
-        context = None if prompt is None else self._contexts.get(prompt)
+        self,
+        actions: Sequence[str],
+        *,
+        prompt: str | None,
+        time_to_underrun_s: float,
+        context: Context | None,
+    ) -> Awaitable[Chunk]:
+        """Returns when the next chunk has been denoised; see `WorldSession.step`."""
         replies = self._call(self._rank.step, list(actions), prompt, time_to_underrun_s, context)
         while isinstance(await self._next(replies), Queued):
             pass  # it was suspended, and waits for its memory
-        return PendingFrames(partial(self._next, replies))
+        return PendingReply(partial(self._next, replies))
 
-    async def encode(self, prompt: str) -> None:
-        """Raises Busy, WorldLost or WorldFailed; see `PromptEncoder.encode`."""
-        assert self._prompts is not None
-        self._accept(prompt, await self._prompts.encode(prompt))
+    async def read_world(self) -> HandedOver | None:
+        """The world of the session as the rank has it."""
+        call = call_detached(self._rank.hand_over, self.session_id, self._lease.secret, False)
+        return await hand_over(call, timeout_s=self._step_timeout_s)
 
     def take_warnings(self) -> list[WarningMessage]:
+        """What is not as requested, such as a truncated prompt, since the last call."""
         warnings, self._warnings = self._warnings, []
         return warnings
 
     def pause(self) -> None:
-        self._rank.pause.remote(self.id)
+        """Free the session's share of the group's speed until its next step."""
+        self._rank.pause.remote(self.session_id, self._lease.epoch)
 
-    async def lost(self) -> str:
-        return await asyncio.shield(self._lost)
+    async def ended(self) -> LeaseEnd:
+        """Returns when the lease has ended."""
+        return await asyncio.shield(self._ended)
 
-    def end(self, reason: str) -> None:
-        """End the session as a lost world, with `reason` for its client."""
-        self._ended_by_us = reason
-        cancel(self._stream)
+    async def why_lost(self) -> LeaseEnd | None:
+        """How the lease has ended, after a call that failed. None if it has not."""
+        await asyncio.wait([self._ended], timeout=LAST_WORD_S)
+        return self._ended.result() if self._ended.done() else None
 
-    def close(self) -> None:
+    def close(self, reason: str = "closed") -> None:
+        """End the session. Not async, so that nothing interrupts it. It may be called twice."""
+        self._closed_by_us = self._closed_by_us or reason
         self._touching.cancel()
-        self._lost.cancel()
+        self._rank.end.remote(self.session_id, self._lease.epoch)
         cancel(self._stream)
 
-    def _accept(self, prompt: str, encoded: EncodedPrompt) -> None:
-        """Keep a prompt's context for the call that it was encoded for."""
-        self._contexts = {prompt: encoded.context}
-        if warning := warn_of_truncation(encoded.num_truncated, "tokens"):
-            self._warnings.append(warning)
+    def detach(self) -> None:
+        """Leave a resumable session to another lease. Any other one ends."""
+        self._closed_by_us = self._closed_by_us or "detached"
+        self._touching.cancel()
+        cancel(self._stream)
+
+    async def _opened(self, replies: Any, on_wait: OnWait) -> Opened:
+        while isinstance(reply := await self._next(replies), Queued):
+            await on_wait(reply)
+        if isinstance(reply, Refusal):
+            raise Refused(reply.text, field=reply.field)
+        assert isinstance(reply, Opened)
+        return reply
 
     def _call(self, method: Any, *args: Any) -> Any:
-        """Call a method of the rank, which streams its replies, directly.
-
-        This works while the group's replica drains.
-        """
-        return call_detached(method, self.id, *args)
+        """Call a method of the rank, which streams its replies."""
+        return call_detached(method, self.session_id, self._lease.epoch, *args)
 
     async def _next(self, replies: Any) -> Any:
         """The next reply of a call, behind its warnings. Raises WorldLost or WorldFailed."""
@@ -156,136 +185,47 @@ class LeasedSession:
         except TimeoutError as exc:
             raise WorldLost(f"the world did not answer for {self._step_timeout_s:g} s") from exc
         except StopAsyncIteration as exc:
-            raise WorldLost(self._ended_by_us or "the world has ended") from exc
+            raise WorldLost(self._closed_by_us or "the world has ended") from exc
         except RayTaskError as exc:
-            logger.exception("session %s: the world raised", self.id)
+            logger.exception("session %s: the world raised", self.session_id)
             raise WorldFailed("the world failed") from exc
         except RayError as exc:
-            logger.warning("session %s: %s", self.id, exc)
+            logger.warning("session %s: %s", self.session_id, exc)
             raise WorldLost("the world's process died") from exc
 
-    async def _wait_for_end(self) -> str:
+    async def _wait_for_end(self) -> LeaseEnd:
         try:
-            async for _ in self._stream:
-                pass
+            async for reply in self._stream:
+                if isinstance(reply, Ended):
+                    return end_of(reply)
         except RequestCancelledError:
-            return self._ended_by_us or "closed"
+            return LeaseEnd(self._closed_by_us or "the world's lease was cancelled")
         except (RayError, RayServeException) as exc:
-            logger.warning("session %s: %s", self.id, exc)
-            return "the world's process died"
-        return "the world has ended"
+            logger.warning("session %s: %s", self.session_id, exc)
+            return LeaseEnd("the world's process died")
+        return LeaseEnd("the world has ended")
 
     async def _touch_every(self, period_s: float) -> None:
         """Keep the session while its socket is open. Its client may pause or owe acks."""
         while True:
             await asyncio.sleep(period_s)
-            self._rank.touch.remote(self.id, self._report(self.id))
+            self._rank.touch.remote(self.session_id, self._lease.epoch, self.report())
 
 
-class LeasedWorld:
-    """Opens worlds on any replica group that has room."""
+def end_of(reply: Ended) -> LeaseEnd:
+    """The end of a lease that the group has ended."""
+    if reply.reason in ("taken_over", "moved"):
+        return LeaseEnd("another socket goes on with this session", is_taken_over=True)
+    return LeaseEnd(f"the world has ended: {reply.reason}")
 
-    def __init__(
-        self,
-        group: DeploymentHandle[Any],
-        info: WorldInfo,
-        config: ServiceConfig,
-        *,
-        prompts: PromptEncoder | None = None,
-        readiness: Readiness | None = None,
-        notice_period_s: float = 0.5,
-        report: Report = lambda session_id: None,
-    ) -> None:
-        """A waiting client gets a message every `notice_period_s`.
 
-        `prompts` is None where the ranks encode the prompts. `report` describes a session of this
-        replica to its rank.
-        """
-        self._memory = GroupMemory(group, ready=self.ready)
-        # Through gRPC, a caller that was killed is noticed within milliseconds.
-        self._group = group.options(stream=True, _by_reference=False)
-        self.info = info
-        self._sessions: WeakSet[LeasedSession] = WeakSet()
-        self._closing: str | None = None
-        self._config = config
-        self._prompts = prompts
-        self._readiness = readiness or Readiness(group.app_name, group.deployment_name)
-        self._notice_period_s = notice_period_s
-        self._report = report
-
-    async def open(self, spec: WorldSpec, image: Frames, *, on_wait: OnWait) -> LeasedSession:
-        """The prompt is encoded while the client waits for a lease."""
-
-        async def wait_on(status: Queued | Starting) -> None:
-            self._check_open()
-            await on_wait(status)
-
-        self._check_open()
-        encoding = self._start_encoding(spec.prompt)
-        try:
-            session = await self._lease(spec, wait_on)
-            self._sessions.add(session)
-            try:
-                self._check_open()
-                encoded = await self._wait_for_prompt(encoding, wait_on)
-                await session.open(spec, image, encoded=encoded, on_wait=wait_on)
-            except BaseException:
-                session.close()
-                raise
-        finally:
-            if encoding is not None:
-                encoding.cancel()
-        return session
-
-    def close(self, reason: str | None) -> None:
-        """End all sessions with `reason`, and open no other one. None: sessions are opened.
-
-        A client that waits gets it instead of its next status.
-        """
-        self._closing = reason
-        if reason is not None:
-            for session in set(self._sessions):
-                session.end(reason)
-
-    async def memory(self) -> WorldMemory | None:
-        return await self._memory.ask()
-
-    async def ready(self) -> bool:
-        return await self._readiness.ask()
-
-    def _check_open(self) -> None:
-        if self._closing is not None:
-            raise WorldLost(self._closing)
-
-    def _start_encoding(self, prompt: str) -> "asyncio.Task[EncodedPrompt] | None":
-        if self._prompts is None:
-            return None
-        encoding = asyncio.create_task(self._prompts.encode(prompt))
-        encoding.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return encoding
-
-    async def _wait_for_prompt(
-        self, encoding: "asyncio.Task[EncodedPrompt] | None", on_wait: OnWait
-    ) -> EncodedPrompt | None:
-        """Send the client its status until the prompt is encoded. Raises the encoder's error."""
-        if encoding is None:
-            return None
-        while not (await asyncio.wait([encoding], timeout=self._notice_period_s))[0]:
-            await on_wait(Starting())
-        return encoding.result()
-
-    async def _lease(self, spec: WorldSpec, on_wait: OnWait) -> LeasedSession:
-        request = LeaseRequest(
-            self._group.lease,
-            Demand(
-                width=spec.width, height=spec.height, window=spec.window, realtime=spec.realtime
-            ),
-            readiness=self._readiness,
-            config=self._config,
-            on_wait=on_wait,
-            notice_period_s=self._notice_period_s,
-        )
-        lease, stream = await request.lease()
-        return LeasedSession(
-            lease, stream, config=self._config, prompts=self._prompts, report=self._report
-        )
+async def hand_over(call: Awaitable[HandedOver | None], *, timeout_s: float) -> HandedOver | None:
+    """The answer of a rank's `hand_over`. None if the session is gone, or its rank is."""
+    answer = answer_of(call)
+    if not (await asyncio.wait([answer], timeout=timeout_s))[0]:
+        return None
+    try:
+        return answer.result()
+    except RayError as exc:
+        logger.info("a session could not be handed over: %s", exc)
+        return None

@@ -15,10 +15,10 @@ from deployments.calls import answer_of, call_detached, cancel
 from deployments.config import ServiceConfig
 from deployments.readiness import Readiness
 from deployments.sessions.admission import Demand
-from deployments.sessions.lease_reply import AskAgain, Full, Waiting
+from deployments.sessions.lease_reply import AskAgain, Full, NotHere, Waiting
 from deployments.sessions.wait_clock import WaitClock
 from deployments.world_group import Lease
-from transport.wire.errors import Busy, WorldLost
+from transport.wire.errors import Busy, SessionGone, WorldLost
 from transport.wire.messages import Queued, Starting
 from transport.wire.world import OnWait
 
@@ -39,8 +39,12 @@ class LeaseRequest:
         config: ServiceConfig,
         on_wait: OnWait,
         notice_period_s: float,
+        clock: WaitClock | None = None,
     ) -> None:
-        """`lease` is the group's streaming method. `on_wait` gets the client's status."""
+        """`lease` is the group's streaming method. `on_wait` gets the client's status.
+
+        `clock` is that of a client that has asked before; None: it begins to wait now.
+        """
         self._call = lease
         self._demand = demand
         self._readiness = readiness
@@ -49,17 +53,14 @@ class LeaseRequest:
         self._now = asyncio.get_running_loop().time
         self._next_notice = self._now() + notice_period_s
         self._place: Waiting | None = None  # in the line of the group that answered last
-        self._clock = WaitClock(
-            queue_timeout_s=config.queue_timeout_s,
-            warm_up_timeout_s=config.warm_up_timeout_s,
-            now=self._now(),
-        )
+        self._clock = clock or start_clock(config)
 
     async def lease(self) -> tuple[Lease, Any]:
         """The lease, and the rest of the call that holds it.
 
-        Raises Busy, WorldLost, or WorldFailed with the reason if Serve has given up the groups. No
-        call remains if it raises or is cancelled.
+        Raises Busy, WorldLost, or WorldFailed with the reason if Serve has given up the groups;
+        SessionGone if there is no session to attach to. No call remains if it raises or is
+        cancelled.
         """
         while True:
             stream = call_detached(self._call, self._next_demand())
@@ -84,6 +85,8 @@ class LeaseRequest:
                     case AskAgain(group_id):
                         self._demand = replace(self._demand, last_group=group_id)
                         return None
+                    case NotHere():
+                        raise SessionGone("this session is gone", field="resume")
                     case Full(reason, retry_after_s):
                         raise Busy(reason, retry_after_s=retry_after_s)
                     case lease:
@@ -127,3 +130,12 @@ class LeaseRequest:
         if reason is not None and not (unless and unless.done()):
             estimate_s = self._place and self._place.estimate_s
             raise Busy(reason, retry_after_s=max(1, estimate_s or RETRY_AFTER_S))
+
+
+def start_clock(config: ServiceConfig) -> WaitClock:
+    """The clock of a client that begins to wait now."""
+    return WaitClock(
+        queue_timeout_s=config.queue_timeout_s,
+        warm_up_timeout_s=config.warm_up_timeout_s,
+        now=asyncio.get_running_loop().time(),
+    )

@@ -1,7 +1,8 @@
 """Serve's choice of a replica for a call: the one with the fewest ongoing calls.
 
 Serve's own router compares two random replicas, by counts that may be ten seconds old. A lease
-lasts for minutes, so each one is worth a question to the groups.
+lasts for minutes, so each one is worth a question to the groups. Routers also learn which replicas
+run, before anybody else in their process does, and note it in `RUNNING_REPLICAS`.
 """
 
 import asyncio
@@ -10,8 +11,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from ray.exceptions import ActorDiedError, RayError
+from ray.serve._private.request_router import PowerOfTwoChoicesRequestRouter  # Serve's default
 from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
 
+from deployments import running_replicas  # the module: Serve copies what this one has imported
 from deployments.calls import answer_of
 from deployments.sessions.admission import Demand
 
@@ -27,11 +30,17 @@ class FewestOngoing:
         self._sent: list[tuple[str, float]] = []  # replica, time
 
     def rank(
-        self, ongoing: Mapping[str, int], *, now: float, last_group: str | None = None
+        self,
+        ongoing: Mapping[str, int],
+        *,
+        now: float,
+        last_group: str | None = None,
+        group: str | None = None,
     ) -> list[str]:
         """The ids of `ongoing`, the best first; a call is on its way to that one from now on.
 
-        `last_group` has let the client go, so that it comes last. Among equals, chance decides.
+        `group` comes first. `last_group` has let the client go, so that it comes last. Among
+        equals, chance decides.
         """
         self._sent = [(one, sent) for one, sent in self._sent if now - sent < ON_ITS_WAY_S]
         counts = dict(ongoing)
@@ -39,13 +48,27 @@ class FewestOngoing:
             if one in counts:
                 counts[one] += 1
         ids = random.sample(list(counts), len(counts))
-        ids.sort(key=lambda one: (one == last_group, counts[one]))
+        ids.sort(key=lambda one: (one != group, one == last_group, counts[one]))
         if ids:
             self._sent.append((ids[0], now))
         return ids
 
 
-class FewestOngoingRouter(RequestRouter):
+class RunningReplicasMixin(RequestRouter):
+    """Notes the replicas that Serve pushes to the router."""
+
+    def update_replicas(self, replicas: list[RunningReplica]) -> None:
+        super().update_replicas(replicas)
+        deployment = self._deployment_id
+        running = frozenset(str(replica.replica_id.unique_id) for replica in replicas)
+        running_replicas.RUNNING_REPLICAS.update((deployment.app_name, deployment.name), running)
+
+
+class SocketRouter(RunningReplicasMixin, PowerOfTwoChoicesRequestRouter):
+    """Serve's own choice of a transport replica."""
+
+
+class FewestOngoingRouter(RunningReplicasMixin, RequestRouter):
     """Asks the replicas for their ongoing calls, and sends each call to the one with the fewest."""
 
     def initialize_state(self, **kwargs: Any) -> None:
@@ -61,17 +84,20 @@ class FewestOngoingRouter(RequestRouter):
 
         Serve takes the first that accepts the call, and asks again if none does.
         """
-        num_asked = min(len(candidate_replicas), MAX_ASKED)
+        demand = demand_of(pending_request)
         asked = {
             replica.replica_id.unique_id: replica
-            for replica in random.sample(candidate_replicas, num_asked)
+            for replica in choose_asked(candidate_replicas, group=demand and demand.group)
         }
         answers = await asyncio.gather(*(self._num_ongoing(one) for one in asked.values()))
         counts = {
             one: count for one, count in zip(asked, answers, strict=True) if count is not None
         }
         ranked = self._ranking.rank(
-            counts, now=asyncio.get_running_loop().time(), last_group=last_group(pending_request)
+            counts,
+            now=asyncio.get_running_loop().time(),
+            last_group=demand and demand.last_group,
+            group=demand and demand.group,
         )
         return [[asked[one]] for one in ranked]
 
@@ -89,7 +115,14 @@ class FewestOngoingRouter(RequestRouter):
         return None
 
 
-def last_group(request: PendingRequest | None) -> str | None:
-    """The group that has let the client of a lease call go."""
+def choose_asked(replicas: list[RunningReplica], *, group: str | None) -> list[RunningReplica]:
+    """Some replicas by chance, and that of this `group` if it is there."""
+    chosen = random.sample(replicas, min(len(replicas), MAX_ASKED))
+    named = [one for one in replicas if one.replica_id.unique_id == group and one not in chosen]
+    return named + chosen
+
+
+def demand_of(request: PendingRequest | None) -> Demand | None:
+    """What a lease call asks for; None for another call."""
     demand = request.args[0] if request is not None and request.args else None
-    return demand.last_group if isinstance(demand, Demand) else None
+    return demand if isinstance(demand, Demand) else None

@@ -11,7 +11,7 @@ from ray.serve.handle import DeploymentHandle
 from starlette.applications import Starlette
 
 from deployments.config import ServiceConfig, parse_user_config
-from deployments.lease import LeasedWorld
+from deployments.fork_store import ClusterForks
 from deployments.observability.fan_out import FanOut
 from deployments.observability.logs import configure_logging
 from deployments.observability.session_metrics import TransportMetrics
@@ -21,6 +21,7 @@ from deployments.prompt_encoder import PromptEncoder
 from deployments.serve_middleware import add_serve_middleware
 from deployments.session_list import SessionCollector
 from deployments.token_usage import ClusterUsage
+from deployments.world import ClusterWorld
 from lingbot.config import PRESETS, SIZE_MULTIPLE
 from transport.access import Access
 from transport.app import build_app
@@ -40,10 +41,12 @@ class Transport:
         text_encoder: DeploymentHandle[Any] | None = None,
         *,
         token_usage: DeploymentHandle[Any] | None = None,
+        fork_store: DeploymentHandle[Any] | None = None,
     ) -> None:
         """`text_encoder` is None where the ranks encode the prompts themselves.
 
-        `token_usage` is None where no token is needed. Raises TokenFileError.
+        `token_usage` is None where no token is needed, and `fork_store` where no world is stored.
+        Raises TokenFileError.
         """
         configure_logging(config.log_format)
         self._access = Access(
@@ -56,8 +59,18 @@ class Transport:
         self._observer = create_observer(config, reports, replica=replica)
         self._collector = SessionCollector(group.app_name)
         prompts = None if text_encoder is None else PromptEncoder(text_encoder, config)
-        self._world = LeasedWorld(
-            group, world_info(config), config, prompts=prompts, report=reports.get
+        forks = None
+        if fork_store is not None:
+            forks = ClusterForks(fork_store, ttl_s=config.fork_ttl_s)
+        self._own = follow_own_replicas()
+        self._world = ClusterWorld(
+            group,
+            world_info(config),
+            config,
+            prompts=prompts,
+            forks=forks,
+            report=reports.get,
+            replica=self._own and (self._own.deployment_name, replica),
         )
         self._config = config
         self._limits = config.limits
@@ -94,6 +107,19 @@ def replica_name() -> str:
         return "local"
 
 
+def follow_own_replicas() -> DeploymentHandle[Any] | None:
+    """A handle to this replica's own deployment; outside of Serve, None.
+
+    It is never called. Its router learns that this replica drains.
+    """
+    try:
+        context = serve.get_replica_context()
+    except RayServeException:
+        return None
+    own: DeploymentHandle[Any] = DeploymentHandle(context.deployment, context.app_name)
+    return own.options()  # creates the router
+
+
 def create_observer(config: ServiceConfig, reports: SessionReports, *, replica: str) -> FanOut:
     """The observer of all clients of this process. Raises ConfigError; see `create_provider`."""
     observers: list[Observer] = [TransportMetrics(), reports]
@@ -119,6 +145,7 @@ def world_info(config: ServiceConfig) -> WorldInfo:
         max_steps=world.max_steps,
         openings=() if openings is None else load_openings(openings),
         encodes_prompts=config.has_text_encoder,
+        resume_grace_s=config.resume_grace_s,
     )
 
 

@@ -5,12 +5,14 @@ import logging
 import os
 import uuid
 from asyncio import FIRST_COMPLETED
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import ray
 from msgspec import Struct
 from ray import serve
+from ray.exceptions import RayError
 from ray.util import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -18,7 +20,7 @@ from deployments.config import ServiceConfig, parse_group_config
 from deployments.observability.logs import configure_logging
 from deployments.session_list import NAMESPACE, rank_name
 from deployments.sessions.admission import Demand
-from deployments.sessions.lease_reply import AskAgain, Full, Waiting
+from deployments.sessions.lease_reply import AskAgain, Ended, Full, Leased, NotHere, Waiting
 from deployments.world_rank import RankAssignment, WorldRank
 from transport.wire.world import WorldMemory
 
@@ -30,6 +32,10 @@ class Lease(Struct, frozen=True):
 
     session_id: str
     rank: Any  # the actor handle of rank 0
+    group_id: str = ""
+    epoch: int = 1  # the number of the session's leases; calls of an older one are refused
+    secret: str = ""  # with the id, it lets a later demand attach to the session
+    attached: bool = False  # to a session that had another lease before
 
 
 class WorldGroup:
@@ -44,13 +50,14 @@ class WorldGroup:
     ) -> None:
         configure_logging(config.log_format)
         self._ranks = create_ranks(config)
+        self._group_id = serve.get_replica_context().replica_id.unique_id
         timeout_s = config.warm_up_timeout_s
         try:
             async with asyncio.timeout(timeout_s):
                 await start_group(
                     self._ranks,
                     host=ray.util.get_node_ip_address(),
-                    group_id=serve.get_replica_context().replica_id.unique_id,
+                    group_id=self._group_id,
                 )
         except TimeoutError as exc:
             raise TimeoutError(f"warm_up_timeout_s: the ranks took over {timeout_s:g} s") from exc
@@ -61,6 +68,22 @@ class WorldGroup:
             for number, rank in enumerate(self._ranks)
         ]
         logger.info("%d ranks are warm", len(self._ranks))
+        self._has_sessions = True
+
+    def __del__(self) -> Awaitable[None] | None:
+        """Serve calls and awaits this when the replica has drained, before it kills the ranks.
+
+        It waits for the detached sessions, which no call counts: until each has been handed over or
+        its grace is over, but no longer than `graceful_shutdown_timeout_s`.
+        """
+        if not getattr(self, "_has_sessions", False):
+            return None
+        self._has_sessions = False  # Python calls this once more
+        return self._wait_for_detached()
+
+    async def _wait_for_detached(self) -> None:
+        with suppress(RayError):  # a rank has died
+            await self._ranks[0].wait_empty.remote()
 
     async def memory(self) -> WorldMemory | None:
         """The plan of rank 0's memory."""
@@ -75,22 +98,34 @@ class WorldGroup:
         limits = parse_group_config(user_config).group
         self._ranks[0].set_limits.remote(limits)
 
-    async def lease(self, demand: Demand) -> AsyncIterator[Waiting | AskAgain | Full | Lease]:
-        """One streaming call for a client's wait and the life of its session.
+    async def lease(
+        self, demand: Demand
+    ) -> AsyncIterator[Waiting | AskAgain | Full | NotHere | Lease | Ended]:
+        """One streaming call for a client's wait and its hold on a session.
 
         Yields the client's place in the group's line, then the lease, or a reason why there is
         none. The lease names the rank-0 actor: frames and controls bypass this replica. The call
-        counts for Serve's caps, autoscaling and draining. When either the call or the session ends,
-        the other one ends too.
+        counts for Serve's caps, autoscaling and draining. When the session ends or is taken over,
+        the call ends with the reason. When the call ends first, a resumable session is detached,
+        and any other one ends.
         """
-        leader = self._ranks[0]
-        session_id = uuid.uuid4().hex
+        leader, call_id = self._ranks[0], uuid.uuid4().hex
         try:
-            async for reply in leader.lease.remote(session_id, demand):
-                answer: Waiting | AskAgain | Full | None = await reply
-                yield Lease(session_id, leader) if answer is None else answer
+            async for reply in leader.lease.remote(call_id, demand):
+                answer: Waiting | AskAgain | Full | NotHere | Leased | Ended = await reply
+                yield self._sign(answer) if isinstance(answer, Leased) else answer
         finally:
-            leader.end.remote(session_id)
+            leader.leave.remote(call_id)
+
+    def _sign(self, lease: Leased) -> Lease:
+        return Lease(
+            lease.session_id,
+            self._ranks[0],
+            self._group_id,
+            lease.epoch,
+            lease.secret,
+            lease.attached,
+        )
 
 
 def create_ranks(config: ServiceConfig) -> list[Any]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import os
 import threading
 import time
@@ -16,15 +17,18 @@ from numpy.typing import NDArray
 
 from deployments.build_engine import build_engine
 from deployments.config import ServiceConfig
-from deployments.encoded_prompt import warn_of_truncation
 from deployments.group_memory import SessionBytes, describe_memory
-from deployments.group_sessions import GroupSessions, SessionStatus
+from deployments.group_sessions import GroupSessions
 from deployments.observability.logs import configure_logging
 from deployments.observability.rank_metrics import CacheMetrics, GroupMetrics
 from deployments.observability.session_reports import SessionReport
-from deployments.refusal import Refusal, refusal_of
+from deployments.rank_replies import Chunk, HandedOver, Opened
+from deployments.refusal import Refusal
+from deployments.session_calls import SessionCalls
+from deployments.session_status import SessionStatus
+from deployments.session_work import SessionWork
 from deployments.sessions.admission import Admission, Demand, GroupLimits
-from deployments.sessions.lease_reply import AskAgain, Full, Waiting
+from deployments.sessions.lease_reply import AskAgain, Ended, Full, Leased, NotHere, Waiting
 from deployments.sessions.registry import EndReason
 from transport.wire.messages import Queued, WarningMessage
 from transport.wire.world import WorldMemory, WorldSpec
@@ -32,13 +36,12 @@ from transport.wire.world import WorldMemory, WorldSpec
 if TYPE_CHECKING:  # imported late: WorldGroup imports this class and stays without torch
     from lingbot.config import Size
     from lingbot.parallel.ulysses import SequenceParallelGroup
-    from lingbot.runtime.commands import Command
     from lingbot.runtime.engine import Engine
+    from lingbot.runtime.snapshot import Snapshot
     from lingbot.runtime.worker import Worker
     from lingbot.text.protocol import TextEncoder
 
-Frames = NDArray[np.uint8]
-
+EMPTY_PERIOD_S = 0.2  # between two looks for sessions of a group that ends
 SUSPEND_PERIOD_S = 1.0  # between two looks for sessions that have been paused for too long
 
 logger = logging.getLogger(__name__)
@@ -86,7 +89,9 @@ class WorldRank:
         self._exit_grace_s = exit_grace_s
         self._exit_process = exit_process
         self._sessions: GroupSessions
-        self._reports: dict[str, SessionReport] = {}  # the transports' last ones
+        self._calls: SessionCalls
+        # The transports' last ones, and the numbers of their leases
+        self._reports: dict[str, tuple[int, SessionReport]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._store: Any = None  # the rendezvous, on rank 0 of several
         self._failure: asyncio.Future[None]
@@ -110,7 +115,16 @@ class WorldRank:
         took_s = time.monotonic() - began
         rank, num_ranks = assignment.rank, assignment.num_ranks
         logger.info("rank %d of %d loaded in %.1f s", rank, num_ranks, took_s)
-        self._sessions = self._create_sessions(assignment.group_id)
+        work = SessionWork()
+        self._sessions = self._create_sessions(assignment.group_id, work)
+        self._calls = SessionCalls(
+            self._worker,
+            self._sessions,
+            work,
+            text_encoder=self._text_encoder,
+            prompt_recache=self._config.prompt_recache,
+            notice_period_s=self._notice_period_s,
+        )
         self._run_every(self._report_period_s, partial(self._report, CacheMetrics(rank=rank)))
 
     async def start_loop(self) -> None:
@@ -131,21 +145,24 @@ class WorldRank:
         await asyncio.to_thread(self._worker.warm_up)
         logger.info("warm in %.1f s", time.monotonic() - began)
         self._sessions.log_speed()
-        self._run_every(
-            self._config.lease_ttl_s / 4, lambda: self._sessions.expire_idle(time.monotonic())
-        )
-        self._run_every(SUSPEND_PERIOD_S, self._sessions.suspend_paused)
+        shortest_s = min(self._config.lease_ttl_s, self._config.resume_grace_s or math.inf)
+        self._run_every(shortest_s / 4, lambda: self._sessions.expire_idle(time.monotonic()))
+        self._run_every(SUSPEND_PERIOD_S, self._sessions.suspender.suspend_paused)
         self._run_every(self._report_period_s, partial(self._report_group, GroupMetrics()))
 
     async def lease(
-        self, session_id: str, demand: Demand
-    ) -> AsyncIterator[Waiting | AskAgain | Full | None]:
+        self, call_id: str, demand: Demand
+    ) -> AsyncIterator[Waiting | AskAgain | Full | NotHere | Leased | Ended]:
         """Wait for a place in the group, and hold it; see `GroupSessions.lease`.
 
         A session that was admitted expires unless its world is opened next.
         """
-        async for reply in self._sessions.lease(session_id, demand):
+        async for reply in self._sessions.lease(call_id, demand):
             yield reply
+
+    def leave(self, call_id: str) -> None:
+        """End a lease call, whose caller has gone; see `GroupSessions.leave`."""
+        self._sessions.leave(call_id)
 
     def set_limits(self, limits: GroupLimits) -> None:
         """Replace what the group admits. Sessions beyond it go on."""
@@ -155,6 +172,11 @@ class WorldRank:
         """The group's sessions, for operators; none while its weights are loaded."""
         return self._sessions.sessions() if hasattr(self, "_sessions") else []
 
+    async def wait_empty(self) -> None:
+        """Returns when the group has no session."""
+        while self.sessions():
+            await asyncio.sleep(EMPTY_PERIOD_S)
+
     def ends(self) -> dict[EndReason, int]:
         """How many sessions have ended, by reason."""
         return dict(self._sessions.registry.ends)
@@ -162,119 +184,90 @@ class WorldRank:
     async def open(
         self,
         session_id: str,
+        epoch: int,
         spec: WorldSpec,
         image: NDArray[np.uint8],
         context: NDArray[np.float32] | None = None,
-    ) -> AsyncIterator[Queued | WarningMessage | Refusal | None]:
-        """Open the reserved session's world. Without a `context` this rank encodes the prompt.
+    ) -> AsyncIterator[Queued | WarningMessage | Refusal | Opened]:
+        """Open the session's world, in place of the one that it has, if it has one.
 
-        Yields a warning if the prompt is too long, the client's position while the open is queued,
-        then None or the refusal. A session that has ended yields nothing more: an error that nobody
-        reads would be logged.
+        `epoch` is the number of the caller's lease, here and in the calls below: where that does
+        not hold the session, or no longer, a call does nothing and yields nothing more. Without a
+        `context` this rank encodes the prompt. Yields a warning if the prompt is too long, the
+        client's position while the open is queued, then the world or the refusal.
         """
-        from lingbot.errors import LingbotError
-        from lingbot.runtime.commands import OpenSession
-        from lingbot.runtime.session import SessionSpec
+        async for reply in self._calls.open(session_id, epoch, spec, image, context):
+            yield reply
 
-        if context is None:
-            if warning := self._warn_if_truncated(spec.prompt):
-                yield warning
-            context = await self._encode(spec.prompt)
-        session_spec = SessionSpec(
-            first_frame=image,
-            context=context,
-            seed=spec.seed,
-            num_steps=spec.num_steps,
-            window=spec.window,
-            sink=spec.sink,
-        )
-        if not self._sessions.is_live(session_id):
-            return
-        opening = self._submit(OpenSession(session_id, session_spec))
-        while not (await asyncio.wait([opening], timeout=self._notice_period_s))[0]:
-            if position := self._worker.position(session_id):
-                yield Queued(position)
-        try:
-            opening.result()
-        except LingbotError as exc:
-            self._sessions.mark_faulty(session_id, "refused")
-            if self._sessions.is_live(session_id):
-                yield refusal_of(exc)
-            return
-        except Exception:
-            self._sessions.mark_faulty(session_id, "failed")
-            raise
-        if self._sessions.mark_opened(session_id):
-            num_sessions = len(self._sessions.registry)
-            logger.info("session %s opened, %d in all", session_id, num_sessions)
-            yield None
+    async def restore(
+        self,
+        session_id: str,
+        epoch: int,
+        snapshot: "Snapshot",
+        contexts: dict[str, NDArray[np.float32]] | None = None,
+        exact: bool = False,
+    ) -> AsyncIterator[Queued | Refusal | Opened]:
+        """Restore a world from a snapshot, as `open` opens one.
+
+        `contexts` are its prompts' by their text; None: this rank encodes them. `exact` generates
+        all its chunks again; see `Engine.restore`.
+        """
+        async for reply in self._calls.restore(session_id, epoch, snapshot, contexts, exact):
+            yield reply
 
     async def step(
         self,
         session_id: str,
+        epoch: int,
         actions: Sequence[str],
         prompt: str | None,
         time_to_underrun_s: float,
         context: NDArray[np.float32] | None = None,
-    ) -> AsyncIterator[Queued | WarningMessage | Frames | None]:
+    ) -> AsyncIterator[Queued | WarningMessage | Chunk | None]:
         """Generate the session's next chunk; see `WorldSession.step`.
 
         `context` is the new prompt's; without one, this rank encodes the prompt.
         Yields a place in the queue while a suspended session waits for its memory, which may take
         longer than any step. Then it yields a warning if the prompt is too long, None when the
-        chunk has been denoised, and its frames, uint8 [T, H, W, 3]. A session that has ended yields
-        nothing more: an error that nobody reads would be logged.
+        chunk has been denoised, and the chunk.
         """
-        from lingbot.errors import LingbotError
-        from lingbot.runtime.commands import StepSession
+        replies = self._calls.step(session_id, epoch, actions, prompt, time_to_underrun_s, context)
+        async for reply in replies:
+            yield reply
 
-        activating = asyncio.ensure_future(self._sessions.activate(session_id))
-        while not (await asyncio.wait([activating], timeout=self._notice_period_s))[0]:
-            yield Queued(1)  # in front of all clients; the caller's timeout begins anew
-        if not activating.result():
-            return
-        if prompt is not None and context is None:
-            if warning := self._warn_if_truncated(prompt):
-                yield warning
-            context = await self._encode(prompt)
-        if not self._sessions.is_live(session_id):
-            return
-        command = StepSession(session_id, list(actions), context)
-        try:
-            is_live = not self._sessions.is_clip(session_id)
-            decoding = await self._submit(
-                command, time_to_underrun_s=time_to_underrun_s, is_live=is_live
-            )
-            yield None
-            frames = await asyncio.wrap_future(decoding)
-        except Exception as exc:
-            self._sessions.mark_faulty(session_id, "failed")
-            if self._sessions.is_live(session_id) or not isinstance(exc, LingbotError):
-                raise
-            return
-        if self._sessions.is_live(session_id):
-            yield frames
+    async def hand_over(self, session_id: str, secret: str, end: bool) -> HandedOver | None:
+        """The session's world, for a transport that does not hold its lease.
 
-    def pause(self, session_id: str) -> None:
+        `end` ends the session, and the lease that holds it. None if there is no such session, if
+        the secret is not its, or if its world cannot be restored. Works while the group's replica
+        drains: this actor has a name.
+        """
+        return await self._calls.hand_over(session_id, secret, end=end)
+
+    def pause(self, session_id: str, epoch: int) -> None:
         """Free the session's share of the group's speed until its next step; see GroupSessions."""
-        self._sessions.pause(session_id)
+        self._sessions.pause(session_id, epoch)
 
-    def touch(self, session_id: str, report: SessionReport | None = None) -> None:
-        """Restart the session's idle time, and keep its transport's report, if there is one.
-
-        An unknown session is ignored.
-        """
-        self._sessions.touch(session_id)
-        if report is not None and self._sessions.is_live(session_id):
-            self._reports[session_id] = report
+    def touch(self, session_id: str, epoch: int, report: SessionReport | None = None) -> None:
+        """Restart the session's idle time, and keep its transport's report, if there is one."""
+        self._sessions.touch(session_id, epoch)
+        if report is not None and self._sessions.is_held(session_id, epoch):
+            self._reports[session_id] = epoch, report
 
     def reports(self) -> dict[str, SessionReport]:
-        """The transports' last reports of the live sessions."""
-        return self._reports
+        """The last reports of the transports that hold sessions."""
+        return {
+            session_id: report
+            for session_id, (epoch, report) in self._reports.items()
+            if self._sessions.is_held(session_id, epoch)
+        }
 
-    def end(self, session_id: str) -> None:
-        """End a session or a wait, and free its world. An unknown session is ignored."""
-        self._sessions.end(session_id)
+    def end(self, session_id: str, epoch: int) -> None:
+        """End a session and free its world; its lease may have ended before.
+
+        A session that has a later lease is left as it is.
+        """
+        self._sessions.end(session_id, epoch)
 
     def memory(self) -> WorldMemory | None:
         """The plan by which this rank was loaded, if there is one."""
@@ -312,7 +305,7 @@ class WorldRank:
             self._text_encoder = load_text_encoder(self._config.preset)
         return Worker(self._load(group))
 
-    def _create_sessions(self, group_id: str) -> GroupSessions:
+    def _create_sessions(self, group_id: str, work: SessionWork) -> GroupSessions:
         worker, engine = self._worker, self._worker.engine
 
         def suspend(session_id: str) -> "asyncio.Future[bool]":
@@ -327,9 +320,11 @@ class WorldRank:
         return GroupSessions(
             admission,
             ttl_s=self._config.lease_ttl_s,
+            grace_s=self._config.resume_grace_s,
             bytes_of=sizes.of,
             release=self._release,
             suspend=suspend if worker.suspend_frees_memory else None,
+            finish_calls=work.finish,
             group_id=group_id,
         )
 
@@ -344,27 +339,10 @@ class WorldRank:
             time.sleep(self._exit_grace_s)
             self._exit_process(1)
 
-    def _warn_if_truncated(self, prompt: str) -> WarningMessage | None:
-        assert self._text_encoder is not None
-        return warn_of_truncation(self._text_encoder.num_truncated(prompt), "words")
-
-    async def _encode(self, prompt: str) -> "NDArray[np.float32]":
-        """A prompt's context. The encoder runs off the event loop, and on rank 0 only."""
-        assert self._text_encoder is not None
-        return await asyncio.to_thread(self._text_encoder.encode, prompt)
-
-    def _submit(
-        self, command: "Command", *, time_to_underrun_s: float = 0.0, is_live: bool = True
-    ) -> "asyncio.Future[Any]":
-        """Execute a command on all ranks; see `Worker.submit`. The result is rank 0's."""
-        deadline = time.monotonic() + time_to_underrun_s
-        result = self._worker.submit(command, deadline=deadline, is_live=is_live)
-        return asyncio.wrap_future(result)
-
     def _release(self, session_id: str) -> None:
         """Free what the rank keeps of a session that has ended."""
         self._reports.pop(session_id, None)
-        self._worker.end_session(session_id)
+        self._calls.release(session_id)
 
     def _report(self, metrics: CacheMetrics) -> None:
         metrics.report(self._worker.engine.camera_cache.stats)

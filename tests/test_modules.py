@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("lingbot", "transport", "deployments", "pocket")
+ROOMS = ("lingbot", "transport", "deployments", "pocket", "examples")
 # Modules that no test runs, because they compute for minutes.
 UNTESTED = {
     "pocket/evaluate.py",  # the command; its parts have tests

@@ -41,6 +41,12 @@ class Demand(Struct, frozen=True, kw_only=True):
     realtime: bool = True  # False: a clip, which may take longer than it plays
     waited_s: float = 0.0  # since the client asked first, of this group or another one
     last_group: str | None = None  # the group that has let it go: another one may have room
+    group: str | None = None  # the group that is asked first
+    resumable: bool = False  # the session outlives its lease for the grace
+    resume: tuple[str, str] | None = None  # id and secret of a session to attach to
+    # A session that was admitted before, here or elsewhere: it goes in front of the line, and is
+    # not refused for the group's speed.
+    returning: bool = False
 
 
 @dataclass(slots=True)
@@ -52,14 +58,15 @@ class Admitted:
     realtime: bool
     state: State = "active"
     paused_at: float = 0.0  # if it is paused
+    detached: bool = False  # no lease holds it
 
 
 class Admission:
     """The group's sessions, and whether another one fits.
 
-    A paused session keeps its bytes, and frees its speed but for `paused_share`. A suspended one
-    frees both. An admitted session may always become active again, once its bytes fit: speed is
-    decided at its admission alone.
+    A paused session keeps its bytes, and frees its speed but for `paused_share`. A detached one
+    frees that, too. A suspended one frees its bytes and its speed. An admitted session may always
+    become active again, once its bytes fit: speed is decided at its admission alone.
     """
 
     def __init__(self, limits: GroupLimits, *, media_s: float, session_bytes: int | None) -> None:
@@ -138,6 +145,18 @@ class Admission:
         if state == "paused":
             session.paused_at = now
 
+    def detach(self, session_id: str, now: float) -> None:
+        """Note that no lease holds the session. It pauses. An unknown session is ignored."""
+        if session := self._sessions.get(session_id):
+            session.detached = True
+            if session.state == "active":
+                self.move(session_id, "paused", now)
+
+    def attach(self, session_id: str) -> None:
+        """Note that a lease holds the session again. An unknown session is ignored."""
+        if session := self._sessions.get(session_id):
+            session.detached = False
+
     def leave(self, session_id: str) -> None:
         """Remove a session. An unknown one is ignored."""
         self._sessions.pop(session_id, None)
@@ -199,7 +218,7 @@ class Admission:
 
     def _load(self, *, paused_share: float) -> float:
         parts = {"active": 1.0, "paused": paused_share, "suspended": 0.0}
-        sessions = (session for session in self._sessions.values() if session.realtime)
+        sessions = (s for s in self._sessions.values() if s.realtime and not s.detached)
         return sum(parts[session.state] * self._share(session.size) for session in sessions)
 
     def _share(self, size: Size) -> float:

@@ -1,9 +1,13 @@
-"""Answers of a replica group to a client that asks for a lease, before the lease itself.
+"""Answers of a replica group to a client that asks for a lease.
 
 Tested in `tests/deployments/test_group_sessions.py`.
 """
 
+from typing import Literal
+
 from msgspec import Struct
+
+from deployments.sessions.registry import EndReason
 
 
 class Waiting(Struct, frozen=True):
@@ -24,3 +28,33 @@ class Full(Struct, frozen=True):
 
     reason: str  # in words for the client
     retry_after_s: int
+
+
+class NotHere(Struct, frozen=True):
+    """The group has no such session to attach to, or the secret is wrong."""
+
+    group_id: str  # the group that answers this
+
+
+class Leased(Struct, frozen=True, kw_only=True):
+    """The client has a session. The lease lasts until the call ends."""
+
+    session_id: str
+    epoch: int  # the number of the session's leases, from 1; calls of an older one are refused
+    secret: str  # with the id, it lets a later demand attach to the session
+    attached: bool  # to a session that had another lease before
+
+
+class Ended(Struct, frozen=True):
+    """The lease has ended, but not by its holder. No reply follows."""
+
+    reason: "LeaseEnd"
+
+
+LeaseEnd = (
+    EndReason  # the session has ended, too
+    | Literal[
+        "taken_over",  # by another socket: the session has another lease, or has moved to one
+        "detached",  # the holder did not touch it for too long: it waits for another lease
+    ]
+)

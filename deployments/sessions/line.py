@@ -55,9 +55,10 @@ class Line:
         self._insert(Place(client_id, now - waited_s), now - waited_s)
 
     def join_first(self, session_id: str, *, now: float) -> None:
-        """Add a suspended session that wants its memory back, in front of all clients.
+        """Add a session that was admitted before, in front of all clients.
 
-        It is never turned away. Several sessions keep their order.
+        It wants its memory back, or comes from another group. It is never turned away. Several
+        sessions keep their order.
         """
         self._insert(Place(session_id, -math.inf), now)
 

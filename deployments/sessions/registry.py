@@ -1,5 +1,7 @@
-"""The registry of a replica group's sessions, from reservation to end."""
+"""The registry of a replica group's sessions: their leases, from reservation to end."""
 
+import hmac
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,12 +13,14 @@ EndReason = Literal[
     "refused",  # by the engine: a field of the init
     "failed",  # the engine raised
     "expired",  # its transport did not touch it for too long
+    "not_resumed",  # it had no lease for too long
+    "moved",  # its world was handed over
 ]
 
 
 @dataclass(slots=True)
 class SessionRecord:
-    """One session of the group."""
+    """One session of the group. It is detached while no lease holds it."""
 
     session_id: str
     touched: float  # when a client last used it
@@ -24,6 +28,10 @@ class SessionRecord:
     size: tuple[int, int] = (0, 0)  # width, height
     num_bytes: int = 0  # of a rank's memory, by the plan
     realtime: bool = True  # False: a clip
+    resumable: bool = False  # it may be detached
+    secret: str = ""  # lets another lease attach to it
+    epoch: int = 1  # the number of its leases so far
+    detached_at: float | None = None  # None: a lease holds it
     opened: bool = False  # its world exists
     num_chunks: int = 0  # denoised
     fault: Literal["refused", "failed"] | None = None  # why it will end
@@ -35,14 +43,18 @@ class SessionRecord:
 
 
 class SessionRegistry:
-    """Decides which sessions live. The caller frees the worlds of those that ended.
+    """Decides which sessions live and who holds them. The caller frees those that ended.
 
     Every `now` is in seconds, of one monotonic clock.
     """
 
-    def __init__(self, *, ttl_s: float) -> None:
-        """A session ends when it has not been touched for more than `ttl_s` seconds."""
+    def __init__(self, *, ttl_s: float, grace_s: float = 0.0) -> None:
+        """A lease ends when its session has not been touched for more than `ttl_s` seconds.
+
+        A resumable session lives on for `grace_s` without a lease; 0: no session is resumable.
+        """
         self.ttl_s = ttl_s
+        self.grace_s = grace_s
         self._records: dict[str, SessionRecord] = {}
         self.ends: Counter[EndReason] = Counter()
 
@@ -56,6 +68,20 @@ class SessionRegistry:
         """The record of a live session, or None."""
         return self._records.get(session_id)
 
+    def find(self, session_id: str, secret: str) -> SessionRecord | None:
+        """The record of a live session whose world exists, for one who knows its secret."""
+        record = self._records.get(session_id)
+        if record is None or not (record.secret and record.opened):
+            return None
+        # The time that it takes says nothing about the secret.
+        is_known = hmac.compare_digest(record.secret.encode(), secret.encode())
+        return record if is_known else None
+
+    def is_held(self, session_id: str, epoch: int) -> bool:
+        """True while the lease of this number holds the session."""
+        record = self._records.get(session_id)
+        return record is not None and record.epoch == epoch and record.detached_at is None
+
     def reserve(
         self,
         session_id: str,
@@ -64,16 +90,56 @@ class SessionRegistry:
         size: tuple[int, int] = (0, 0),
         num_bytes: int = 0,
         realtime: bool = True,
-    ) -> None:
+        resumable: bool = False,
+        secret: str = "",
+    ) -> SessionRecord:
         """Add a session whose world is not open yet. It expires like an open one."""
-        self._records[session_id] = SessionRecord(session_id, now, now, size, num_bytes, realtime)
+        record = self._records[session_id] = SessionRecord(
+            session_id,
+            touched=now,
+            since=now,
+            size=size,
+            num_bytes=num_bytes,
+            realtime=realtime,
+            resumable=resumable and self.grace_s > 0,
+            secret=secret,
+        )
+        return record
+
+    def attach(self, session_id: str, secret: str, now: float) -> SessionRecord | None:
+        """Give the session to a new lease; an older one no longer holds it.
+
+        None if there is no such session, or if its world has failed.
+        """
+        record = self.find(session_id, secret)
+        if record is None or not record.resumable or record.fault is not None:
+            return None
+        record.epoch += 1
+        record.detached_at, record.touched = None, now
+        return record
+
+    def withdraw(self, session_id: str, secret: str) -> SessionRecord | None:
+        """Take the session from its lease and from all later ones. None as in `find`."""
+        record = self.find(session_id, secret)
+        if record is not None:
+            record.secret, record.epoch = "", record.epoch + 1
+            record.detached_at = math.inf  # it is not forgotten while it is handed over
+        return record
+
+    def detach(self, session_id: str, now: float) -> bool:
+        """Take the session from its lease. False if it cannot live without one, and must end."""
+        record = self._records.get(session_id)
+        if record is None or not (record.resumable and record.opened):
+            return False
+        record.detached_at = now
+        return True
 
     def mark_opened(self, session_id: str, now: float) -> bool:
         """Note that the session's world is open. False if the session has ended meanwhile."""
         record = self._records.get(session_id)
         if record is None:
             return False
-        record.opened, record.touched = True, now
+        record.opened, record.fault, record.touched = True, None, now
         return True
 
     def touch(self, session_id: str, now: float) -> None:
@@ -81,17 +147,22 @@ class SessionRegistry:
         if record := self._records.get(session_id):
             record.touched = now
 
-    def end(self, session_id: str) -> SessionRecord | None:
+    def end(self, session_id: str, reason: EndReason) -> SessionRecord | None:
         """Remove and return the session's record; None if it is unknown. `ends` counts it."""
         record = self._records.pop(session_id, None)
         if record is not None:
-            self.ends[record.end_reason] += 1
+            self.ends[reason] += 1
         return record
 
-    def expire_idle(self, now: float) -> list[SessionRecord]:
-        """Remove and return the sessions whose idle time exceeds `ttl_s`."""
-        idle = [r for r in self._records.values() if now - r.touched > self.ttl_s]
-        for record in idle:
-            del self._records[record.session_id]
-        self.ends["expired"] += len(idle)
-        return idle
+    def idle(self, now: float) -> list[SessionRecord]:
+        """The sessions whose lease has not touched them for more than `ttl_s`."""
+        held = (record for record in self if record.detached_at is None)
+        return [record for record in held if now - record.touched > self.ttl_s]
+
+    def forgotten(self, now: float) -> list[SessionRecord]:
+        """The sessions that had no lease for more than `grace_s`."""
+        return [
+            record
+            for record in self
+            if record.detached_at is not None and now - record.detached_at > self.grace_s
+        ]

@@ -14,6 +14,16 @@ from lingbot.dit.layers import attention, move_back
 from lingbot.parallel.ulysses import SequenceParallelGroup
 
 
+def frames_moved_back(num_chunks: int, *, chunk: int, window: int, max_positions: int) -> int:
+    """`KVWindow.moved_back` after so many chunks of a world that was never rebuilt."""
+    without = max_positions // chunk  # chunks before the first move
+    if num_chunks <= without:
+        return 0
+    period = (max_positions - window) // chunk + 1  # chunks between two moves
+    last = without + (num_chunks - 1 - without) // period * period  # before it was the last move
+    return (last + 1) * chunk - window
+
+
 class KVCache(Protocol):
     """The past of one chunk. The caller owns it: the model holds nothing but weights."""
 

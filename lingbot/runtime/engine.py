@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from lingbot.camera.motion import check_action
 from lingbot.camera.rays import control_map, default_intrinsics, pose_key
-from lingbot.config import LATENT_CHANNELS, Size, WorldConfig, check_window
+from lingbot.config import LATENT_CHANNELS, Size, WorldConfig
 from lingbot.dit.attention import AttentionBackend, use_backend
 from lingbot.dit.camera_cache import CameraCache, ChunkMaps
 from lingbot.dit.kv_cache import KVWindow
@@ -20,9 +21,22 @@ from lingbot.dit.schedule import build_steps
 from lingbot.errors import LingbotError
 from lingbot.memory_plan import MemoryPlan
 from lingbot.parallel.ulysses import SINGLE, SequenceParallelGroup
+from lingbot.runtime.fingerprint import fingerprint_of
+from lingbot.runtime.history import History
+from lingbot.runtime.latents import pack
+from lingbot.runtime.noise import draw_noise
+from lingbot.runtime.restoring import Contexts, Restoration, check_restore, recache_window
 from lingbot.runtime.session import Session, SessionSpec
+from lingbot.runtime.session_check import (
+    check_context,
+    check_num_steps,
+    size_of,
+    window_and_sink,
+)
+from lingbot.runtime.snapshot import Origin, Snapshot
 from lingbot.runtime.suspension import Suspension
-from lingbot.vae.protocol import VAE
+from lingbot.vae.memory import MASK_CHANNELS
+from lingbot.vae.protocol import VAE, ImageCondition
 
 BROKEN = "an earlier step of this session failed: open another"
 
@@ -47,17 +61,20 @@ class Engine:
         group: SequenceParallelGroup = SINGLE,
         attention: AttentionBackend = "sdpa",
         memory: MemoryPlan | None = None,
+        fingerprint: str | None = None,
     ) -> None:
         """One rank's engine. All ranks of `group` make the same calls in the same order.
 
         Stored camera maps take at most `camera_cache_bytes`; 0 stores none. `memory` is the plan
-        by which the engine was loaded, for others to read. Raises LingbotError for a model that
-        cannot be split over the ranks.
+        by which the engine was loaded, for others to read. `fingerprint` is that of the weights as
+        they were read; None: as they are now. Raises LingbotError for a model that cannot be split
+        over the ranks.
         """
         for size in config.sizes:
             group.check(model.config, tokens=size.num_tokens)
         self.group = group
         self.memory = memory
+        self.fingerprint = fingerprint or fingerprint_of(model, config)
         self.camera_cache = CameraCache(model, budget_bytes=camera_cache_bytes, group=group)
         self.config = config
         self.model = model
@@ -69,6 +86,14 @@ class Engine:
         # A CPU's tensors are in host memory anyway. Tests set this to move them all the same.
         self.suspend_frees_memory = self.device.type != "cpu"
 
+    def check_open(self, spec: SessionSpec) -> None:
+        """Raise what `open` raises for a wrong field, before anything is allocated."""
+        size_of(spec.first_frame, self.config)
+        check_num_steps(spec.num_steps, self.config)
+        window_and_sink(spec, self.config)
+        if spec.context is not None:
+            check_context(spec.context, self.model.config)
+
     @torch.inference_mode()
     def open(self, spec: SessionSpec) -> Session:
         """A session before its first chunk.
@@ -77,35 +102,53 @@ class Engine:
         window must hold sink and chunk, and must not exceed the config's. `num_steps` has a range,
         and a context has a shape and a type.
         """
-        config = self.config
-        size = self._size_of(spec.first_frame)
-        if spec.num_steps is not None and not 1 <= spec.num_steps <= config.max_steps:
-            raise LingbotError(
-                f"num_steps must be 1..{config.max_steps}, not {spec.num_steps}",
-                field="num_steps",
-            )
-        window, sink = self._window_and_sink(spec)
-        if spec.context is not None:
-            self._check_context(spec.context)
-        return Session(
-            size=size,
-            window=KVWindow.empty(
-                self.model.config,
-                window=window,
-                sink=sink,
-                chunk=config.chunk,
-                tokens=size.num_tokens,
-                device=self.device,
-                dtype=self.dtype,
-                num_ranks=self.group.num_ranks,
-                max_positions=config.max_positions,
-            ),
-            text=self._embed_context(spec.context),
-            condition=self.vae.encode_image(spec.first_frame, chunk=config.chunk),
-            steps=build_steps(config.schedule, num_steps=spec.num_steps),
-            noise=torch.Generator().manual_seed(spec.seed),
-            decoder=self.vae.new_decoder_state(),
+        self.check_open(spec)
+        size = size_of(spec.first_frame, self.config)
+        window, sink = window_and_sink(spec, self.config)
+        condition = self.vae.encode_image(spec.first_frame, chunk=self.config.chunk)
+        latents = torch.cat([chunk[:, MASK_CHANNELS:] for chunk in condition.chunks], dim=2)
+        origin = Origin(
+            preset=self.config.name,
+            fingerprint=self.fingerprint,
+            width=size.width,
+            height=size.height,
+            seed=spec.seed,
+            num_steps=spec.num_steps,
+            window=window,
+            sink=sink,
+            chunk=self.config.chunk,
+            condition=pack(latents, self.dtype),
         )
+        session = self.new_session(origin, condition, prompt=spec.prompt or "")
+        session.has_untold_prompt = spec.context is not None and spec.prompt is None
+        session.text = self.embed_context(spec.context)
+        return session
+
+    def check_restore(self, snapshot: Snapshot, contexts: Contexts, *, exact: bool = False) -> None:
+        """Raise what `begin_restore` raises, before anything is allocated."""
+        check_restore(self, snapshot, contexts, exact=exact)
+
+    @torch.inference_mode()
+    def begin_restore(
+        self, snapshot: Snapshot, contexts: Contexts, *, exact: bool = False
+    ) -> Restoration:
+        """A session that goes on from a snapshot, before the first part of its work.
+
+        `contexts` are those of `needed_prompts`; without one, the prompt "" is no text. `exact`
+        generates all chunks again from the journal: on like hardware, with as many ranks and in
+        the same type, the session then equals the original bit for bit, unless that was restored
+        itself. Raises LingbotError with the wrong field.
+        """
+        self.check_restore(snapshot, contexts, exact=exact)
+        return Restoration(self, snapshot, contexts, exact=exact)
+
+    def restore(self, snapshot: Snapshot, contexts: Contexts, *, exact: bool = False) -> Session:
+        """`begin_restore` and all its parts at once."""
+        restoration = self.begin_restore(snapshot, contexts, exact=exact)
+        while not (part := restoration.advance()).is_last:
+            for latents in part.latents:
+                self.decode(restoration.session, latents)
+        return restoration.session
 
     def step(
         self,
@@ -113,9 +156,12 @@ class Engine:
         actions: Sequence[str],
         *,
         context: NDArray[np.float32] | None = None,
+        prompt: str | None = None,
+        recache: bool = False,
     ) -> NDArray[np.uint8]:
         """The frames of the session's next chunk: `denoise`, then `decode`."""
-        return self.decode(session, self.denoise(session, actions, context=context))
+        latents = self.denoise(session, actions, context=context, prompt=prompt, recache=recache)
+        return self.decode(session, latents)
 
     @torch.inference_mode()
     def denoise(
@@ -124,13 +170,18 @@ class Engine:
         actions: Sequence[str],
         *,
         context: NDArray[np.float32] | None = None,
+        prompt: str | None = None,
+        recache: bool = False,
     ) -> Tensor:
         """The clean latents of the session's next chunk, [1, 16, F, h, w].
 
         `actions` are the keys held during each latent frame. `context` [L, text_dim] replaces the
-        prompt from this chunk on. Raises LingbotError for a wrong number of actions, for an action
-        that is not made of keys, and for a context of the wrong shape or type; the session stays
-        as it was. Any other error leaves the session unusable. A suspended session is resumed.
+        prompt from this chunk on, and `prompt` is its text. `recache` then rebuilds the window's
+        keys and values under it first, which takes about as long as a chunk.
+
+        Raises LingbotError for a wrong number of actions, for an action that is not made of keys,
+        and for a context of the wrong shape or type; the session stays as it was. Any other error
+        leaves the session unusable. A suspended session is resumed.
         """
         config = self.config
         if session.broken:
@@ -142,19 +193,27 @@ class Engine:
         for action in actions:
             check_action(action)
         if context is not None:
-            self._check_context(context)
+            check_context(context, self.model.config)
         self.resume(session)
         try:
             if context is not None:
-                session.text = self._embed_context(context)
+                session.text = self.embed_context(context)
+                session.has_untold_prompt |= prompt is None
+                if recache:
+                    recache_window(self, session)
             latents = self._denoise(session, actions)
-            if self.device.type == "cuda":  # return only when the latents are there
-                torch.cuda.current_stream(self.device).synchronize()
+            kept = pack(latents, self.dtype)  # returns only when they are there
+            told = None if context is None else prompt or ""
+            session.history.append(kept, actions, told, recache=recache)
         except BaseException:
             session.broken = True
             raise
         session.next_chunk += 1
         return latents
+
+    def newest_latents(self, session: Session) -> NDArray[Any]:
+        """The latents of the session's last chunk, as `KeptChunk` has them."""
+        return session.history.newest
 
     @torch.inference_mode()
     def decode(self, session: Session, latents: Tensor) -> NDArray[np.uint8]:
@@ -213,6 +272,37 @@ class Engine:
         session.text = ()
         session.decoder = self.vae.new_decoder_state()
 
+    def new_session(self, origin: Origin, condition: ImageCondition, *, prompt: str) -> Session:
+        """A session without a past, and without its prompt's keys and values."""
+        size, config = Size(origin.width, origin.height), self.config
+        return Session(
+            size=size,
+            window=KVWindow.empty(
+                self.model.config,
+                window=origin.window,
+                sink=origin.sink,
+                chunk=config.chunk,
+                tokens=size.num_tokens,
+                device=self.device,
+                dtype=self.dtype,
+                num_ranks=self.group.num_ranks,
+                max_positions=config.max_positions,
+            ),
+            text=(),
+            condition=condition,
+            steps=build_steps(config.schedule, num_steps=origin.num_steps),
+            decoder=self.vae.new_decoder_state(),
+            history=History(origin, prompt=prompt, budget_bytes=0),
+        )
+
+    def embed_context(self, context: NDArray[np.float32] | None) -> tuple[TextKV, ...]:
+        """The keys and values of a prompt's context [L, text_dim]; None: no text."""
+        if context is None:
+            context = np.zeros((0, self.model.config.text_dim), np.float32)
+        return self.model.embed_text(
+            torch.tensor(context)[None].to(device=self.device, dtype=self.dtype)
+        )
+
     @contextmanager
     def chunk_inputs(self, session: Session, actions: Sequence[str]) -> Iterator[ChunkInputs]:
         """The model's inputs for the session's next chunk, valid inside the `with`.
@@ -230,56 +320,18 @@ class Engine:
                 rope_scale=self.config.rope_scale,
             )
 
-    def _size_of(self, image: NDArray[np.uint8]) -> Size:
-        """The size of a session that starts from `image`."""
-        sizes = {(size.height, size.width, 3): size for size in self.config.sizes}
-        if image.shape not in sizes or image.dtype != np.uint8:
-            expected = " or ".join(map(str, sizes))
-            raise LingbotError(
-                f"first_frame must be uint8 {expected}, not {image.dtype} {image.shape}",
-                field="first_frame",
-            )
-        return sizes[image.shape]
-
-    def _check_context(self, context: NDArray[np.float32]) -> None:
-        text_dim, text_len = self.model.config.text_dim, self.model.config.text_len
-        fits = context.ndim == 2 and context.shape[1] == text_dim and len(context) <= text_len
-        if not fits or context.dtype != np.float32:
-            raise LingbotError(
-                f"the prompt's context must be float32 (at most {text_len}, {text_dim}), "
-                f"not {context.dtype} {context.shape}",
-                field="prompt",
-            )
-
-    def _window_and_sink(self, spec: SessionSpec) -> tuple[int, int]:
-        """Window and sink of a session in latent frames, checked against the config's."""
-        config = self.config
-        window = config.window if spec.window is None else spec.window
-        sink = config.sink if spec.sink is None else spec.sink
-        if window > config.window:
-            raise LingbotError(
-                f"window must be at most {config.window}, not {window}", field="window"
-            )
-        try:
-            check_window(window, sink=sink, chunk=config.chunk)
-        except ValueError as exc:
-            raise LingbotError(str(exc), field="sink") from exc
-        return window, sink
-
-    def _embed_context(self, context: NDArray[np.float32] | None) -> tuple[TextKV, ...]:
-        if context is None:
-            context = np.zeros((0, self.model.config.text_dim), np.float32)
-        return self.model.embed_text(
-            torch.tensor(context)[None].to(device=self.device, dtype=self.dtype)
-        )
-
     def _denoise(self, session: Session, actions: Sequence[str]) -> Tensor:
         """The clean latents of the next chunk, [1, 16, F, h, w]."""
         config = self.config
         shape = (1, LATENT_CHANNELS, config.chunk, *session.size.latent)
         # All at once, because an upload in mid-chunk would wait for the GPU's queue to end.
-        draws = [torch.randn(shape, generator=session.noise) for _ in session.steps]
-        noise, *renoise = upload(torch.stack(draws), self.device)
+        drawn = draw_noise(
+            session.origin.seed,
+            chunk=session.next_chunk,
+            num_steps=len(session.steps),
+            shape=shape,
+        )
+        noise, *renoise = upload(drawn, self.device)
         with self.chunk_inputs(session, actions) as chunk, use_backend(self.attention):
             latents = sample_chunk(
                 self.model, chunk, noise=noise, renoise=renoise.__getitem__, steps=session.steps

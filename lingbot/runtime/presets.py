@@ -28,6 +28,7 @@ from lingbot.memory_plan import plan_memory
 from lingbot.parallel.ulysses import SINGLE, SequenceParallelGroup
 from lingbot.runtime.engine import Engine
 from lingbot.runtime.fastest_dtype import fastest_dtype
+from lingbot.runtime.fingerprint import fingerprint_of
 from lingbot.runtime.free_memory import free_for_rank
 from lingbot.text.pocket import HashedWordEncoder
 from lingbot.text.protocol import TextEncoder
@@ -112,6 +113,7 @@ def load_engine(
         found, checkpoint, vae, folder=folder, tiny_vae=tiny_vae, device=device, dtype=dtype
     )
     model = load_dit(checkpoint, device=device, dtype=dtype)
+    fingerprint = fingerprint_of(model, world)
     return Engine(
         world,
         model=speed_up(model, compile=compile, fp8=fp8),
@@ -120,6 +122,7 @@ def load_engine(
         group=group,
         attention=backend,
         memory=plan,
+        fingerprint=fingerprint,
     )
 
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from msgspec import Struct
 from numpy.typing import NDArray
 from torch import Tensor
@@ -15,6 +14,9 @@ from lingbot.config import Size
 from lingbot.dit.kv_cache import KVWindow
 from lingbot.dit.model import TextKV
 from lingbot.dit.schedule import DenoisingStep
+from lingbot.errors import LingbotError
+from lingbot.runtime.history import History
+from lingbot.runtime.snapshot import Origin, Snapshot
 from lingbot.runtime.suspension import Suspension
 from lingbot.vae.protocol import ImageCondition
 
@@ -24,6 +26,7 @@ class SessionSpec(Struct, frozen=True, kw_only=True):
 
     first_frame: NDArray[np.uint8]  # [H, W, 3], of one of the config's sizes
     context: NDArray[np.float32] | None = None  # [L, text_dim], the encoded prompt; None: no text
+    prompt: str | None = None  # the text of `context`, without which there are no snapshots
     seed: int = 42
     num_steps: int | None = None
     window: int | None = None  # latent frames
@@ -39,8 +42,8 @@ class Session:
     text: tuple[TextKV, ...]
     condition: ImageCondition
     steps: tuple[DenoisingStep, ...]
-    noise: torch.Generator  # on the CPU: a seed gives the same noise on every device
     decoder: Any  # the VAE's own state
+    history: History  # of the chunks in the window, in host memory
     trajectory: Trajectory = field(default_factory=Trajectory)
     next_chunk: int = 0
     # Set when denoise or decode raised: the session must be closed. Two flags, because only rank 0
@@ -48,6 +51,21 @@ class Session:
     broken: bool = False
     decoder_broken: bool = False
     suspension: Suspension | None = None  # set while its tensors are in host memory, or move there
+    has_untold_prompt: bool = False  # a context came without its text
+
+    @property
+    def origin(self) -> Origin:
+        """What does not change while the world goes on."""
+        return self.history.origin
+
+    def snapshot(self) -> Snapshot:
+        """The world before its next chunk.
+
+        Raises LingbotError, field `prompt`, for a world that was given a context without its text.
+        """
+        if self.has_untold_prompt:
+            raise LingbotError("a context came without its prompt's text", field="prompt")
+        return self.history.snapshot()
 
     @property
     def is_steady(self) -> bool:

@@ -26,29 +26,37 @@ from lingbot.parallel.command_channel import CommandChannel
 from lingbot.runtime.commands import (
     CloseSession,
     Command,
+    ContinueRestore,
     Heartbeat,
+    Opening,
     OpenSession,
+    RestoreSession,
     ResumeSession,
     StepSession,
     Stop,
     SuspendSession,
+    TakeSnapshot,
     decode_command,
     encode_command,
 )
 from lingbot.runtime.engine import Engine
 from lingbot.runtime.free_memory import free_host_memory
+from lingbot.runtime.restore_chain import RestoreChain
+from lingbot.runtime.restoring import Part, Restoration
 from lingbot.runtime.scheduler import Scheduler, Ticket
 from lingbot.runtime.session import Session, SessionSpec
 
 HEARTBEAT_S = 5.0  # well within the collectives' timeout
 NUM_MEASURED = 3  # chunks of each size in warm-up
 SUSPEND_BYTES = 2**28  # of a rank in one command, so that no other session waits for long
+OPENINGS = (OpenSession, RestoreSession, ContinueRestore)
 HOST_RESERVE = 2**30  # bytes of host memory that suspended sessions leave free
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Frames = NDArray[np.uint8]
+Chunk = tuple[Frames, NDArray[Any]]  # frames [T, H, W, 3], latents [16, F, h, w]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +89,7 @@ class Worker:
         self._clock = clock
         self._free_host = free_host
         self._sessions: dict[str, Session] = {}
+        self._restoring: dict[str, Restoration] = {}
         several = self._group.num_ranks > 1
         self._chunk_s = engine.config.chunk_frames / engine.config.fps  # of media
         self._scheduler: Scheduler[Request] = Scheduler(
@@ -91,7 +100,7 @@ class Worker:
         self._channel = CommandChannel() if several else None
         self._decoding = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode")
         self._busy_since: dict[int, float] = {}  # by thread
-        self._last_frames: Future[Frames] | None = None
+        self._last_chunk: Future[Chunk] | None = None
         self._is_warming_up = False
         # Called on rank 0, on any thread, after a measured chunk: with its size, and with the
         # seconds that the group was busy with it, the longer of denoising and decoding. A session's
@@ -111,15 +120,22 @@ class Worker:
 
         An open may wait for one chunk of media after its `deadline`, and as long after the end of
         the open before it. Until then, the steps that are waiting go first, so that each is delayed
-        by one open at most. A step of a session that nobody watches (`is_live` False) counts as an
-        open.
+        by one open at most. Each part of a restoration counts as an open, and so does a step of a
+        session that nobody watches (`is_live` False).
 
-        Cancelling the future of a queued command removes the command. Raises UnicodeEncodeError for
-        a command that cannot be sent to the other ranks.
+        Cancelling the future of a queued command removes the command. That of a restoration cannot
+        be cancelled: `end_session` ends it. Raises UnicodeEncodeError for a command that cannot be
+        sent to the other ranks.
         """
+        if isinstance(command, RestoreSession):
+            queue = partial(self._submit, deadline=deadline)
+            return RestoreChain(command, submit=queue, decode=self._decode_restored).result
+        return self._submit(command, deadline=deadline, is_live=is_live)
+
+    def _submit(self, command: Command, *, deadline: float, is_live: bool = True) -> "Future[Any]":
         request = self._request(command)
         owner = getattr(command, "session_id", "")
-        may_wait = isinstance(command, OpenSession) or not is_live
+        may_wait = isinstance(command, OPENINGS) or not is_live
         spacing_s = self._chunk_s if may_wait else 0.0
         with self._changed:
             ticket = self._scheduler.add(
@@ -188,8 +204,8 @@ class Worker:
             # A chunk of one pose has other shapes than a chunk of several.
             step = StepSession(name, [["", "w"][index % 2]] + [""] * (config.chunk - 1))
             decoding.append(self.submit(step, deadline=first).result())
-        for frames in decoding:
-            frames.result()
+        for chunk in decoding:
+            chunk.result()
         self.submit(CloseSession(name), deadline=first).result()
 
     def run(self) -> None:
@@ -249,7 +265,11 @@ class Worker:
     def _execute(self, command: Command) -> Any:
         match command:
             case OpenSession():
-                self._sessions[command.session_id] = self._timed(self.engine.open, command.spec)
+                return self._open(command)
+            case RestoreSession() | ContinueRestore():
+                return self._advance(command)
+            case TakeSnapshot():
+                return self._open_session(command.session_id).snapshot()
             case StepSession():
                 return self._step(command)
             case SuspendSession():
@@ -259,33 +279,80 @@ class Worker:
                     self._timed(self.engine.resume, session)
                 return False
             case CloseSession():
-                if session := self._sessions.pop(command.session_id, None):
-                    self.engine.close(session)
+                self._close(command.session_id)
         return None
 
-    def _step(self, command: StepSession) -> "Future[Frames] | None":
+    def _open(self, command: OpenSession) -> Opening:
+        self.engine.check_open(command.spec)
+        self._close(command.session_id)
+        session = self._timed(self.engine.open, command.spec)
+        self._sessions[command.session_id] = session
+        return Opening(session.origin)
+
+    def _close(self, session_id: str) -> None:
+        """Free a session, or one that is being restored."""
+        restoration = self._restoring.pop(session_id, None)
+        session = self._sessions.pop(session_id, None)
+        if session is None and restoration is not None:
+            session = restoration.session
+        if session is not None:
+            self.engine.close(session)
+
+    def _advance(self, command: RestoreSession | ContinueRestore) -> Part:
+        """The first or the next part of a restoration."""
+        name = command.session_id
+        if isinstance(command, RestoreSession):
+            asked = partial(self.engine.begin_restore, exact=command.exact)
+            check = partial(self.engine.check_restore, exact=command.exact)
+            check(command.snapshot, command.contexts)
+            self._close(name)  # before the new session takes its memory
+            self._restoring[name] = self._timed(asked, command.snapshot, command.contexts)
+        restoration = self._restoring.get(name)
+        if restoration is None:
+            raise SessionClosed(f"session {name} is not open")
+        try:
+            part = self._timed(restoration.advance)
+        except BaseException:
+            self._close(name)
+            raise
+        if part.is_last:
+            self._sessions[name] = self._restoring.pop(name).session
+        return part
+
+    def _decode_restored(self, session_id: str, latents: Tensor) -> "Future[Frames]":
+        """Decode a past chunk of a session that is being restored."""
+        restoration = self._restoring.get(session_id)
+        if restoration is None:
+            closed: Future[Frames] = Future()
+            closed.set_exception(SessionClosed(f"session {session_id} is not open"))
+            return closed
+        return self._decoding.submit(self._timed, self.engine.decode, restoration.session, latents)
+
+    def _step(self, command: StepSession) -> "Future[Chunk] | None":
         session = self._open_session(command.session_id)
         # A chunk that is denoised while none is decoded is faster than those of a busy group.
-        is_overlapped = self._last_frames is not None and not self._last_frames.done()
-        is_typical = is_overlapped or self._is_warming_up
+        is_overlapped = self._last_chunk is not None and not self._last_chunk.done()
+        is_typical = (is_overlapped or self._is_warming_up) and not command.recache
         is_measured = self.on_chunk is not None and is_typical and session.is_steady
         began = self._clock()
-        latents = self._timed(
-            partial(self.engine.denoise, session, command.actions, context=command.context)
-        )
+        options = {name: getattr(command, name) for name in ("context", "prompt", "recache")}
+        latents = self._timed(partial(self.engine.denoise, session, command.actions, **options))
         if not self.is_leader:
             return None
         denoising_s = self._clock() - began if is_measured else None
-        self._last_frames = self._decoding.submit(self._decode, session, latents, denoising_s)
-        return self._last_frames
+        kept = self.engine.newest_latents(session)
+        self._last_chunk = self._decoding.submit(self._decode, session, latents, kept, denoising_s)
+        return self._last_chunk
 
-    def _decode(self, session: Session, latents: Tensor, denoising_s: float | None) -> Frames:
-        """A chunk's frames. A chunk whose denoising has been timed is reported."""
+    def _decode(
+        self, session: Session, latents: Tensor, kept: NDArray[Any], denoising_s: float | None
+    ) -> Chunk:
+        """A chunk's frames and latents. A chunk whose denoising has been timed is reported."""
         began = self._clock()
         frames = self._timed(self.engine.decode, session, latents)
         if self.on_chunk is not None and denoising_s is not None:
             self.on_chunk(session.size, max(denoising_s, self._clock() - began))
-        return frames
+        return frames, kept
 
     def _open_session(self, session_id: str) -> Session:
         session = self._sessions.get(session_id)

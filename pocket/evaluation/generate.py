@@ -37,7 +37,7 @@ class Generate(Protocol):
 
 def open_session(engine: Engine, first: Tensor, prompt: str) -> Session:
     context = encode_prompt(prompt)
-    return engine.open(SessionSpec(first_frame=to_array(first), context=context))
+    return engine.open(SessionSpec(first_frame=to_array(first), context=context, prompt=prompt))
 
 
 def encode_prompt(prompt: str) -> NDArray[np.float32]:

@@ -104,7 +104,7 @@ def chunk(
     """The messages of one chunk, encoded by the server's own codec."""
     encoder = open_encoder(Encoding(format=name, quality=quality), fps=FPS)
     batches = split_chunk(frames, encoder, position=index * len(frames))
-    extras = HeaderExtras(AppliedControls([], []), cut_over=flushes_older)
+    extras = HeaderExtras(AppliedControls([], []), 0, cut_over=flushes_older)
     parts: list[bytes | memoryview] = []
     for batch_index, batch in enumerate(batches):
         payload = encoder.encode(batch)

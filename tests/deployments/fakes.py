@@ -4,14 +4,40 @@ import asyncio
 from contextvars import ContextVar
 
 import numpy as np
+from ray.exceptions import RayError
+from ray.serve.exceptions import RequestCancelledError
 
 from deployments.config import ServiceConfig
 from deployments.encoded_prompt import EncodedPrompt
-from deployments.lease import LeasedWorld
+from deployments.rank_replies import Chunk, Opened
+from deployments.running_replicas import RunningReplicas
+from deployments.world import ClusterWorld
+from lingbot.runtime.snapshot import Origin
 from transport.wire.world import WorldSpec
 
 SPEC = WorldSpec(prompt="", seed=1, width=1, height=1)
 IMAGE = np.zeros((1, 1, 3), np.uint8)
+ORIGIN = Origin(
+    preset="pocket",
+    fingerprint="f",
+    width=16,
+    height=16,
+    seed=1,
+    num_steps=None,
+    window=3,
+    sink=1,
+    chunk=1,
+    condition=np.zeros((16, 1, 2, 2), np.float32),
+)
+OPENED = Opened(ORIGIN)
+SECRET = "s" * 22
+DEPLOYMENT = ("lingbot", "WorldGroup")
+
+
+def chunk(number):
+    """A chunk that says which one it is."""
+    frames = np.full((1, 1, 1, 3), number, np.uint8)
+    return Chunk(frames, np.full((16, 1, 2, 2), number, np.float32))
 
 
 class Remote:
@@ -25,31 +51,90 @@ REQUEST = ContextVar("REQUEST", default=None)  # as Serve and Ray mark the calls
 
 
 class FakeRank:
-    """Streams its replies as Ray does: awaitables, of which errors raise. None ends a stream."""
+    """Streams its replies as Ray does: awaitables, of which errors raise. None ends a stream.
+
+    Without `replies` it has a world: each step gives the next chunk, and `restore` sets the next
+    one's number. A gate that is cleared holds back what it says, and `die` makes all calls fail.
+    """
 
     def __init__(self, *opening):
-        self.replies = opening or (None,)
-        self.open = self.step = Remote(self.respond)
-        self.touch = Remote(lambda session_id, report: None)
-        self.pause = Remote(lambda session_id: self.paused.append(session_id))
-        self.paused = []
-        self.requests, self.calls = [], []
+        self.opening = opening or (OPENED,)
+        self.replies = None
+        self.open = Remote(self.respond_open)
+        self.restore = Remote(self.respond_restore)
+        self.step = Remote(self.respond_step)
+        self.hand_over = Remote(self.respond_hand_over)
+        self.touch = Remote(lambda session_id, epoch, report: None)
+        self.pause = Remote(lambda session_id, epoch: self.paused.append(session_id))
+        self.end = Remote(lambda session_id, epoch: self.ended.append((session_id, epoch)))
+        self.paused, self.ended, self.requests, self.calls = [], [], [], []
+        self.restored = []  # snapshots
+        self.stepped = []  # chunk, actions, prompt
+        self.handed_over = None
+        self.next_chunk = 0
+        self.denoise, self.decode = asyncio.Event(), asyncio.Event()
+        self.denoise.set(), self.decode.set()
+        self.death = asyncio.Event()
+        self.error = RayError("gone")
 
-    def respond(self, *args):
+    def die(self, error=None):
+        self.error = error or self.error
+        self.death.set()
+
+    def respond_open(self, *args):
+        return self.respond(args, self.opening if self.replies is None else self.replies)
+
+    def respond_restore(self, session_id, epoch, snapshot, contexts):
+        self.restored.append(snapshot)
+        self.next_chunk = snapshot.next_chunk
+        args = (session_id, epoch, snapshot, contexts)
+        return self.respond(args, self.opening if self.replies is None else self.replies)
+
+    def respond_step(self, *args):
+        if self.replies is not None:
+            return self.respond(args, self.replies)
+        number, self.next_chunk = self.next_chunk, self.next_chunk + 1
+        self.stepped.append((number, *args[2:4]))
+        return self.respond(args, (self.denoise, None, self.decode, chunk(number)))
+
+    async def respond_hand_over(self, session_id, secret, end):
+        self.calls.append((session_id, secret, end))
+        if self.death.is_set():
+            raise self.error
+        return self.handed_over
+
+    def respond(self, args, replies):
         self.requests.append(REQUEST.get())
         self.calls.append(args)
-        return self.stream(self.replies)
+        return self.stream(replies)
 
     async def stream(self, replies):
         for reply in replies:
             if reply is HANGS:
-                await asyncio.Event().wait()
+                await self.reach(asyncio.Event())
+            elif isinstance(reply, asyncio.Event):
+                await self.reach(reply)
+                if not self.death.is_set():
+                    continue
             future = asyncio.get_running_loop().create_future()
-            if isinstance(reply, Exception):
+            if self.death.is_set():
+                future.set_exception(self.error)
+            elif isinstance(reply, Exception):
                 future.set_exception(reply)
             else:
                 future.set_result(reply)
             yield future
+            if self.death.is_set():
+                return
+
+    async def reach(self, gate):
+        """Returns when the gate is open, or this process has died."""
+        waits = [asyncio.ensure_future(event.wait()) for event in (gate, self.death)]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
 
 
 HANGS = object()
@@ -72,10 +157,11 @@ class FakeStream:
 
     def cancel(self):
         self.cancelled = True
+        self.items.put_nowait(RequestCancelledError("a"))  # as Serve answers
 
 
 class FakeGroup:
-    deployment_name = "WorldGroup"
+    app_name, deployment_name = DEPLOYMENT
 
     def __init__(self):
         self.streams, self.requests, self.demands = [], [], []
@@ -125,24 +211,45 @@ class FakePrompts:
         return EncodedPrompt(context, max(0, len(prompt) - 10))
 
 
-def run(scenario, *, ready=(True,), is_adding=False, prompts=None, **config):
+class FakeForks:
+    """Keeps worlds for ever."""
+
+    ttl_s = 60.0
+
+    def __init__(self):
+        self.worlds = {}
+
+    async def put(self, data, *, token="a-fork"):
+        self.worlds[token] = data
+        return token
+
+    async def get(self, token):
+        return self.worlds[token]
+
+    async def take(self, token):
+        return self.worlds.pop(token)
+
+
+def run(scenario, *, ready=(True,), is_adding=False, prompts=None, hand_over=None, **config):
     """Run `scenario(world, group, messages)`. `ready` lists the answers about the group.
 
-    `is_adding`: another group is starting.
-
-    `prompts` builds the text encoder of a world whose ranks have none.
+    `is_adding`: another group is starting. `prompts` builds the text encoder of a world whose ranks
+    have none. `hand_over` is that of `ClusterWorld`.
     """
 
     async def run_in_loop():
         group = FakeGroup()
         readiness = FakeReadiness(ready, is_adding=is_adding)
-        world = LeasedWorld(
+        world = ClusterWorld(
             group,
             None,
             ServiceConfig(**config),
             prompts=prompts and prompts(),
+            forks=FakeForks(),
             readiness=readiness,
             notice_period_s=0.01,
+            running=RunningReplicas(),
+            hand_over=hand_over,
         )
         await asyncio.wait_for(scenario(world, group, []), 5)
 

@@ -33,14 +33,19 @@ def deployments_of(args):
 
 
 def test_only_published_weights_bind_a_text_encoder():
-    pair = {"Transport", "WorldGroup"}
+    pair = {"Transport", "WorldGroup", "ForkStore"}
     assert deployments_of(shipped()["args"]) == pair
     assert deployments_of({"preset": "v2-14b", "weights": "/w"}) == pair | {"TextEncoder"}
 
 
 def test_only_tokens_bind_a_counter_of_their_usage():
     args = {**shipped()["args"], "access": {"tokens_file": "/etc/tokens.yaml"}}
-    assert deployments_of(args) == {"Transport", "WorldGroup", "TokenUsage"}
+    assert deployments_of(args) == {"Transport", "WorldGroup", "ForkStore", "TokenUsage"}
+
+
+def test_a_store_of_no_bytes_is_not_bound():
+    args = shipped()["args"] | {"fork_store_bytes": 0}
+    assert deployments_of(args) == {"Transport", "WorldGroup"}
 
 
 @pytest.mark.parametrize(

@@ -144,9 +144,9 @@ def test_an_unknown_key_anywhere_fails_with_the_nearest_one(written, path, neare
         ),
         ((*GROUP, "user_config"), {}, r"\[1\]\.user_config: .*missing required field `group`"),
         (
-            (*APP, "args", "limits"),
-            {"max_session_s": 90000},
-            r"of Transport is 86400, expected at least args\.limits\.max_session_s, 90000: a down",
+            (*APP, "args", "resume_grace_s"),
+            900,
+            r"of WorldGroup is 300, expected at least args\.resume_grace_s, 900: a downscale",
         ),
         (
             (*GROUP, "max_ongoing_requests"),

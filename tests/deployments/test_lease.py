@@ -2,7 +2,6 @@
 
 import asyncio
 
-import numpy as np
 import pytest
 from msgspec.structs import replace
 from ray.exceptions import RayActorError, RayError
@@ -12,11 +11,22 @@ from ray.serve.exceptions import (
     RequestCancelledError,
 )
 
+from deployments.place import MAX_LOSSES
 from deployments.refusal import Refusal
 from deployments.sessions.admission import Demand
 from deployments.sessions.lease_reply import AskAgain, Full, Waiting
 from deployments.world_group import Lease
-from tests.deployments.fakes import HANGS, IMAGE, REQUEST, SPEC, FakeRank, run, start_opening
+from tests.deployments.fakes import (
+    HANGS,
+    IMAGE,
+    OPENED,
+    REQUEST,
+    SPEC,
+    FakeRank,
+    chunk,
+    run,
+    start_opening,
+)
 from transport.wire.errors import Busy, Refused, WorldFailed, WorldLost
 from transport.wire.messages import Queued, Starting, WarningMessage
 
@@ -104,7 +114,7 @@ def test_a_paused_session_tells_its_rank():
     async def scenario(world, group, messages):
         session = await opened(world, group)
         session.pause()
-        assert session._rank.paused == ["a"]
+        assert session._mover.lease._rank.paused == ["a"]
         session.close()
 
     run(scenario)
@@ -128,9 +138,8 @@ def test_a_client_that_waits_gets_no_world_of_a_server_that_closes(freed):
 
 def test_a_step_outlasts_the_wait_of_a_suspended_session_for_its_memory():
     async def scenario(world, group, messages):
-        frames = np.zeros((1, 1, 1, 3), np.uint8)
-        session = await opened(world, group, Queued(1), Queued(1), None, frames)
-        assert await (await step(session)) is frames
+        session = await opened(world, group, Queued(1), Queued(1), None, chunk(0))
+        assert (await (await step(session)) == chunk(0).frames).all()
         session.close()
 
     run(scenario)
@@ -229,7 +238,7 @@ async def opened(world, group, *replies):
     rank = FakeRank()
     group.streams[-1].items.put_nowait(Lease("a", rank))
     session = await opening
-    rank.replies = replies
+    rank.replies = replies or None
     return session
 
 
@@ -251,7 +260,7 @@ def test_a_spec_that_the_rank_refuses_is_refused():
 def test_a_client_whose_open_is_queued_gets_its_position():
     async def scenario(world, group, messages):
         opening = await start_opening(world, group, messages)
-        rank = FakeRank(Queued(2), Queued(1), None)
+        rank = FakeRank(Queued(2), Queued(1), OPENED)
         group.streams[0].items.put_nowait(Lease("a", rank))
         await opening
         assert messages == [Queued(2), Queued(1)]
@@ -264,14 +273,14 @@ def test_warnings_of_the_rank_are_kept_until_they_are_taken():
 
     async def scenario(world, group, messages):
         opening = await start_opening(world, group, messages)
-        rank = FakeRank(first, Queued(1), None)
+        rank = FakeRank(first, Queued(1), OPENED)
         group.streams[-1].items.put_nowait(Lease("a", rank))
         session = await opening
-        assert (messages, session.take_warnings()) == ([Queued(1)], [first])
-        rank.replies = (second, None, IMAGE)
-        assert (await (await step(session)) == IMAGE).all()
-        assert session.take_warnings() == [second]
-        assert session.take_warnings() == []
+        assert (messages, session.take_notices()) == ([Queued(1)], [first])
+        rank.replies = (second, None, chunk(0))
+        assert (await (await step(session)) == chunk(0).frames).all()
+        assert session.take_notices() == [second]
+        assert session.take_notices() == []
 
     run(scenario)
 
@@ -296,39 +305,34 @@ def task_error():
 
 
 FAILURES = [
-    ([], WorldLost, "has ended"),
-    ([RayError("gone")], WorldLost, "died"),
-    ([task_error()], WorldFailed, "^the world failed$"),
-    ([HANGS], WorldLost, r"did not answer for 0\.05 s"),
+    ([], WorldLost, "has ended", MAX_LOSSES + 1),
+    ([RayError("gone")], WorldLost, "died", MAX_LOSSES + 1),
+    ([task_error()], WorldFailed, "^the world failed$", 1),
+    ([HANGS], WorldLost, r"did not answer for 0\.05 s", MAX_LOSSES + 1),
 ]
 
 
-@pytest.mark.parametrize("replies, expected, text", FAILURES)
-@pytest.mark.parametrize("call", ["open", "step", "frames"])
-def test_a_call_that_fails_raises_its_reason(call, replies, expected, text):
+@pytest.mark.parametrize("replies, expected, text, tries", FAILURES)
+def test_an_opening_that_fails_again_and_again_raises_its_reason(replies, expected, text, tries):
     async def scenario(world, group, messages):
-        if call == "open":
-            opening = await start_opening(world, group, [])
-            group.streams[0].items.put_nowait(Lease("a", FakeRank(Queued(1), *replies)))
-            with pytest.raises(expected, match=text):
-                await opening
-            assert group.streams[0].cancelled
-            return
-        session = await opened(world, group, *([None] if call == "frames" else []), *replies)
-        pending = step(session) if call == "step" else await step(session)
+        opening = await start_opening(world, group, [])
+        for number in range(tries):
+            await until(lambda number=number: len(group.streams) > number)
+            group.streams[-1].items.put_nowait(Lease("a", FakeRank(Queued(1), *replies)))
         with pytest.raises(expected, match=text):
-            await pending
-        session.close()
+            await opening
+        assert len(group.streams) == tries and all(stream.cancelled for stream in group.streams)
+        assert [demand.returning for demand in group.demands] == [False] + [True] * (tries - 1)
 
     run(scenario, step_timeout_s=0.05)
 
 
 def test_frames_come_after_their_step_and_need_not_be_awaited():
     async def scenario(world, group, messages):
-        session = await opened(world, group, None, "frames")
+        session = await opened(world, group)
         first, second = await step(session), await step(session)
         del first
-        assert await second == "frames"
+        assert (await second == chunk(1).frames).all()
         session.close()
 
     run(scenario)
@@ -339,24 +343,10 @@ def test_groups_and_ranks_are_called_outside_of_the_request():
 
     async def scenario(world, group, messages):
         REQUEST.set("mine")
-        session = await opened(world, group, None, "frames")
-        await step(session)
-        assert group.requests == [None] and session._rank.requests == [None, None]
-        session.close()
-
-    run(scenario)
-
-
-@pytest.mark.parametrize(
-    "ending, reason", [(StopAsyncIteration(), "has ended"), (RayError("gone"), "died")]
-)
-def test_the_end_of_a_lease_has_a_reason(ending, reason):
-    async def scenario(world, group, messages):
         session = await opened(world, group)
-        group.streams[0].items.put_nowait(ending)
-        assert reason in await session.lost()
+        await step(session)
+        assert group.requests == [None] and session._mover.lease._rank.requests == [None, None]
         session.close()
-        assert group.streams[0].cancelled
 
     run(scenario)
 

@@ -7,7 +7,15 @@ from msgspec.structs import replace
 from ray.serve.exceptions import BackPressureError
 
 from deployments.world_group import Lease
-from tests.deployments.fakes import IMAGE, SPEC, FakePrompts, FakeRank, run, start_opening
+from tests.deployments.fakes import (
+    IMAGE,
+    SPEC,
+    FakePrompts,
+    FakeRank,
+    chunk,
+    run,
+    start_opening,
+)
 from transport.wire.errors import Busy, WorldLost
 from transport.wire.messages import Queued, Starting
 
@@ -19,7 +27,6 @@ async def opened_with_prompt(world, group, spec=SNOW):
     rank = FakeRank()
     group.streams[-1].items.put_nowait(Lease("a", rank))
     session = await opening
-    rank.replies = (None, "frames")
     return session, rank
 
 
@@ -31,8 +38,8 @@ def test_without_a_text_encoder_the_rank_gets_the_prompt_alone():
     async def scenario(world, group, messages):
         session, rank = await opened_with_prompt(world, group)
         await step_with(session, "rain")
-        assert rank.calls[0] == ("a", SNOW, IMAGE, None)
-        assert rank.calls[1] == ("a", ["w"], "rain", 0, None)
+        assert rank.calls[0] == ("a", 1, SNOW, IMAGE, None)
+        assert rank.calls[1] == ("a", 1, ["w"], "rain", 0, None)
         session.close()
 
     run(scenario)
@@ -48,7 +55,7 @@ def test_a_rank_without_text_encoder_gets_contexts():
         await step_with(session, None)  # it began before the prompt was applied
         assert rank.calls[2][-1] is None
         await step_with(session, "a storm")
-        assert rank.calls[3][2] == "a storm" and (rank.calls[3][-1] == len("a storm")).all()
+        assert rank.calls[3][3] == "a storm" and (rank.calls[3][-1] == len("a storm")).all()
         session.close()
 
     run(scenario, prompts=FakePrompts)
@@ -88,13 +95,13 @@ def test_a_prompt_of_too_many_tokens_is_a_warning():
 
     async def scenario(world, group, messages):
         session, _ = await opened_with_prompt(world, group, long)
-        (warning,) = session.take_warnings()
+        (warning,) = session.take_notices()
         assert (warning.code, warning.field) == ("prompt_truncated", "prompt")
         assert warning.content == "the prompt is too long: its last 8 tokens have no effect"
         await session.encode("a walk in the rain")
-        assert [one.code for one in session.take_warnings()] == ["prompt_truncated"]
+        assert [one.code for one in session.take_notices()] == ["prompt_truncated"]
         await session.encode("rain")
-        assert session.take_warnings() == []
+        assert session.take_notices() == []
         session.close()
 
     run(scenario, prompts=FakePrompts)
@@ -120,7 +127,7 @@ def test_a_prompt_that_cannot_be_encoded_later_leaves_the_session_as_it_was():
         world._prompts.error = WorldLost("it died")
         with pytest.raises(WorldLost, match="it died"):
             await session.encode("rain")
-        assert await (await step_with(session, None)) == "frames"
+        assert (await (await step_with(session, None)) == chunk(0).frames).all()
         assert not group.streams[0].cancelled
         session.close()
 

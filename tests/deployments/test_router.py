@@ -5,8 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 from ray.exceptions import ActorDiedError, ActorUnavailableError
+from ray.serve.config import RequestRouterConfig
+from ray.serve.request_router import RequestRouter
 
-from deployments.router import FewestOngoing, FewestOngoingRouter
+from deployments.router import FewestOngoing, FewestOngoingRouter, SocketRouter
+from deployments.running_replicas import RUNNING_REPLICAS
 from deployments.sessions.admission import Demand
 
 
@@ -33,6 +36,12 @@ def test_the_group_that_has_let_a_client_go_comes_last():
         assert ranking.rank({"a": 0, "b": 7}, now=0, last_group="a") == ["b", "a"]
         assert ranking.rank({"a": 0}, now=0, last_group="a") == ["a"]
     assert FewestOngoing().rank({}, now=0) == []
+
+
+def test_the_group_that_is_asked_for_comes_first():
+    for _ in range(20):
+        assert FewestOngoing().rank({"a": 0, "b": 7}, now=0, group="b") == ["b", "a"]
+        assert FewestOngoing().rank({"a": 0}, now=0, group="gone") == ["a"]
 
 
 class Replica:
@@ -88,6 +97,43 @@ def test_only_the_demand_of_a_lease_names_a_group(args):
 def test_a_client_that_was_let_go_goes_to_another_group():
     demand = Demand(width=16, height=16, last_group="a")
     assert choose([Replica("a", 0), Replica("b", 1)], demand)[0] == ["b", "a"]
+
+
+def test_a_client_that_comes_back_goes_to_its_group_among_any_number():
+    demand = Demand(width=16, height=16, group="99")
+    for _ in range(5):
+        names, _ = choose([Replica(f"{number}", number) for number in range(100)], demand)
+        assert names[0] == "99" and len(names) in (32, 33)
+
+
+def test_routers_note_the_replicas_that_run(monkeypatch):
+    """Serve calls `update_replicas` with each push."""
+    noted = []
+    noting = SimpleNamespace(update=add(noted))
+    monkeypatch.setattr("deployments.running_replicas.RUNNING_REPLICAS", noting)
+    monkeypatch.setattr(RequestRouter, "update_replicas", lambda self, replicas: None)
+    for kind in (FewestOngoingRouter, SocketRouter):
+        router = kind.__new__(kind)
+        router._deployment_id = SimpleNamespace(app_name="lingbot", name=kind.__name__)
+        router.update_replicas([Replica("a", 0), Replica("b", 0)])
+        router.update_replicas([])
+        assert noted[-2:] == [
+            (("lingbot", kind.__name__), frozenset("ab")),
+            (("lingbot", kind.__name__), frozenset()),
+        ]
+
+
+def test_a_router_notes_into_the_one_list_of_its_process():
+    """Serve sends the routers' classes, with all that their module has imported, by value."""
+    for kind in ("FewestOngoingRouter", "SocketRouter"):
+        config = RequestRouterConfig(request_router_class=f"deployments.router.{kind}")
+        copied = config.get_request_router_class()
+        module = copied.update_replicas.__globals__["running_replicas"]
+        assert module.RUNNING_REPLICAS is RUNNING_REPLICAS
+
+
+def add(noted):
+    return lambda *args: noted.append(args)
 
 
 def test_of_very_many_replicas_some_are_asked():

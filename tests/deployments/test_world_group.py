@@ -3,19 +3,20 @@
 import asyncio
 
 import pytest
+from ray.exceptions import RayActorError
 
 from deployments.schema_keys import ConfigError
 from deployments.sessions.admission import Demand, GroupLimits
-from deployments.sessions.lease_reply import AskAgain, Waiting
+from deployments.sessions.lease_reply import AskAgain, Ended, Leased, NotHere, Waiting
 from deployments.world_group import Lease, WorldGroup, start_group, watch
 
 
-class Ended(BaseException):
+class ProcessEnded(BaseException):
     """Stands for the end of the process."""
 
 
 def end_process(status):
-    raise Ended
+    raise ProcessEnded
 
 
 class Remote:
@@ -67,7 +68,7 @@ async def watch_shortly(rank):
     ids=["a step hangs", "no answer", "dead"],
 )
 def test_a_rank_that_hangs_or_dies_ends_its_group(rank, reason, caplog):
-    with pytest.raises(Ended):
+    with pytest.raises(ProcessEnded):
         asyncio.run(watch_shortly(rank()))
     assert reason in caplog.text
 
@@ -90,28 +91,31 @@ def test_a_rank_that_fails_in_warm_up_fails_the_start_with_its_reason():
         asyncio.run(start_group(ranks, host="10.0.0.1"))
 
 
+LEASED = Leased(session_id="a", epoch=2, secret="s", attached=True)
+
+
 class LeasingRank:
     """Streams these replies to a lease call, as Ray does, and then waits. Notes other calls."""
 
     def __init__(self, *replies):
-        self.replies, self.demands, self.ended, self.limits = replies, [], [], []
+        self.replies, self.demands, self.left, self.limits = replies, [], [], []
         self.lease = Remote(self.do_lease)
-        self.end = Remote(self.ended.append)
+        self.leave = Remote(self.left.append)
         self.set_limits = Remote(self.limits.append)
 
-    async def do_lease(self, session_id, demand):
-        self.demands.append((session_id, demand))
+    async def do_lease(self, call_id, demand):
+        self.demands.append((call_id, demand))
         for reply in self.replies:
             future = asyncio.get_running_loop().create_future()
             future.set_result(reply)
             yield future
-        if None in self.replies:
+        if self.replies and self.replies[-1] is LEASED:
             await asyncio.Event().wait()
 
 
 def group_of(rank):
     group = WorldGroup.__new__(WorldGroup)  # its __init__ starts ranks in a placement group
-    group._ranks = [rank]
+    group._ranks, group._group_id = [rank], "one"
     return group
 
 
@@ -127,20 +131,32 @@ def lease(rank, num_replies):
     return asyncio.run(run())
 
 
-def test_a_lease_names_its_session_and_the_first_rank_after_the_wait():
-    rank = LeasingRank(Waiting(2), Waiting(1), None)
+def test_a_lease_names_its_session_the_group_and_the_first_rank():
+    rank = LeasingRank(Waiting(2), Waiting(1), LEASED)
     first, second, third = lease(rank, 3)
-    ((session_id, demand),) = rank.demands
+    ((call_id, demand),) = rank.demands
     assert (first, second) == (Waiting(2), Waiting(1)) and demand == Demand(width=16, height=16)
-    assert (third.session_id, third.rank) == (session_id, rank) and isinstance(third, Lease)
-    assert rank.ended == [session_id]
+    assert third == Lease("a", rank, "one", epoch=2, secret="s", attached=True)
+    assert rank.left == [call_id]
 
 
-@pytest.mark.parametrize("replies", [(Waiting(1),), (Waiting(1), AskAgain("one"))])
-def test_a_wait_that_ends_leaves_the_line(replies):
+def test_the_end_of_a_lease_ends_the_call_with_its_reason():
+    rank = LeasingRank(LEASED, Ended("taken_over"))
+
+    async def run():
+        return [reply async for reply in group_of(rank).lease(Demand(width=16, height=16))]
+
+    assert asyncio.run(run())[1:] == [Ended("taken_over")]
+    assert rank.left == [rank.demands[0][0]]
+
+
+@pytest.mark.parametrize(
+    "replies", [(Waiting(1),), (Waiting(1), AskAgain("one")), (NotHere("one"),)]
+)
+def test_a_call_that_ends_without_a_lease_leaves_the_line(replies):
     rank = LeasingRank(*replies)
     assert lease(rank, len(replies)) == list(replies)
-    assert rank.ended == [rank.demands[0][0]]
+    assert rank.left == [rank.demands[0][0]]
 
 
 def test_a_redeploy_of_limits_reaches_the_first_rank():
@@ -149,3 +165,34 @@ def test_a_redeploy_of_limits_reaches_the_first_rank():
     assert rank.limits == [GroupLimits(pace="shared", max_waiting=5)]
     with pytest.raises(ConfigError, match=r"user_config\.group\.pase: unknown key"):
         group_of(rank).reconfigure({"group": {"pase": "shared"}})
+
+
+def test_a_group_that_has_drained_waits_once_for_its_detached_sessions():
+    rank, empty = LeasingRank(), []
+
+    async def wait_empty():
+        await asyncio.sleep(0)
+        empty.append(True)
+
+    async def run():
+        group = group_of(rank)
+        assert group.__del__() is None  # it never was warm
+        rank.wait_empty, group._has_sessions = Remote(wait_empty), True
+        await group.__del__()
+        assert empty == [True] and group.__del__() is None
+
+    asyncio.run(run())
+
+
+def test_a_group_whose_rank_has_died_ends_at_once():
+    rank = LeasingRank()
+
+    async def wait_empty():
+        raise RayActorError
+
+    async def run():
+        group = group_of(rank)
+        rank.wait_empty, group._has_sessions = Remote(wait_empty), True
+        await group.__del__()
+
+    asyncio.run(run())

@@ -48,5 +48,5 @@ def make_image(size=WORLD.size):
 
 def make_spec(*, prompt="a toy", **changes):
     """A request for a session; its image is noise."""
-    defaults = {"first_frame": make_image(), "context": encode(prompt), "seed": 7}
+    defaults = {"first_frame": make_image(), "context": encode(prompt), "prompt": prompt, "seed": 7}
     return SessionSpec(**{**defaults, **changes})

@@ -1,6 +1,5 @@
 """A fake world, a fake socket, and a client that reads the wire."""
 
-import io
 import socket
 import threading
 import time
@@ -13,16 +12,15 @@ import numpy as np
 import pytest
 import uvicorn
 from msgspec import msgpack
-from PIL import Image
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from benchmarks.websocket_client import WebSocketClient
+from tests.transport.fake_world import FakeWorld, png
 from transport.app import build_app
 from transport.connection.connection import Connection
 from transport.paths import SOCKET_PATH
 from transport.wire.limits import ClientLimits
-from transport.wire.world import Opening, WorldInfo
 from transport.worker_limits import CapacityLimits
 
 # The machine does other work, too, so an example has no deadline.
@@ -30,65 +28,6 @@ hypothesis.settings.register_profile(
     "shared", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("shared")
-
-
-def png(width=20, height=10, color=(10, 20, 30)):
-    file = io.BytesIO()
-    Image.new("RGB", (width, height), color).save(file, "PNG")
-    return file.getvalue()
-
-
-class FakeWorld:
-    """Generates shades of grey and records each call. A step ends only while `running` is set."""
-
-    def __init__(self, size=(32, 16), *other_sizes):
-        openings = (Opening(name="grey hill", prompt="a grey hill", image=png()),)
-        self.info = WorldInfo(
-            preset="fake",
-            sizes=(size, *other_sizes),
-            size_multiple=16,
-            max_pixels=1 << 20,
-            fps=60,
-            chunk_latent_frames=3,
-            first_chunk_frames=9,
-            chunk_frames=12,
-            max_window=21,
-            sink=6,
-            max_steps=4,
-            openings=openings,
-        )
-        self.live, self.specs, self.images, self.steps = set(), [], [], []
-        self.pauses = []  # (session, steps before it)
-        self.on_open = self.on_step = self.on_encode = None  # errors to raise
-        self.encoded, self.num_encoding = [], 0
-        self.encoding = threading.Event()  # an encode ends while it is set
-        self.warnings = []
-        self.paint = lambda shape, index: np.full(shape, index, np.uint8)
-        self.plan = None  # of its memory
-        self.failure = None  # raised by `ready`
-        self.news = []  # sent to a client that waits
-        self.lost_because = None
-        self.running, self.stepping = threading.Event(), threading.Event()
-        self.decoding = threading.Event()
-        self.running.set()
-        self.decoding.set()
-
-    async def open(self, spec, image, *, on_wait):
-        for message in self.news:
-            await on_wait(message)
-        if self.on_open:
-            raise self.on_open
-        self.specs.append(spec)
-        self.images.append(image)
-        return FakeSession(self, spec, f"s{len(self.specs)}")
-
-    async def memory(self):
-        return self.plan
-
-    async def ready(self):
-        if self.failure:
-            raise self.failure
-        return self.running.is_set()
 
 
 class FakeFetcher:
@@ -109,65 +48,6 @@ class FakeFetcher:
             self.cancelled = True
             raise
         return self.image
-
-
-class PendingFrames:
-    """The frames of a chunk, decoded once `decoding` is set."""
-
-    def __init__(self, frames, decoding):
-        self.frames, self.decoding = frames, decoding
-
-    def __await__(self):
-        return self.wait().__await__()
-
-    async def wait(self):
-        while not self.decoding.is_set():
-            await anyio.sleep(0.005)
-        return self.frames
-
-
-class FakeSession:
-    def __init__(self, world, spec, name):
-        self.world, self.spec, self.id, self.num_chunks = world, spec, name, 0
-        world.live.add(name)
-
-    async def step(self, actions, *, prompt, time_to_underrun_s):
-        self.world.steps.append((list(actions), prompt))
-        self.world.stepping.set()
-        while not self.world.running.is_set():
-            await anyio.sleep(0.005)
-        if self.world.on_step:
-            raise self.world.on_step
-        self.num_chunks += 1
-        num_frames = 9 if self.num_chunks == 1 else 12
-        shape = (num_frames, self.spec.height, self.spec.width, 3)
-        return PendingFrames(self.world.paint(shape, self.num_chunks), self.world.decoding)
-
-    async def encode(self, prompt):
-        self.world.encoded.append(prompt)
-        self.world.num_encoding += 1
-        try:
-            while not self.world.encoding.is_set():
-                await anyio.sleep(0.005)
-        finally:
-            self.world.num_encoding -= 1
-        if self.world.on_encode:
-            raise self.world.on_encode
-
-    def take_warnings(self):
-        warnings, self.world.warnings = self.world.warnings, []
-        return warnings
-
-    async def lost(self):
-        while self.world.lost_because is None:
-            await anyio.sleep(0.005)
-        return self.world.lost_because
-
-    def pause(self):
-        self.world.pauses.append((self.id, len(self.world.steps)))
-
-    def close(self):
-        self.world.live.discard(self.id)
 
 
 class FakeSocket:

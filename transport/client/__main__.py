@@ -4,37 +4,51 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, get_args
 
-from msgspec import msgpack
+from msgspec import Struct, msgpack
 from websockets.exceptions import WebSocketException
 from websockets.uri import parse_uri
 
-from transport.client import DEFAULT_URL, connect
-from transport.client.client import News
+from transport.client import DEFAULT_URL, Client, connect
+from transport.client.news import describe
 from transport.client.output_file import open_output, replace_content
 from transport.codecs.mp4 import Mp4Writer
 from transport.wire.controls import parse_actions
 from transport.wire.errors import TransportError
 from transport.wire.limits import MAX_MESSAGE_BYTES
-from transport.wire.messages import Ending, Format, Paced, Paused, Queued, Resumed, Starting
+from transport.wire.messages import Format
 
 BAR_CELLS = 40
 CLEAR_LINE = "\r\x1b[K"
 INTERRUPTED = 130  # a shell's status of a command that Ctrl-C ended
 
 
+class Walk(Struct, frozen=True):
+    """What a walk has left behind."""
+
+    writer: Mp4Writer  # closed
+    fps: int
+    saved: bytes | None  # the world after it
+
+
 async def record(
-    url: str, *, actions: Sequence[str], init: dict[str, Any], token: str | None = None
-) -> tuple[Mp4Writer, int]:
-    """Plays `actions`, one for each latent frame. Returns a closed writer and the frames/s."""
+    url: str,
+    *,
+    actions: Sequence[str],
+    init: dict[str, Any],
+    token: str | None = None,
+    saves: bool = False,
+) -> Walk:
+    """Plays `actions`, one for each latent frame. `saves`: the world after them is saved."""
     script = [list(action) for action in actions]
     async with connect(
         url,
         token=token,
         on_news=lambda news: print_note(describe(news)),
-        realtime_output_pacing=False,
+        realtime_delivery="on_demand",  # no chunk follows the script, so the saved world ends there
         condition_inputs={"camera_actions": script},
         **init,
     ) as client:
@@ -42,43 +56,29 @@ async def record(
             print_note(describe(status))
         session = client.session
         assert session is not None
-        frames_per_latent = session.chunk_frames // session.chunk_latent_frames
-        num_frames = 1 + frames_per_latent * (len(actions) - 1)
-        writer = None
-        async for chunk in client.chunks():
-            if writer is None:  # a preview is smaller than the session's size
-                _, height, width, _ = chunk.frames.shape
-                writer = Mp4Writer(width=width, height=height, fps=session.fps)
-            frames = chunk.frames[: num_frames - writer.num_frames]
-            await asyncio.to_thread(writer.add, frames)
-            show_progress(writer.num_frames, num_frames)
-            if writer.num_frames == num_frames:
-                break
+        num_frames = session.chunk_frames // session.chunk_latent_frames * len(actions)
+        if session.world_chunk_index == 0:  # the first latent frame of a world is one frame
+            num_frames -= session.chunk_frames - session.first_chunk_frames
+        writer = await _write_frames(client, num_frames=num_frames, fps=session.fps)
+        saved = await client.save() if saves else None
     for warning in client.warnings:
         print(f"warning: {warning.content}", file=sys.stderr)
-    if writer is None or writer.num_frames < num_frames:
-        raise TransportError("the server ended the walk early")
-    return await asyncio.to_thread(writer.close), session.fps
+    return Walk(writer, session.fps, saved)
 
 
-def describe(news: News | Queued | Starting) -> str:
-    """One line about the wait for a world, or about its session."""
-    match news:
-        case Starting():
-            return "a world is starting"
-        case Queued(position, estimate_s=None):
-            return f"waiting for a world, number {position} in line"
-        case Queued(position, estimate_s=estimate_s):
-            return f"waiting for a world, number {position} in line, about {estimate_s} s"
-        case Paused(reason):
-            return f"the session is paused: {reason}"
-        case Resumed():
-            return "the session goes on"
-        case Paced(speed_percent):
-            return f"the world runs at {speed_percent} % of real time"
-        case Ending(reason, in_s):
-            limit = "its pause" if reason == "idle" else "it"
-            return f"the session ends in {in_s} s, because {limit} has lasted so long"
+async def _write_frames(client: Client, *, num_frames: int, fps: int) -> Mp4Writer:
+    """A closed writer with so many frames. The last chunk may have more."""
+    writer = None
+    async for chunk in client.chunks():
+        if writer is None:  # a preview is smaller than the session's size
+            _, height, width, _ = chunk.frames.shape
+            writer = Mp4Writer(width=width, height=height, fps=fps)
+        frames = chunk.frames[: num_frames - writer.num_frames]
+        await asyncio.to_thread(writer.add, frames)
+        show_progress(writer.num_frames, num_frames)
+        if writer.num_frames == num_frames:
+            return await asyncio.to_thread(writer.close)
+    raise TransportError("the server ended the walk early")
 
 
 def print_note(text: str) -> None:
@@ -100,15 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     url = options.url
     try:
-        init = _read_init(options)
-        actions = parse_actions(options.actions)
-        _check_url(url)
-        _check_token(options.token)
-        if not options.out.parent.is_dir():
-            return _fail(f"{options.out.parent} is not a directory")
-        with open_output(options.out) as file:
-            writer, fps = asyncio.run(record(url, actions=actions, init=init, token=options.token))
-            replace_content(file, writer.take())
+        walk = _run(options)
     except KeyboardInterrupt:
         return _fail("interrupted", status=INTERRUPTED)
     except TransportError as exc:  # also those of files
@@ -122,12 +114,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, ImportError) as exc:
         reason = getattr(exc, "strerror", None) or str(exc) or type(exc).__name__
         return _fail(f"cannot reach {url}: {reason}")
-    duration_s = writer.num_frames / fps
+    num_frames, fps = walk.writer.num_frames, walk.fps
     print(
-        f"{_printable(str(options.out))}: {writer.num_frames} frames, {duration_s:.2f} s at {fps} "
+        f"{_printable(str(options.out))}: {num_frames} frames, {num_frames / fps:.2f} s at {fps} "
         "frames/s"
     )
+    if walk.saved is not None:
+        print(f"{_printable(str(options.save))}: the world after it, {len(walk.saved)} bytes")
     return 0
+
+
+def _run(options: argparse.Namespace) -> Walk:
+    """Records the walk and writes its files. Raises TransportError for a mistake of the user."""
+    init = _read_init(options)
+    actions = parse_actions(options.actions)
+    _check_url(options.url)
+    _check_token(options.token)
+    paths = [path for path in (options.out, options.save) if path is not None]
+    for path in paths:
+        if not path.parent.is_dir():
+            raise TransportError(f"{path.parent} is not a directory")
+    if options.save == options.out:
+        raise TransportError(f"--save and --out are both {options.out}, expected two files")
+    with ExitStack() as stack:
+        files = [stack.enter_context(open_output(path)) for path in paths]
+        saves = options.save is not None
+        recording = record(
+            options.url, actions=actions, init=init, token=options.token, saves=saves
+        )
+        walk = asyncio.run(recording)
+        for file, data in zip(files, (walk.writer.take(), walk.saved), strict=False):
+            assert data is not None
+            replace_content(file, data)
+    return walk
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -141,12 +160,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--prompt")
     parser.add_argument("--seed", type=int)
     parser.add_argument("--image", type=Path, help="an image to start from")
+    parser.add_argument("--save", type=Path, metavar="FILE", help="save the world after the walk")
+    parser.add_argument(
+        "--from", type=Path, metavar="FILE", dest="saved", help="a saved world to go on from"
+    )
     parser.add_argument("--size", help="WIDTHxHEIGHT; the nearest size that is served is used")
     parser.add_argument("--format", choices=get_args(Format), default="raw")
     return parser
 
 
-def _read_image(path: Path) -> bytes:
+def _read_file(path: Path) -> bytes:
     """Raises TransportError for a file that cannot be read, or is larger than any message."""
     try:
         with path.open("rb") as file:
@@ -167,13 +190,16 @@ def _read_init(options: argparse.Namespace) -> dict[str, Any]:
             raise TransportError(f"--{name} is not UTF-8, expected text in UTF-8") from exc
         except OverflowError as exc:
             raise TransportError(f"--{name} is too large, expected an integer of 64 bits") from exc
-    first_frame = None if options.image is None else _read_image(options.image)
+    for name in ("image", "seed", "size"):
+        if options.saved is not None and getattr(options, name) is not None:
+            raise TransportError(f"--{name} and --from: a saved world has its own")
     return {
         "prompt": options.prompt,
         "seed": options.seed,
         "size": options.size,
         "realtime_output_format": options.format,
-        "first_frame": first_frame,
+        "first_frame": None if options.image is None else _read_file(options.image),
+        "snapshot": None if options.saved is None else _read_file(options.saved),
     }
 
 

@@ -1,270 +1,407 @@
-"""Opens a world over the WebSocket, sends controls and receives decoded chunks."""
+"""One open world: sends controls, receives decoded chunks, and survives a lost socket."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from typing import Any
 
-import msgspec
-import numpy as np
-from msgspec import Struct, msgpack
+from msgspec import msgpack
 from websockets.asyncio.client import ClientConnection
-from websockets.asyncio.client import connect as open_socket
-from websockets.exceptions import ConnectionClosed, ConnectionClosedOK
+from websockets.exceptions import ConnectionClosed
 
-from transport.codecs.decoder import Decoder
-from transport.codecs.payload import Frames
-from transport.paths import SOCKET_PATH
+from transport.client.asks import Answer, Asks
+from transport.client.chunk_reader import Chunk, ChunkReader, ConnectionLost
+from transport.client.dial import Dialer, resume_init
+from transport.client.inbox import Inbox, Received
+from transport.client.news import News, OnNews, Reconnected, Reconnecting, Status
+from transport.client.sent_controls import SentControls, hold_payload
+from transport.codecs.decoder import decode_picture
+from transport.codecs.payload import Frame
 from transport.wire.errors import TransportError
 from transport.wire.messages import (
-    AppliedControls,
-    ChunkStats,
     ControlAck,
     Ending,
     Error,
-    FrameBatchHeader,
-    HeaderExtras,
+    Forked,
+    LastFrame,
+    Moved,
     Paced,
     Paused,
     PauseReason,
     Queued,
+    Reconnect,
     Resumed,
+    Rewound,
     ServerMessage,
     SessionOpened,
+    SnapshotMessage,
     Starting,
     WarningMessage,
 )
 
-News = Paused | Resumed | Paced | Ending
-OnNews = Callable[[News], None]
-
-DEFAULT_URL = f"ws://127.0.0.1:8000{SOCKET_PATH}"
-
-
-class Chunk(Struct, frozen=True, kw_only=True):
-    """A whole chunk as it was received."""
-
-    index: int
-    frames: Frames
-    event_id: int | None  # the newest event that this chunk follows
-    applied: AppliedControls
-    flushes_older: bool  # frames of older chunks that are not shown yet may be skipped
-    dropped_frames: int  # frames that the server has dropped since the session opened
-    content_type: str
-    stats: ChunkStats
-
 
 class Client:
-    """One open world; `connect` creates it."""
+    """A world over one socket, or over several in turn; `connect` creates it."""
 
-    def __init__(self, socket: ClientConnection, *, on_news: OnNews | None = None) -> None:
-        """`on_news` receives each pause, resume, change of speed and announced end."""
-        self._socket = socket
+    def __init__(
+        self,
+        dialer: Dialer,
+        *,
+        init: dict[str, Any],
+        on_news: OnNews | None = None,
+        reconnect: bool = True,
+    ) -> None:
+        """`on_news` receives each pause, resume, change of speed, move and announced end.
+
+        Once the world is open, it also receives what becomes of a lost socket.
+        """
+        self._dialer = dialer
+        self._init = init
         self._on_news = on_news
+        self._reconnect = reconnect
+        self._socket: ClientConnection | None = None
+        self._inbox = Inbox()
+        script = (init.get("condition_inputs") or {}).get("camera_actions") or []
+        self._controls = SentControls([list(keys) for keys in script])
+        self._holds_controls = False  # until a lost world goes on
+        self._asks = Asks()
+        self._going_on: asyncio.Task[None] | None = None
+        self._opened = False  # `wait` has seen the session
+        self._unannounced: SessionOpened | None = None  # its last frame follows
+        self._leaving = False  # the server has asked for another socket
         self._next_event_id = 1
-        self.paused: PauseReason | None = None
-        self.speed_percent = 100  # of real time
-        self.ending: Ending | None = None  # the announced end; a resume takes back that of a pause
+        self._next_chunk = 0  # in the world
+        self._num_chunks = 0  # that have arrived
+        self._status = Status()
         self.session: SessionOpened | None = None
+        self.last_frame: Frame | None = None  # of a world that goes on: what it showed last
         self.acked_events: list[int] = []  # ids of events that the server has accepted
         self.warnings: list[WarningMessage] = []
-        self._decoder = Decoder()
 
-    async def chunks(self) -> AsyncIterator[Chunk]:
-        """Yields each chunk and acknowledges it, until the server closes the session.
+    @property
+    def paused(self) -> PauseReason | None:
+        return self._status.paused
+
+    @property
+    def speed_percent(self) -> int:
+        return self._status.speed_percent
+
+    @property
+    def ending(self) -> Ending | None:
+        """The announced end of the session."""
+        return self._status.ending
+
+    # ---- chunks
+
+    async def wait(self) -> AsyncIterator[Queued | Starting]:
+        """Yields news of the queue until the world is open; then `session` is set.
+
+        A world that goes on has its `last_frame`, too. Raises TransportError.
+        """
+        while not self._opened:
+            match await self._inbox.get():
+                case None:
+                    raise TransportError("the server closed the socket before the world was open")
+                case SessionOpened():
+                    self._opened = True
+                case Queued() | Starting() as status:
+                    yield status
+
+    async def next_chunk(self) -> Chunk | None:
+        """The next chunk, which is acknowledged; None once the server has closed the session.
 
         Raises TransportError with the server's reason, or for a message of another protocol.
         """
-        while (chunk := await self._read_chunk()) is not None:
+        while (item := await self._inbox.get()) is not None:
+            if isinstance(item, Received):
+                await self._acknowledge(item)
+                return item.chunk
+            self._opened = self._opened or isinstance(item, SessionOpened)
+        return None
+
+    async def chunks(self) -> AsyncIterator[Chunk]:
+        """Yields each chunk, as `next_chunk` returns it, until the server closes the session."""
+        while (chunk := await self.next_chunk()) is not None:
             yield chunk
+
+    # ---- controls
 
     async def send_actions(self, script: Sequence[Sequence[str]]) -> int:
         """Plays a script: one list of keys a latent frame. Returns the event's id."""
-        return await self._send_event("camera_actions", [list(keys) for keys in script])
+        event_id = self._new_event_id()
+        self._controls.note_script(script, event_id=event_id)
+        return await self._send_control("camera_actions", [list(keys) for keys in script], event_id)
 
     async def hold(self, *states: str) -> int:
         """Holds keys from now on, such as "wl". Returns the event's id.
 
         Several states are a history of key changes; the last one stays held.
         """
-        transitions = [{"actions": list(keys)} for keys in states]
-        payload = {"mode": "state", "transitions": transitions}
-        return await self._send_event("camera_actions", payload)
+        event_id = self._new_event_id()
+        self._controls.note_keys(states, event_id=event_id)
+        return await self._send_control("camera_actions", hold_payload(states), event_id)
 
     async def prompt(self, text: str) -> int:
         """Changes the prompt from the next chunk on. Returns the event's id."""
-        return await self._send_event("prompt", text)
+        event_id = self._new_event_id()
+        self._controls.note_prompt(text, event_id=event_id)
+        return await self._send_control("prompt", text, event_id)
 
     async def change_output(self, **fields: Any) -> int:
         """Changes codec, quality or preview width for the following chunks.
 
         `fields` are fields of the wire's init. Returns the event's id.
         """
-        return await self._send_event("output", fields)
+        self._init |= fields  # for another socket, too
+        return await self._send_control("output", fields, self._new_event_id())
 
     async def request_key_frame(self) -> int:
         """Requests an H.264 key frame, where decoding can begin. Returns the event's id."""
-        return await self._send_event("key_frame", None)
+        return await self._send_control("key_frame", None, self._new_event_id())
 
     async def show(self, *, visible: bool) -> int:
         """Sends that somebody sees the frames, or nobody. Returns the event's id.
 
         A hidden session is paused until it is shown, or a key, a script or a prompt is sent.
         """
-        return await self._send_event("visibility", "visible" if visible else "hidden")
+        payload = "visible" if visible else "hidden"
+        return await self._send_control("visibility", payload, self._new_event_id())
 
-    async def wait(self) -> AsyncIterator[Queued | Starting]:
-        """Yields news of the queue until the world is open; then `session` is set.
+    # ---- the world as a whole
 
-        Raises TransportError.
+    async def save(self) -> bytes:
+        """Returns the world in one piece, which `connect(snapshot=...)` opens again.
+
+        It is the world after a chunk that may still be on its way. Raises TransportError.
         """
-        while self.session is None:
-            data = await self._receive()
-            if data is None:
-                raise TransportError("the server closed the socket before the world was open")
-            with _other_protocol():
-                message = msgpack.decode(data, type=ServerMessage)
-            self._handle(message)
-            if isinstance(message, Queued | Starting):
-                yield message
+        answer = await self._ask("save")
+        assert isinstance(answer, SnapshotMessage)
+        return answer.data
 
-    async def _read_chunk(self) -> Chunk | None:
-        """The next whole chunk; None after a normal close."""
-        batches: list[Frames] = []
-        header = extras = None
-        while (data := await self._receive()) is not None:
-            with _other_protocol():
-                fields = msgpack.decode(data, type=dict[str, Any])
-                if fields["type"] not in ("frame_batch", "frame_batch_header"):
-                    message = msgspec.convert(fields, ServerMessage)
+    async def fork(self) -> Forked:
+        """Returns a token, with which `connect(fork=...)` opens the same world again.
+
+        It may be opened any number of times, until it expires. Raises TransportError.
+        """
+        answer = await self._ask("fork")
+        assert isinstance(answer, Forked)
+        return answer
+
+    async def rewind(
+        self, *, chunk_index: int | None = None, seconds: float | None = None
+    ) -> Rewound:
+        """Turns the world back to a chunk, or by so many seconds of its media.
+
+        Chunks that were not taken before are dropped: the next one is of the world turned back.
+        Raises TransportError, and the world stays where it is.
+        """
+        if (chunk_index is None) == (seconds is None):
+            raise ValueError("expected either `chunk_index` or `seconds`")
+        payload = {"seconds": seconds} if chunk_index is None else {"chunk_index": chunk_index}
+        answer = await self._ask("rewind", payload)
+        assert isinstance(answer, Rewound)
+        return answer
+
+    async def reset(self, *, seed: int | None = None, prompt: str | None = None) -> Rewound:
+        """Begins the world anew, from its first frame. None keeps the seed or the prompt.
+
+        Drops chunks as `rewind` does. Raises TransportError, and the world stays where it is.
+        """
+        fields = {"seed": seed, "prompt": prompt}
+        payload = {name: value for name, value in fields.items() if value is not None}
+        answer = await self._ask("reset", payload)
+        assert isinstance(answer, Rewound)
+        return answer
+
+    async def _ask(self, kind: str, payload: Any = None) -> Answer:
+        """Sends an event and returns its answer. Raises TransportError in place of one."""
+        event_id = self._new_event_id()
+        answer = self._asks.add(event_id, kind, payload)
+        # A world that waits for an ack could not answer.
+        for received in self._inbox.chunks:
+            await self._acknowledge(received)
+        await self._send_event(kind, payload, event_id)
+        try:
+            return await answer
+        finally:
+            self._asks.remove(event_id)
+
+    # ---- receiving
+
+    async def run(self, socket: ClientConnection) -> None:
+        """Reads this socket, and others after it, until the session ends."""
+        error: Exception | None = None
+        try:
+            await self._begin(socket, self._init)
+            while (lost := await self._read_socket()) is not None:
+                session = self._resumable()
+                if session is None:
+                    raise lost
+                self._holds_controls = True
+                self._stop_going_on()
+                self._asks.note_loss()
+                grace_s = session.resume_grace_s or 0.0
+                if self._dialer.note_loss(within_s=grace_s):
+                    self._note_news(Reconnecting(str(lost), grace_s))
+                socket = await self._dialer.redial(lost)
+                init = resume_init(self._init, session, num_chunks=self._num_chunks)
+                await self._begin(socket, init)
+        except Exception as exc:
+            error = exc
+        finally:
+            self._stop_going_on()
+            self._asks.close(error or TransportError("the session has ended"))
+            self._inbox.close(error)
+
+    def _stop_going_on(self) -> None:
+        if self._going_on is not None:
+            self._going_on.cancel()
+
+    async def _begin(self, socket: ClientConnection, init: dict[str, Any]) -> None:
+        self._socket, self._leaving = socket, False
+        await self._send({"type": "init", "extensions": True} | init)
+
+    def _resumable(self) -> SessionOpened | None:
+        session = self.session
+        return session if self._reconnect and session and session.resume_token else None
+
+    async def _read_socket(self) -> ConnectionLost | None:
+        """Reads to the end of a socket. None: the session is over."""
+        assert self._socket is not None
+        reader = ChunkReader(self._socket)
+        try:
+            while (message := await reader.read()) is not None:
+                if isinstance(message, Chunk):
+                    await self._receive(message)
                 else:
-                    message = msgspec.convert(
-                        fields | {"type": "frame_batch_header"}, FrameBatchHeader
-                    )
-                    if message.frame_batch_index == 0 or extras is None:
-                        extras = msgspec.convert(fields, HeaderExtras)
-            if isinstance(message, FrameBatchHeader):
-                header = message
-                batches.append(await self._receive_frames(fields))
-                if header.is_final_frame_batch:
-                    await self._send({"type": "ack", "chunk_index": header.chunk_index})
-                continue
-            self._handle(message)
-            if isinstance(message, ChunkStats) and header is not None and extras is not None:
-                return _build_chunk(header, extras, batches, message)
-        return None
+                    self._handle(message)
+        except ConnectionLost as lost:
+            return lost
+        return ConnectionLost("the server has gone away") if self._leaving else None
 
-    async def _receive_frames(self, header: dict[str, Any]) -> Frames:
-        payload = header.get("payload") or await self._receive()
-        if payload is None:
-            raise TransportError("the server closed the socket before a payload")
-        try:
-            return await asyncio.to_thread(self._decoder.decode, header, payload)
-        except Exception as exc:  # each codec's library has errors of its own
-            raise TransportError(f"a payload cannot be decoded: {exc}") from exc
+    def _announce(self) -> None:
+        session, self._unannounced = self._unannounced, None
+        if session is not None:
+            self._inbox.put(session)
 
-    async def _receive(self) -> bytes | None:
-        """The next binary frame; None after a normal close."""
-        try:
-            return await self._socket.recv(decode=False)
-        except ConnectionClosedOK:
-            return None
-        except ConnectionClosed as exc:
-            code, reason = (exc.rcvd.code, exc.rcvd.reason) if exc.rcvd else (1006, "")
-            raise TransportError(
-                reason or f"the connection broke, code {code}", close_code=code
-            ) from exc
+    async def _receive(self, chunk: Chunk) -> None:
+        self._announce()  # no last frame has come
+        self._next_chunk = chunk.world_index + 1
+        self._num_chunks += 1
+        applied = chunk.applied
+        if not self._holds_controls:
+            self._controls.note_chunk(applied.event_ids, num_latent_frames=len(applied.actions))
+        received = Received(chunk, self._socket)
+        if self._asks.pending:
+            await self._acknowledge(received)
+        self._inbox.put(received)
 
     def _handle(self, message: ServerMessage) -> None:
         match message:
             case Error():
-                raise TransportError(
-                    message.content,
-                    code=message.code,
-                    field=message.field,
-                    retry_after_s=message.retry_after_s,
-                )
+                self._fail(message)
             case SessionOpened():
-                self.session = message
+                self._open(message)
+            case SnapshotMessage() | Forked():
+                self._asks.answer(message)
+            case Rewound():
+                self._note_turn(message)
+            case Reconnect():
+                self._leaving = True
+            case Queued() | Starting() if self.session is None:
+                self._inbox.put(message)
+            case _:
+                self._note(message)
+
+    def _note(self, message: ServerMessage) -> None:
+        match message:
+            case LastFrame():
+                self.last_frame = decode_picture(message.data)
+                self._announce()
             case ControlAck():
                 self.acked_events.append(message.event_id)
             case WarningMessage():
                 self.warnings.append(message)
-            case Paused() | Resumed() | Paced() | Ending():
+            case Queued() | Starting() | Paused() | Resumed() | Paced() | Ending() | Moved():
                 self._note_news(message)
 
+    def _fail(self, message: Error) -> None:
+        error = TransportError(
+            message.content,
+            code=message.code,
+            field=message.field,
+            retry_after_s=message.retry_after_s,
+        )
+        if message.event_id in self._asks.pending:
+            self._asks.fail(message.event_id, error)
+        elif message.code == "busy" and self._dialer.is_redialing:
+            raise ConnectionLost(message.content)  # there may be room a little later
+        else:
+            raise error
+
+    def _note_turn(self, rewound: Rewound) -> None:
+        self._inbox.drop_chunks()
+        self._next_chunk = rewound.world_chunk_index
+        if not self._holds_controls:
+            self._controls.note_turn(event_id=rewound.event_id or 0)
+        self._asks.answer(rewound)
+
+    def _open(self, session: SessionOpened) -> None:
+        is_first, self.session = self.session is None, session
+        expected, self._next_chunk = self._next_chunk, session.world_chunk_index
+        self._dialer.note_open()
+        if is_first and session.world_chunk_index == 0:
+            self._inbox.put(session)
+        elif is_first:
+            self._unannounced = session
+        else:
+            self._status = Status()
+            self._going_on = asyncio.create_task(self._go_on(expected, session))
+
+    async def _go_on(self, expected: int, session: SessionOpened) -> None:
+        """Turns a world back to the first chunk that did not arrive, and sends the controls again.
+
+        A world that cannot be turned back goes on where it is.
+        """
+        pending = dict(self._asks.pending)
+        turns_back = any(ask.kind in ("rewind", "reset") for ask in pending.values())
+        resumes_at = session.world_chunk_index
+        if resumes_at > expected and not turns_back:
+            with suppress(TransportError):
+                resumes_at = (await self.rewind(chunk_index=expected)).world_chunk_index
+        for event_id, ask in pending.items():
+            await self._send_event(ask.kind, ask.payload, event_id)
+        self._holds_controls = False
+        for kind, payload, control_id in self._controls.rest(self._new_event_id()):
+            await self._send_event(kind, payload, control_id)
+        self._note_news(Reconnected(resumes_at, num_lost_chunks=max(0, resumes_at - expected)))
+
     def _note_news(self, news: News) -> None:
-        match news:
-            case Paused(reason):
-                self.paused = reason
-            case Resumed():
-                self.paused = None
-                if self.ending is not None and self.ending.reason == "idle":
-                    self.ending = None
-            case Paced(speed_percent):
-                self.speed_percent = speed_percent
-            case Ending():
-                self.ending = news
+        self._status.note(news)
         if self._on_news is not None:
             self._on_news(news)
 
-    async def _send_event(self, kind: str, payload: Any) -> int:
-        event_id = self._next_event_id
+    # ---- sending
+
+    def _new_event_id(self) -> int:
         self._next_event_id += 1
-        await self._send({"type": "event", "kind": kind, "event_id": event_id, "payload": payload})
+        return self._next_event_id - 1
+
+    async def _acknowledge(self, received: Received) -> None:
+        socket, received.unacknowledged_on = received.unacknowledged_on, None
+        if socket is not None and socket is self._socket:
+            await self._send({"type": "ack", "chunk_index": received.chunk.index})
+
+    async def _send_control(self, kind: str, payload: Any, event_id: int) -> int:
+        if not self._holds_controls:
+            await self._send_event(kind, payload, event_id)
         return event_id
 
+    async def _send_event(self, kind: str, payload: Any, event_id: int | None) -> None:
+        event = {"type": "event", "kind": kind, "event_id": event_id, "payload": payload}
+        await self._send(event)
+
     async def _send(self, message: dict[str, Any]) -> None:
-        with suppress(ConnectionClosed):  # the next receive raises with the reason
+        assert self._socket is not None
+        with suppress(ConnectionClosed):  # the next read returns the reason
             await self._socket.send(msgpack.encode(message))
-
-
-@asynccontextmanager
-async def connect(
-    url: str = DEFAULT_URL,
-    *,
-    token: str | None = None,
-    on_news: OnNews | None = None,
-    **init: Any,
-) -> AsyncIterator[Client]:
-    """Opens a world. `init` holds fields of the wire's init; None means the default.
-
-    `token` is the bearer token, for a server that asks for one.
-    Iterate `wait()` to follow the queue, or `chunks()` at once.
-    """
-    # Deflating frames costs more time than it saves. Acks bound the queue; with a bound of its
-    # own, the socket would not read the server's answer to a close.
-    headers = {} if token is None else {"authorization": f"Bearer {token}"}
-    async with open_socket(
-        url, compression=None, max_size=None, max_queue=None, additional_headers=headers
-    ) as socket:
-        fields = {name: value for name, value in init.items() if value is not None}
-        client = Client(socket, on_news=on_news)
-        await client._send({"type": "init", "extensions": True} | fields)
-        yield client
-
-
-@contextmanager
-def _other_protocol() -> Iterator[None]:
-    """Turns what decoding raises into TransportError."""
-    try:
-        yield
-    except (msgspec.MsgspecError, KeyError) as exc:
-        raise TransportError(f"the server speaks another protocol: {exc}") from exc
-
-
-def _build_chunk(
-    header: FrameBatchHeader, extras: HeaderExtras, batches: list[Frames], stats: ChunkStats
-) -> Chunk:
-    if len({frames.shape[1:] for frames in batches}) > 1:
-        raise TransportError("the size of the frames changed within a chunk")
-    return Chunk(
-        index=header.chunk_index,
-        frames=np.concatenate(batches),
-        event_id=header.event_id,
-        applied=extras.applied_controls,
-        flushes_older=extras.cut_over,
-        dropped_frames=extras.dropped_frames,
-        content_type=header.content_type,
-        stats=stats,
-    )

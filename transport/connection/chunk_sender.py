@@ -1,6 +1,7 @@
 """Encodes a session's chunks in worker threads, and sends each batch in order once it is ready."""
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,7 +22,7 @@ from transport.codecs.payload import (
 from transport.connection.chunk_slot import GeneratedChunk
 from transport.connection.sender import MessageSender
 from transport.observer import SentChunk
-from transport.wire.messages import ChunkStats, Encoding, Format, WarningMessage, milliseconds
+from transport.wire.messages import ChunkStats, Encoding, Format, WarningMessage
 from transport.wire.protocol import ServerProtocol
 from transport.worker_limits import run_in_worker
 
@@ -92,9 +93,10 @@ class ChunkSender:
         self._dropped_frames = 0
         self._begun_s: float | None = None  # when the last chunk that was sent had begun
         self.num_chunks = self.num_frames = self.num_bytes = 0
+        self.decoding_s = 0.0  # sending waited so long for the last chunk's frames
 
-    async def send(self, chunk: GeneratedChunk, *, dropped_frames: int = 0) -> float:
-        """Sends the chunk's frames, then its stats. Returns the seconds that it waited for frames.
+    async def send(self, chunk: GeneratedChunk, *, dropped_frames: int = 0) -> None:
+        """Sends the chunk's frames, then its stats.
 
         `dropped_frames` counts those of the session so far. Raises CodecFailed if the fallback
         format fails, too.
@@ -116,7 +118,7 @@ class ChunkSender:
         message = self._describe(chunk, frames, stats, decoding_s=decoding_s)
         self._begun_s = chunk.begun_s
         await self._sender.send(self._protocol.send_stats(message))
-        return decoding_s
+        self.decoding_s = decoding_s
 
     def _report(
         self, chunk: GeneratedChunk, stats: SendStats, *, num_frames: int, decoded_s: float
@@ -189,6 +191,7 @@ class ChunkSender:
             payload.layout,
             payload.data,
             controls=chunk.controls,
+            world_index=chunk.world_index,
             dropped_frames=self._dropped_frames,
         )
         if stats.first_byte_s is None:
@@ -287,3 +290,8 @@ class ChunkSender:
             ws_payload_bytes=stats.num_bytes,
             content_type=stats.content_type,
         )
+
+
+def milliseconds(seconds: float) -> int:
+    """Whole milliseconds, rounded half up: the wire carries no floats."""
+    return max(0, math.floor(seconds * 1000 + 0.5))

@@ -11,10 +11,18 @@ from transport.observer import Client, Observer
 from transport.session_log import report_refused
 from transport.wire.closing import Close, build_close
 from transport.wire.errors import TransportError
+from transport.wire.messages import Reconnect
 
 logger = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT_S = 5.0
+DISCONNECT_TIMEOUT_S = 1.0
+# A socket that is lost has 1005 or 1006, by the server; 1005 is also a close frame without a code.
+CLOSED_BY_CLIENT = (1000, 1001)
+
+
+class HandedOver(Exception):
+    """This process goes away. The client shall resume its session on another socket."""
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
@@ -25,6 +33,19 @@ class CloseReason:
     reason: str
     error: TransportError | None = None
     client_left: bool = False
+    handed_over: bool = False  # the client shall resume on another socket
+
+    @property
+    def keeps_world(self) -> bool:
+        """The socket was lost, and nobody has ended the session: its world waits for another."""
+        if self.client_left:
+            return self.code not in CLOSED_BY_CLIENT
+        return self.handed_over or self.label == "cancelled"
+
+    @property
+    def last(self) -> TransportError | Reconnect | None:
+        """What the client receives before the close."""
+        return Reconnect(self.reason) if self.handed_over else self.error
 
     @property
     def label(self) -> str:
@@ -33,7 +54,12 @@ class CloseReason:
             return "client_left"
         if self.error is not None:
             return self.error.code
+        if self.handed_over:
+            return "handed_over"
         return "done" if self.code == 1000 else "cancelled"
+
+
+CANCELLED = CloseReason(code=1006, reason="cancelled")  # from outside: nothing can be sent
 
 
 def close_reason_for(exc: Exception) -> CloseReason:
@@ -43,11 +69,28 @@ def close_reason_for(exc: Exception) -> CloseReason:
         if isinstance(failure, WebSocketDisconnect):
             return CloseReason(code=failure.code, reason="the client left", client_left=True)
     for failure in failures:
+        if isinstance(failure, HandedOver):
+            return CloseReason(code=1012, reason=str(failure), handed_over=True)
         if isinstance(failure, TransportError):
             return CloseReason(code=failure.close_code or 1008, reason=str(failure), error=failure)
     logger.error("a session failed", exc_info=exc)
     error = TransportError("internal error")
     return CloseReason(code=1011, reason=str(error), error=error)
+
+
+async def read_close_code(socket: WebSocket) -> int:
+    """The code with which a client has closed that was gone when something was sent.
+
+    Whether it closed or was lost is in its last message. Returns 1006 without one.
+    """
+    with anyio.move_on_after(DISCONNECT_TIMEOUT_S):
+        try:
+            while (message := await socket.receive())["type"] != "websocket.disconnect":
+                pass
+            return int(message.get("code", 1005))
+        except RuntimeError:
+            pass  # that message has been read
+    return 1006
 
 
 async def close(socket: WebSocket, end: Close) -> None:
@@ -73,7 +116,7 @@ async def reject(
     session = observer.connected(client, anyio.current_time())
     report_refused(client, session, error, code=reason.code)
     await socket.accept()
-    await close(socket, build_close(reason.code, reason.reason, error=reason.error))
+    await close(socket, build_close(reason.code, reason.reason, last=reason.last))
 
 
 def _leaves(exc: Exception) -> Iterator[Exception]:

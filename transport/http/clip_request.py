@@ -28,10 +28,11 @@ MAX_JSON_QUOTES = 10_000  # more than any request has; a parser takes a second f
 
 
 class ClipRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The fields of every body type; a form may carry `image` as a file instead."""
+    """The fields of every body type; a form may carry an image or a snapshot as a file instead."""
 
     actions: str  # "w-6,wl-4,none-2"
     image: str | None = None  # base64, a data URL, or an https URL of a listed host
+    snapshot: str | None = None  # base64; in place of `image`, `seed`, `size` and the steps
     prompt: Prompt | None = None
     seed: Seed | None = None
     size: str | None = None
@@ -40,12 +41,16 @@ class ClipRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 FIELDS = ClipRequest.__struct_fields__
+FILES = ("image", "snapshot")  # fields that may be files of a form
+EXPECTED = {"image": "an image", "snapshot": "a saved world"}
+
+Uploads = dict[str, bytes]  # by field
 
 
 async def read_clip_request(
     request: Request, *, limits: ClientLimits
-) -> tuple[ClipRequest, bytes | None]:
-    """The fields, and the bytes of an uploaded file.
+) -> tuple[ClipRequest, Uploads]:
+    """The fields, and the bytes of uploaded files.
 
     Raises BadMessage, TooLarge, or ClientDisconnect for a client that leaves before the end.
     """
@@ -55,7 +60,7 @@ async def read_clip_request(
     try:
         media_type = _read_media_type(request)
         if media_type == JSON:
-            return _read_json(body), None
+            return _read_json(body), {}
         if media_type == URL_FORM:
             # curl's -d leaves text as it is, which Starlette takes for Latin-1
             body = quote_from_bytes(body, safe=ASCII).encode()
@@ -126,7 +131,7 @@ def _read_json(body: bytes) -> ClipRequest:
     return fields
 
 
-async def _read_form(request: Request, body: bytes) -> tuple[ClipRequest, bytes | None]:
+async def _read_form(request: Request, body: bytes) -> tuple[ClipRequest, Uploads]:
     async def replay() -> Message:
         return {"type": "http.request", "body": body, "more_body": False}
 
@@ -135,7 +140,7 @@ async def _read_form(request: Request, body: bytes) -> tuple[ClipRequest, bytes 
         form = await Request(request.scope, replay).form(max_part_size=len(body) + 1)
     except HTTPException as exc:  # Starlette's answer to a body that its header does not describe
         raise BadMessage(f"the body is not a form: {exc.detail}", code="malformed") from exc
-    upload = None
+    uploads: Uploads = {}
     fields: dict[str, str] = {}
     try:
         _check_known(form)
@@ -144,18 +149,20 @@ async def _read_form(request: Request, body: bytes) -> tuple[ClipRequest, bytes 
             if not isinstance(value, UploadFile):
                 _check_text(name, value, body)
                 fields[name] = value
-            elif name == "image":
-                upload = await value.read()
-                _check_upload(value, upload)
+            elif name in FILES:
+                uploads[name] = await value.read()
+                _check_upload(name, value, uploads[name])
             else:
                 raise BadMessage(f"`{name}` is a file, expected text", field=name)
     finally:
         await form.close()
-    if fields.get("image") == "":
-        raise BadMessage("`image` is empty, expected an image", field="image")
+    for name in FILES:
+        if fields.get(name) == "":
+            raise BadMessage(f"`{name}` is empty, expected {EXPECTED[name]}", field=name)
     # A form sends its empty inputs, too: they count as absent.
     fields = {name: value for name, value in fields.items() if value}
-    return msgspec.convert(fields, ClipRequest, strict=False), upload or None
+    uploads = {name: data for name, data in uploads.items() if data}
+    return msgspec.convert(fields, ClipRequest, strict=False), uploads
 
 
 def _check_end(request: Request, body: bytes) -> None:
@@ -178,11 +185,12 @@ def _check_text(name: str, text: str, body: bytes) -> None:
         raise BadMessage(f"`{name}` is in another charset, expected UTF-8", field=name)
 
 
-def _check_upload(file: UploadFile, data: bytes) -> None:
+def _check_upload(name: str, file: UploadFile, data: bytes) -> None:
     """Raises BadMessage for an empty file. A browser sends one without a name for no file."""
     if file.filename and not data:
         raise BadMessage(
-            f"`image`: the file {quote(file.filename)} is empty, expected an image", field="image"
+            f"`{name}`: the file {quote(file.filename)} is empty, expected {EXPECTED[name]}",
+            field=name,
         )
 
 

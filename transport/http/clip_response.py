@@ -8,6 +8,7 @@ Tested in `tests/transport/http/test_clip.py`.
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from functools import partial
 
 import anyio
@@ -24,12 +25,29 @@ from transport.observer import Client, NoObserver, SentChunk, SessionEnd, Sessio
 from transport.session_log import log_closed, log_opened
 from transport.wire.errors import Refused, TransportError
 from transport.wire.messages import Queued, Starting, WarningMessage
-from transport.wire.world import World, WorldSession, WorldSpec
+from transport.wire.world import SavedWorld, World, WorldSession, WorldSpec
 from transport.worker_limits import CapacityLimits, run_in_worker
 
 MEDIA_TYPE = "video/mp4"
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewWorld:
+    """A clip that begins with an image, uint8 [H, W, 3], whose size it has."""
+
+    spec: WorldSpec
+    image: Awaitable[Frame]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedStart:
+    """A clip that begins where a saved world stopped."""
+
+    spec: WorldSpec
+    saved: SavedWorld
+    prompt: str | None  # a new one, from the first chunk on
 
 
 class ClipResponse(Response):
@@ -40,8 +58,7 @@ class ClipResponse(Response):
     def __init__(
         self,
         world: World,
-        spec: WorldSpec,
-        image: Awaitable[Frame],
+        start: NewWorld | SavedStart,
         actions: Sequence[str],
         *,
         capacity: CapacityLimits,
@@ -50,9 +67,7 @@ class ClipResponse(Response):
         client: Client = Client(kind="clip"),  # noqa: B008  # frozen
         observer: SessionObserver | None = None,
     ) -> None:
-        """Awaits `image`, uint8 [H, W, 3], unless the client disconnects before.
-
-        The clip has the size of the image.
+        """Awaits a new world's image, unless the client disconnects before.
 
         `actions` holds the keys of each latent frame.
         A send that takes longer than `timeout_s` ends the response and frees the world.
@@ -61,8 +76,8 @@ class ClipResponse(Response):
         super().__init__()
         self._timeout_s = timeout_s
         self._world = world
-        self._spec = spec
-        self._image = image
+        self._start = start
+        self._spec = start.spec
         self._actions = actions
         self._capacity = capacity
         self._warnings = warnings
@@ -114,11 +129,8 @@ class ClipResponse(Response):
 
     async def _generate(self, send: Send) -> None:
         """Opens the world, sends the clip and frees the world."""
-        image = await self._image
-        height, width = image.shape[:2]
-        self._spec = replace(self._spec, width=width, height=height)
-        self._observer.asked(anyio.current_time())
-        session = await self._world.open(self._spec, image, on_wait=self._note_wait)
+        session = await self._open()
+        width, height = self._spec.width, self._spec.height
         self._session_id = session.id
         output = f"a clip of {len(self._actions)} latent frames"
         log_opened(self._client, session.id, width=width, height=height, output=output)
@@ -128,13 +140,29 @@ class ClipResponse(Response):
                 async for data in pieces:
                     if not self._begun:
                         self._begun = True
-                        warnings = [*self._warnings, *session.take_warnings()]
+                        notices = session.take_notices()
+                        news = [one for one in notices if isinstance(one, WarningMessage)]
+                        warnings = [*self._warnings, *news]
                         await self._write(send, _start(self._spec.seed, warnings))
                     await self._write(send, _body(data))
                     self._num_bytes += len(data)
             await self._write(send, {"type": "http.response.body", "body": b""})
         finally:
             session.close()
+
+    async def _open(self) -> WorldSession:
+        match self._start:
+            case SavedStart(saved=saved):
+                self._observer.asked(anyio.current_time())
+                return await self._world.open_snapshot(
+                    saved, on_wait=self._note_wait, realtime=False
+                )
+            case NewWorld(image=pending):
+                image = await pending
+                height, width = image.shape[:2]
+                self._spec = replace(self._spec, width=width, height=height)
+                self._observer.asked(anyio.current_time())
+                return await self._world.open(self._spec, image, on_wait=self._note_wait)
 
     async def _write(self, send: Send, message: Message) -> None:
         """Raises Refused for a client that does not read, and ClientDisconnect."""
@@ -154,7 +182,10 @@ class ClipResponse(Response):
         """Pieces of the MP4. The actions are padded to whole chunks, and the video is cut back."""
         info, actions = self._world.info, self._actions
         chunk_size = info.chunk_latent_frames
-        num_frames = 1 + info.chunk_frames // chunk_size * (len(actions) - 1)
+        num_frames = info.chunk_frames // chunk_size * len(actions)
+        if session.chunk_index == 0:
+            num_frames -= info.chunk_frames - info.first_chunk_frames
+        prompt = await self._encode_prompt(session)
         writer = Mp4Writer(
             width=self._spec.width, height=self._spec.height, fps=info.fps, live=True
         )
@@ -164,7 +195,7 @@ class ClipResponse(Response):
             # A deadline one chunk away: live sessions that are closer to an underrun go first.
             pending = await session.step(
                 chunk + [""] * (chunk_size - len(chunk)),
-                prompt=None,
+                prompt=None if start else prompt,
                 time_to_underrun_s=info.chunk_frames / info.fps,
             )
             denoised_s = anyio.current_time()
@@ -192,6 +223,13 @@ class ClipResponse(Response):
             self._num_frames += len(frames)
         await run_in_worker(writer.close, limiter=self._capacity.clip)
         yield writer.take()
+
+    async def _encode_prompt(self, session: WorldSession) -> str | None:
+        """The new prompt of a saved world, ready for a step."""
+        prompt = self._start.prompt if isinstance(self._start, SavedStart) else None
+        if prompt is not None and self._world.info.encodes_prompts:
+            await session.encode(prompt)
+        return prompt
 
 
 def _start(seed: int, warnings: Sequence[WarningMessage]) -> Message:

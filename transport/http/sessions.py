@@ -27,7 +27,7 @@ class SessionInfo(Struct, frozen=True, kw_only=True):
 
     id: str
     group: str
-    state: str  # opening, active, paused or suspended
+    state: str  # opening, active, paused, suspended or detached
     width: int
     height: int
     age_s: float  # since it was admitted

@@ -18,10 +18,10 @@ from transport.spec.schema import (
     narrow,
     refer,
 )
-from transport.wire import controls, errors, idle, messages, pacing, protocol, speed
+from transport.wire import controls, errors, idle, messages, pacing, protocol, speed, world_command
 from transport.wire.controls import MAX_SCRIPT_LATENT_FRAMES
 from transport.wire.errors import TransportError
-from transport.wire.event import KINDS
+from transport.wire.event import KINDS, PART_KINDS
 from transport.wire.messages import (
     MAX_PROMPT_CHARS,
     ClientMessage,
@@ -31,6 +31,7 @@ from transport.wire.messages import (
     ServerMessage,
 )
 from transport.wire.output_settings import EXTENSION_FORMATS
+from transport.wire.world_command import ResetWorld, RewindWorld
 
 # Types of fields that the Structs leave open and later checks narrow.
 KEY_MEANINGS = "w a s d walk, j l turn, i k look up and down"
@@ -49,6 +50,8 @@ Image = Annotated[
 ]
 Size = Annotated[str, Meta(pattern="^[1-9][0-9]{0,3}x[1-9][0-9]{0,3}$")]
 NewPrompt = Annotated[str, Meta(min_length=1, max_length=MAX_PROMPT_CHARS)]
+
+WITHOUT_PAYLOAD = ("key_frame", "save", "fork", "reset")
 
 # The layout of each format's header, and the codec's module where its docstring adds to that.
 FORMATS: dict[Format, tuple[type[Struct], ModuleType | None]] = {
@@ -158,12 +161,18 @@ def _payload_types() -> dict[str, Any]:
         "key_frame": Any,
         "visibility": Literal["hidden", "visible"],
     }
-    listed: Any = list[Literal[tuple(kinds)]]  # type: ignore[misc]
+    listed: Any = list[Literal[PART_KINDS]]
     listed = Annotated[listed, Meta(min_length=1, extra_json_schema={"uniqueItems": True})]
     parts = [(kind, payload | UnsetType, UNSET) for kind, payload in kinds.items()]
     about = {"__doc__": "Several kinds at once, all or none, each listed once."}
     composite = defstruct("CompositeInput", [("input_types", listed), *parts], namespace=about)
-    return kinds | {"composite_input": composite}
+    return kinds | {
+        "composite_input": composite,
+        "save": Any,
+        "fork": Any,
+        "rewind": RewindWorld,
+        "reset": ResetWorld | None,
+    }
 
 
 def _layouts() -> list[Any]:
@@ -185,15 +194,19 @@ def _struct_schemas(structs: list[Any]) -> dict[str, Schema]:
             "if": {"properties": {"input_types": {"contains": {"const": kind}}}},
             "then": {"required": [kind]},
         }
-        for kind in payloads
-        if kind not in ("key_frame", "composite_input")
+        for kind in PART_KINDS
+        if kind != "key_frame"
+    ]
+    schemas["RewindWorld"]["oneOf"] = [
+        {"required": [name], "properties": {name: {"type": "number"}}}
+        for name in RewindWorld.__struct_fields__
     ]
     schemas["Event"]["allOf"] = [
         {
             "if": {"properties": {"kind": {"const": kind}}},
             "then": {
                 "properties": {"payload": refer(f"{kind}_payload")},
-                "required": [] if kind == "key_frame" else ["payload"],
+                "required": [] if kind in WITHOUT_PAYLOAD else ["payload"],
             },
         }
         for kind in payloads
@@ -231,6 +244,7 @@ def _close_codes() -> dict[str, str]:
     codes |= {
         "1000": "Done; an error before it says that the session was ended.",
         "1008": "Refused; the error before it gives the reason.",
+        "1012": "The world is lost, after an `error`; or it goes on elsewhere, after a `reconnect`.",
     }
     return dict(sorted(codes.items()))
 
@@ -243,7 +257,10 @@ def _overview() -> str:
     }
     return "\n\n".join(
         [
-            *((page.__doc__ or "").strip() for page in (messages, controls, pacing, idle, speed)),
+            *(
+                (page.__doc__ or "").strip()
+                for page in (messages, controls, pacing, idle, speed, world_command)
+            ),
             f"A payload of {messages.SPLIT_BYTES} bytes or more follows its header in a frame of "
             "its own; a smaller one is the last field of the same map. Everything marked "
             "`x-extension` is for clients whose init has `extensions: true`.",

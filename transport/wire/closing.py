@@ -1,4 +1,4 @@
-"""The end of a connection on the wire.
+"""Errors on the wire, and the end of a connection.
 
 Tested in `tests/transport/wire/test_protocol.py`.
 """
@@ -6,7 +6,7 @@ Tested in `tests/transport/wire/test_protocol.py`.
 from msgspec import Struct
 
 from transport.wire.errors import TransportError, truncate_reason
-from transport.wire.messages import Unit, encode_message, error_message
+from transport.wire.messages import Error, Reconnect, Unit, encode_message
 
 
 class Close(Struct, frozen=True):
@@ -17,7 +17,20 @@ class Close(Struct, frozen=True):
     reason: str
 
 
-def build_close(code: int, reason: str, *, error: TransportError | None = None) -> Close:
-    """The error, if there is one, and a close frame with a reason that fits into it."""
-    unit: Unit = [encode_message(error_message(error))] if error is not None else []
+def build_close(code: int, reason: str, *, last: TransportError | Reconnect | None = None) -> Close:
+    """The last message, if there is one, and a close frame with a reason that fits into it."""
+    if isinstance(last, TransportError):
+        last = error_message(last)
+    unit: Unit = [] if last is None else [encode_message(last)]
     return Close(unit, code, truncate_reason(reason))
+
+
+def error_message(error: TransportError, *, event_id: int | None = None) -> Error:
+    """The message of an error. `event_id` is that of the event that it answers."""
+    return Error(
+        content=str(error),
+        code=error.code,
+        field=error.field,
+        event_id=event_id,
+        retry_after_s=error.retry_after_s,
+    )

@@ -31,11 +31,16 @@ class ChunkControls:
     event_id: int | None = None  # the newest event that is still in effect
     has_new_keys: bool = False  # keys or a script arrived for this chunk
     event_s: float | None = None  # when the oldest of them arrived; None: unknown
+    is_new_course: bool = False  # the world was turned back or reset before this chunk
 
 
 @dataclass(slots=True, kw_only=True)
 class Controls:
-    """The controls of one session. Events change them, and every chunk takes its share."""
+    """The controls of one session. Events change them, and every chunk takes its share.
+
+    A world that is turned back or reset takes another course. Scripts and prompts that came before
+    the event that asked for it belong to the old one.
+    """
 
     _script: deque[str] = field(default_factory=deque)
     _held: str = ""
@@ -45,10 +50,15 @@ class Controls:
     _in_effect: tuple[Part, int] | None = None  # the newest event that is still in effect
     _has_new_keys: bool = False
     _event_s: float | None = None  # when the oldest of the new keys arrived
+    _course: int = 0  # that of events from now on
+    _first_course: int = 0  # earlier ones are over
+    _courses: dict[Part, int] = field(default_factory=dict)  # of the newest event of each part
+    _is_new_course: bool = False  # since the last chunk
 
     def play_script(self, actions: Iterable[str], *, event_id: EventId = None) -> None:
         """Replaces the rest of an older script, and releases every key."""
         self._note("script", event_id, replaces=("script", "held"))
+        self._courses["script"] = self._course
         self._has_new_keys = True
         self._script = deque(actions)
         self._held = ""
@@ -64,10 +74,42 @@ class Controls:
             oldest = self._transitions.popleft()
             self._transitions[0] = _merge([oldest, self._transitions[0]])
 
-    def set_prompt(self, prompt: str, *, event_id: EventId = None) -> None:
-        """Sets the prompt of the next chunk; the newest one wins."""
+    def set_prompt(
+        self, prompt: str, *, event_id: EventId = None, course: int | None = None
+    ) -> None:
+        """Sets the prompt of the next chunk; the newest one wins.
+
+        `course` is that of a prompt that arrived earlier. One whose course is over has no effect.
+        """
+        course = self._course if course is None else course
+        if course < self._first_course:
+            return
         self._note("prompt", event_id, replaces=("prompt",))
+        self._courses["prompt"] = course
         self._prompt = prompt
+
+    @property
+    def course(self) -> int:
+        """The number of the course to which events from now on belong."""
+        return self._course
+
+    def ask_course(self) -> int:
+        """Events from now on belong to a new course of the world. Returns its number."""
+        self._course += 1
+        return self._course
+
+    def begin_course(self, course: int) -> None:
+        """Forgets scripts and prompts of earlier courses. Keys that are held stay held."""
+        self._first_course, self._is_new_course = course, True
+        parts: tuple[Part, ...] = ("script", "prompt")
+        old = [part for part in parts if self._courses.get(part, 0) < course]
+        if "script" in old:
+            self._script.clear()
+        if "prompt" in old:
+            self._prompt = None
+        self._arrived = [event for event in self._arrived if event[0] not in old]
+        if self._in_effect and self._in_effect[0] in old:
+            self._in_effect = None
 
     @property
     def is_busy(self) -> bool:
@@ -90,6 +132,7 @@ class Controls:
         self._arrived.clear()
         has_new_keys, self._has_new_keys = self._has_new_keys, False
         event_s, self._event_s = self._event_s, None
+        is_new_course, self._is_new_course = self._is_new_course, False
         return ChunkControls(
             actions=actions,
             event_ids=event_ids,
@@ -97,6 +140,7 @@ class Controls:
             event_id=self._in_effect[1] if self._in_effect else None,
             has_new_keys=has_new_keys,
             event_s=event_s,
+            is_new_course=is_new_course,
         )
 
     def _note(self, part: Part, event_id: EventId, *, replaces: tuple[Part, ...]) -> None:

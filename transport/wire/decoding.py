@@ -7,10 +7,11 @@ from typing import TypeVar, get_args
 
 from msgspec import DecodeError, Raw, Struct, ValidationError, msgpack
 
-from transport.wire.errors import BadMessage, quote
+from transport.wire.errors import BadMessage, quote, unknown_name
 from transport.wire.messages import Chroma, ClientMessage, DeliveryMode, EventId
 
 T = TypeVar("T")
+S = TypeVar("S", bound=Struct)
 
 # Not strict: clients send integers as whole floats, as JavaScript encoders do, or as digits.
 _decoder: msgpack.Decoder[ClientMessage] = msgpack.Decoder(ClientMessage, strict=False)
@@ -55,6 +56,18 @@ def decode_field(raw: Raw, kind: type[T], *, field: str) -> T:
         raise explain(str(exc), root=field) from exc
     except (DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise BadMessage(f"`{field}` is not MessagePack: {exc}", field=field) from exc
+
+
+def decode_known(raw: Raw, kind: type[S], *, field: str) -> S:
+    """Decodes a map of which every field has an effect: an unknown one is an error.
+
+    Raises BadMessage with the path below `field`.
+    """
+    known = kind.__struct_fields__
+    for name in decode_field(raw, dict[str, Raw], field=field):
+        if name not in known:
+            raise unknown_name(name, known, parent=field)
+    return decode_field(raw, kind, field=field)
 
 
 def is_absent(raw: Raw) -> bool:

@@ -22,6 +22,7 @@ ErrorCode = Literal[
     "forbidden",
     "session_ended",
     "session_gone",
+    "taken_over",
     "world_lost",
     "internal",
 ]
@@ -95,6 +96,13 @@ class SessionEnded(TransportError):
     """The session was paused, or open, for as long as it may be. It was announced."""
 
     code = "session_ended"
+    close_code = 1000
+
+
+class TakenOver(TransportError):
+    """Another socket goes on with this session. No client should connect again by itself."""
+
+    code = "taken_over"
     close_code = 1000
 
 

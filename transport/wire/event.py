@@ -12,9 +12,12 @@ from transport.wire.decoding import decode_field
 from transport.wire.errors import BadMessage, OutOfOrder, quote
 from transport.wire.messages import MAX_PROMPT_CHARS, Encoding, Event, HeldKeys, WarningMessage
 from transport.wire.output_settings import merge_encoding, read_output_change
+from transport.wire.world_command import WORLD_KINDS, WorldEvent, read_world_event
 
 MAX_NAMED_KEYS, MAX_KEY_CHARS = 6, 16  # a warning quotes so many unknown keys, cut to this length
-KINDS = ("camera_actions", "prompt", "output", "key_frame", "visibility", "composite_input")
+PART_KINDS = ("camera_actions", "prompt", "output", "key_frame", "visibility")  # of a composite
+PLAIN_KINDS = (*PART_KINDS, "composite_input")
+KINDS = (*PLAIN_KINDS, *WORLD_KINDS)
 
 
 class SetPrompt(Struct, frozen=True):
@@ -28,6 +31,7 @@ class NewPrompt(Struct, frozen=True):
 
     prompt: str
     event_id: int | None
+    course: int = 0  # see `Controls`
 
 
 class PlayScript(Struct, frozen=True):
@@ -59,12 +63,13 @@ class SetVisibility(Struct, frozen=True):
 
 
 ControlEvent = SetPrompt | PlayScript | HoldKeys | ChangeOutput | RequestKeyFrame | SetVisibility
+EventPart = ControlEvent | WorldEvent
 
 
 def read_event(
     event: Event, encoding: Encoding, *, extensions: bool, warnings: list[WarningMessage]
-) -> list[ControlEvent]:
-    """The control events in a message, ready to be applied. Raises BadMessage for a bad part.
+) -> list[EventPart]:
+    """The events in a message, ready to be applied. Raises BadMessage for a bad part.
 
     Raises OutOfOrder for a part that needs extensions.
     `encoding` is the present one. `extensions` is true if the client asked for them. `warnings`
@@ -134,7 +139,8 @@ def _read_part(
     encoding: Encoding,
     extensions: bool,
     warnings: list[WarningMessage],
-) -> ControlEvent:
+) -> EventPart:
+    is_whole = kind_field == "kind"  # not a part of a composite
     match kind:
         case "camera_actions":
             return read_camera_actions(payload, field=field, warnings=warnings)
@@ -148,16 +154,24 @@ def _read_part(
         case "key_frame":
             return RequestKeyFrame()
         case "visibility" if not extensions:
-            raise OutOfOrder("`visibility` without `extensions` in init", field=kind_field)
+            raise _needs_extensions(kind, field=kind_field)
         case "visibility":
             return _read_visibility(payload, field=field)
+        case _ if kind in WORLD_KINDS and is_whole:
+            if not extensions:
+                raise _needs_extensions(kind, field=kind_field)
+            return read_world_event(kind, payload, field=field)
         case _:
-            known = KINDS if kind_field == "kind" else KINDS[:-1]  # no composite in a composite
+            known = (KINDS if extensions else PLAIN_KINDS) if is_whole else PART_KINDS
             raise BadMessage(
                 f"`{kind_field}`: unknown kind {quote(kind)}, expected one of {', '.join(known)}",
                 code="unknown_kind",
                 field=kind_field,
             )
+
+
+def _needs_extensions(kind: str, *, field: str) -> OutOfOrder:
+    return OutOfOrder(f"`{kind}` without `extensions` in init", field=field)
 
 
 def _read_prompt(payload: Raw, *, field: str) -> SetPrompt:

@@ -4,6 +4,7 @@ import re
 from random import SystemRandom
 
 from msgspec import Raw, Struct
+from msgspec.structs import replace
 
 from transport.wire.controls import MAX_SCRIPT_LATENT_FRAMES
 from transport.wire.decoding import decode_field, is_absent
@@ -20,7 +21,7 @@ from transport.wire.messages import (
 )
 from transport.wire.output_settings import read_format
 from transport.wire.pacing import MAX_UNACKNOWLEDGED_CHUNKS
-from transport.wire.world import Size, WorldInfo, WorldSpec
+from transport.wire.world import SavedWorld, Size, WorldInfo, WorldSpec
 
 DEFAULT_SEED = 42
 MAX_RANDOM_SEED = 2**31  # short enough to be read out, and exact in every client's language
@@ -29,12 +30,47 @@ MAX_SIDE = 8192
 _SIZE = re.compile(r"([1-9][0-9]{0,3})x([1-9][0-9]{0,3})")
 
 
+class FromSnapshot(Struct, frozen=True):
+    """A world goes on that a client has kept."""
+
+    data: bytes
+
+
+class FromFork(Struct, frozen=True):
+    """A world goes on that this server has kept for a token."""
+
+    token: str
+
+
+class FromSession(Struct, frozen=True):
+    """A session goes on whose socket was lost."""
+
+    token: str
+
+
+Source = FromSnapshot | FromFork | FromSession
+_SOURCES: dict[str, type[Source]] = {
+    "snapshot": FromSnapshot,
+    "fork": FromFork,
+    "resume": FromSession,
+}
+# What a world that goes on has already.
+_FIXED_FIELDS = (
+    "seed",
+    "num_inference_steps",
+    "realtime_causal_kv_cache_num_frames",
+    "realtime_causal_sink_size",
+)
+
+
 class SessionRequest(Struct, frozen=True, kw_only=True):
     """A valid init: the world to open, and how its chunks are generated and sent."""
 
-    world: WorldSpec  # has the first of `sizes` until the first frame is read
+    world: WorldSpec  # of a new world the first of `sizes`, until the first frame is read
     sizes: tuple[Size, ...]  # the first frame chooses; one, where the client named a size
     first_frame: bytes | str | None  # an encoded image; None: the first opening's
+    source: Source | None = None  # of a world that goes on; None: a new world
+    size: str | None = None  # as the client named it
     encoding: Encoding
     fps: int
     paced: bool  # by the media clock
@@ -51,26 +87,30 @@ def read_init(init: Init, info: WorldInfo, *, max_script_bytes: int) -> SessionR
 
     `max_script_bytes` bounds the script, which travels in a message that may be larger.
     """
+    extensions = bool(init.extensions)
+    source = _read_source(init, extensions=extensions)
     window, sink = _read_window(init, info)
-    first_frame = _read_first_frame(init.first_frame, info)
+    first_frame = _read_first_frame(init.first_frame, info) if source is None else None
     sizes = read_sizes(init.size, info)
     width, height = sizes[0]
-    warnings = warn_of_size(init.size, served=f"{width}x{height}")
-    extensions = bool(init.extensions)
+    warnings = [] if source else warn_of_size(init.size, served=f"{width}x{height}")
     warnings += _read_unsupported(init, extensions=extensions)
     latest = extensions and init.realtime_delivery == "latest"
     return SessionRequest(
         world=WorldSpec(
-            prompt=read_prompt(init.prompt, info, has_image=first_frame is not None),
+            prompt=read_prompt(init.prompt, info, has_image=bool(first_frame or source)),
             seed=read_seed(init.seed),
             width=width,
             height=height,
             num_steps=read_steps(init.num_inference_steps, info),
             window=window,
             sink=sink,
+            resumable=extensions and info.resume_grace_s > 0,
         ),
         sizes=sizes,
         first_frame=first_frame,
+        source=source,
+        size=init.size,
         encoding=_read_encoding(init, extensions=extensions),
         fps=init.fps or info.fps,
         # In `latest` mode frames that nobody will see are not generated ahead of time.
@@ -84,10 +124,32 @@ def read_init(init: Init, info: WorldInfo, *, max_script_bytes: int) -> SessionR
     )
 
 
+def continue_saved(request: SessionRequest, saved: SavedWorld) -> SessionRequest:
+    """The request for a world that goes on. Its size is that of the world, with a warning."""
+    world = WorldSpec(
+        prompt=saved.prompt,
+        seed=saved.seed,
+        width=saved.width,
+        height=saved.height,
+        num_steps=saved.num_steps,
+        window=saved.window,
+        sink=saved.sink,
+        resumable=request.world.resumable,
+    )
+    warnings = warn_of_size(request.size, served=f"{saved.width}x{saved.height}")
+    return replace(request, world=world, warnings=(*request.warnings, *warnings))
+
+
 def describe_session(
-    request: SessionRequest, info: WorldInfo, limits: ClientLimits, *, session_id: str
+    request: SessionRequest,
+    info: WorldInfo,
+    limits: ClientLimits,
+    *,
+    session_id: str,
+    chunk_index: int = 0,
+    resume_token: str | None = None,
 ) -> SessionOpened:
-    """The answer to an init whose world is open."""
+    """The answer to an init whose world is open. `chunk_index` is that of its next chunk."""
     return SessionOpened(
         session_id=session_id,
         width=request.world.width,
@@ -104,6 +166,9 @@ def describe_session(
             max_unacknowledged_chunks=MAX_UNACKNOWLEDGED_CHUNKS,
         ),
         seed=request.world.seed,
+        world_chunk_index=chunk_index,
+        resume_token=resume_token,
+        resume_grace_s=None if resume_token is None else info.resume_grace_s,
     )
 
 
@@ -152,6 +217,23 @@ def read_steps(num_steps: int | None, info: WorldInfo) -> int | None:
         field = "num_inference_steps"
         raise BadMessage(f"`{field}`: {num_steps}, expected 1 to {info.max_steps}", field=field)
     return num_steps
+
+
+def _read_source(init: Init, *, extensions: bool) -> Source | None:
+    """Where a world that goes on comes from. Raises BadMessage for what it does not take."""
+    given = [name for name in _SOURCES if getattr(init, name) is not None]
+    if not given:
+        return None
+    source = given[0]
+    if not extensions:
+        raise BadMessage(f"`{source}` needs `extensions`", field=source)
+    others = given[1:] + [name for name in _FIXED_FIELDS if getattr(init, name) is not None]
+    if not is_absent(init.first_frame):
+        others.append("first_frame")
+    if others:
+        text = f"`{others[0]}`: expected none beside `{source}`, whose world goes on as it is"
+        raise BadMessage(text, field=others[0])
+    return _SOURCES[source](getattr(init, source))
 
 
 def _read_unsupported(init: Init, *, extensions: bool) -> list[WarningMessage]:

@@ -6,12 +6,11 @@ digits in a string. The tags, the fields and their order are those of SGLang-Dif
 endpoint. Extensions are sent only to clients that asked for them in `init`.
 """
 
-import math
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Raw, Struct, msgpack, to_builtins
 
-from transport.wire.errors import ErrorCode, TransportError
+from transport.wire.errors import ErrorCode
 
 Format = Literal["raw", "jpeg", "webp", "h264", "delta-zstd"]
 Chroma = Literal["420", "444"]  # JPEG samples colour at a quarter of the pixels, or at all
@@ -34,6 +33,7 @@ Prompt = Annotated[str, Meta(max_length=MAX_PROMPT_CHARS)]
 Positive = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]  # a negative one: a random one
 EventId = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Token = Annotated[str, Meta(min_length=1, max_length=256)]
 Fps = Annotated[int, Meta(ge=1, le=60)]
 Quality = Annotated[int, Meta(ge=0, le=100)]
 MaxWidth = Annotated[int, Meta(ge=0)]
@@ -74,10 +74,8 @@ class Init(Struct, tag="init", frozen=True, kw_only=True):
     realtime_cut_over: bool | None = None
     # With extensions, each in place of `first_frame`; at most one of the three is given.
     snapshot: bytes | None = None  # of a saved world, which goes on where it was
-    fork: str | None = (
-        None  # a token of `forked`: its world goes on where it was, any number of times
-    )
-    resume: str | None = None  # the `resume_token` of a session whose socket was lost
+    fork: Token | None = None  # of `forked`: its world goes on where it was, any number of times
+    resume: Token | None = None  # the `resume_token` of a session whose socket was lost
 
 
 class Event(Struct, tag="event", frozen=True):
@@ -179,9 +177,9 @@ class HeaderExtras(Struct, frozen=True, omit_defaults=True):
     """Extension: more fields of a header."""
 
     applied_controls: "AppliedControls"
+    world_chunk_index: int  # of the chunk in its world, which a rewind turns back
     cut_over: bool = False  # on a chunk's first batch: older frames need not be shown any more
     dropped_frames: int = 0  # stale frames that this session has dropped so far
-    world_chunk_index: int = 0  # of the chunk in its world, which rewinding turns back
 
 
 class AppliedControls(Struct, frozen=True):
@@ -318,6 +316,7 @@ class Moved(Struct, tag="moved", frozen=True):
     """Extension: the world has gone on in another replica group."""
 
     world_chunk_index: int  # of the next chunk
+    resume_token: str | None = None  # in place of the one before, which opens nothing any more
 
 
 class LastFrame(Struct, tag="last_frame", frozen=True, kw_only=True):
@@ -396,18 +395,3 @@ def encode_batch(
     if len(payload) >= SPLIT_BYTES:
         return [_encoder.encode(fields), payload]
     return [_encoder.encode(fields | {"type": "frame_batch", "payload": payload})]
-
-
-def error_message(error: TransportError, *, event_id: int | None = None) -> Error:
-    return Error(
-        content=str(error),
-        code=error.code,
-        field=error.field,
-        event_id=event_id,
-        retry_after_s=error.retry_after_s,
-    )
-
-
-def milliseconds(seconds: float) -> int:
-    """Whole milliseconds, rounded half up: the wire carries no floats."""
-    return max(0, math.floor(seconds * 1000 + 0.5))

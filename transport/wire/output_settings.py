@@ -5,8 +5,8 @@ from typing import get_args
 
 from msgspec import Raw
 
-from transport.wire.decoding import decode_field
-from transport.wire.errors import BadMessage, quote, unknown_name
+from transport.wire.decoding import decode_known
+from transport.wire.errors import BadMessage, quote
 from transport.wire.messages import Encoding, Format, OutputChange
 
 FORMAT_FIELD = "realtime_output_format"
@@ -38,11 +38,7 @@ def read_output_change(raw: Raw, *, field: str) -> OutputChange:
 
     Unlike elsewhere, an unknown field is an error, because it would have no effect.
     """
-    known = OutputChange.__struct_fields__
-    for name in decode_field(raw, dict[str, Raw], field=field):
-        if name not in known:
-            raise unknown_name(name, known, parent=field)
-    return decode_field(raw, OutputChange, field=field)
+    return decode_known(raw, OutputChange, field=field)
 
 
 def merge_encoding(

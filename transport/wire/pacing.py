@@ -66,6 +66,11 @@ class Pacer:
         """Notes the end of a pause. The client had nothing left to show, which was no stall."""
         self._is_resuming = True
 
+    def restart(self) -> None:
+        """The world was turned back or reset. The client shows nothing of its old course."""
+        self._playout_ends_s = -math.inf
+        self._is_resuming = True
+
     def acknowledge(self, chunk_index: int) -> None:
         """Notes the arrival of all chunks up to this one. Raises BadMessage for a future chunk."""
         if chunk_index >= self._num_generated:

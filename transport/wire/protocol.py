@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from transport.wire.closing import Close, build_close
+from transport.wire.apply_event import apply_event, note_presence
+from transport.wire.closing import Close, build_close, error_message
 from transport.wire.controls import ChunkControls, Controls
 from transport.wire.decoding import decode_message, read_event_id
 from transport.wire.error_budget import ErrorBudget
@@ -23,19 +24,10 @@ from transport.wire.errors import (
     TooLarge,
     TransportError,
 )
-from transport.wire.event import (
-    ChangeOutput,
-    ControlEvent,
-    HoldKeys,
-    NewPrompt,
-    PlayScript,
-    RequestKeyFrame,
-    SetPrompt,
-    SetVisibility,
-    read_event,
-)
-from transport.wire.idle import Change, IdleClock
-from transport.wire.init import SessionRequest, describe_session, read_init
+from transport.wire.event import EventPart, NewPrompt, SetPrompt, read_event
+from transport.wire.held_messages import HeldMessages
+from transport.wire.idle import IdleClock
+from transport.wire.init import SessionRequest, continue_saved, describe_session, read_init
 from transport.wire.limits import ClientLimits
 from transport.wire.messages import (
     Ack,
@@ -49,23 +41,20 @@ from transport.wire.messages import (
     HeaderExtras,
     Init,
     Layout,
-    Paced,
-    Queued,
-    Starting,
+    Reconnect,
     Unit,
     WarningMessage,
     encode_batch,
     encode_message,
-    error_message,
 )
+from transport.wire.notice import Notice
 from transport.wire.output_settings import OutputSettings
 from transport.wire.pacing import Pacer
 from transport.wire.speed import SpeedMeter
+from transport.wire.world_command import CommandQueue
 
 if TYPE_CHECKING:
-    from transport.wire.world import WorldInfo
-
-MAX_HELD_MESSAGES = 512  # from a second init on, while the world of the first is being opened
+    from transport.wire.world import SavedWorld, WorldInfo
 
 
 class State(Enum):
@@ -75,7 +64,6 @@ class State(Enum):
 
 Receipt = list[ControlAck | WarningMessage]  # the answer to a valid event
 Effect = SessionRequest | Ack | Receipt | Error
-Notice = Queued | Starting | WarningMessage | Paced | Change
 
 
 class ServerProtocol:
@@ -90,6 +78,7 @@ class ServerProtocol:
         self.controls = Controls()
         self.output = OutputSettings()
         self.idle = IdleClock(limits)
+        self.commands = CommandQueue()
         self.request: SessionRequest | None = None  # the accepted one, without its image
         self._info = info
         self._limits = limits
@@ -97,7 +86,7 @@ class ServerProtocol:
         self._speed = SpeedMeter(fps=info.fps)
         self._session_id: str | None = None
         self._error_budget = ErrorBudget(max_per_minute=limits.max_errors)
-        self._held: list[bytes | str] = []  # messages behind a second init
+        self._held = HeldMessages(max_bytes=limits.max_init_bytes)
         self._new_prompt: NewPrompt | None = None
         self._payload_pending = False  # a header was started, and its payload is not written
 
@@ -110,7 +99,8 @@ class ServerProtocol:
         """
         try:
             if self._held:
-                return self._hold(data)
+                self._held.add(data)
+                return []
             if isinstance(data, str):
                 raise BadMessage(
                     "a text frame, expected MessagePack in a binary frame", code="text_frame"
@@ -119,7 +109,8 @@ class ServerProtocol:
                 raise _too_large(len(data), self._limits.max_init_bytes)
             message = decode_message(data)
             if isinstance(message, Init) and self._is_opening:
-                return self._hold(data)
+                self._held.add(data)
+                return []
             effect = self._handle(message, now_s, num_bytes=len(data))
             self.controls.note_arrival(now_s)
             return effect
@@ -134,6 +125,12 @@ class ServerProtocol:
         self.request = replace(self.request, world=world)
         return self.request
 
+    def accept_saved(self, saved: "SavedWorld") -> SessionRequest:
+        """Returns the accepted request, without its snapshot, for this world."""
+        assert self.request is not None
+        self.request = continue_saved(self.request, saved)
+        return self.request
+
     def reject(self, error: TransportError, now_s: float) -> list[Effect]:
         """Returns the reply to an init that failed later, and the effects of held messages.
 
@@ -142,24 +139,13 @@ class ServerProtocol:
         self.state = State.IDLE
         self.request = None
         self.controls = Controls()
+        self.commands = CommandQueue()
         self._new_prompt = None
         return [self._answer(error, now_s), *self.release(now_s)]
 
     def release(self, now_s: float) -> list[Effect]:
         """Handles the messages that were held until the first init failed or had its session."""
-        held, self._held = self._held, []
-        return [self.receive(data, now_s) for data in held]
-
-    def _hold(self, data: bytes | str) -> Receipt:
-        num_bytes = len(data) + sum(map(len, self._held))
-        if len(self._held) >= MAX_HELD_MESSAGES or num_bytes > self._limits.max_init_bytes:
-            raise OutOfOrder(
-                f"too many messages behind a second init, expected at most {MAX_HELD_MESSAGES} "
-                f"and {self._limits.max_init_bytes} bytes",
-                code="queue_full",
-            )
-        self._held.append(data)
-        return []
+        return [self.receive(data, now_s) for data in self._held.take()]
 
     def _answer(self, error: TransportError, now_s: float, *, event_id: int | None = None) -> Error:
         if not self._error_budget.spend(now_s):
@@ -176,7 +162,7 @@ class ServerProtocol:
             raise _too_large(num_bytes, self._limits.max_event_bytes)
         match self.state, message:
             case State.IDLE, Init():
-                return self._accept(message)
+                return self._accept(message, now_s)
             case State.RUNNING, Event():
                 return self._apply_event(message, now_s)
             case State.RUNNING, Ack() if self._extensions:
@@ -189,10 +175,10 @@ class ServerProtocol:
             case _:
                 raise OutOfOrder(f"{type(message).__name__.lower()} before init")
 
-    def _accept(self, init: Init) -> SessionRequest:
+    def _accept(self, init: Init, now_s: float) -> SessionRequest:
         request = read_init(init, self._info, max_script_bytes=self._limits.max_event_bytes)
         self.state = State.RUNNING
-        self.request = replace(request, first_frame=None)
+        self.request = replace(request, first_frame=None, source=None)
         self.output = OutputSettings(request.encoding)
         self._pacer = Pacer(
             fps=request.fps,
@@ -203,6 +189,8 @@ class ServerProtocol:
         self._speed = SpeedMeter(fps=request.fps)
         if request.script:
             self.controls.play_script(request.script)
+        if request.source and init.prompt:  # the world has a prompt, and this one is its next
+            self._apply(SetPrompt(init.prompt), now_s, event_id=None)
         return request
 
     def _apply_event(self, event: Event, now_s: float) -> Receipt:
@@ -218,27 +206,18 @@ class ServerProtocol:
         acks = [] if event.event_id is None else [ControlAck(event.event_id)]
         return [*acks, *warnings]
 
-    def _apply(self, event: ControlEvent, now_s: float, *, event_id: int | None) -> None:
-        match event:
-            case SetVisibility(hidden):
-                self.idle.note_visibility(now_s, hidden=hidden)
-            case SetPrompt() | PlayScript():
-                self.idle.note_event(now_s)
-            case HoldKeys(states):
-                self.idle.note_event(now_s, wakes=states[-1:] not in ([], [""]))
-        match event:
-            case SetPrompt(prompt) if self._info.encodes_prompts:
-                self._new_prompt = NewPrompt(prompt, event_id)
-            case SetPrompt(prompt):
-                self.controls.set_prompt(prompt, event_id=event_id)
-            case PlayScript(actions):
-                self.controls.play_script(actions, event_id=event_id)
-            case HoldKeys(states):
-                self.controls.hold(states, event_id=event_id)
-            case ChangeOutput(encoding):
-                self.output.encoding = encoding
-            case RequestKeyFrame():
-                self.output.key_frame_wanted = True
+    def _apply(self, event: EventPart, now_s: float, *, event_id: int | None) -> None:
+        if isinstance(event, SetPrompt) and self._info.encodes_prompts:
+            self._new_prompt = NewPrompt(event.prompt, event_id, self.controls.course)
+        else:
+            apply_event(
+                event,
+                event_id=event_id,
+                controls=self.controls,
+                output=self.output,
+                commands=self.commands,
+            )
+        note_presence(event, now_s, idle=self.idle)
 
     # ---- prompts that must be encoded before they take effect
 
@@ -253,30 +232,54 @@ class ServerProtocol:
 
     def apply_prompt(self, new: NewPrompt) -> None:
         """Notes that a prompt is encoded. It takes effect, and its event with it, from now on."""
-        self.controls.set_prompt(new.prompt, event_id=new.event_id)
+        self.controls.set_prompt(new.prompt, event_id=new.event_id, course=new.course)
+
+    def begin_course(self, course: int) -> None:
+        """The world was turned back or reset: its next chunk does not follow the last one."""
+        self.controls.begin_course(course)
+        if self._new_prompt and self._new_prompt.course < course:
+            self._new_prompt = None
+        self._pacer.restart()
+        self.output.key_frame_wanted = True
 
     # ---- to the client
 
     def send_reply(self, reply: Error | ControlAck | WarningMessage) -> Unit:
         return [encode_message(reply)]
 
+    def send_refusal(self, error: TransportError, *, event_id: int | None) -> Unit:
+        """The answer to a command that the world refuses. The world stays as it was."""
+        return [encode_message(error_message(error, event_id=event_id))]
+
     def send_prompt_refusal(self, new: NewPrompt, error: TransportError) -> Unit:
         """The answer to an event whose prompt could not be encoded. The old prompt stays."""
         refused = Refused(f"the prompt stays as it was: {error}", field="prompt")
-        return [encode_message(error_message(refused, event_id=new.event_id))]
+        return self.send_refusal(refused, event_id=new.event_id)
 
     def send_notice(self, notice: Notice) -> Unit:
         """A message for a client with extensions."""
         return [encode_message(notice)] if self._extensions else []
 
-    def send_session(self, session_id: str) -> Unit:
-        """Opens the session, which a client with extensions learns before any chunk."""
+    def send_session(
+        self, session_id: str, *, chunk_index: int = 0, resume_token: str | None = None
+    ) -> Unit:
+        """Opens the session, which a client with extensions learns before any chunk.
+
+        `chunk_index` is that of the next chunk in its world.
+        """
         request = self.request
         assert request is not None
         self._session_id = session_id
         if not request.extensions:
             return []
-        message = describe_session(request, self._info, self._limits, session_id=session_id)
+        message = describe_session(
+            request,
+            self._info,
+            self._limits,
+            session_id=session_id,
+            chunk_index=chunk_index,
+            resume_token=resume_token,
+        )
         return [encode_message(message)]
 
     def send_batch(
@@ -286,11 +289,13 @@ class ServerProtocol:
         payload: bytes | memoryview,
         *,
         controls: ChunkControls,
+        world_index: int = 0,
         dropped_frames: int = 0,
     ) -> Unit:
         """A batch as one unit. With its first batch a chunk counts as sent.
 
-        `controls` are those of the chunk; `dropped_frames` counts the session's so far.
+        `controls` are those of the chunk, and `world_index` is its index in the world;
+        `dropped_frames` counts the session's so far.
         """
         assert self._session_id is not None, "a chunk before `send_session`"
         is_first = header.frame_batch_index == 0
@@ -300,6 +305,7 @@ class ServerProtocol:
         if self._extensions:
             extras = HeaderExtras(
                 AppliedControls([list(action) for action in controls.actions], controls.event_ids),
+                world_index,
                 cut_over=is_first and self._flushes_older(controls),
                 dropped_frames=dropped_frames,
             )
@@ -312,10 +318,12 @@ class ServerProtocol:
         """Must be called before a unit is written, with 0, and after each of its parts."""
         self._payload_pending = len(unit) > 1 and num_written < len(unit)
 
-    def send_close(self, code: int, reason: str, *, error: TransportError | None = None) -> Close:
+    def send_close(
+        self, code: int, reason: str, *, last: TransportError | Reconnect | None = None
+    ) -> Close:
         """The end of the connection; see `build_close`."""
-        # A client would read an error in the place of a payload as that payload.
-        return build_close(code, reason, error=None if self._payload_pending else error)
+        # A client would read a message in the place of a payload as that payload.
+        return build_close(code, reason, last=None if self._payload_pending else last)
 
     # ---- the media clock
 
@@ -333,6 +341,7 @@ class ServerProtocol:
         decoding_s: float = 0.0,
     ) -> Unit:
         """Advances the media clock by a chunk; see `Pacer.generated`. Returns news of the speed."""
+        self.commands.note_chunk()
         self.idle.note_chunk(now_s, busy=self.controls.is_busy or any(controls.actions))
         self._pacer.generated(
             now_s,
@@ -378,7 +387,7 @@ class ServerProtocol:
 
     def _flushes_older(self, controls: ChunkControls) -> bool:
         assert self.request is not None
-        return self.request.flushes_older and controls.has_new_keys
+        return self.request.flushes_older and (controls.has_new_keys or controls.is_new_course)
 
 
 def _too_large(num_bytes: int, limit: int) -> TooLarge:

@@ -66,6 +66,7 @@ class WorldInfo(Struct, frozen=True, kw_only=True):
     max_steps: int
     openings: tuple[Opening, ...]  # the first is used if `init` has no first_frame
     encodes_prompts: bool = False  # a new prompt needs `WorldSession.encode` before its step
+    resume_grace_s: float = 0.0  # a world waits so long for another socket; 0: it does not
 
     def nearest_size(self, width: int, height: int) -> Size:
         """The served (width, height) closest in area and in aspect."""
@@ -176,7 +177,7 @@ class WorldSession(Protocol):
         ...
 
     async def fork(self) -> tuple[str, int]:
-        """Returns a token for `World.open_fork`, and the seconds for which it is kept."""
+        """Returns a token for `World.read_fork`, and the seconds for which it is kept."""
         ...
 
     async def rewind(self, chunk_index: int) -> None:
@@ -186,8 +187,11 @@ class WorldSession(Protocol):
         """
         ...
 
-    async def reset(self, *, seed: int | None, prompt: str | None) -> None:
-        """Begins the world anew, from its first frame. None keeps the seed or the prompt."""
+    async def reset(self, *, seed: int, prompt: str | None) -> None:
+        """Begins the world anew, from its first frame. None keeps the newest prompt.
+
+        A new prompt is encoded, as by `open`. Raises Refused for one that cannot be.
+        """
         ...
 
     def take_notices(self) -> list[WarningMessage | Moved]:
@@ -199,7 +203,10 @@ class WorldSession(Protocol):
         ...
 
     async def lost(self) -> str:
-        """Returns the reason when the world is lost. Until then it waits."""
+        """Returns the reason when the world is lost. Until then it waits.
+
+        Raises TakenOver when another socket has resumed the session.
+        """
         ...
 
     def close(self) -> None:

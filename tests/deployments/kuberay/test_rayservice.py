@@ -22,14 +22,8 @@ SCHEMA = Path(
 )
 SHIPPED = msgspec.yaml.decode((ROOT / "serve_config.yaml").read_bytes())
 DEPLOYMENT_DIFFERENCES = {
-    "Transport": {
-        "ray_actor_options": {"num_cpus": 1, "resources": {"transport": 1}},
-        "graceful_shutdown_timeout_s": 3720,
-    },
-    "WorldGroup": {
-        "placement_group_bundles": [{"CPU": 2, "GPU": 1}],
-        "graceful_shutdown_timeout_s": 3660,
-    },
+    "Transport": {"ray_actor_options": {"num_cpus": 1, "resources": {"transport": 1}}},
+    "WorldGroup": {"placement_group_bundles": [{"CPU": 2, "GPU": 1}]},
 }
 
 
@@ -132,10 +126,10 @@ def test_embedded_config_passes_our_own_check(config, tmp_path):
 
 def test_no_session_is_cut_by_a_drain_an_upgrade_or_a_pod(spec, config, workers):
     (application,) = config["applications"]
-    longest_s = parse_args(application["args"]).limits.max_session_s
+    args = parse_args(application["args"])
     graceful = {d["name"]: d["graceful_shutdown_timeout_s"] for d in application["deployments"]}
-    assert longest_s < graceful["WorldGroup"] < graceful["Transport"]
-    assert graceful["Transport"] < spec["rayClusterDeletionDelaySeconds"]
+    assert args.resume_grace_s < graceful["WorldGroup"] < graceful["Transport"]
+    assert args.limits.max_session_s < spec["rayClusterDeletionDelaySeconds"]
     for group in workers.values():
         grace_s = group["template"]["spec"]["terminationGracePeriodSeconds"]
         assert graceful["Transport"] < grace_s

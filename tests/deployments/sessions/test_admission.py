@@ -247,3 +247,39 @@ def test_unknown_sessions_are_ignored():
     admission.leave("unknown")
     assert admission.state("unknown") is None
     assert len(admission) == 0
+
+
+# ---- detached sessions
+
+
+@pytest.mark.parametrize("paused_share", [0.0, 1.0])
+def test_a_detached_session_keeps_its_bytes_and_none_of_its_speed(paused_share):
+    admission = create_admission(session_bytes=30, paused_share=paused_share)
+    admit(admission, "a", "b")
+    admission.detach("a", now=1)
+    assert admission.state("a") == "paused" and admission.num_bytes == 20
+    assert admission.load == pytest.approx(0.4)
+    assert admission.refusal(SMALL, 11) == "memory"
+    admit(admission, "c")
+    admission.attach("a")  # never refused
+    assert admission.refusal(SMALL, 0) == "speed"
+
+
+def test_a_detached_session_is_suspended_as_one_that_is_paused():
+    admission = create_admission(suspend_after_s=5)
+    admit(admission, "a", "paused")
+    admission.move("paused", "paused", now=0)
+    admission.detach("paused", now=2)  # it has been paused since 0
+    admission.detach("a", now=1)
+    assert admission.to_suspend(5) == ["paused"]
+    assert admission.to_suspend(6) == ["paused", "a"]
+    admission.move("a", "suspended", now=6)
+    admission.detach("a", now=7)
+    assert admission.state("a") == "suspended"
+
+
+def test_to_detach_or_attach_an_unknown_session_is_no_error():
+    admission = create_admission()
+    admission.detach("a", now=1)
+    admission.attach("a")
+    assert len(admission) == 0

@@ -18,6 +18,12 @@ from tests.lingbot.running_worker import SOON_S, execute, running, walk_ahead
 from tests.lingbot.toy import WALK, encode, make_spec
 
 
+class Letter(str):
+    """A session of the fake engine."""
+
+    origin = "origin"
+
+
 class FakeEngine:
     """A session is a letter, its seed. Latents and frames add the chunk's first action."""
 
@@ -27,12 +33,18 @@ class FakeEngine:
     def __init__(self):
         self.done = []
 
-    def open(self, spec):
-        return chr(spec.seed)
+    def check_open(self, spec):
+        pass
 
-    def denoise(self, session, actions, *, context):
+    def open(self, spec):
+        return Letter(chr(spec.seed))
+
+    def denoise(self, session, actions, **options):
         self.done.append(f"{session}{actions[0]}")
         return self.done[-1]
+
+    def newest_latents(self, session):
+        return "latents"
 
     def decode(self, session, latents):
         return latents
@@ -67,11 +79,11 @@ def test_a_session_with_a_late_deadline_gets_its_turn():
     """The other session is always due at once, and submits a step as soon as one is executed."""
 
     class Eager(FakeEngine):
-        def denoise(self, session, actions, *, context):
+        def denoise(self, session, actions, **options):
             now = len(self.done)
             if session == "a" and now < 8:
                 worker.submit(StepSession("a", [""]), deadline=now + 1)
-            return super().denoise(session, actions, context=context)
+            return super().denoise(session, actions)
 
     engine = Eager()
     worker = Worker(engine, clock=lambda: -100.0)
@@ -137,14 +149,14 @@ def test_opens_and_the_steps_of_a_running_session_alternate():
             nonlocal now
             now += 2
             self.done.append("open " + super().open(spec))
-            return self.done[-1][-1]
+            return Letter(self.done[-1][-1])
 
-        def denoise(self, session, actions, *, context):
+        def denoise(self, session, actions, **options):
             nonlocal now
             now += 0.4
             if len(self.done) < 8:
                 worker.submit(StepSession(session, [""]), deadline=now)
-            return super().denoise(session, actions, context=context)
+            return super().denoise(session, actions)
 
     now, engine = 100.0, Walking()
     worker = Worker(engine, clock=lambda: now)
@@ -216,9 +228,10 @@ def test_a_worker_shows_the_engines_frames(engine):
             for name in "ab"
         ]
         decoding = [execute(worker, StepSession(*turn)) for turn in turns]
-        shown = [frames.result(SOON_S) for frames in decoding]
-    for frames, (name, actions, context) in zip(shown, turns, strict=True):
+        shown = [chunk.result(SOON_S) for chunk in decoding]
+    for (frames, latents), (name, actions, context) in zip(shown, turns, strict=True):
         assert np.array_equal(frames, engine.step(alone[name], actions, context=context))
+        assert np.array_equal(latents, engine.newest_latents(alone[name]))
 
 
 def test_a_refused_command_raises_and_changes_nothing(engine):
@@ -233,7 +246,7 @@ def test_a_refused_command_raises_and_changes_nothing(engine):
         for wrong in (["w"], ["w", "x", ""]):
             with pytest.raises(LingbotError):
                 execute(worker, StepSession("a", wrong))
-        frames = execute(worker, StepSession("a", WALK[0])).result(SOON_S)
+        frames, _ = execute(worker, StepSession("a", WALK[0])).result(SOON_S)
         assert np.array_equal(frames, expected)
 
 
@@ -290,10 +303,10 @@ def test_a_chunk_is_decoded_while_the_next_is_denoised():
 
         met = threading.Barrier(2)
 
-        def denoise(self, session, actions, *, context):
+        def denoise(self, session, actions, **options):
             if actions == ["second"]:
                 self.met.wait(SOON_S)
-            return super().denoise(session, actions, context=context)
+            return super().denoise(session, actions)
 
         def decode(self, session, latents):
             if latents == "afirst":
@@ -319,9 +332,9 @@ class Held(FakeEngine):
         self.begun[call].release()
         assert self.may[call].acquire(timeout=SOON_S)
 
-    def denoise(self, session, actions, *, context):
+    def denoise(self, session, actions, **options):
         self._hold("denoise")
-        return super().denoise(session, actions, context=context)
+        return super().denoise(session, actions)
 
     def decode(self, session, latents):
         self._hold("decode")
@@ -343,7 +356,7 @@ def test_closing_frees_at_once_and_lets_the_running_decoding_end():
         execute(worker, CloseSession("a"))
         assert engine.closed.is_set()
         engine.may["decode"].release()
-        assert frames.result(SOON_S) == "a1"
+        assert frames.result(SOON_S) == ("a1", "latents")
 
 
 def test_warming_up_measures_the_chunks_after_the_window_has_wrapped(engine, monkeypatch):
@@ -387,6 +400,7 @@ class Steady:
 
     size: str
     is_steady: bool = False
+    origin: str = "origin"
 
 
 class Timed(FakeEngine):
@@ -400,7 +414,7 @@ class Timed(FakeEngine):
     def open(self, spec):
         return Steady(size=chr(spec.seed))
 
-    def denoise(self, session, actions, *, context):
+    def denoise(self, session, actions, **options):
         self.now += float(actions[0])
         return float(actions[1])
 

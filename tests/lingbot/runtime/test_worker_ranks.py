@@ -40,8 +40,9 @@ def lead(worker, scenario):
 def state_of(session):
     """The parts of a session that must not differ between ranks."""
     text = [float(part.double().sum()) for kv in session.text for part in kv]
-    noise = session.noise.get_state().numpy().tobytes()
-    return session.next_chunk, session.window.num_frames, session.broken, text, noise
+    past = session.snapshot()
+    latents = [chunk.latents.tobytes() for chunk in past.chunks]
+    return session.next_chunk, session.window.num_frames, session.broken, text, latents
 
 
 def on_all_ranks(value):
@@ -79,7 +80,7 @@ def walk_together(worker):
     decoding = {"a": [], "b": []}
     for index, actions in enumerate(WALK):
         context = OTHER_CONTEXT if index == 3 else None
-        decoding["a"].append(execute(worker, StepSession("a", actions, context)))
+        decoding["a"].append(execute(worker, StepSession("a", actions, context, "another prompt")))
         decoding["b"].append(execute(worker, StepSession("b", actions[::-1])))
         if index in (0, 3):
             assert worker.suspend("a").result(SOON_S) is True
@@ -87,7 +88,7 @@ def walk_together(worker):
             execute(worker, StepSession("c", actions))
             execute(worker, CloseSession("c"))
             refusals.append(refusal_of(worker, StepSession("c", actions)))
-    frames = {name: [one.result(SOON_S) for one in chunks] for name, chunks in decoding.items()}
+    frames = {name: [one.result(SOON_S)[0] for one in chunks] for name, chunks in decoding.items()}
     return frames, refusals
 
 
@@ -148,7 +149,7 @@ COLLECTIVE_TIMEOUT_S, HEARTBEAT_S = 3.0, 0.5
 def stay_idle(worker):
     execute(worker, OpenSession("a", make_spec()))
     time.sleep(1.5 * COLLECTIVE_TIMEOUT_S)
-    return execute(worker, StepSession("a", WALK[0])).result(SOON_S).shape
+    return execute(worker, StepSession("a", WALK[0])).result(SOON_S)[0].shape
 
 
 def fail(*args, **kwargs):

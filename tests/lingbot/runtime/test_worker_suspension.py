@@ -86,7 +86,7 @@ def test_a_step_that_comes_while_a_session_is_being_suspended_ends_that(moving, 
 
         moving.suspend = step_after_the_first_part
         assert worker.suspend("a").result(SOON_S) is False
-        assert np.array_equal(stepped[0].result(SOON_S).result(SOON_S), expected)
+        assert np.array_equal(stepped[0].result(SOON_S).result(SOON_S)[0], expected)
         assert worker._sessions["a"].suspension is None
 
 
@@ -114,7 +114,7 @@ def test_a_chunk_that_is_being_decoded_is_finished_before_its_session_moves(movi
         suspended = worker.suspend("a")
         may_decode.set()
         assert suspended.result(SOON_S) is True
-        shown = [first.result(0), *walk_ahead(worker, "a", WALK[1:2])]
+        shown = [first.result(0)[0], *walk_ahead(worker, "a", WALK[1:2])]
     assert order == ["decoded", "suspended", "decoded"]
     assert all(map(np.array_equal, shown, expected))
 

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from transport.codecs import open_encoder
 from transport.codecs.decoder import Decoder
 from transport.codecs.picture import PictureEncoder
-from transport.connection.chunk_sender import CodecFailed
+from transport.connection.chunk_sender import CodecFailed, milliseconds
 from transport.connection.chunk_slot import GeneratedChunk
 from transport.wire.controls import ChunkControls
 from transport.wire.messages import Encoding
@@ -348,3 +348,10 @@ def test_the_plain_wire_has_no_extras(send, scenery):
     )
     assert not {"applied_controls", "cut_over", "dropped_frames"} & set(messages[0])
     assert messages[0]["event_id"] == 7
+
+
+@pytest.mark.parametrize(
+    "seconds, expected", [(0.0, 0), (0.0005, 1), (0.0004, 0), (-0.2, 0), (1.2345, 1235)]
+)
+def test_milliseconds_round_half_up_and_are_never_negative(seconds, expected):
+    assert milliseconds(seconds) == expected

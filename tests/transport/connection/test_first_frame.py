@@ -60,7 +60,7 @@ def test_an_upload_does_not_delay_a_live_session(make_world, serve, monkeypatch)
     with serve(make_world()) as server, server.dial() as player, server.dial() as stranger:
         player.init(**FAST)
         player.read_until("chunk_stats")
-        monkeypatch.setattr("transport.connection.connection.decode_image", decode_slowly)
+        monkeypatch.setattr("transport.connection.opening.decode_image", decode_slowly)
         stranger.init()
         assert uploading.wait(5)
         for index in range(3):

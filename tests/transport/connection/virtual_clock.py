@@ -79,6 +79,12 @@ class TimedSession:
     pauses: list = field(default_factory=list)  # (seconds, steps before it)
     is_stepping: bool = False
     id: str = "s1"
+    earliest_chunk: int = 0
+    resume_token: str | None = None
+    last_frame: None = None
+    commands: list = field(default_factory=list)  # (seconds, name)
+    command_s: float = 0.0  # that one takes
+    is_closed: bool = False
     _num: int = 0
     _decoded_s: float = 0.0
 
@@ -96,7 +102,24 @@ class TimedSession:
         await anyio.sleep(done_s - anyio.current_time())
         return frames
 
-    def take_warnings(self):
+    @property
+    def chunk_index(self):
+        return self._num
+
+    async def save(self):
+        await self._command("save")
+        return b"snapshot"
+
+    async def rewind(self, chunk_index):
+        await self._command("rewind")
+        self._num = chunk_index
+
+    async def _command(self, name):
+        assert not self.is_stepping
+        self.commands.append((anyio.current_time(), name))
+        await anyio.sleep(self.command_s)
+
+    def take_notices(self):
         return []
 
     async def lost(self):
@@ -107,7 +130,9 @@ class TimedSession:
         self.pauses.append((anyio.current_time(), self.num_steps))
 
     def close(self):
-        pass
+        self.is_closed = True
+
+    detach = close
 
 
 def take_time(world, *, fps, denoising_s, decoding_s):
@@ -135,7 +160,7 @@ def serve_on_virtual_clock(
     world, init, monkeypatch, *, seconds, events=(), acknowledges=False, **limits
 ):
     """Serves one client for so long. `events` are (seconds, message). Returns its socket."""
-    for module in ("connection", "chunk_sender"):
+    for module in ("connection", "opening", "chunk_sender"):
         monkeypatch.setattr(f"transport.connection.{module}.run_in_worker", run_at_once)
     later = [(at_s, {"type": "event"} | event) for at_s, event in events]
     socket = Socket([(0.0, {"type": "init"} | init), *later], acknowledges)

@@ -6,6 +6,7 @@ import av
 import msgspec
 import pytest
 from starlette.requests import Request
+from tests.transport.fake_world import FakeSnapshot
 
 from transport.http.clip import clip
 from transport.wire.errors import Busy, Refused, WorldFailed, WorldLost
@@ -409,3 +410,71 @@ def test_a_client_that_reads_nothing_frees_the_world(world):
 
     anyio.run(scenario)
     assert world.live == set()
+
+
+def saved_world(world):
+    """The snapshot of a world after two chunks."""
+    snapshot = FakeSnapshot(
+        width=32, height=16, seed=9, prompt="fog", chunk_index=2, actions=[["w"] * 3] * 2
+    )
+    return msgspec.msgpack.encode(snapshot)
+
+
+@pytest.mark.parametrize("form", ["file", "text", "json"])
+def test_a_clip_goes_on_from_a_saved_world(server, world, form):
+    data = saved_world(world)
+    text = base64.b64encode(data).decode()
+    body = {
+        "file": {"data": {"actions": "a-4"}, "files": {"snapshot": ("world.bin", data)}},
+        "text": {"data": {"actions": "a-4", "snapshot": text}},
+        "json": {"json": {"actions": "a-4", "snapshot": text}},
+    }[form]
+    response = server.http.post("/v1/clips", **body)
+    assert num_frames(response) == 16  # four for each latent frame: it is not the first
+    assert response.headers["x-seed"] == "9"
+    assert world.steps == [(["a"] * 3, None), (["a", "", ""], None)]
+    (spec,) = world.specs
+    assert (spec.prompt, spec.seed, spec.realtime) == ("fog", 9, False)
+    assert world.live == set()
+
+
+def test_a_saved_world_may_get_another_prompt(server, world):
+    world.info = msgspec.structs.replace(world.info, encodes_prompts=True)
+    world.encoding.set()
+    text = base64.b64encode(saved_world(world)).decode()
+    fields = {"actions": "a-4", "snapshot": text, "prompt": "snow"}
+    assert num_frames(server.http.post("/v1/clips", json=fields)) == 16
+    assert [prompt for _, prompt in world.steps] == ["snow", None] and world.encoded == ["snow"]
+
+
+@pytest.mark.parametrize(
+    "fields, field, reason",
+    [
+        ({"seed": 1}, "seed", "a snapshot has its own, expected none"),
+        ({"size": "32x16"}, "size", "a snapshot has its own, expected none"),
+        ({"num_inference_steps": 2}, "num_inference_steps", "a snapshot has its own"),
+        ({"image": "aGk="}, "image", "a snapshot has its own, expected none"),
+        ({"snapshot": "?"}, "snapshot", "not valid base64, expected a saved world's base64"),
+        ({"snapshot": "aGk="}, "snapshot", "`snapshot`: "),
+    ],
+)
+def test_a_wrong_field_beside_a_snapshot_is_named(server, world, fields, field, reason):
+    text = base64.b64encode(saved_world(world)).decode()
+    response = server.http.post("/v1/clips", json={"actions": "w-1", "snapshot": text} | fields)
+    assert error_of(response)[2] == field
+    assert reason in response.json()["error"]["content"] and world.specs == []
+
+
+def test_a_snapshot_is_given_once(server, world):
+    files = {"snapshot": ("world.bin", saved_world(world))}
+    for data, reason in (
+        ({"actions": "w-1", "snapshot": "aGk="}, "`snapshot` is given more than once"),
+        ({"actions": "w-1", "image": "aGk="}, "`image`: a snapshot has its own"),
+    ):
+        response = server.http.post("/v1/clips", data=data, files=files)
+        assert reason in response.json()["error"]["content"]
+    response = server.http.post(
+        "/v1/clips", data={"actions": "w-1"}, files={"snapshot": ("world.bin", b"")}
+    )
+    assert error_of(response) == (400, "invalid_field", "snapshot")
+    assert world.specs == []

@@ -83,7 +83,8 @@ def test_every_code_and_every_format_has_a_meaning():
 def test_extensions_are_marked():
     marked = {name for name, about in MESSAGES.items() if about.get("x-extension")}
     status = {"queued", "starting", "paused", "resumed", "paced", "ending"}
-    assert marked == {"ack", "session", "control_ack", "warning"} | status
+    worlds = {"snapshot", "forked", "rewound", "moved", "last_frame", "reconnect"}
+    assert marked == {"ack", "session", "control_ack", "warning"} | status | worlds
     fields = SCHEMAS["Init"]["properties"]
     assert fields["realtime_delivery"]["x-extension"]
     assert "x-extension" not in fields["prompt"]

@@ -22,7 +22,6 @@ from transport.wire.messages import (
     RawLayout,
     encode_batch,
     encode_message,
-    milliseconds,
 )
 
 RAW = RawLayout(
@@ -251,14 +250,14 @@ def test_a_payload_goes_bare_from_64_kib_on(num_bytes, num_parts):
 
 def test_applied_controls_travel_with_the_extras():
     applied = AppliedControls([["w"], [], ["w", "l"]], [4, 5])
-    (data,) = encode_batch(header(), RAW, bytes(48), extras=HeaderExtras(applied))
+    (data,) = encode_batch(header(), RAW, bytes(48), extras=HeaderExtras(applied, 3))
     fields = msgpack.decode(data)
     assert fields["applied_controls"] == {"actions": [["w"], [], ["w", "l"]], "event_ids": [4, 5]}
     assert not {"cut_over", "dropped_frames"} & set(fields)
 
 
 def test_cut_over_and_dropped_frames_travel_if_set():
-    extras = HeaderExtras(AppliedControls([], []), cut_over=True, dropped_frames=24)
+    extras = HeaderExtras(AppliedControls([], []), 3, cut_over=True, dropped_frames=24)
     (data,) = encode_batch(header(), RAW, bytes(48), extras=extras)
     fields = msgpack.decode(data)
     assert (fields["cut_over"], fields["dropped_frames"]) == (True, 24)
@@ -280,10 +279,3 @@ def test_an_error_may_have_a_field():
 
 def test_control_ack():
     assert encode_message(ControlAck(9)) == b"\x82\xa4type\xabcontrol_ack\xa8event_id\x09"
-
-
-@pytest.mark.parametrize(
-    "seconds, expected", [(0.0, 0), (0.0005, 1), (0.0004, 0), (-0.2, 0), (1.2345, 1235)]
-)
-def test_milliseconds_round_half_up_and_are_never_negative(seconds, expected):
-    assert milliseconds(seconds) == expected

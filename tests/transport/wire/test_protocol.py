@@ -233,11 +233,12 @@ def test_a_warning_may_name_a_field(start):
 def test_a_session_on_literal_bytes(start):
     (data,) = start(extensions=True, realtime_output_format="jpeg").send_session("s1")
     assert data == (
-        b"\x8b\xa4type\xa7session\xaasession_id\xa2s1\xa5width\x70\xa6height\x40\xa3fps\x10"
+        b"\x8e\xa4type\xa7session\xaasession_id\xa2s1\xa5width\x70\xa6height\x40\xa3fps\x10"
         b"\xb3chunk_latent_frames\x03\xb2first_chunk_frames\x09\xacchunk_frames\x0c"
         b"\xa8encoding\xa4jpeg\xa6limits\x84\xafmax_event_bytes\xce\x00\x01\x00\x00"
         b"\xb8max_script_latent_frames\xcd\x02\x00\xb0max_prompt_chars\xcd\x1f\x40"
-        b"\xb9max_unacknowledged_chunks\x02\xa4seed\x2a"
+        b"\xb9max_unacknowledged_chunks\x02\xa4seed\x2a\xb1world_chunk_index\x00"
+        b"\xacresume_token\xc0\xaeresume_grace_s\xc0"
     )
 
 
@@ -337,7 +338,7 @@ BUSY = b"\x83\xa4type\xa5error\xa7content\xa4full\xa4code\xa4busy"
 
 
 def test_an_error_is_sent_before_the_close(start):
-    end = start().send_close(1013, "full", error=Busy("full"))
+    end = start().send_close(1013, "full", last=Busy("full"))
     assert (end.unit, end.code, end.reason) == ([BUSY], 1013, "full")
 
 
@@ -347,12 +348,12 @@ def test_a_session_that_is_done_closes_without_an_error(start):
 
 
 def test_a_connection_may_be_closed_before_its_protocol_starts():
-    end = build_close(1013, "full", error=Busy("full"))
+    end = build_close(1013, "full", last=Busy("full"))
     assert (end.unit, end.code, end.reason) == ([BUSY], 1013, "full")
 
 
 def test_a_reason_is_cut_to_the_size_of_a_close_frame(start):
-    end = start().send_close(1012, "é" * 200, error=WorldLost("é" * 200))
+    end = start().send_close(1012, "é" * 200, last=WorldLost("é" * 200))
     assert end.reason == "é" * 61
     assert msgpack.decode(end.unit[0])["content"] == "é" * 200
 
@@ -364,7 +365,7 @@ def test_no_error_is_sent_while_a_payload_is_pending(start):
     sent = []
     for num_written in range(3):
         protocol.note_progress(unit, num_written)
-        sent.append(protocol.send_close(1013, "full", error=Busy("full")).unit)
+        sent.append(protocol.send_close(1013, "full", last=Busy("full")).unit)
     assert sent == [[], [], [BUSY]]
 
 
@@ -372,4 +373,4 @@ def test_an_error_is_sent_after_a_message_of_one_part(start):
     protocol = start()
     protocol.send_session("s1")
     protocol.note_progress(send_batch(protocol), 0)
-    assert protocol.send_close(1013, "full", error=Busy("full")).unit == [BUSY]
+    assert protocol.send_close(1013, "full", last=Busy("full")).unit == [BUSY]

@@ -1,0 +1,80 @@
+"""Which replicas of a deployment run, as Serve's controller pushes it to the routers.
+
+A replica that Serve drains leaves this set at once, long before it ends, and its own code is not
+told. So a group that left it hands its sessions over, and a transport replica its sockets.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+Deployment = tuple[str, str]  # the names of its application and its own
+OnChange = Callable[[frozenset[str]], None]
+
+
+class RunningReplicas:
+    """The ids of running replicas by deployment, for all routers of a process.
+
+    Routers run in an event loop of their own, so that any thread may call this.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: dict[Deployment, frozenset[str]] = {}
+        self._listeners: dict[Deployment, dict[object, Callable[[frozenset[str]], None]]] = {}
+
+    def get(self, deployment: Deployment) -> frozenset[str] | None:
+        """None until Serve has pushed the deployment's replicas for the first time."""
+        return self._running.get(deployment)
+
+    def update(self, deployment: Deployment, replicas: frozenset[str]) -> None:
+        """Note the running replicas. Several routers of a deployment may push the same ones."""
+        with self._lock:
+            if self._running.get(deployment) == replicas:
+                return
+            self._running[deployment] = replicas
+            for listener in self._listeners.get(deployment, {}).values():
+                listener(replicas)
+
+    def follow(self, deployment: Deployment, on_change: OnChange) -> Callable[[], None]:
+        """Call `on_change` in the caller's event loop for each change, and once for what is known.
+
+        Returns what ends this.
+        """
+        loop, key = asyncio.get_running_loop(), object()
+
+        def notify(replicas: frozenset[str]) -> None:
+            with suppress(RuntimeError):  # the loop has been closed
+                loop.call_soon_threadsafe(on_change, replicas)
+
+        with self._lock:
+            self._listeners.setdefault(deployment, {})[key] = notify
+            if (replicas := self._running.get(deployment)) is not None:
+                notify(replicas)
+
+        def stop() -> None:
+            with self._lock:
+                self._listeners[deployment].pop(key, None)
+
+        return stop
+
+    async def wait_left(self, deployment: Deployment, replica: str) -> None:
+        """Returns when this replica has run and does not run any more."""
+        left, was_seen = asyncio.Event(), False
+
+        def look(replicas: frozenset[str]) -> None:
+            nonlocal was_seen
+            if replica in replicas:
+                was_seen = True
+            elif was_seen:
+                left.set()
+
+        stop = self.follow(deployment, look)
+        try:
+            await left.wait()
+        finally:
+            stop()
+
+
+RUNNING_REPLICAS = RunningReplicas()  # routers are created by Serve, and have no other way out

@@ -1,0 +1,54 @@
+"""Snapshots of clients: checked, and as the transport room knows them.
+
+Tested in `tests/deployments/test_world.py`.
+"""
+
+from deployments.config import ServiceConfig
+from deployments.refusal import refusal_of
+from deployments.sessions.admission import Demand
+from lingbot.errors import LingbotError
+from lingbot.runtime.snapshot import Snapshot, decode_snapshot
+from lingbot.runtime.snapshot_check import check_snapshot
+from transport.wire.errors import Refused
+from transport.wire.world import SavedWorld
+
+
+def read_snapshot(data: bytes, config: ServiceConfig) -> Snapshot:
+    """Untrusted bytes. Raises Refused with the wrong field.
+
+    The fingerprint of the weights is not compared: the rank that restores the world does.
+    """
+    try:
+        snapshot = decode_snapshot(data, max_bytes=config.limits.max_init_bytes)
+        check_snapshot(snapshot, config.world)
+    except LingbotError as exc:
+        refusal = refusal_of(exc)
+        raise Refused(refusal.text, field=refusal.field) from exc
+    return snapshot
+
+
+def describe(snapshot: Snapshot, data: bytes) -> SavedWorld:
+    """A snapshot as the transport room knows it."""
+    origin = snapshot.origin
+    return SavedWorld(
+        width=origin.width,
+        height=origin.height,
+        seed=origin.seed,
+        prompt=snapshot.prompt,
+        chunk_index=snapshot.next_chunk,
+        num_steps=origin.num_steps,
+        window=origin.window,
+        sink=origin.sink,
+        data=data,
+    )
+
+
+def demand_of(saved: SavedWorld, *, realtime: bool, resumable: bool) -> Demand:
+    """What the session of a saved world asks of a group."""
+    return Demand(
+        width=saved.width,
+        height=saved.height,
+        window=saved.window,
+        realtime=realtime,
+        resumable=resumable,
+    )

@@ -1,0 +1,380 @@
+"""The cluster's worlds as the transport room sees them: sessions on any replica group."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+from weakref import WeakSet
+
+from msgspec.structs import replace
+from ray.serve.handle import DeploymentHandle
+
+from deployments.config import ServiceConfig
+from deployments.encoded_prompt import EncodedPrompt, warn_of_truncation
+from deployments.fork_store import ClusterForks
+from deployments.group_memory import GroupMemory
+from deployments.hand_over import take_session
+from deployments.lease import Context, Contexts, Frames, HeldLease
+from deployments.lease_request import LeaseRequest, start_clock
+from deployments.observability.session_reports import SessionReport
+from deployments.place import Losses, take_place
+from deployments.portable import PortableSession
+from deployments.prompt_encoder import PromptEncoder
+from deployments.rank_replies import HandedOver, Opened
+from deployments.readiness import Readiness
+from deployments.running_replicas import RUNNING_REPLICAS, RunningReplicas
+from deployments.saved_world import demand_of, describe, read_snapshot
+from deployments.sessions.admission import Demand
+from deployments.sessions.resume_token import ResumeToken, parse_resume_token
+from deployments.sessions.wait_clock import WaitClock
+from lingbot.runtime.history import History
+from lingbot.runtime.snapshot import Snapshot, encode_snapshot, needed_prompts
+from transport.wire.errors import Refused, SessionGone, TransportError, WorldLost
+from transport.wire.messages import Queued, Starting, WarningMessage
+from transport.wire.world import OnWait, SavedWorld, WorldInfo, WorldMemory, WorldSpec
+
+Report = Callable[[str], SessionReport | None]
+# Of an application, by group, session and secret; it ends the session there
+HandOver = Callable[[str, ResumeToken], Awaitable[HandedOver | None]]
+DRAINING = "this server process goes away"
+
+
+class ClusterWorld:
+    """Opens worlds on any replica group that has room."""
+
+    def __init__(
+        self,
+        group: DeploymentHandle[Any],
+        info: WorldInfo,
+        config: ServiceConfig,
+        *,
+        prompts: PromptEncoder | None = None,
+        forks: ClusterForks | None = None,
+        readiness: Readiness | None = None,
+        notice_period_s: float = 0.5,
+        report: Report = lambda session_id: None,
+        replica: tuple[str, str] | None = None,
+        running: RunningReplicas = RUNNING_REPLICAS,
+        hand_over: HandOver | None = None,
+    ) -> None:
+        """A waiting client gets a message every `notice_period_s`.
+
+        `prompts` is None where the ranks encode the prompts, `forks` where no forks are kept.
+        `report` describes a session of this replica to its rank. `replica` is this process's
+        deployment and id; None: it never drains. `hand_over` takes a session from a group that does
+        not run any more.
+        """
+        self._memory = GroupMemory(group, ready=self.ready)
+        # Through gRPC, a caller that was killed is noticed within milliseconds.
+        self._group = group.options(stream=True, _by_reference=False)
+        self._application = group.app_name
+        self._deployment = group.app_name, group.deployment_name
+        self.info = info
+        self.config = config
+        self.forks = forks
+        self.notice_period_s = notice_period_s
+        self._sessions: WeakSet[PortableSession] = WeakSet()
+        self._storing: set[asyncio.Task[None]] = set()
+        self._closing: str | None = None
+        self._prompts = prompts
+        self._readiness = readiness or Readiness(group.app_name, group.deployment_name)
+        self._report = report
+        self._replica = replica
+        self._running = running
+        self._stop_following: Callable[[], None] | None = None
+        self._hand_over = hand_over or take_session
+
+    # ---- for the transport room
+
+    async def open(self, spec: WorldSpec, image: Frames, *, on_wait: OnWait) -> PortableSession:
+        """The prompt is encoded while the client waits for a lease."""
+        self._check_open()
+        on_wait = self._while_open(on_wait)
+        demand = Demand(
+            width=spec.width,
+            height=spec.height,
+            window=spec.window,
+            realtime=spec.realtime,
+            resumable=spec.resumable,
+        )
+        encoding = self._start_encoding(spec.prompt)
+        encoded: EncodedPrompt | None = None
+
+        async def prepare() -> None:
+            nonlocal encoded
+            encoded = await self._wait_for_prompt(encoding, on_wait)
+
+        async def enter(lease: HeldLease) -> Opened:
+            return await lease.open(spec, image, encoded and encoded.context, on_wait=on_wait)
+
+        try:
+            lease, opened = await self._enter(demand, enter, on_wait, prepare=prepare)
+        finally:
+            if encoding is not None:
+                encoding.cancel()
+        history = History(opened.origin, prompt=spec.prompt, budget_bytes=self.config.history_bytes)
+        return self._keep(
+            PortableSession(
+                self,
+                lease,
+                history,
+                demand=demand,
+                on_wait=on_wait,
+                contexts=encoded and {spec.prompt: encoded.context},
+                warning=encoded and warn_of_truncation(encoded.num_truncated, "tokens"),
+            )
+        )
+
+    def read_snapshot(self, data: bytes) -> SavedWorld:
+        return describe(read_snapshot(data, self.config), data)
+
+    async def open_snapshot(
+        self, saved: SavedWorld, *, on_wait: OnWait, realtime: bool = True, resumable: bool = False
+    ) -> PortableSession:
+        demand = demand_of(saved, realtime=realtime, resumable=resumable)
+        return await self._restore(read_snapshot(saved.data, self.config), demand, on_wait=on_wait)
+
+    async def read_fork(self, token: str) -> SavedWorld:
+        if self.forks is None:
+            raise SessionGone("this server keeps no forks", field="fork")
+        return self.read_snapshot(await self.forks.get(token))
+
+    async def resume(self, token: str, *, on_wait: OnWait) -> tuple[PortableSession, SavedWorld]:
+        """Attach to the session, or take its world from a group that drains."""
+        self._check_open()
+        named = parse_resume_token(token)
+        if named is None:
+            raise SessionGone("this is no token of a session", field="resume")
+        running = self.running_groups()
+        session = None
+        if running is None or named.group_id in running:
+            session = await self._attach(named, on_wait=on_wait)
+        if session is None:
+            snapshot = await self._take_left_world(named)
+            saved = describe(snapshot, b"")
+            demand = replace(demand_of(saved, realtime=True, resumable=True), returning=True)
+            session = await self._restore(snapshot, demand, on_wait=on_wait)
+        return session, describe(session.world_now(), b"")
+
+    async def draining(self) -> str:
+        if self._replica is None:
+            await asyncio.Event().wait()
+        else:
+            application, deployment, replica = self._application, *self._replica
+            await self._running.wait_left((application, deployment), replica)
+        return DRAINING
+
+    def close(self, reason: str | None) -> None:
+        """End all sessions with `reason`, and open no other one. None: sessions are opened.
+
+        A client that waits gets it instead of its next status.
+        """
+        self._closing = reason
+        if reason is not None:
+            for session in set(self._sessions):
+                session.end(reason)
+
+    async def memory(self) -> WorldMemory | None:
+        return await self._memory.ask()
+
+    async def ready(self) -> bool:
+        return await self._readiness.ask()
+
+    # ---- for sessions
+
+    async def lease(
+        self, demand: Demand, *, on_wait: OnWait, clock: WaitClock | None = None
+    ) -> HeldLease:
+        """A place in any group. Raises as `LeaseRequest.lease` does."""
+        self._check_open()
+        request = LeaseRequest(
+            self._group.lease,
+            demand,
+            readiness=self._readiness,
+            config=self.config,
+            on_wait=self._while_open(on_wait),
+            notice_period_s=self.notice_period_s,
+            clock=clock,
+        )
+        lease, stream = await request.lease()
+        return HeldLease(lease, stream, config=self.config)
+
+    def running_groups(self) -> frozenset[str] | None:
+        return self._running.get(self._deployment)
+
+    async def encode(self, prompt: str) -> tuple[Context, WarningMessage | None]:
+        """A prompt's context; see `PromptEncoder.encode`."""
+        assert self._prompts is not None
+        encoded = await self._prompts.encode(prompt)
+        return encoded.context, warn_of_truncation(encoded.num_truncated, "tokens")
+
+    async def contexts_of(self, snapshot: Snapshot, known: Contexts) -> Contexts | None:
+        if self._prompts is None:
+            return None
+        contexts = {}
+        for prompt in needed_prompts(snapshot):
+            context = known.get(prompt)
+            contexts[prompt] = (await self.encode(prompt))[0] if context is None else context
+        return contexts
+
+    def report(self, session_id: str) -> SessionReport | None:
+        return self._report(session_id)
+
+    def store_world(self, token: str, snapshot: Snapshot) -> None:
+        if self.forks is not None:
+            storing = asyncio.create_task(self._store(self.forks, token, snapshot))
+            self._storing.add(storing)
+            storing.add_done_callback(self._storing.discard)
+
+    async def _store(self, forks: ClusterForks, token: str, snapshot: Snapshot) -> None:
+        data = await asyncio.to_thread(encode_snapshot, snapshot)
+        with suppress(Refused):  # it was logged
+            await forks.put(data, token=token)
+
+    # ---- opening
+
+    def _check_open(self) -> None:
+        if self._closing is not None:
+            raise WorldLost(self._closing)
+
+    def _while_open(self, on_wait: OnWait) -> OnWait:
+        """Ends the wait of a client when no world is opened any more."""
+
+        async def wait_on(status: Queued | Starting) -> None:
+            self._check_open()
+            await on_wait(status)
+
+        return wait_on
+
+    async def _enter(
+        self,
+        demand: Demand,
+        enter: Callable[[HeldLease], Awaitable[Opened]],
+        on_wait: OnWait,
+        *,
+        prepare: Callable[[], Awaitable[None]] | None = None,
+    ) -> tuple[HeldLease, Opened]:
+        """A place in which a world has been opened. A group that dies meanwhile is replaced.
+
+        An error of `prepare`, which is awaited before, ends the tries.
+        """
+        losses, clock, asked = Losses(raised_at=0), start_clock(self.config), demand
+
+        async def find() -> HeldLease:
+            nonlocal asked
+            lease = await self.lease(asked, on_wait=on_wait, clock=clock)
+            asked = replace(demand, returning=True)
+            try:
+                self._check_open()
+                if prepare is not None:
+                    await prepare()
+            except BaseException:
+                lease.close()
+                raise
+            return lease
+
+        def note_loss(error: TransportError) -> None:
+            if self._closing is not None:
+                raise error
+            losses.note(error, 0)
+
+        return await take_place(find, enter, note_loss=note_loss, pause_s=self.notice_period_s)
+
+    async def _restore(
+        self, snapshot: Snapshot, demand: Demand, *, on_wait: OnWait
+    ) -> PortableSession:
+        self._check_open()
+        on_wait = self._while_open(on_wait)
+        contexts = await self.contexts_of(snapshot, {})
+
+        async def enter(lease: HeldLease) -> Opened:
+            return await lease.restore(snapshot, contexts, on_wait=on_wait)
+
+        lease, opened = await self._enter(demand, enter, on_wait)
+        return self._keep(
+            PortableSession(
+                self,
+                lease,
+                History.of(snapshot, budget_bytes=self.config.history_bytes),
+                demand=demand,
+                on_wait=on_wait,
+                last_frame=opened.last_frame,
+                contexts=contexts,
+            )
+        )
+
+    async def _take_left_world(self, token: ResumeToken) -> Snapshot:
+        """The world of a session that no running group has. Raises SessionGone."""
+        handed = await self._hand_over(self._application, token)
+        if handed is not None:
+            return handed.snapshot
+        if self.forks is None:
+            raise SessionGone("this session is gone", field="resume")
+        return read_snapshot(await self.forks.take(str(token)), self.config)
+
+    async def _attach(self, token: ResumeToken, *, on_wait: OnWait) -> PortableSession | None:
+        """The session, where it is; None if it is not there any more."""
+        asked = Demand(
+            width=0,
+            height=0,
+            resumable=True,
+            group=token.group_id,
+            resume=(token.session_id, token.secret),
+        )
+        try:
+            lease = await self.lease(asked, on_wait=on_wait)
+        except SessionGone:
+            return None
+        try:
+            handed = await lease.read_world()
+            if handed is None:
+                lease.close()
+                return None
+            contexts = await self.contexts_of(handed.snapshot, {})
+        except BaseException:
+            lease.close()
+            raise
+        saved = describe(handed.snapshot, b"")
+        return self._keep(
+            PortableSession(
+                self,
+                lease,
+                History.of(handed.snapshot, budget_bytes=self.config.history_bytes),
+                demand=demand_of(saved, realtime=True, resumable=True),
+                on_wait=on_wait,
+                last_frame=handed.last_frame,
+                contexts=contexts,
+            )
+        )
+
+    def _keep(self, session: PortableSession) -> PortableSession:
+        try:
+            self._check_open()
+        except WorldLost:
+            session.close()
+            raise
+        self._sessions.add(session)
+        if self._stop_following is None:
+            self._stop_following = self._running.follow(self._deployment, self._note_groups)
+        return session
+
+    def _note_groups(self, running: frozenset[str]) -> None:
+        for session in set(self._sessions):
+            session.note_groups(running)
+
+    def _start_encoding(self, prompt: str) -> "asyncio.Task[EncodedPrompt] | None":
+        if self._prompts is None:
+            return None
+        encoding = asyncio.create_task(self._prompts.encode(prompt))
+        encoding.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return encoding
+
+    async def _wait_for_prompt(
+        self, encoding: "asyncio.Task[EncodedPrompt] | None", on_wait: OnWait
+    ) -> EncodedPrompt | None:
+        """Send the client its status until the prompt is encoded. Raises the encoder's error."""
+        if encoding is None:
+            return None
+        while not (await asyncio.wait([encoding], timeout=self.notice_period_s))[0]:
+            await on_wait(Starting())
+        return encoding.result()

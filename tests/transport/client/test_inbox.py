@@ -1,0 +1,57 @@
+import asyncio
+
+import pytest
+
+from transport.client.inbox import Inbox, Received
+from transport.wire.errors import TransportError
+from transport.wire.messages import Queued, Starting
+
+
+def run(coroutine):
+    return asyncio.run(coroutine)
+
+
+def test_items_come_in_order_and_before_the_end():
+    async def scenario():
+        inbox = Inbox()
+        inbox.put(Starting())
+        inbox.put(Queued(1))
+        inbox.close(None)
+        return [await inbox.get() for _ in range(4)]
+
+    assert run(scenario()) == [Starting(), Queued(1), None, None]
+
+
+def test_an_error_is_raised_again_and_again():
+    async def scenario():
+        inbox = Inbox()
+        inbox.close(TransportError("the world is lost"))
+        for _ in range(2):
+            with pytest.raises(TransportError, match="the world is lost"):
+                await inbox.get()
+
+    run(scenario())
+
+
+def test_a_caller_waits_for_an_item():
+    async def scenario():
+        inbox = Inbox()
+        waiting = asyncio.create_task(inbox.get())
+        await asyncio.sleep(0)
+        inbox.put(Queued(2))
+        return await waiting
+
+    assert run(scenario()) == Queued(2)
+
+
+def test_only_chunks_are_dropped():
+    async def scenario():
+        inbox = Inbox()
+        inbox.put(Received("a chunk", None))
+        inbox.put(Queued(1))
+        assert [one.chunk for one in inbox.chunks] == ["a chunk"]
+        inbox.drop_chunks()
+        assert inbox.chunks == []
+        return await inbox.get()
+
+    assert run(scenario()) == Queued(1)

@@ -1,0 +1,133 @@
+"""A client whose socket is lost, on a connection that can be cut."""
+
+import asyncio
+
+import pytest
+from msgspec.structs import replace
+
+from transport.client import Reconnected, Reconnecting, connect
+from transport.wire.errors import TransportError
+
+W, A = ["w"], ["a"]
+SCRIPT = [W] * 4 + [A] * 8
+ON_DEMAND = {"realtime_delivery": "on_demand"}
+
+
+@pytest.fixture
+def run(world, listen, relay_to):
+    """Runs a scenario with a relay to a server of the fake world."""
+
+    def running(scenario):
+        async def relayed(port):
+            async with relay_to(port) as relay:
+                return await asyncio.wait_for(scenario(relay), 60)
+
+        with listen(world) as port:
+            return asyncio.run(relayed(port))
+
+    return running
+
+
+def keys_of(chunks):
+    return [keys for chunk in chunks for keys in chunk.applied.actions]
+
+
+@pytest.mark.parametrize("num_before", [0, 1, 2, 3])
+def test_a_script_is_played_once_over_two_sockets(run, num_before):
+    async def scenario(relay):
+        news, chunks = [], []
+        script = {"camera_actions": SCRIPT}
+        async with connect(
+            relay.url, on_news=news.append, condition_inputs=script, **ON_DEMAND
+        ) as client:
+            async for _ in client.wait():
+                pass
+            for number in range(4):
+                if number == num_before:
+                    relay.cut()
+                chunks.append(await client.next_chunk())
+        return news, chunks
+
+    news, chunks = run(scenario)
+    assert [chunk.world_index for chunk in chunks] == [0, 1, 2, 3]
+    assert keys_of(chunks) == SCRIPT
+    assert [type(one) for one in news[:2]] == [Reconnecting, Reconnected]
+    assert news[1].num_lost_chunks == 0
+
+
+def test_held_keys_and_the_prompt_are_sent_again(run, world):
+    async def scenario(relay):
+        news = []
+        async with connect(relay.url, on_news=news.append, **ON_DEMAND) as client:
+            async for _ in client.wait():
+                pass
+            await client.hold("w")
+            await client.next_chunk()
+            relay.cut()
+            while not any(isinstance(one, Reconnecting) for one in news):
+                await asyncio.sleep(0.01)
+            await client.prompt("rain")  # while there is no socket
+            return [await client.next_chunk() for _ in range(4)]
+
+    chunks = run(scenario)
+    assert all(keys == ["w"] for keys in keys_of(chunks))
+    assert "rain" in [prompt for _, prompt in world.steps]
+
+
+def test_a_save_that_the_loss_has_overtaken_is_asked_again(run):
+    async def scenario(relay):
+        async with connect(
+            relay.url, condition_inputs={"camera_actions": [W] * 3}, **ON_DEMAND
+        ) as client:
+            await client.next_chunk()
+            expected = await client.save()
+            relay.cut()
+            return expected, await client.save()
+
+    expected, saved = run(scenario)
+    assert saved == expected
+
+
+def test_a_client_gives_up_when_the_world_is_kept_no_longer(run, world):
+    world.info = replace(world.info, resume_grace_s=0.5)
+
+    async def scenario(relay):
+        async with connect(relay.url) as client:
+            await client.next_chunk()
+            relay.is_open = False
+            relay.cut()
+            with pytest.raises(TransportError, match="could not be resumed within 0.5 s"):
+                async for _ in client.chunks():
+                    pass
+            with pytest.raises(TransportError, match="could not be resumed"):
+                await client.save()
+        return relay.num_connections
+
+    run(scenario)
+
+
+def test_a_session_that_is_gone_is_not_asked_for_again(run, world):
+    async def scenario(relay):
+        async with connect(relay.url) as client:
+            await client.next_chunk()
+            world.sessions.clear()
+            relay.cut()
+            with pytest.raises(TransportError) as gone:
+                async for _ in client.chunks():
+                    pass
+        return gone.value.code, relay.num_connections
+
+    assert run(scenario) == ("session_gone", 2)
+
+
+def test_a_client_may_refuse_to_reconnect(run):
+    async def scenario(relay):
+        async with connect(relay.url, reconnect=False) as client:
+            await client.next_chunk()
+            relay.cut()
+            with pytest.raises(TransportError, match="the connection broke, code 1006"):
+                async for _ in client.chunks():
+                    pass
+        return relay.num_connections
+
+    assert run(scenario) == 1
