@@ -1,12 +1,15 @@
 """Kills and redeploys as clients see them: `python -m benchmarks.faults`.
 
-For each fault a walker walks the pocket world of a server of its own on loopback. The fault strikes
-once four chunks have arrived. From then on a new client tries again and again to open a world, and
-leaves after its first frame. A server that exits is started again, as a supervisor would.
+For each fault a walker walks the pocket world of a server of its own on loopback, and resumes its
+session where its socket is lost. The fault strikes once four chunks have arrived. From then on a
+new client tries again and again to open a world, and leaves after its first frame. A server that
+exits is started again, as a supervisor would.
 
-Columns: the walker's last error, its time, and the longest time between two of its chunks; the time
-of the new client's first frame; the state of the server's own process; leftovers. Times are seconds
-since the fault. Prints a table with a row for each try, then one JSON line.
+Columns: whether the walker walks on, or its last error and its time; `moved`, `resumed`: the times
+at which its world has moved to another group, and goes on over another socket; the longest time
+between two of its chunks; how many chunks of its world never came; the time of the new client's
+first frame; the state of the server's own process; leftovers. Times are seconds since the fault.
+Prints a table with a row for each try, then one JSON line.
 """
 
 import argparse
@@ -39,17 +42,19 @@ from benchmarks.local_server import (
 )
 from benchmarks.machine import describe_cpus, shared_memory
 from benchmarks.table import print_table
+from transport.client import News, Reconnected, connect
+from transport.wire.errors import TransportError
+from transport.wire.messages import Moved
 
 STRIKE_AFTER_CHUNKS = 4
 WATCH_S = 30.0  # a walker that still walks so long after the fault has survived it
 NEW_CLIENT_TIMEOUT_S = 180.0
 SETTLE_S = 10.0  # before what is left over is counted
-INIT = {
-    "type": "init",
-    "extensions": True,
+WALK = {
     "realtime_output_format": "jpeg",
     "condition_inputs": {"camera_actions": [["w"]] * 500},
 }
+INIT = {"type": "init", "extensions": True} | WALK
 
 Fault = Callable[[LocalServer], None]
 
@@ -106,28 +111,30 @@ class Walk:
     """The walker's observations."""
 
     arrived_s: list[float] = field(default_factory=list)
-    last: dict[str, Any] = field(default_factory=dict)  # the last message without a payload
-    close_code: int | None = None  # None: still walking
-    closed_s: float | None = None
+    indices: list[int] = field(default_factory=list)  # of chunks in their world
+    news_s: dict[type, float] = field(default_factory=dict)  # the first of each kind
+    error: TransportError | None = None
+    closed_s: float | None = None  # None: still walking
+
+    def note(self, news: News) -> None:
+        self.news_s.setdefault(type(news), time.monotonic())
+
+    @property
+    def num_missing(self) -> int:
+        """Chunks of the world that have not come."""
+        return len(set(range(max(self.indices) + 1)) - set(self.indices))
 
 
 async def walk(server: LocalServer, seen: Walk) -> None:
-    """Walks until the server closes the socket, or until cancelled."""
-    async with open_socket(server.ws, max_size=None, compression=None) as socket:
-        await socket.send(msgpack.encode(INIT))
-        try:
-            while True:
-                message = msgpack.decode(await socket.recv(decode=False))
-                if message["type"] == "frame_batch_header":
-                    await socket.recv()
-                if message["type"] not in ("frame_batch_header", "frame_batch"):
-                    seen.last = message
-                if message["type"] == "chunk_stats":
-                    seen.arrived_s.append(time.monotonic())
-                    ack = {"type": "ack", "chunk_index": message["chunk_index"]}
-                    await socket.send(msgpack.encode(ack))
-        except ConnectionClosed:
-            seen.close_code, seen.closed_s = socket.close_code, time.monotonic()
+    """Walks until the session is over, or until cancelled."""
+    try:
+        async with connect(server.ws, on_news=seen.note, **WALK) as client:
+            async for chunk in client.chunks():
+                seen.arrived_s.append(time.monotonic())
+                seen.indices.append(chunk.world_index)
+    except TransportError as exc:
+        seen.error = exc
+    seen.closed_s = time.monotonic()
 
 
 async def first_frame(server: Callable[[], LocalServer]) -> None:
@@ -221,11 +228,17 @@ async def observe(supervisor: Supervisor, fault: Fault) -> dict[str, Any]:
     await asyncio.sleep(SETTLE_S)
     supervising.cancel()
     gaps_s = [after - before for before, after in pairwise(seen.arrived_s)]
-    closed_s = seen.closed_s
+
+    def since(at_s: float | None) -> float | None:
+        return None if at_s is None else round(at_s - struck_s, 1)
+
     return {
-        "walker": "walks on" if closed_s is None else f"{told(seen.last)} {seen.close_code}",
-        "told_after_s": None if closed_s is None else round(closed_s - struck_s, 1),
+        "walker": "walks on" if seen.closed_s is None else told(seen.error),
+        "told_after_s": since(seen.closed_s),
+        "moved_s": since(seen.news_s.get(Moved)),
+        "resumed_s": since(seen.news_s.get(Reconnected)),
         "longest_gap_s": round(max(gaps_s), 2),
+        "missing_chunks": seen.num_missing,
         "new_client_s": None if newcomer_s is None else round(newcomer_s, 1),
         "server": (
             "runs"
@@ -236,9 +249,9 @@ async def observe(supervisor: Supervisor, fault: Fault) -> dict[str, Any]:
     }
 
 
-def told(last: dict[str, Any]) -> str:
-    """The error that the walker was sent, if one was the last message."""
-    return str(last.get("code", "no word")) if last.get("type") == "error" else "no word"
+def told(error: TransportError | None) -> str:
+    """The walker's last error."""
+    return "closed" if error is None else f"{error.code} {error.close_code or ''}".strip()
 
 
 def left_over(server: LocalServer, memory: set[str]) -> str:

@@ -219,6 +219,9 @@ class GroupSessions:
 
     def mark_opened(self, session_id: str) -> bool:
         """Note that the session's world is open. False if the session has ended meanwhile."""
+        record = self.registry.get(session_id)
+        if record is not None and not record.opened:
+            logger.info("session %s opened, %d in all", session_id, len(self.registry))
         return self.registry.mark_opened(session_id, self._clock())
 
     def mark_faulty(self, session_id: str, fault: Literal["refused", "failed"]) -> None:

@@ -18,6 +18,10 @@ from transport.wire.errors import TransportError, WorldFailed, WorldLost
 from transport.wire.messages import Queued, Starting
 from transport.wire.world import OnWait
 
+# A redeploy stops groups and transports at once. The client of a transport that is stopped, too,
+# resumes elsewhere, and takes its world along: Serve has told both within this time.
+GIVE_UP_DELAY_S = 1.0
+
 logger = logging.getLogger(__name__)
 
 
@@ -54,12 +58,14 @@ class Mover:
         chunk_index: Callable[[], int],
         on_wait: OnWait,
         on_fail: Callable[[TransportError], None],
+        may_leave: Callable[[], bool],
     ) -> None:
         """The world is open on the `lease`. `demand` is that of another one.
 
         `settle` returns when no call of the world runs. `enter` restores it on another lease.
         `chunk_index` is that of the next chunk to arrive. `on_wait` gets the client's status while
-        the world has no place, and `on_fail` the error that ends it. `name` is for the log.
+        the world has no place, and `on_fail` the error that ends it. `may_leave` returns whether
+        the world should leave a group that drains. `name` is for the log.
         """
         self.lease: HeldLease | None = lease  # None while the world has no place
         self.error: TransportError | None = None  # why it has ended
@@ -71,14 +77,18 @@ class Mover:
         self._chunk_index = chunk_index
         self._on_wait = on_wait
         self._on_fail = on_fail
+        self._may_leave = may_leave
+        self._is_lost = False  # the lease has ended, or does not answer
+        self._finds_ahead = False  # `_leaving` looks for a place while the world has one
         self._losses = Losses()
         self._moving: asyncio.Task[None] | None = None  # no step begins meanwhile
         self._leaving: asyncio.Task[None] | None = None  # looks for another place
         self._watching = self._watch(lease)
 
     @property
-    def is_moving(self) -> bool:
-        return self._moving is not None
+    def can_detach(self) -> bool:
+        """True while the world is where its lease is."""
+        return self.lease is not None and not self._is_lost and self.error is None
 
     async def place(self) -> HeldLease:
         """The lease, once the world is not moving. Raises the reason if the world has ended."""
@@ -93,19 +103,19 @@ class Mover:
         """Leave a group that does not run any more: Serve drains it.
 
         While another group runs, this one is used until that one has room. If none runs, the world
-        gives up its place at once: a new group may need the resources of this one.
+        gives up its place after a moment: a new group may need the resources of this one.
         """
         lease = self.lease
         if lease is None or self._moving is not None or self.error is not None:
             return
-        if not lease.group_id or lease.group_id in running or (running and self._leaving):
+        if not lease.group_id or lease.group_id in running or not self._may_leave():
+            return
+        if self._leaving is not None and self._finds_ahead == bool(running):
             return
         logger.info("session %s leaves group %s, which drains", self._name, lease.group_id)
         self._stop_leaving()
-        if running:
-            self._leaving = asyncio.create_task(self._leave(lease))
-        else:
-            self._moving = asyncio.create_task(self._move(lease, None))
+        self._finds_ahead = bool(running)
+        self._leaving = asyncio.create_task(self._leave(lease))
 
     def note_loss(self, lease: HeldLease, error: TransportError) -> None:
         """Move if the lease is lost. A loss that is known already is ignored."""
@@ -113,11 +123,12 @@ class Mover:
             return
         self._stop_leaving()
         logger.warning("session %s has lost its place: %s", self._name, error)
+        self._is_lost = True
         self._moving = asyncio.create_task(self._move(lease, error))
 
     def adopt(self, lease: HeldLease) -> None:
         """The world is open on another lease. Called by `enter`."""
-        self.lease = lease
+        self.lease, self._is_lost = lease, False
 
     def fail(self, error: TransportError) -> None:
         """End the world with an error."""
@@ -136,12 +147,13 @@ class Mover:
             self.lease.close()
 
     def detach(self) -> None:
-        """Leave the world to another lease; one without a place, or not resumable, ends."""
-        if self.lease is None or self._moving is not None or not self._demand.resumable:
+        """Leave the world to another lease, as far as it `can_detach` and is resumable."""
+        lease = self.lease
+        if lease is None or not (self.can_detach and self._demand.resumable):
             self.close()
             return
         self._end(WorldLost("the session is closed"))
-        self.lease.detach()
+        lease.detach()
 
     def _end(self, error: TransportError) -> None:
         self.error = self.error or error
@@ -169,16 +181,27 @@ class Mover:
             self._leaving = None
 
     async def _leave(self, old: HeldLease) -> None:
-        """Find a place elsewhere, and move there. Meanwhile the world goes on where it is."""
+        """Leave a group that drains. Meanwhile the world goes on where it is."""
+        place = None
+        if self._finds_ahead:
+            place = await self._find_ahead()
+        else:
+            await asyncio.sleep(GIVE_UP_DELAY_S)
+        if not self._may_leave():
+            self._leaving = None
+            if place is not None:
+                place.close()
+            return
+        self._moving, self._leaving = self._leaving, None
+        await self._move(old, None, place=place)
+
+    async def _find_ahead(self) -> HeldLease:
         while True:
             try:
-                place = await self._leases.lease(self._demand, on_wait=ignore)
-                break
+                return await self._leases.lease(self._demand, on_wait=ignore)
             except TransportError as exc:
                 logger.info("session %s has no other place yet: %s", self._name, exc)
                 await asyncio.sleep(self._leases.notice_period_s)
-        self._moving, self._leaving = self._leaving, None
-        await self._move(old, None, place=place)
 
     async def _move(
         self, old: HeldLease, error: TransportError | None, *, place: HeldLease | None = None

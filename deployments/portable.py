@@ -20,7 +20,7 @@ from deployments.rank_replies import Chunk
 from deployments.sessions.admission import Demand
 from lingbot.errors import LingbotError
 from lingbot.runtime.history import History
-from lingbot.runtime.snapshot import Journal, Snapshot, encode_snapshot
+from lingbot.runtime.snapshot import RESUMED_CHUNKS, Journal, Snapshot, encode_snapshot
 from transport.wire.errors import Refused, TransportError, WorldFailed, WorldLost
 from transport.wire.messages import Moved, Queued, Starting, WarningMessage
 from transport.wire.world import OnWait
@@ -41,6 +41,10 @@ class Cluster(Leases, Protocol):
         ...
 
     def report(self, session_id: str) -> SessionReport | None: ...
+
+    def is_draining(self) -> bool:
+        """True once this process must hand its sockets over."""
+        ...
 
     def store_world(self, token: str, snapshot: Snapshot) -> None:
         """Keep a world in the background, for `World.resume`."""
@@ -117,6 +121,8 @@ class PortableSession:
             chunk_index=lambda: self._history.next_chunk,
             on_wait=self._tell,
             on_fail=self._note_failure,
+            # The client of a process that drains resumes elsewhere, and takes its world along.
+            may_leave=lambda: not (self._is_resumable and cluster.is_draining()),
         )
 
     # ---- for the connection
@@ -217,18 +223,14 @@ class PortableSession:
 
     def detach(self) -> None:
         """The world waits in its group. One that has no group to wait in is stored."""
-        lease, running = self._mover.lease, self._cluster.running_groups()
-        can_wait = (
-            lease is not None
-            and not self._mover.is_moving
-            and str(lease.token) == self._known_token
-            and (running is None or lease.group_id in running)
-        )
-        if can_wait or not self._is_resumable:
+        lease = self._mover.lease
+        is_known = lease is not None and str(lease.token) == self._known_token
+        if not self._is_resumable or (self._mover.can_detach and is_known):
             self._mover.detach()
         else:
             if self._mover.error is None:
-                self._cluster.store_world(self._known_token, self._history.snapshot())
+                left = self._history.snapshot(num_more=RESUMED_CHUNKS)
+                self._cluster.store_world(self._known_token, left)
             self._mover.close()
         self._stop()
 

@@ -22,6 +22,7 @@ class RunningReplicas:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._running: dict[Deployment, frozenset[str]] = {}
+        self._left: dict[Deployment, set[str]] = {}
         self._listeners: dict[Deployment, dict[object, Callable[[frozenset[str]], None]]] = {}
 
     def get(self, deployment: Deployment) -> frozenset[str] | None:
@@ -31,9 +32,11 @@ class RunningReplicas:
     def update(self, deployment: Deployment, replicas: frozenset[str]) -> None:
         """Note the running replicas. Several routers of a deployment may push the same ones."""
         with self._lock:
+            before = self._running.get(deployment, frozenset())
             if self._running.get(deployment) == replicas:
                 return
             self._running[deployment] = replicas
+            self._left.setdefault(deployment, set()).update(before - replicas)
             for listener in self._listeners.get(deployment, {}).values():
                 listener(replicas)
 
@@ -59,20 +62,20 @@ class RunningReplicas:
 
         return stop
 
+    def has_left(self, deployment: Deployment, replica: str) -> bool:
+        """True if this replica has run and does not run any more."""
+        with self._lock:
+            running = self._running.get(deployment, frozenset())
+            return replica in self._left.get(deployment, ()) and replica not in running
+
     async def wait_left(self, deployment: Deployment, replica: str) -> None:
-        """Returns when this replica has run and does not run any more."""
-        left, was_seen = asyncio.Event(), False
-
-        def look(replicas: frozenset[str]) -> None:
-            nonlocal was_seen
-            if replica in replicas:
-                was_seen = True
-            elif was_seen:
-                left.set()
-
-        stop = self.follow(deployment, look)
+        """Returns when `has_left` is true."""
+        changed = asyncio.Event()
+        stop = self.follow(deployment, lambda replicas: changed.set())
         try:
-            await left.wait()
+            while not self.has_left(deployment, replica):
+                await changed.wait()
+                changed.clear()
         finally:
             stop()
 

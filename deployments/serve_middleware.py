@@ -4,7 +4,7 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 
-from ray.exceptions import TaskCancelledError
+from ray.exceptions import RayError
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -22,10 +22,10 @@ def add_serve_middleware(app: Starlette) -> Starlette:
 
 
 class ReceiveDisconnects:
-    """Turns a cancelled receive into the disconnect that it stands for.
+    """Turns a receive that fails into the disconnect that it stands for.
 
     When a client leaves, Serve cancels the calls of its request. One of them may be the call that
-    fetches the disconnect from the proxy.
+    fetches the disconnect from the proxy. A proxy that dies takes its sockets with it.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -35,7 +35,7 @@ class ReceiveDisconnects:
         async def receive_disconnect() -> Message:
             try:
                 return await receive()
-            except TaskCancelledError:
+            except RayError:  # of the call: it was cancelled, or the proxy has died
                 return {"type": f"{scope['type']}.disconnect"}
 
         await self._app(scope, receive_disconnect, send)

@@ -1,5 +1,7 @@
 """The transport deployment: sockets, controls, pacing and codecs, on replicas without a GPU."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +88,7 @@ class Transport:
 
     def __serve_build_asgi_app__(self) -> Starlette:
         config = self._config
-        return add_serve_middleware(
+        app = add_serve_middleware(
             build_app(
                 self._world,
                 limits=lambda: self._limits,
@@ -97,6 +99,16 @@ class Transport:
                 operator_token_file=config.operator_token_file,
             )
         )
+        lifespan = app.router.lifespan_context
+
+        @asynccontextmanager
+        async def finish_at_end(app: Starlette) -> AsyncIterator[Any]:
+            async with lifespan(app) as state:
+                yield state
+                await self._world.finish()  # Serve ends the lifespan of a replica that has drained
+
+        app.router.lifespan_context = finish_at_end
+        return app
 
 
 def replica_name() -> str:

@@ -160,8 +160,8 @@ class ClusterWorld:
         if self._replica is None:
             await asyncio.Event().wait()
         else:
-            application, deployment, replica = self._application, *self._replica
-            await self._running.wait_left((application, deployment), replica)
+            deployment, replica = self._replica
+            await self._running.wait_left((self._application, deployment), replica)
         return DRAINING
 
     def close(self, reason: str | None) -> None:
@@ -202,6 +202,12 @@ class ClusterWorld:
     def running_groups(self) -> frozenset[str] | None:
         return self._running.get(self._deployment)
 
+    def is_draining(self) -> bool:
+        if self._replica is None:
+            return False
+        deployment, replica = self._replica
+        return self._running.has_left((self._application, deployment), replica)
+
     async def encode(self, prompt: str) -> tuple[Context, WarningMessage | None]:
         """A prompt's context; see `PromptEncoder.encode`."""
         assert self._prompts is not None
@@ -225,6 +231,11 @@ class ClusterWorld:
             storing = asyncio.create_task(self._store(self.forks, token, snapshot))
             self._storing.add(storing)
             storing.add_done_callback(self._storing.discard)
+
+    async def finish(self) -> None:
+        """Returns when all worlds without a place have been stored."""
+        while self._storing:
+            await asyncio.wait(self._storing)
 
     async def _store(self, forks: ClusterForks, token: str, snapshot: Snapshot) -> None:
         data = await asyncio.to_thread(encode_snapshot, snapshot)
@@ -285,17 +296,19 @@ class ClusterWorld:
     ) -> PortableSession:
         self._check_open()
         on_wait = self._while_open(on_wait)
-        contexts = await self.contexts_of(snapshot, {})
+        history = History.of(snapshot, budget_bytes=self.config.history_bytes)
+        needed = history.snapshot()  # the other chunks of `snapshot` are for rewinding
+        contexts = await self.contexts_of(needed, {})
 
         async def enter(lease: HeldLease) -> Opened:
-            return await lease.restore(snapshot, contexts, on_wait=on_wait)
+            return await lease.restore(needed, contexts, on_wait=on_wait)
 
         lease, opened = await self._enter(demand, enter, on_wait)
         return self._keep(
             PortableSession(
                 self,
                 lease,
-                History.of(snapshot, budget_bytes=self.config.history_bytes),
+                history,
                 demand=demand,
                 on_wait=on_wait,
                 last_frame=opened.last_frame,

@@ -33,7 +33,7 @@ from lingbot.runtime.session_check import (
     size_of,
     window_and_sink,
 )
-from lingbot.runtime.snapshot import Origin, Snapshot
+from lingbot.runtime.snapshot import RESUMED_CHUNKS, Origin, Snapshot
 from lingbot.runtime.suspension import Suspension
 from lingbot.vae.memory import MASK_CHANNELS
 from lingbot.vae.protocol import VAE, ImageCondition
@@ -292,7 +292,7 @@ class Engine:
             condition=condition,
             steps=build_steps(config.schedule, num_steps=origin.num_steps),
             decoder=self.vae.new_decoder_state(),
-            history=History(origin, prompt=prompt, budget_bytes=0),
+            history=History(origin, prompt=prompt, budget_bytes=0, num_more=RESUMED_CHUNKS),
         )
 
     def embed_context(self, context: NDArray[np.float32] | None) -> tuple[TextKV, ...]:

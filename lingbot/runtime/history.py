@@ -26,14 +26,20 @@ class History:
     only exact replay needs them.
     """
 
-    def __init__(self, origin: Origin, *, prompt: str, budget_bytes: int) -> None:
-        """`budget_bytes` bounds the latents. A snapshot of the newest chunk is always possible."""
+    def __init__(
+        self, origin: Origin, *, prompt: str, budget_bytes: int, num_more: int = 0
+    ) -> None:
+        """`budget_bytes` bounds the latents. A snapshot of the newest chunk is always possible.
+
+        It may have `num_more` chunks beside those that it needs.
+        """
         self.origin = origin
         self.next_chunk = 0
         self.prompt = prompt  # of the newest chunk
         self.pitch = 0  # after the newest chunk, in degrees
         self._first_prompt = prompt
         self._budget_bytes = budget_bytes
+        self._num_more = num_more
         self._num_bytes = 0
         self._sink: list[KeptChunk] = []
         self._recent: deque[KeptChunk] = deque()  # without gaps, up to the newest
@@ -103,15 +109,17 @@ class History:
         while self._num_bytes > self._budget_bytes and self._can_forget():
             self._num_bytes -= self._recent.popleft().latents.nbytes
 
-    def snapshot(self, next_chunk: int | None = None) -> Snapshot:
+    def snapshot(self, next_chunk: int | None = None, *, num_more: int = 0) -> Snapshot:
         """The world before this chunk; None: before the next one.
+
+        It has `num_more` chunks beside those that it needs, as far as they are kept.
 
         Raises LingbotError, field `chunk_index`, for one that is not in the history.
         """
         at = self.next_chunk if next_chunk is None else next_chunk
         self._check(at)
         following = next((chunk for chunk in self._kept() if chunk.index == at), None)
-        first = at - self.origin.kept_chunks
+        first = at - self.origin.kept_chunks - num_more
         recache = max((one for one in self._recaches if one[0] < at), default=(0, ""))
         chunks = tuple(
             replace(chunk, prompt=recache[1]) if chunk.index < recache[0] else chunk
@@ -157,7 +165,7 @@ class History:
         self._num_bytes += chunk.latents.nbytes
 
     def _can_forget(self) -> bool:
-        return len(self._recent) > self.origin.kept_chunks
+        return len(self._recent) > self.origin.kept_chunks + self._num_more
 
     def _prompt_before(self, next_chunk: int) -> str:
         """The prompt of the chunk before this one, or that of the world's beginning."""

@@ -58,14 +58,14 @@ class Session:
         """What does not change while the world goes on."""
         return self.history.origin
 
-    def snapshot(self) -> Snapshot:
-        """The world before its next chunk.
+    def snapshot(self, *, num_more: int = 0) -> Snapshot:
+        """The world before its next chunk. At most RESUMED_CHUNKS more are kept.
 
         Raises LingbotError, field `prompt`, for a world that was given a context without its text.
         """
         if self.has_untold_prompt:
             raise LingbotError("a context came without its prompt's text", field="prompt")
-        return self.history.snapshot()
+        return self.history.snapshot(num_more=num_more)
 
     @property
     def is_steady(self) -> bool:

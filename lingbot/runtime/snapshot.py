@@ -29,6 +29,9 @@ MAX_JOURNAL_CHARS = 2**18  # of all prompts
 MAX_LATENT = 100.0  # clean latents are about normal
 CONDITION = "condition"  # the name of its tensor; those of chunks are their indices
 EXTRA_CHUNKS = 1  # kept before those of the window: their context; see `docs/benchmarks.md`
+# Kept before those by a session, and handed over with it: a client that lost its socket has not
+# received the last ones, and turns the world back
+RESUMED_CHUNKS = 3
 DECODED_CHUNKS = 2  # the last chunks that are decoded again, for the decoder's state
 
 

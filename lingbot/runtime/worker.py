@@ -45,6 +45,7 @@ from lingbot.runtime.restore_chain import RestoreChain
 from lingbot.runtime.restoring import Part, Restoration
 from lingbot.runtime.scheduler import Scheduler, Ticket
 from lingbot.runtime.session import Session, SessionSpec
+from lingbot.runtime.snapshot import RESUMED_CHUNKS
 
 HEARTBEAT_S = 5.0  # well within the collectives' timeout
 NUM_MEASURED = 3  # chunks of each size in warm-up
@@ -269,7 +270,8 @@ class Worker:
             case RestoreSession() | ContinueRestore():
                 return self._advance(command)
             case TakeSnapshot():
-                return self._open_session(command.session_id).snapshot()
+                session = self._open_session(command.session_id)
+                return session.snapshot(num_more=RESUMED_CHUNKS)
             case StepSession():
                 return self._step(command)
             case SuspendSession():

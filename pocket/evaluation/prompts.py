@@ -31,7 +31,7 @@ def measure_prompts(engine: Engine, scenes: Iterable[Scene]) -> Iterable[Metric]
     before, after = [], []
     for scene in scenes:
         random = Random(f"prompts {scene.seed}")
-        other = scene.under(_other_light(scene.conditions, random))
+        other = scene.under(draw_other_light(scene.conditions, random))
         session = open_session(engine, *draw_opening(Renderer(scene), random))
         actions = [key for _ in range(3) for key in stroll_actions(random)]
         for number in range(NUM_CHUNKS):
@@ -48,7 +48,7 @@ def measure_prompts(engine: Engine, scenes: Iterable[Scene]) -> Iterable[Metric]
     yield at_least("from the third chunk after a change", float(np.mean(after)), "", 0.9)
 
 
-def _other_light(conditions: Conditions, random: Random) -> Conditions:
+def draw_other_light(conditions: Conditions, random: Random) -> Conditions:
     """Draw conditions with another time of day or another weather."""
     while True:
         other = change_conditions(conditions, random)

@@ -1,21 +1,46 @@
 """Servers for the page's sockets: scripted ones, and a relay to the real one."""
 
+import socket
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import uvicorn
 from msgspec import msgpack
-from playwright.sync_api import Page, WebSocketRoute
+from playwright.sync_api import BrowserContext, Page, WebSocketRoute
 
+from transport.app import build_app
 from transport.codecs import open_encoder
 from transport.codecs.decoder import Decoder
 from transport.codecs.payload import Frames, build_header, split_chunk
+from transport.wire.limits import ClientLimits
 from transport.wire.messages import AppliedControls, Encoding, Format, HeaderExtras, encode_batch
+from transport.wire.world import World
 
 SOCKET = "**/v1/realtime_video/generate"
 FPS = 16
 
 SocketHandler = Callable[[WebSocketRoute], None]
+
+
+@contextmanager
+def serve_page(world: World, limits: ClientLimits = ClientLimits()) -> Iterator[SimpleNamespace]:  # noqa: B008
+    """The whole transport around a world, in this process: `.http` is its address."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        app = build_app(world, limits=lambda: limits)
+        running = uvicorn.Server(uvicorn.Config(app, ws="websockets-sansio", log_level="warning"))
+        thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
+        thread.start()
+        while not running.started:
+            time.sleep(0.01)
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        yield SimpleNamespace(http=address, world=world)
+        running.should_exit = True
+        thread.join()
 
 
 def answer_init(page: Page, *messages: dict[str, Any] | bytes) -> list[dict[str, Any]]:
@@ -60,10 +85,14 @@ def route_sockets(page: Page, *handlers: SocketHandler) -> list[WebSocketRoute]:
 class ScriptedServer:
     """A server whose messages the test sends, one by one. It keeps those of the page."""
 
-    def __init__(self, page: Page) -> None:
+    def __init__(self, page: Page | BrowserContext) -> None:
         self.received: list[dict[str, Any]] = []
         self.sockets: list[WebSocketRoute] = []
         page.route_web_socket(SOCKET, self._open)
+
+    @property
+    def inits(self) -> list[dict[str, Any]]:
+        return [one for one in self.received if one["type"] == "init"]
 
     def send(self, *messages: dict[str, Any] | bytes) -> None:
         """Send to the newest socket."""
@@ -100,11 +129,15 @@ def chunk(
     name: Format = "raw",
     quality: int = 90,
     flushes_older: bool = False,
+    world_index: int = 0,
 ) -> list[bytes]:
-    """The messages of one chunk, encoded by the server's own codec."""
+    """The messages of one chunk, encoded by the server's own codec.
+
+    `world_index` is the chunk's index in its world.
+    """
     encoder = open_encoder(Encoding(format=name, quality=quality), fps=FPS)
     batches = split_chunk(frames, encoder, position=index * len(frames))
-    extras = HeaderExtras(AppliedControls([], []), 0, cut_over=flushes_older)
+    extras = HeaderExtras(AppliedControls([], []), world_index, cut_over=flushes_older)
     parts: list[bytes | memoryview] = []
     for batch_index, batch in enumerate(batches):
         payload = encoder.encode(batch)

@@ -1,22 +1,17 @@
 """The page while its client waits, is away, or has little time left."""
 
 import os
-import socket
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import uvicorn
 from msgspec.structs import replace
 from playwright.sync_api import Page
 
 from tests.browser.driver import fake_visibility, read_card
-from tests.browser.fake_server import ScriptedServer, chunk, grey
+from tests.browser.fake_server import ScriptedServer, chunk, grey, serve_page
 from tests.transport.conftest import FakeWorld
-from transport.app import build_app
 from transport.wire.limits import ClientLimits
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("presence")]
@@ -32,18 +27,8 @@ def server() -> Iterator[SimpleNamespace]:
     limits = ClientLimits(idle_after_s=2.0, max_paused_s=8.0)
     world = FakeWorld(size=(112, 64))
     world.info = replace(world.info, fps=16)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        app = build_app(world, limits=lambda: limits)
-        config = uvicorn.Config(app, ws="websockets-sansio", log_level="warning")
-        running = uvicorn.Server(config)
-        thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
-        thread.start()
-        while not running.started:
-            time.sleep(0.01)
-        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        yield SimpleNamespace(http=address, world=world)
-        running.should_exit = True
-        thread.join()
+    with serve_page(world, limits) as server:
+        yield server
 
 
 @pytest.fixture

@@ -250,6 +250,7 @@ def run(scenario, *, ready=(True,), is_adding=False, prompts=None, hand_over=Non
             notice_period_s=0.01,
             running=RunningReplicas(),
             hand_over=hand_over,
+            replica=("Transport", "me"),
         )
         await asyncio.wait_for(scenario(world, group, []), 5)
 

@@ -13,7 +13,7 @@ from deployments.sessions.lease_reply import Ended, Full, NotHere
 from deployments.sessions.resume_token import parse_resume_token
 from deployments.world_group import Lease
 from lingbot.runtime.history import History
-from lingbot.runtime.snapshot import decode_snapshot, encode_snapshot
+from lingbot.runtime.snapshot import RESUMED_CHUNKS, decode_snapshot, encode_snapshot
 from tests.deployments.fakes import (
     DEPLOYMENT,
     HANGS,
@@ -31,6 +31,7 @@ from tests.deployments.fakes import (
 from transport.wire.errors import Refused, SessionGone, TakenOver, WorldFailed, WorldLost
 from transport.wire.messages import Moved, Starting
 
+TRANSPORTS = ("lingbot", "Transport")
 RESUMABLE = replace(SPEC, prompt="snow", resumable=True)
 
 
@@ -363,6 +364,12 @@ def test_a_session_that_is_closed_while_it_moves_leaves_no_lease():
 # ---- groups that drain
 
 
+@pytest.fixture(autouse=True)
+def short_delay(monkeypatch):
+    """Before a world gives up its place: the time of some steps."""
+    monkeypatch.setattr("deployments.mover.GIVE_UP_DELAY_S", 0.03)
+
+
 def running(world, *groups):
     world._running.update(DEPLOYMENT, frozenset(groups))
 
@@ -420,6 +427,78 @@ def test_a_world_gives_up_its_place_where_no_other_group_runs():
         running(world, "group-b")
         await walk(session, 1)
         session.close()
+
+    run(scenario)
+
+
+def test_a_world_without_another_group_goes_on_for_a_moment():
+    """Its transport may be about to drain, too, and its client to resume elsewhere."""
+
+    async def scenario(world, group, messages):
+        running(world, "group-a")
+        session, first = await walked(world, group, 1)
+        running(world)
+        await walk(session, 1)
+        assert session._mover.can_detach
+        token = session.resume_token
+        session.detach()
+        await asyncio.sleep(0.05)
+        assert first.ended == [] and group.streams[0].cancelled and len(group.streams) == 1
+        assert session._known_token == token and world.forks.worlds == {}
+
+    run(scenario)
+
+
+def drain(world):
+    """Serve drains this transport replica."""
+    world._running.update(TRANSPORTS, frozenset(["me"]))
+    world._running.update(TRANSPORTS, frozenset(["other"]))
+
+
+@pytest.mark.parametrize("order", ["group first", "transport first"])
+@pytest.mark.parametrize("others", [(), ("group-b",)], ids=["no other group", "another group"])
+def test_a_world_whose_transport_drains_too_is_left_to_its_client(order, others):
+    async def scenario(world, group, messages):
+        running(world, "group-a", *others)
+        session, first = await walked(world, group, 1)
+        if order == "transport first":
+            drain(world)
+        running(world, *others)
+        await asyncio.sleep(0.01)
+        drain(world)
+        if len(group.streams) > 1:
+            grant(group, "b")
+        await asyncio.sleep(0.05)
+        await walk(session, 1)
+        assert first.ended == [] and session.take_notices() == []
+        assert all(stream.cancelled for stream in group.streams[1:])
+        session.close()
+
+    run(scenario)
+
+
+def test_a_client_that_cannot_resume_moves_with_its_world_from_a_transport_that_drains():
+    async def scenario(world, group, messages):
+        running(world, "group-a", "group-b")
+        session, first = await opened(world, group, spec=SPEC)
+        drain(world)
+        running(world, "group-b")
+        await next_lease(group, 1)
+        grant(group, "b")
+        await until(lambda: first.ended)
+        await walk(session, 0)
+        session.close()
+
+    run(scenario)
+
+
+def test_a_transport_that_drains_tells_its_connections():
+    async def scenario(world, group, messages):
+        draining = asyncio.create_task(world.draining())
+        await asyncio.sleep(0.01)
+        assert not draining.done() and not world.is_draining()
+        drain(world)
+        assert "goes away" in await draining and world.is_draining()
 
     run(scenario)
 
@@ -565,10 +644,11 @@ def test_a_restored_world_gets_the_contexts_of_all_its_prompts():
 
 
 def snapshot_of(num_chunks):
-    history = History(ORIGIN, prompt="snow", budget_bytes=2**20)
+    """As a rank hands it over: with chunks that the client may not have received."""
+    history = History(ORIGIN, prompt="snow", budget_bytes=0, num_more=RESUMED_CHUNKS)
     for number in range(num_chunks):
         history.append(chunk(number).latents, ["w"], None)
-    return history.snapshot()
+    return history.snapshot(num_more=RESUMED_CHUNKS)
 
 
 async def ignore(status):
@@ -577,7 +657,9 @@ async def ignore(status):
 
 def test_a_detached_session_keeps_its_world_in_its_group():
     async def scenario(world, group, messages):
+        running(world, "group-a", "group-b")
         session, rank = await walked(world, group, 2)
+        running(world, "group-b")  # a group that drains waits for such sessions
         session.detach()
         assert group.streams[0].cancelled and rank.ended == [] and world.forks.worlds == {}
         token = parse_resume_token(session.resume_token)
@@ -596,7 +678,7 @@ def test_a_session_that_is_not_resumable_ends_with_its_socket():
     run(scenario)
 
 
-@pytest.mark.parametrize("state", ["it moves", "its group drains", "its client has an old token"])
+@pytest.mark.parametrize("state", ["it moves", "its client has an old token"])
 def test_a_detached_session_without_a_group_to_wait_in_is_stored(state):
     async def scenario(world, group, messages):
         running(world, "group-a", "group-b")
@@ -605,15 +687,13 @@ def test_a_detached_session_without_a_group_to_wait_in_is_stored(state):
         if state == "it moves":
             die(group, rank)
             await next_lease(group, 1)
-        elif state == "its group drains":
-            running(world, "group-b")
         else:
             die(group, rank)
             await next_lease(group, 1)
             rank = grant(group, "b")
-            await until(lambda: not session._mover.is_moving)
+            await until(lambda: session._mover.can_detach)
         session.detach()
-        await until(lambda: world.forks.worlds)
+        await world.finish()
         assert rank.ended
         snapshot = decode_snapshot(world.forks.worlds[token], max_bytes=2**20)
         assert snapshot.next_chunk == 2
@@ -630,15 +710,17 @@ def test_a_token_attaches_to_a_session_that_waits_in_its_group():
         await next_lease(group, 0)
         assert group.demands[0].resume == ("a", SECRET) and group.demands[0].group == "group-a"
         rank = FakeRank()
-        rank.handed_over = HandedOver(snapshot_of(5), IMAGE)
-        rank.next_chunk = 5
+        rank.handed_over = HandedOver(snapshot_of(9), IMAGE)
+        rank.next_chunk = 9
         grant(group, "a", rank=rank, attached=True, epoch=2)
         session, saved = await resuming
-        assert (saved.chunk_index, saved.prompt, saved.width, saved.seed) == (5, "snow", 16, 1)
-        assert session.chunk_index == 5 and (session.last_frame == IMAGE).all()
+        assert (saved.chunk_index, saved.prompt, saved.width, saved.seed) == (9, "snow", 16, 1)
+        assert session.chunk_index == 9 and (session.last_frame == IMAGE).all()
         assert rank.restored == [] and session.resume_token == token
-        await walk(session, 5)
+        await walk(session, 9)
         assert rank.calls[-1][:2] == ("a", 2)
+        await session.rewind(6)  # the client has not received the last chunks before
+        await walk(session, 6)
         session.close()
 
     run(scenario)

@@ -15,8 +15,7 @@ from websockets.asyncio.client import connect as open_socket
 from websockets.exceptions import ConnectionClosed
 
 from benchmarks.local_server import local_server, wait_until_ready
-from deployments.closing import has_arrived
-from transport.client import connect
+from transport.client import Reconnected, connect
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.xdist_group("serve")]
 
@@ -41,18 +40,6 @@ def deploy(server, change):
     serve = Path(sys.executable).with_name("serve")
     command = [serve, "deploy", path, "--address", dashboard_of(server)]
     subprocess.run(command, check=True, timeout=60)
-
-
-def has_deployed(server, drain_times):
-    """True once the replicas have these times to drain."""
-    details = msgspec.json.decode(
-        urllib.request.urlopen(f"{dashboard_of(server)}/api/serve/applications/", timeout=30).read()
-    )
-    deployments = [
-        {"name": name, "graceful_shutdown_timeout_s": drain_s}
-        for name, drain_s in drain_times.items()
-    ]
-    return has_arrived(details, [{"name": "lingbot", "deployments": deployments}])
 
 
 def dashboard_of(server):
@@ -155,38 +142,25 @@ def test_resources_that_no_node_has_are_told_until_another_config_is_deployed(se
     asyncio.run(asyncio.wait_for(scenario(), 180))
 
 
-def test_changed_args_replace_the_world_and_the_walker_is_told(server):
-    def short_drain(application):
-        transport, group = application["deployments"]
-        transport["graceful_shutdown_timeout_s"], group["graceful_shutdown_timeout_s"] = 15, 5
-        transport.pop("user_config", None)
-
+def test_changed_args_replace_all_processes_and_the_walkers_world_goes_on(server):
     def smaller_cache(application):
         application["args"]["camera_cache_bytes"] = 1_000_000
 
     async def scenario():
-        before = processes(server)
-        async with open_socket(server.ws, max_size=None) as socket:
-            # A chunk of JPEG is small enough for a single message.
-            init = {"type": "init", "extensions": True, "realtime_output_format": "jpeg"}
-            await socket.send(msgpack.encode(init))
-            await socket.recv()
-            # Replicas that are replaced drain for as long as the config before allowed them.
-            await asyncio.to_thread(deploy, server, short_drain)
-            while not await asyncio.to_thread(
-                has_deployed, server, {"Transport": 15, "WorldGroup": 5}
-            ):
-                await asyncio.sleep(0.2)
-            await asyncio.to_thread(deploy, server, smaller_cache)
-            last = await walk_until_the_end(socket)
-        assert (last["type"], last["code"]) == ("error", "world_lost")
-        assert socket.close_code == 1012
-        while set(processes(server)["ray::WorldRank"]) & set(before["ray::WorldRank"]):
-            await asyncio.sleep(0.2)
-        await asyncio.to_thread(wait_until_ready, server)
-        async with connect(server.ws) as client:
-            async for chunk in client.chunks():
-                assert chunk.frames.shape[0] == 9
-                break
+        before, indices, news = processes(server), [], []
+
+        def is_replaced():
+            now = processes(server)
+            return not any(set(now[name]) & set(before[name]) for name in REPLICAS)
+
+        async with connect(server.ws, on_news=news.append) as walker:
+            async for chunk in walker.chunks():
+                indices.append(chunk.world_index)
+                if len(indices) == 3:
+                    await asyncio.to_thread(deploy, server, smaller_cache)
+                if len(indices) > 6 and await asyncio.to_thread(is_replaced):
+                    break
+        assert indices == list(range(len(indices)))
+        assert Reconnected in [type(one) for one in news]
 
     asyncio.run(asyncio.wait_for(scenario(), 180))

@@ -71,6 +71,8 @@ def test_a_replica_drains_once_it_has_run_and_does_not_run_any_more():
         assert not waiting.done()
         running.update(TRANSPORTS, frozenset(["other"]))
         await asyncio.wait_for(waiting, 1)
+        await asyncio.wait_for(running.wait_left(TRANSPORTS, "me"), 1)  # it is known
+        assert running.has_left(TRANSPORTS, "me") and not running.has_left(TRANSPORTS, "other")
         assert running._listeners[TRANSPORTS] == {}
 
     asyncio.run(scenario())

@@ -2,7 +2,7 @@ import asyncio
 import pickle
 
 import pytest
-from ray.exceptions import TaskCancelledError
+from ray.exceptions import ActorDiedError, TaskCancelledError
 
 from deployments.serve_middleware import CopyViews, ReceiveDisconnects
 
@@ -57,9 +57,10 @@ def receive_through(receive, *, kind):
 
 
 @pytest.mark.parametrize("kind", ["http", "websocket"])
-def test_a_cancelled_receive_is_a_disconnect(kind):
+@pytest.mark.parametrize("error", [TaskCancelledError, ActorDiedError])
+def test_a_receive_that_is_cancelled_or_loses_its_proxy_is_a_disconnect(kind, error):
     async def receive():
-        raise TaskCancelledError
+        raise error
 
     assert receive_through(receive, kind=kind) == [{"type": f"{kind}.disconnect"}]
 

@@ -6,9 +6,9 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from tests.transport.fake_world import FakeSession
 
 from examples import plan
+from tests.transport.fake_world import FakeSession
 from transport.paths import SOCKET_PATH
 
 
@@ -22,7 +22,7 @@ def world(make_world, monkeypatch):
         turns = sum("j" in chunk[0] for chunk in session.actions)
         row = np.arange(session.spec.width) % 2 * 20 * turns
         shape = (num_frames, session.spec.height, session.spec.width, 3)
-        return np.broadcast_to(row[:, None], shape).astype(np.uint8)
+        return np.broadcast_to(row[:, None], shape).astype(np.uint8, order="C")
 
     monkeypatch.setattr(FakeSession, "_frames", frames)
     return world

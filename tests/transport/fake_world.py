@@ -156,10 +156,10 @@ class FakeWorld:
 
 
 class PendingFrames:
-    """The frames of a chunk, decoded once `decoding` is set."""
+    """The frames of a session's last chunk, decoded once `decoding` is set."""
 
-    def __init__(self, frames, decoding):
-        self.frames, self.decoding = frames, decoding
+    def __init__(self, frames, session):
+        self.frames, self.session = frames, session
         self.is_awaited = False
 
     def __await__(self):
@@ -168,8 +168,9 @@ class PendingFrames:
         return self.wait().__await__()
 
     async def wait(self):
-        while not self.decoding.is_set():
+        while not self.session.world.decoding.is_set():
             await anyio.sleep(0.005)
+        self.session.has_latents = True
         return self.frames
 
 
@@ -180,6 +181,7 @@ class FakeSession:
         self.prompt = spec.prompt
         self.seed = spec.seed
         self.is_taken_over = self.is_stepping = False
+        self.has_latents = True  # of all chunks
         self.last_frame = None
         if self.actions:
             self.last_frame = self._frames()[-1]
@@ -208,7 +210,8 @@ class FakeSession:
         self.is_stepping = False
         self.prompt = prompt or self.prompt
         self.actions.append(list(actions))
-        return PendingFrames(self._frames(), self.world.decoding)
+        self.has_latents = False  # they come with the frames
+        return PendingFrames(self._frames(), self)
 
     async def encode(self, prompt):
         self.world.encoded.append(prompt)
@@ -222,10 +225,12 @@ class FakeSession:
             raise self.world.on_encode
 
     async def save(self):
+        assert self.has_latents
         await self._command("save")
         return msgpack.encode(self.snapshot())
 
     async def fork(self):
+        assert self.has_latents
         await self._command("fork")
         token = f"fork{len(self.world.forks)}"
         self.world.forks[token] = msgpack.encode(self.snapshot())
@@ -235,11 +240,13 @@ class FakeSession:
         await self._command("rewind", chunk_index)
         assert self.earliest_chunk <= chunk_index <= self.chunk_index
         del self.actions[chunk_index:]
+        self.has_latents = True
 
     async def reset(self, *, seed, prompt):
         await self._command("reset", seed, prompt)
         self.seed, self.prompt = seed, prompt or self.prompt
         self.actions.clear()
+        self.has_latents = True
 
     async def _command(self, name, *arguments):
         assert not self.is_stepping

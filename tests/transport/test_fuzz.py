@@ -25,6 +25,7 @@ from transport.wire.messages import (
     encode_message,
 )
 from transport.wire.protocol import ServerProtocol, State
+from transport.wire.world_command import ResetWorld, RewindWorld
 
 NUM_STRINGS = 200_000  # for the decoder, and as many for protocols
 NUM_SHARES = 8  # tests that share them
@@ -40,15 +41,20 @@ wire_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
     max_leaves=4,
 )
-CLIENT_STRUCTS = [*get_args(ClientMessage), HeldKeys, OutputChange]
+CLIENT_STRUCTS = [*get_args(ClientMessage), HeldKeys, OutputChange, RewindWorld, ResetWorld]
 
 
 SIMPLE = {
     kinds.NoneType: lambda _: st.none(),
     kinds.BoolType: lambda _: st.booleans(),
-    kinds.FloatType: lambda _: st.floats(allow_nan=False),
+    kinds.FloatType: lambda kind: st.floats(
+        kind.gt, kind.le, allow_nan=False, exclude_min=kind.gt is not None
+    ),
+    kinds.BytesType: lambda _: st.binary(max_size=30),
     kinds.RawType: lambda _: wire_values,
-    kinds.StrType: lambda kind: st.text(max_size=min(kind.max_length or 30, 30)),
+    kinds.StrType: lambda kind: st.text(
+        min_size=kind.min_length or 0, max_size=min(kind.max_length or 30, 30)
+    ),
     kinds.IntType: lambda kind: st.integers(
         -(2**63) if kind.ge is None else kind.ge, 2**64 - 1 if kind.le is None else kind.le
     ),
@@ -167,6 +173,11 @@ EVENTS = [
     ("composite_input", {"input_types": ["prompt", "output"], "prompt": "snow", "output": OUTPUT}),
     ("composite_input", {"input_types": ["camera_actions"], "camera_actions": HELD}),
     ("fly", {"up": 1}),
+    ("save", None),
+    ("fork", None),
+    ("rewind", {"chunk_index": 3}),
+    ("rewind", {"seconds": 2.5}),
+    ("reset", {"seed": 7, "prompt": "snow"}),
 ]
 INITS = [
     {},
@@ -174,6 +185,9 @@ INITS = [
     {"extensions": True, "realtime_delivery": "latest", "first_frame": b"\x89PNG" * 20},
     {"extensions": True, "realtime_output_format": "webp", "realtime_output_pacing": False},
     {"condition_inputs": {"camera_actions": SCRIPT}, "realtime_causal_kv_cache_num_frames": 21},
+    {"extensions": True, "snapshot": b"PK\x03\x04" * 20, "prompt": "snow"},
+    {"extensions": True, "fork": "f.1"},
+    {"extensions": True, "resume": "group.session.secret", "size": "832x480"},
 ]
 CORPUS = [
     *(msgpack.encode({"type": "init"} | fields) for fields in INITS),
@@ -264,6 +278,9 @@ def check(effect, protocol):
         assert msgpack.decode(data)["type"] in ("error", "control_ack", "warning")
         assert len(data) <= LONGEST_ANSWER
     if protocol.state is State.RUNNING:
+        while (command := protocol.commands.take(0.0)) is not None:
+            assert protocol.request.extensions
+            protocol.begin_course(command.course)
         for action in protocol.controls.take_chunk(3).actions:
             assert set(action) <= set(KEYS)
 

@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 from msgspec import msgpack
+from msgspec.structs import replace
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
@@ -322,7 +323,11 @@ class Client:
                 self.acked_events.append(message.event_id)
             case WarningMessage():
                 self.warnings.append(message)
-            case Queued() | Starting() | Paused() | Resumed() | Paced() | Ending() | Moved():
+            case Moved(_, resume_token):
+                if self.session is not None and resume_token is not None:
+                    self.session = replace(self.session, resume_token=resume_token)
+                self._note_news(message)
+            case Queued() | Starting() | Paused() | Resumed() | Paced() | Ending():
                 self._note_news(message)
 
     def _fail(self, message: Error) -> None:

@@ -29,7 +29,7 @@ from transport.session_log import log_closed, log_opened
 from transport.wire.errors import TransportError, WorldLost
 from transport.wire.init import SessionRequest
 from transport.wire.limits import ClientLimits
-from transport.wire.messages import Ack, Error, LastFrame, Moved, WarningMessage
+from transport.wire.messages import Error, LastFrame, Moved, WarningMessage
 from transport.wire.protocol import Effect, ServerProtocol
 from transport.wire.world import World, WorldSession
 from transport.worker_limits import CapacityLimits, run_in_worker
@@ -65,7 +65,7 @@ class Connection:
         self._requests_in, self._requests_out = anyio.create_memory_object_stream[SessionRequest](1)
         self._prompted = Signal()
         self._presence = Presence(self._protocol, limits=limits, observer=self._observer)
-        # By an ack, a command, the end of this process, a pause and the end of one.
+        # By a message, the end of this process, a pause and the end of one.
         self._changed = Signal()
         self._draining: str | None = None  # the reason
         self._session: WorldSession | None = None
@@ -149,8 +149,6 @@ class Connection:
             match effect:
                 case SessionRequest():
                     self._requests_in.send_nowait(effect)
-                case Ack():
-                    self._changed.notify()
                 case Error():
                     await self._sender.send(self._protocol.send_reply(effect))
                 case [*receipt]:
@@ -158,8 +156,7 @@ class Connection:
                         await self._sender.send(self._protocol.send_reply(reply))
         if self._protocol.has_new_prompt:
             self._prompted.notify()
-        if self._protocol.commands:
-            self._changed.notify()
+        self._changed.notify()
         self._presence.note_message()
 
     async def _receive(self) -> bytes | str:

@@ -119,7 +119,10 @@ class WorldOpener:
                 return session
             case SavedWorld():
                 return await self._world.open_snapshot(
-                    source, on_wait=on_wait, resumable=spec.resumable
+                    source,
+                    on_wait=on_wait,
+                    realtime=spec.realtime,
+                    resumable=spec.resumable,
                 )
         return await self._world.open(spec, source, on_wait=on_wait)
 

@@ -35,6 +35,11 @@ class Presence:
     def is_paused(self) -> bool:
         return self._protocol.idle.paused is not None
 
+    @property
+    def awaits_keys(self) -> bool:
+        """True if a session on demand has nothing to do; see `ServerProtocol.awaits_keys`."""
+        return self._protocol.awaits_keys
+
     def note_message(self) -> None:
         """A message has arrived: the client may have returned or left the page."""
         self._noted.set()

@@ -40,7 +40,7 @@ class Turn:
         ack_timeout_s: float,
         command_s: WaitS = lambda now_s: math.inf,
     ) -> None:
-        """`wait_s` is infinite until an ack arrives, and in a pause. `changed` wakes both waits.
+        """`wait_s` is infinite until an ack or keys arrive, and in a pause. `changed` wakes it.
 
         `command_s` interrupts the wait: it gives the seconds until something else is to be done.
         """
@@ -69,7 +69,7 @@ class Turn:
 
     def _ack_timeout(self, remaining_s: float, now_s: float) -> float:
         """Seconds for which an ack may still be missing. A pause needs none."""
-        if remaining_s < math.inf:
+        if remaining_s < math.inf or self._presence.awaits_keys:
             self._silent_s = None
             return math.inf
         if self._presence.is_paused:

@@ -244,7 +244,7 @@ def _close_codes() -> dict[str, str]:
     codes |= {
         "1000": "Done; an error before it says that the session was ended.",
         "1008": "Refused; the error before it gives the reason.",
-        "1012": "The world is lost, after an `error`; or it goes on elsewhere, after a `reconnect`.",
+        "1012": "The world is lost, after an error; after `reconnect`, it goes on elsewhere.",
     }
     return dict(sorted(codes.items()))
 

@@ -75,6 +75,7 @@ class SessionRequest(Struct, frozen=True, kw_only=True):
     fps: int
     paced: bool  # by the media clock
     latest: bool  # drop stale chunks, and generate without waiting for acks
+    on_demand: bool = False  # generate only while a script has actions left, or a key is held
     flushes_older: bool  # the client shows a chunk with new keys before older frames
     max_chunks: int | None
     extensions: bool
@@ -96,6 +97,7 @@ def read_init(init: Init, info: WorldInfo, *, max_script_bytes: int) -> SessionR
     warnings = [] if source else warn_of_size(init.size, served=f"{width}x{height}")
     warnings += _read_unsupported(init, extensions=extensions)
     latest = extensions and init.realtime_delivery == "latest"
+    on_demand = extensions and init.realtime_delivery == "on_demand"
     return SessionRequest(
         world=WorldSpec(
             prompt=read_prompt(init.prompt, info, has_image=bool(first_frame or source)),
@@ -105,6 +107,7 @@ def read_init(init: Init, info: WorldInfo, *, max_script_bytes: int) -> SessionR
             num_steps=read_steps(init.num_inference_steps, info),
             window=window,
             sink=sink,
+            realtime=not on_demand,
             resumable=extensions and info.resume_grace_s > 0,
         ),
         sizes=sizes,
@@ -114,8 +117,9 @@ def read_init(init: Init, info: WorldInfo, *, max_script_bytes: int) -> SessionR
         encoding=_read_encoding(init, extensions=extensions),
         fps=init.fps or info.fps,
         # In `latest` mode frames that nobody will see are not generated ahead of time.
-        paced=init.realtime_output_pacing is not False or latest,
+        paced=(init.realtime_output_pacing is not False or latest) and not on_demand,
         latest=latest,
+        on_demand=on_demand,
         flushes_older=extensions and bool(init.realtime_cut_over),
         max_chunks=init.max_chunks,
         extensions=extensions,
@@ -134,6 +138,7 @@ def continue_saved(request: SessionRequest, saved: SavedWorld) -> SessionRequest
         num_steps=saved.num_steps,
         window=saved.window,
         sink=saved.sink,
+        realtime=request.world.realtime,
         resumable=request.world.resumable,
     )
     warnings = warn_of_size(request.size, served=f"{saved.width}x{saved.height}")

@@ -14,7 +14,7 @@ from transport.wire.errors import ErrorCode
 
 Format = Literal["raw", "jpeg", "webp", "h264", "delta-zstd"]
 Chroma = Literal["420", "444"]  # JPEG samples colour at a quarter of the pixels, or at all
-DeliveryMode = Literal["all", "latest"]
+DeliveryMode = Literal["all", "latest", "on_demand"]
 WarningCode = Literal[
     "codec_failed",
     "size_changed",
@@ -68,7 +68,8 @@ class Init(Struct, tag="init", frozen=True, kw_only=True):
     extensions: bool | None = None
     realtime_chroma_subsampling: Chroma | None = None  # of JPEG
     # With extensions: "all" chunks, or the "latest". With "all", generation waits for missing acks.
-    # With "latest" it goes on, and stale chunks are dropped whole.
+    # With "latest" it goes on, and stale chunks are dropped whole. With "on_demand" a chunk is
+    # generated only while a script has actions left, or a key is held, as fast as the world can.
     realtime_delivery: DeliveryMode | None = None
     # With extensions: the client shows a chunk marked `cut_over` before older frames.
     realtime_cut_over: bool | None = None

@@ -26,6 +26,7 @@ class Pacer:
     paced: bool = True
     acknowledged: bool = False  # the client sends acks
     latest: bool = False  # generation does not wait for acks
+    on_demand: bool = False  # the client waits for no frames but those that it asks for
     stall_s: float = 0.0  # before the last chunk the client had nothing left to show for so long
     _num_generated: int = 0
     _num_acked: int = 0
@@ -52,7 +53,7 @@ class Pacer:
         self._media_s = media_s = num_frames / self.fps
         decoding_s = min(decoding_s, media_s)  # a longer one was an outlier
         starts_s = now_s + decoding_s
-        is_first = self._num_generated == 0 or self._is_resuming
+        is_first = self._num_generated == 0 or self._is_resuming or self.on_demand
         self.stall_s = 0.0 if is_first else max(0.0, starts_s - self._playout_ends_s)
         self._is_resuming = False
         if not flushes_older:

@@ -185,6 +185,7 @@ class ServerProtocol:
             paced=request.paced,
             acknowledged=request.extensions,
             latest=request.latest,
+            on_demand=request.on_demand,
         )
         self._speed = SpeedMeter(fps=request.fps)
         if request.script:
@@ -365,9 +366,14 @@ class ServerProtocol:
     def wait_to_generate_s(self, now_s: float) -> float:
         """Seconds until the next chunk may be generated.
 
-        Infinite while the session is paused, and until an ack arrives.
+        Infinite while the session is paused or awaits keys, and until an ack arrives.
         """
-        return math.inf if self.idle.paused else self._pacer.wait_s(now_s)
+        return math.inf if self.idle.paused or self.awaits_keys else self._pacer.wait_s(now_s)
+
+    @property
+    def awaits_keys(self) -> bool:
+        """True if nothing is generated until a script or a key comes."""
+        return self.request is not None and self.request.on_demand and not self.controls.is_busy
 
     def wait_to_send_s(self, now_s: float) -> float:
         """Seconds until the next chunk may be sent: 0, or infinite until an ack arrives."""

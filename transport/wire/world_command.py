@@ -34,7 +34,8 @@ class ForkWorld(Struct, frozen=True):
 class RewindWorld(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The payload of `rewind`: how far the world is turned back. One of the two is given."""
 
-    chunk_index: Annotated[int, Meta(ge=0)] | None = None  # in the world, of the next chunk
+    # In the world, of the next chunk.
+    chunk_index: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
     # Of media. It goes back no further than the history.
     seconds: Annotated[float, Meta(gt=0, le=MAX_REWIND_S)] | None = None
 

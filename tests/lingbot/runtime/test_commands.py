@@ -1,17 +1,22 @@
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from lingbot.runtime.commands import (
     CloseSession,
+    ContinueRestore,
     Heartbeat,
     OpenSession,
+    RestoreSession,
     ResumeSession,
     StepSession,
     Stop,
     SuspendSession,
+    TakeSnapshot,
     decode_command,
     encode_command,
 )
+from tests.lingbot.runtime.worlds import is_same, make_history
 from tests.lingbot.toy import encode, make_spec
 
 COMMANDS = [
@@ -20,6 +25,8 @@ COMMANDS = [
     SuspendSession("b", is_first=True),
     SuspendSession("b", is_first=False),
     ResumeSession("b"),
+    ContinueRestore("b"),
+    TakeSnapshot("b"),
     CloseSession("b"),
     Heartbeat(),
     Stop(),
@@ -46,8 +53,21 @@ def test_a_session_arrives_as_it_was_sent(image):
         assert getattr(arrived.spec, name) == getattr(sent.spec, name)
 
 
-def test_a_steps_new_context_arrives_as_it_was_sent():
-    sent = StepSession("a", ["w"], encode("snow at night"))
+@pytest.mark.parametrize("dtype", [np.float32, np.uint16])
+def test_a_restoration_arrives_as_it_was_sent(dtype):
+    """The latents of both kinds, and a context by its prompt."""
+    history = make_history(7, prompts={2: "snow", 5: ""}, recached={5}, dtype=dtype)
+    sent = RestoreSession("a", history.snapshot(), {"snow": encode("snow")}, exact=True)
     arrived = decode_command(encode_command(sent))
+    assert is_same(arrived.snapshot, sent.snapshot) and arrived.exact
+    assert np.array_equal(arrived.contexts["snow"], sent.contexts["snow"])
+    without = RestoreSession("a", replace(sent.snapshot, journal=None), {})
+    assert is_same(decode_command(encode_command(without)).snapshot, without.snapshot)
+
+
+def test_a_steps_new_context_arrives_as_it_was_sent():
+    sent = StepSession("a", ["w"], encode("snow at night"), "snow at night", recache=True)
+    arrived = decode_command(encode_command(sent))
+    assert (arrived.prompt, arrived.recache) == ("snow at night", True)
     assert arrived.context.dtype == np.float32
     assert np.array_equal(arrived.context, sent.context)

@@ -14,9 +14,16 @@ import torch.distributed as dist
 from torch.distributed import FileStore
 from torch.multiprocessing.spawn import start_processes
 
-from lingbot.errors import LingbotError
+from lingbot.errors import LingbotError, SessionClosed
 from lingbot.parallel.process_group import join, spawn_ranks
-from lingbot.runtime.commands import CloseSession, OpenSession, StepSession, Stop
+from lingbot.runtime.commands import (
+    CloseSession,
+    OpenSession,
+    RestoreSession,
+    StepSession,
+    Stop,
+    TakeSnapshot,
+)
 from lingbot.runtime.worker import Worker
 from tests.lingbot.running_worker import SOON_S, execute
 from tests.lingbot.toy import WALK, encode, make_engine, make_spec
@@ -89,7 +96,38 @@ def walk_together(worker):
             execute(worker, CloseSession("c"))
             refusals.append(refusal_of(worker, StepSession("c", actions)))
     frames = {name: [one.result(SOON_S)[0] for one in chunks] for name, chunks in decoding.items()}
-    return frames, refusals
+    return frames, refusals, restore_together(worker)
+
+
+CONTEXTS = {"a toy": encode("a toy"), "another prompt": OTHER_CONTEXT}
+RECACHED = StepSession("d", WALK[0], CONTEXTS["a toy"], "a toy", True)
+
+
+def restore_together(worker):
+    """A refusal, then a world that goes on, and rebuilds its window under a new prompt.
+
+    Another restoration is ended before its last part.
+    """
+    snapshot = execute(worker, TakeSnapshot("a"))
+    refusals = [refusal_of(worker, RestoreSession("b", snapshot, {}))]
+    ended = worker.submit(RestoreSession("e", snapshot, CONTEXTS), deadline=0)
+    worker.end_session("e")
+    with pytest.raises(SessionClosed):
+        ended.result(SOON_S)
+    opening = execute(worker, RestoreSession("d", snapshot, CONTEXTS))
+    frames = [
+        execute(worker, step).result(SOON_S)[0] for step in (StepSession("d", WALK[1]), RECACHED)
+    ]
+    exact = execute(worker, RestoreSession("x", snapshot, CONTEXTS, exact=True))
+    exact_frames = execute(worker, StepSession("x", WALK[1])).result(SOON_S)[0]
+    going_on = execute(worker, StepSession("a", WALK[1])).result(SOON_S)[0]
+    return SimpleNamespace(
+        snapshot=snapshot,
+        refusals=refusals,
+        frames=[opening.last_frame, *frames],
+        exact=[exact.last_frame, exact_frames],
+        expected=going_on,
+    )
 
 
 def run_together(group):
@@ -102,8 +140,8 @@ def run_together(group):
 
 @pytest.fixture(scope="module")
 def two():
-    (frames, refusals), states = spawn_ranks(2, run_together)
-    return SimpleNamespace(frames=frames, refusals=refusals, states=states)
+    (frames, refusals, restored), states = spawn_ranks(2, run_together)
+    return SimpleNamespace(frames=frames, refusals=refusals, restored=restored, states=states)
 
 
 def test_two_ranks_show_one_ranks_frames(two, engine):
@@ -116,12 +154,36 @@ def test_two_ranks_show_one_ranks_frames(two, engine):
             assert ours.shape == frames.shape and np.abs(ours - frames).max() <= 1
 
 
+def test_two_ranks_restore_a_world_as_one_rank_does(two, engine):
+    """The snapshot goes to all ranks. One with a bit of difference on a rank would part them."""
+    restored = two.restored
+    restoration = engine.begin_restore(restored.snapshot, CONTEXTS)
+    while not (part := restoration.advance()).is_last:
+        for latents in part.latents:
+            last_frame = engine.decode(restoration.session, latents)[-1]
+    session, options = restoration.session, {"prompt": "a toy", "recache": True}
+    alone = [last_frame, engine.step(session, WALK[1])]
+    alone.append(engine.step(session, WALK[0], context=CONTEXTS["a toy"], **options))
+    for ours, expected in zip(restored.frames, alone, strict=True):
+        assert ours.shape == expected.shape
+        assert np.abs(ours.astype(int) - expected).max() <= 1
+    assert [refusal[2] for refusal in restored.refusals] == ["contexts"]
+
+
+def test_two_ranks_replay_a_world_bit_for_bit(two):
+    last_frame, frames = two.restored.exact
+    assert np.array_equal(last_frame, two.frames["a"][-1][-1])
+    assert np.array_equal(frames, two.restored.expected)
+
+
 def test_two_ranks_are_in_the_same_state_after_refusals_and_steps(two):
     leader, follower = two.states
     assert leader == follower
     assert {name: state[:3] for name, state in leader.items()} == {
-        "a": (5, 15, False),
+        "a": (6, 18, False),
         "b": (5, 15, False),
+        "d": (7, 12, False),  # of its kept chunks, and one
+        "x": (6, 18, False),
     }
 
 

@@ -1,6 +1,8 @@
+from dataclasses import replace
+
 import anyio
 
-from transport.connection.chunk_slot import ChunkSlot, GeneratedChunk
+from transport.connection.chunk_slot import ChunkSlot, GeneratedChunk, SharedFrames
 from transport.wire.controls import ChunkControls
 
 
@@ -88,3 +90,55 @@ def test_keys_of_a_dropped_chunk_keep_their_time():
     assert new.after(old).controls.event_s == 1.0
     assert new.after(chunk(0)).controls.event_s == 2.0
     assert chunk(1).after(old).controls.event_s == 1.0
+
+
+def test_a_dropped_chunk_passes_on_that_its_world_was_turned_back():
+    old = replace(chunk(0), controls=replace(chunk(0).controls, is_new_course=True))
+    assert chunk(1).after(old).controls.is_new_course
+    assert not chunk(1).after(chunk(0)).controls.is_new_course
+
+
+def test_the_chunk_that_waits_is_dropped_and_the_one_in_hand_is_awaited():
+    async def scenario():
+        slot, dropped = ChunkSlot(latest=True), []
+
+        async def drop():
+            await slot.drop_waiting()
+            dropped.append(True)
+
+        await slot.put(chunk(0))
+        in_hand = slot.take()
+        await slot.put(chunk(1))
+        assert [one.index for one in slot.unsent] == [0, 1]
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(drop)
+            await anyio.wait_all_tasks_blocked()
+            assert (slot.unsent, dropped) == ([in_hand], [])
+            slot.finish()
+        assert (slot.unsent, slot.num_dropped_frames, slot.take()) == ([], 12, None)
+
+    anyio.run(scenario)
+
+
+def test_several_tasks_await_the_frames_that_are_fetched_once():
+    async def scenario():
+        fetched, got, ready = [], [], anyio.Event()
+
+        async def fetch():
+            fetched.append(True)
+            await ready.wait()
+            return "frames"
+
+        shared = SharedFrames(fetch())
+
+        async def await_them():
+            got.append(await shared)
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(3):
+                tasks.start_soon(await_them)
+            await anyio.wait_all_tasks_blocked()
+            ready.set()
+        return fetched, got, await shared
+
+    assert anyio.run(scenario) == ([True], ["frames"] * 3, "frames")

@@ -135,7 +135,7 @@ class TimedSession:
     detach = close
 
 
-def take_time(world, *, fps, denoising_s, decoding_s):
+def take_time(world, *, fps, denoising_s, decoding_s, command_s=0.0):
     """Makes each chunk of the world take so long. Returns the list of sessions that it opens."""
     world.info = replace(world.info, fps=fps)
     sessions = []
@@ -144,7 +144,7 @@ def take_time(world, *, fps, denoising_s, decoding_s):
         def paint(num):
             return world.paint((9 if num == 1 else 12, spec.height, spec.width, 3), num)
 
-        sessions.append(TimedSession(denoising_s, decoding_s, paint))
+        sessions.append(TimedSession(denoising_s, decoding_s, paint, command_s=command_s))
         return sessions[-1]
 
     world.open = open_timed

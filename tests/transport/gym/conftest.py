@@ -2,8 +2,8 @@ import hashlib
 
 import numpy as np
 import pytest
-from tests.transport.fake_world import FakeSession
 
+from tests.transport.fake_world import FakeSession
 from transport.paths import SOCKET_PATH
 
 

@@ -6,8 +6,8 @@ import av
 import msgspec
 import pytest
 from starlette.requests import Request
-from tests.transport.fake_world import FakeSnapshot
 
+from tests.transport.fake_world import FakeSnapshot
 from transport.http.clip import clip
 from transport.wire.errors import Busy, Refused, WorldFailed, WorldLost
 from transport.wire.limits import ClientLimits

@@ -58,3 +58,27 @@ def test_the_refusal_of_a_prompt_names_its_event(connect, info):
         "field": "prompt",
         "event_id": 4,
     }
+
+
+def test_a_prompt_that_is_encoded_during_a_rewind_belongs_to_the_old_course(connect, info):
+    protocol = start_encoding_world(connect, info)
+    protocol.receive(event("prompt", "rain"), 0.0)
+    encoding = protocol.take_new_prompt()
+    protocol.receive(event("prompt", "fog"), 0.0)
+    protocol.receive(event("rewind", {"seconds": 1}), 0.0)
+    command = protocol.commands.take(0.0)
+    protocol.begin_course(command.course)
+    assert not protocol.has_new_prompt, "the fog was asked for before"
+    protocol.apply_prompt(encoding)
+    assert protocol.take_controls().prompt is None
+
+
+def test_a_prompt_behind_a_rewind_survives_it(connect, info):
+    protocol = start_encoding_world(connect, info)
+    protocol.receive(event("rewind", {"seconds": 1}), 0.0)
+    protocol.receive(event("prompt", "rain", event_id=4), 0.0)
+    command, encoding = protocol.commands.take(0.0), protocol.take_new_prompt()
+    protocol.begin_course(command.course)
+    protocol.apply_prompt(encoding)
+    controls = protocol.take_controls()
+    assert (controls.prompt, controls.event_ids) == ("rain", [4])

@@ -17,6 +17,7 @@ from transport.wire.messages import (
     FrameBatchHeader,
     Queued,
     RawLayout,
+    Reconnect,
     Starting,
     WarningMessage,
 )
@@ -340,6 +341,11 @@ BUSY = b"\x83\xa4type\xa5error\xa7content\xa4full\xa4code\xa4busy"
 def test_an_error_is_sent_before_the_close(start):
     end = start().send_close(1013, "full", last=Busy("full"))
     assert (end.unit, end.code, end.reason) == ([BUSY], 1013, "full")
+
+
+def test_a_client_that_shall_reconnect_hears_it_before_the_close(start):
+    end = start().send_close(1012, "drain", last=Reconnect("drain"))
+    assert (end.unit, end.code) == ([b"\x82\xa4type\xa9reconnect\xa7content\xa5drain"], 1012)
 
 
 def test_a_session_that_is_done_closes_without_an_error(start):

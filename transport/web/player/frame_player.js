@@ -3,6 +3,8 @@
 import { Decoder, release } from "./decoder.js";
 import { JitterBuffer } from "./jitter_buffer.js";
 
+const PREVIEW_PERIOD_MS = 1000; // previews are made of the first frame of a chunk, and no oftener
+
 export class FramePlayer {
   #canvas;
   #emit;
@@ -12,13 +14,14 @@ export class FramePlayer {
   #numReceived = 0;
   #numInChunk = 0; // frames of the arriving chunk, undecodable ones included
   #draining = false;
+  #lastPreview = { atMs: -PREVIEW_PERIOD_MS, chunkIndex: null };
   #closed = false;
   #paused = false;
 
   /**
    * onReport({ report, stats, ... }): `report` is one of
-   * "decoded" with numFrames and header, "shown" with width, height and eventIds,
-   * "decode_failed" with recovery ("none", "key_frame" or "jpeg"), "finished".
+   * "decoded" with numFrames and header, "shown" with width, height, eventIds and worldChunkIndex,
+   * "preview" with image (a JPEG) and worldChunkIndex, "decode_failed" with recovery ("none", "key_frame" or "jpeg"), "finished".
    */
   constructor({ fps, chunkFrames, canvas, onReport }) {
     this.#canvas = canvas;
@@ -42,6 +45,11 @@ export class FramePlayer {
     this.#decoding = this.#decoding
       .then(() => this.#queue(message))
       .catch(() => this.#emit("decode_failed", { recovery: "none" })); // keeps the chain alive
+  }
+
+  /** Drops the frames of the batches so far, once they are decoded. */
+  flush() {
+    this.#decoding = this.#decoding.then(() => this.#buffer.flush());
   }
 
   /** A hidden page shows no frames. Frames due in that time do not count as late. */
@@ -69,7 +77,10 @@ export class FramePlayer {
   /** Runs once for each refresh of the display. */
   tick(nowMs) {
     const frame = this.#paused ? null : this.#buffer.take(nowMs);
-    if (frame !== null) this.#show(frame);
+    if (frame !== null) {
+      this.#show(frame);
+      this.#makePreview(nowMs, frame);
+    }
     if (this.#draining && this.#buffer.length === 0) {
       this.#draining = false;
       this.#emit("finished");
@@ -89,6 +100,7 @@ export class FramePlayer {
     const frames = images.map((image, index) => ({
       image,
       chunkIndex: message.chunk_index,
+      worldChunkIndex: message.world_chunk_index ?? 0,
       frameIndex: this.#numInChunk + index,
       eventIds: index === 0 ? eventIds : [],
     }));
@@ -113,11 +125,24 @@ export class FramePlayer {
   }
 
   #show(frame) {
-    const { image, eventIds } = frame;
+    const { image, eventIds, worldChunkIndex } = frame;
     const { width, height } = image;
     this.#canvas.paintFrame(frame);
     release(image);
-    this.#emit("shown", { width, height, eventIds });
+    this.#emit("shown", { width, height, eventIds, worldChunkIndex });
+  }
+
+  /** Makes a preview of the frame on the canvas if it is the first of its chunk and one is due. */
+  #makePreview(nowMs, { chunkIndex, worldChunkIndex }) {
+    const { atMs, chunkIndex: lastIndex } = this.#lastPreview;
+    const startsChunk = chunkIndex !== lastIndex;
+    if (startsChunk) this.#lastPreview.chunkIndex = chunkIndex;
+    if (!startsChunk || nowMs - atMs < PREVIEW_PERIOD_MS) return;
+    this.#lastPreview.atMs = nowMs;
+    this.#canvas.makePreview().then(
+      (image) => this.#emit("preview", { image, worldChunkIndex }),
+      () => {}, // the strip lacks a moment, and nobody misses it
+    );
   }
 
   get #stats() {

@@ -28,7 +28,7 @@ export class JitterBuffer {
   numShown = 0;
   numLate = 0; // frame times that passed without a frame to show
   numDropped = 0;
-  numFlushed = 0; // dropped in favour of a chunk that answers newer controls
+  numFlushed = 0; // dropped in favour of a chunk that answers newer controls, or of another past
 
   /** onDrop(frame): called for each frame that will never be shown. */
   constructor({ fps, chunkFrames, onDrop }) {
@@ -79,6 +79,12 @@ export class JitterBuffer {
   restart() {
     this.#deadlineMs = null;
     this.#restarted = true;
+  }
+
+  /** Drops all frames: the world has been turned back. The next chunk is shown at once. */
+  flush() {
+    this.numFlushed += this.#drop(this.length);
+    this.restart();
   }
 
   /** Stops buffering: no more frames will come. */

@@ -42,6 +42,19 @@ export class Player {
     this.#send("showImage", { image }, [image]);
   }
 
+  /** Shows an image file until the first frame. Rejects if it cannot be decoded. */
+  async showFile(blob) {
+    const sessionId = this.#sessionId;
+    const image = await createImageBitmap(blob);
+    if (sessionId === this.#sessionId) this.showImage(image);
+    else image.close();
+  }
+
+  /** Drops the frames that were received before, and are not shown yet. */
+  flush() {
+    this.#send("flush");
+  }
+
   /** Shows the next chunk at once, whenever it comes: the session was paused. */
   restart() {
     this.#pause();

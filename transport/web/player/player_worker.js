@@ -27,6 +27,9 @@ const COMMANDS = {
   addBatch({ message }) {
     framePlayer.addBatch(message);
   },
+  flush() {
+    framePlayer.flush();
+  },
   pause(command) {
     paused = command.paused;
     framePlayer?.pause(paused);

@@ -1,4 +1,4 @@
-/** Records the canvas to a file that the browser downloads. */
+/** Records the canvas to a file. */
 
 const TYPES = ["video/webm;codecs=vp9", "video/webm;codecs=vp8", "video/webm", "video/mp4"];
 const MAX_BITS_PER_SECOND = 8_000_000; // a small canvas takes far less
@@ -7,14 +7,19 @@ const PERIOD_MS = 1000;
 export class Recorder {
   #canvas;
   #onChange;
+  #onFile;
   #recorder = null;
   #startedMs = 0;
   #timer = 0;
 
-  /** onChange(seconds): called each second of a recording, and with null when it ends. */
-  constructor(canvas, onChange) {
+  /**
+   * onChange(seconds): called each second of a recording, and with null when it ends.
+   * onFile(blob, extension): called with the recording.
+   */
+  constructor(canvas, { onChange, onFile }) {
     this.#canvas = canvas;
     this.#onChange = onChange;
+    this.#onFile = onFile;
   }
 
   static get isSupported() {
@@ -26,7 +31,7 @@ export class Recorder {
     else this.stop();
   }
 
-  /** Ends the recording, if there is one, and downloads its file. */
+  /** Ends the recording, if there is one. */
   stop() {
     if (this.#recorder === null) return;
     this.#recorder.stop();
@@ -43,7 +48,8 @@ export class Recorder {
     });
     const parts = [];
     recorder.ondataavailable = ({ data }) => parts.push(data);
-    recorder.onstop = () => download(new Blob(parts, { type: recorder.mimeType }));
+    const extension = recorder.mimeType.includes("mp4") ? "mp4" : "webm";
+    recorder.onstop = () => this.#onFile(new Blob(parts, { type: recorder.mimeType }), extension);
     recorder.start(PERIOD_MS);
     this.#recorder = recorder;
     this.#startedMs = performance.now();
@@ -54,15 +60,4 @@ export class Recorder {
   #emit() {
     this.#onChange(Math.round((performance.now() - this.#startedMs) / 1000));
   }
-}
-
-function download(blob) {
-  const url = URL.createObjectURL(blob);
-  const date = new Date().toISOString().slice(0, 19).replaceAll(":", "-");
-  const extension = blob.type.includes("mp4") ? "mp4" : "webm";
-  Object.assign(document.createElement("a"), {
-    href: url,
-    download: `lingbot-${date}.${extension}`,
-  }).click();
-  setTimeout(() => URL.revokeObjectURL(url), 60_000); // by then the download has begun
 }

@@ -15,6 +15,7 @@ const TEXTS = {
     "The world is restarting",
     "The machine that made it has gone. A new one is on its way.",
   ],
+  session_gone: ["That world is gone", "The server does not keep it any more."],
   session_ended: ["The walk has ended", "A walk here has a time limit."],
   unauthorized: [
     "This page needs a token",
@@ -41,8 +42,9 @@ const CAUSE_OF_CLOSE_CODE = {
  * error: the last error message, or null.
  * opened: true if the socket ever opened.
  *
- * Returns { title, hint, detail, isTransient, retryAfterS }. `detail` is the server's own text, or ""
- * if it adds nothing. `retryAfterS` is when to come back, or null if the server does not know.
+ * Returns { cause, title, hint, detail, isTransient, retryAfterS }. `cause` is a key of TEXTS.
+ * `detail` is the server's own text, or "" if it adds nothing. `retryAfterS` is when to come back, or
+ * null if the server does not know.
  */
 export function explain({ code, reason, error, opened }) {
   const cause = opened ? causeOf(code, error) : "unreachable";
@@ -51,6 +53,7 @@ export function explain({ code, reason, error, opened }) {
   const isDone = code === 1000 && error === null;
   const addsDetail = !isDone && text.toLowerCase() !== title.toLowerCase();
   return {
+    cause,
     title,
     hint,
     detail: addsDetail ? text : "",

@@ -19,14 +19,17 @@ export class Reconnect {
   }
 
   /**
-   * Schedules an attempt after a session that played for `playedMs`, if any are left.
+   * Schedules an attempt after a session that played for `playedMs`. Returns false if none is left.
    * afterS: seconds until the attempt, from the server; null: few at first, and then more.
+   * atOnce: the first attempt, without `afterS`, does not wait.
    */
-  start(playedMs, afterS = null) {
+  start(playedMs, { afterS = null, atOnce = false } = {}) {
     if (playedMs >= RESET_AFTER_MS) this.#numAttempts = 0;
-    if (this.#numAttempts === DELAYS_S.length) return;
+    if (this.#numAttempts === DELAYS_S.length) return false;
+    const isFirst = this.#numAttempts === 0;
     this.#numAttempts += 1;
-    this.#wait(afterS ?? DELAYS_S[this.#numAttempts - 1]);
+    this.#wait(afterS ?? (atOnce && isFirst ? 0 : DELAYS_S[this.#numAttempts - 1]));
+    return true;
   }
 
   /** Cancels the attempt under way and resets the attempts. */

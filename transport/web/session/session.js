@@ -1,13 +1,9 @@
 /** One session with the server: its socket, its messages and its statistics. */
 
-import { ControlLatency, Rate } from "./stats.js";
+import { CLOSED, DECODE_FAILED, HANDED_OVER } from "./notices.js";
+import { Requests } from "./requests.js";
+import { SessionStats } from "./stats.js";
 import { Wire } from "./wire.js";
-
-const DECODE_FAILED = {
-  none: "A batch of frames could not be decoded.",
-  key_frame: "A frame could not be decoded; the picture comes back in a moment.",
-  jpeg: "This browser cannot decode that video; JPEG follows.",
-};
 
 export class Session {
   #wire;
@@ -18,36 +14,19 @@ export class Session {
   #isPaused = false;
   #end = null; // the first reason to end, kept while the last frames are shown
   #nextEventId = 1;
-  #numBytes = 0; // since the last complete chunk
-  #numChunkFrames = 0; // since the last complete chunk
-  #rates = { frames: new Rate(), bytes: new Rate() };
-  #controlLatency = new ControlLatency();
-  #stats = {
-    chunkIndex: null,
-    chunkMs: null,
-    codec: null,
-    applied: null,
-    framesDroppedByServer: 0,
-    framesReceived: 0,
-    framesShown: 0,
-    framesLate: 0,
-    framesDropped: 0,
-    framesCut: 0,
-    framesQueued: 0,
-    bufferMs: null,
-    targetMs: null,
-  };
+  #requests = new Requests();
+  #stats = new SessionStats();
   #onVisibility = () => {
     // A hidden page shows no frames, so its time must not count as control latency.
-    this.#controlLatency.clear();
+    this.#stats.controlLatency.clear();
     this.#tellVisibility();
   };
 
   /**
    * world: the answer of /v1/world.
-   * listeners: onState(state, detail), onFrameShown(), onCodec(codec), onNotice(text),
-   * onPace(message), onEnding(message or null if it is taken back),
-   * onEnd({ code, reason, error, opened }).
+   * listeners: onOpened(message), onState(state, detail), onFrameShown(),
+   * onPreview({ chunkIndex, image }), onCodec(codec), onNotice(text), onPace(message),
+   * onEnding(message or null if it is taken back), onEnd({ code, reason, error, opened }).
    * States: opening, queued, starting, playing, paused, ended.
    */
   constructor(url, init, { player, world, ...listeners }) {
@@ -69,15 +48,8 @@ export class Session {
     return this.#state;
   }
 
-  /** A snapshot: ms, bytes per second, generated frames per second, and counts. */
   get stats() {
-    const nowMs = performance.now();
-    return {
-      ...this.#stats,
-      fps: this.#rates.frames.at(nowMs),
-      bytesPerSecond: this.#rates.bytes.at(nowMs),
-      controlMs: this.#controlLatency.lastMs,
-    };
+    return this.#stats.at(performance.now());
   }
 
   hold(keys) {
@@ -86,7 +58,7 @@ export class Session {
       mode: "state",
       transitions: [transition],
     });
-    this.#controlLatency.send(eventId, performance.now());
+    this.#stats.controlLatency.send(eventId, performance.now());
   }
 
   changePrompt(prompt) {
@@ -98,6 +70,21 @@ export class Session {
     this.#sendEvent("output", fields);
   }
 
+  /** Resolves to the `snapshot` message. Rejects with a text for the user, as do the next two. */
+  save() {
+    return this.#request("save", null);
+  }
+
+  /** Resolves to the `forked` message. */
+  fork() {
+    return this.#request("fork", null);
+  }
+
+  /** Turns the world back to the start of one of its chunks. Resolves to the `rewound` message. */
+  rewind(chunkIndex) {
+    return this.#request("rewind", { chunk_index: chunkIndex });
+  }
+
   /** Ends a pause, as a key does. */
   resume() {
     this.#tellVisibility();
@@ -105,6 +92,7 @@ export class Session {
 
   close() {
     document.removeEventListener("visibilitychange", this.#onVisibility);
+    this.#requests.end(CLOSED);
     this.#wire.close();
     this.#player.close();
     this.#state = "ended";
@@ -120,20 +108,26 @@ export class Session {
     return eventId;
   }
 
+  #request(kind, payload) {
+    if (!["playing", "paused"].includes(this.#state)) return Promise.reject(new Error(CLOSED));
+    return this.#requests.add(this.#sendEvent(kind, payload));
+  }
+
   // ---- from the server
 
   #handleMessage(message, numBytes) {
-    this.#numBytes += numBytes;
+    this.#stats.addBytes(numBytes);
     switch (message.type) {
       case "frame_batch":
         this.#error = null;
         this.#player.addBatch(message);
         break;
       case "chunk_stats":
-        this.#stats.chunkMs = message.scheduler_forward_ms;
+        this.#stats.set({ chunkMs: message.scheduler_forward_ms });
         break;
       case "session":
         this.#player.setPace({ fps: message.fps, chunkFrames: message.chunk_frames });
+        this.#listeners.onOpened(message);
         if (document.hidden) this.#tellVisibility();
         break;
       case "queued":
@@ -153,6 +147,24 @@ export class Session {
       case "ending":
         this.#listeners.onEnding(message);
         break;
+      case "last_frame":
+        this.#player
+          .showFile(new Blob([message.data], { type: message.content_type }))
+          .catch(() => this.#listeners.onNotice(DECODE_FAILED.none));
+        break;
+      case "rewound":
+        this.#player.flush();
+        this.#stats.set({ shownChunkIndex: message.world_chunk_index });
+        this.#requests.settle(message);
+        break;
+      case "snapshot":
+      case "forked":
+        this.#requests.settle(message);
+        break;
+      case "moved":
+      case "reconnect": // the close that follows says when to resume
+        this.#listeners.onNotice(HANDED_OVER[message.type]);
+        break;
       case "warning":
         this.#listeners.onNotice(message.content);
         // JPEG has replaced the requested codec.
@@ -167,12 +179,13 @@ export class Session {
   #resume() {
     this.#isPaused = false;
     this.#player.restart();
-    this.#rates = { frames: new Rate(), bytes: new Rate() };
+    this.#stats.restart();
     this.#listeners.onEnding(null);
-    this.#setState(this.#stats.chunkIndex === null ? "opening" : "playing");
+    this.#setState(this.#stats.hasChunk ? "playing" : "opening");
   }
 
   #handleError(error) {
+    if (this.#requests.settle(error)) return;
     this.#error = error;
     if (this.#state === "playing" || this.#isPaused) this.#listeners.onNotice(error.content);
     // After a refused init the server waits for another one. This page does not send it.
@@ -183,21 +196,26 @@ export class Session {
   #finish(close) {
     if (this.#end !== null) return;
     this.#end = { ...close, error: this.#error };
+    this.#requests.end(CLOSED);
     this.#player.finish({ drain: close.code === 1000 });
   }
 
   // ---- from the player
 
   #handleReport({ report, stats, ...details }) {
-    Object.assign(this.#stats, stats);
+    this.#stats.set(stats);
     switch (report) {
       case "decoded":
         this.#countBatch(details.header, details.numFrames);
         if (details.numFrames > 0 && !this.#isPaused) this.#setState("playing");
         break;
       case "shown":
-        this.#controlLatency.show(details.eventIds, performance.now());
+        this.#stats.controlLatency.show(details.eventIds, performance.now());
+        this.#stats.set({ shownChunkIndex: details.worldChunkIndex });
         this.#listeners.onFrameShown();
+        break;
+      case "preview":
+        this.#listeners.onPreview({ chunkIndex: details.worldChunkIndex, image: details.image });
         break;
       case "decode_failed":
         this.#recover(details.recovery);
@@ -210,22 +228,12 @@ export class Session {
   }
 
   #countBatch(header, numFrames) {
-    const codec = header.encoding ?? header.format;
-    if (codec !== this.#stats.codec) this.#listeners.onCodec(codec);
-    Object.assign(this.#stats, {
-      codec,
-      chunkIndex: header.chunk_index,
-      applied: header.applied_controls ?? null,
-      framesDroppedByServer: header.dropped_frames ?? 0,
-    });
-    this.#numChunkFrames += numFrames;
-    if (!header.is_final_frame_batch) return;
-    const nowMs = performance.now();
-    this.#rates.frames.add(nowMs, this.#numChunkFrames);
-    this.#rates.bytes.add(nowMs, this.#numBytes);
-    this.#numChunkFrames = 0;
-    this.#numBytes = 0;
-    this.#wire.send({ type: "ack", chunk_index: header.chunk_index });
+    const { codec } = this.#stats;
+    this.#stats.addBatch(performance.now(), header, numFrames);
+    if (codec !== this.#stats.codec) this.#listeners.onCodec(this.#stats.codec);
+    if (header.is_final_frame_batch) {
+      this.#wire.send({ type: "ack", chunk_index: header.chunk_index });
+    }
   }
 
   #recover(recovery) {

@@ -1,4 +1,4 @@
-/** Measurements for the HUD: a rate over the last seconds, and control-to-frame latency. */
+/** Measurements for the HUD: rates over the last seconds, control-to-frame latency, and counts. */
 
 const WINDOW_MS = 3000;
 
@@ -52,4 +52,81 @@ export class ControlLatency {
   clear() {
     this.#sentMs.clear();
   }
+}
+
+/** The figures of one session: what its messages and its player report, and rates. */
+export class SessionStats {
+  #rates = newRates();
+  #numBytes = 0; // since the last complete chunk
+  #numChunkFrames = 0; // since the last complete chunk
+  #figures = {
+    chunkIndex: null,
+    worldChunkIndex: null, // of the newest chunk
+    shownChunkIndex: null, // of the chunk on the screen, in its world
+    chunkMs: null,
+    codec: null,
+    applied: null,
+    framesDroppedByServer: 0,
+    framesReceived: 0,
+    framesShown: 0,
+    framesLate: 0,
+    framesDropped: 0,
+    framesCut: 0,
+    framesQueued: 0,
+    bufferMs: null,
+    targetMs: null,
+  };
+
+  controlLatency = new ControlLatency();
+
+  /** A snapshot: ms, bytes per second, generated frames per second, and counts. */
+  at(nowMs) {
+    return {
+      ...this.#figures,
+      fps: this.#rates.frames.at(nowMs),
+      bytesPerSecond: this.#rates.bytes.at(nowMs),
+      controlMs: this.controlLatency.lastMs,
+    };
+  }
+
+  get codec() {
+    return this.#figures.codec;
+  }
+
+  get hasChunk() {
+    return this.#figures.chunkIndex !== null;
+  }
+
+  set(figures) {
+    Object.assign(this.#figures, figures);
+  }
+
+  addBytes(numBytes) {
+    this.#numBytes += numBytes;
+  }
+
+  addBatch(nowMs, header, numFrames) {
+    this.set({
+      codec: header.encoding ?? header.format,
+      chunkIndex: header.chunk_index,
+      worldChunkIndex: header.world_chunk_index ?? 0,
+      applied: header.applied_controls ?? null,
+      framesDroppedByServer: header.dropped_frames ?? 0,
+    });
+    this.#numChunkFrames += numFrames;
+    if (!header.is_final_frame_batch) return;
+    this.#rates.frames.add(nowMs, this.#numChunkFrames);
+    this.#rates.bytes.add(nowMs, this.#numBytes);
+    this.#numChunkFrames = 0;
+    this.#numBytes = 0;
+  }
+
+  /** Starts new rates: the time of a pause counts for none. */
+  restart() {
+    this.#rates = newRates();
+  }
+}
+
+function newRates() {
+  return { frames: new Rate(), bytes: new Rate() };
 }

@@ -40,6 +40,14 @@ async function load(url) {
   return image;
 }
 
+/** True if the file says that it is a picture, or can be read as one. */
+export async function isPicture(file) {
+  if (file.type.startsWith("image/")) return true;
+  const image = await load(URL.createObjectURL(file));
+  URL.revokeObjectURL(image.src);
+  return image.naturalWidth > 0;
+}
+
 /**
  * The picture of a file: { bytes, url }. The bytes of the file itself are sent, so that one decoder,
  * the server's, makes every first frame. Only what the server does not take is drawn here.

@@ -11,10 +11,15 @@ export function describeQueue({ position, all_taken: allTaken, estimate_s: estim
   return { title, text: `${place}${wait}.` };
 }
 
+export const OPENING = { title: "Opening the world", text: "A moment." };
+
 export const STARTING = {
   title: "A world is starting",
   text: "A machine is getting ready for you. This can take a few minutes.",
 };
+
+export const TOO_OLD =
+  "This browser cannot draw from a worker. Chrome, Edge, Firefox or Safari of 2024 or later can.";
 
 export const PAUSED = { title: "Paused", text: "Press any key, or touch the picture, to go on." };
 
@@ -28,6 +33,29 @@ export function describeEnding({ reason }) {
 export function describePace({ speed_percent: percent }) {
   if (percent >= 100) return "The world is back at its full speed.";
   return `The world runs at ${percent} % of its speed: its machine is busy.`;
+}
+
+/** A new walk, or the same one, begins by itself. */
+export function describeRetry(seconds, attempt, maxAttempts, { goesOn }) {
+  const what = goesOn ? "Your walk goes on" : "A new walk from the same picture";
+  if (goesOn && seconds === 0) return `${what} in a moment.`;
+  return `${what} in ${seconds} s (try ${attempt} of ${maxAttempts}).`;
+}
+
+export const GOES_ON_FROM_KEPT =
+  "The server has lost this world. It goes on where it was last kept, a few seconds earlier.";
+export const KEPT_REFUSED = "The world that this browser kept cannot be opened, and is forgotten.";
+
+/** choice: see Walk. reason: see `explain`. */
+export function describeRefusal(choice, { detail, hint }) {
+  const outcome = choice.kind === "kept" ? " and is forgotten" : "";
+  return `${choice.name} cannot be opened${outcome}: ${detail || hint}`;
+}
+
+/** "m:ss" */
+export function formatClock(seconds) {
+  const whole = Math.floor(seconds);
+  return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}`;
 }
 
 export function formatWait(seconds) {

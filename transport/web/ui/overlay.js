@@ -31,9 +31,22 @@ export class Toast {
   #timer = 0;
 
   show(text) {
+    this.keep(text);
+    this.#timer = setTimeout(() => this.hide(), TOAST_MS);
+  }
+
+  /** Shows a text until the next one, or until `hide`. */
+  keep(text) {
     clearTimeout(this.#timer);
     write("toast", text);
-    this.#timer = setTimeout(() => this.hide(), TOAST_MS);
+  }
+
+  /** As `keep`, with a link that opens a new tab. */
+  keepLink(text, { name, url }) {
+    this.keep(`${text} `);
+    const link = Object.assign(document.createElement("a"), { href: url, target: "_blank" });
+    link.textContent = name;
+    element("toast").append(link);
   }
 
   hide() {

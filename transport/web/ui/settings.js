@@ -23,17 +23,17 @@ export class Settings {
     );
   }
 
-  /** Shows the settings that an init requests. */
-  show(init) {
-    const worldWidth = Number(init.size.split("x")[0]);
+  /** Shows the settings that an init requests in `output`. size: "WxH" of the world. */
+  show(size, output) {
+    const worldWidth = Number(size.split("x")[0]);
     this.#width.replaceChildren(
       ...WIDTH_SHARES.map((share) => Math.round((worldWidth * share) / 2) * 2).map((width) =>
         width === worldWidth ? new Option("as made", 0) : new Option(`${width} px`, width),
       ),
     );
-    this.#format.value = init.realtime_output_format;
-    this.#quality.value = init.output_compression ?? DEFAULT_QUALITY;
-    this.#width.value = init.realtime_preview_max_width ?? 0;
+    this.#format.value = output.realtime_output_format;
+    this.#quality.value = output.output_compression ?? DEFAULT_QUALITY;
+    this.#width.value = output.realtime_preview_max_width ?? 0;
     this.#update();
   }
 

@@ -1,12 +1,14 @@
 /** The start screen: opening image, prompt and options. */
 
 import { offerFormats } from "./format.js";
-import { nearestShape, readUpload } from "./image.js";
+import { isPicture, nearestShape, readUpload } from "./image.js";
 
 // The default prompt of an upload. The field shows it, because the server replaces a missing or
 // empty prompt by that of its first opening, which describes another image.
 const UPLOAD_PROMPT = "A world to walk in";
 const ANY_SIZE = "832x480"; // requested if the world serves any size; the server takes the nearest
+// An init holds 16 MiB by default. Its other fields need little.
+const MAX_WORLD_BYTES = 16 * 2 ** 20 - 2 ** 16;
 const NO_OPENING = "This world has no picture of its own. Use yours to begin.";
 
 export class Start {
@@ -16,20 +18,26 @@ export class Start {
   #promptIsEdited = false;
   #sizes = []; // [width, height] each
   #onChoose;
+  #onOpen;
 
-  /** onEnter(choice): see #choice. onChoose(url): called with the chosen image. */
-  constructor({ onEnter, onChoose }) {
+  /**
+   * onEnter(choice): see #choice. onOpen(file): called with a saved world.
+   * onChoose(url): called with the chosen image.
+   */
+  constructor({ onEnter, onOpen, onChoose }) {
     this.#onChoose = onChoose;
+    this.#onOpen = onOpen;
     offerFormats(element("format"));
     this.#prompt.addEventListener("input", () => {
       this.#promptIsEdited = this.#prompt.value !== "";
     });
     element("openings").addEventListener("change", () => this.#update());
     element("upload").addEventListener("change", (event) => this.#upload(event.target.files[0]));
-    this.#form.addEventListener("dragover", (event) => event.preventDefault());
-    this.#form.addEventListener("drop", (event) => {
+    element("open").addEventListener("change", (event) => this.#open(event.target));
+    element("start").addEventListener("dragover", (event) => event.preventDefault());
+    element("start").addEventListener("drop", (event) => {
       event.preventDefault();
-      this.#upload(event.dataTransfer.files[0]);
+      this.#drop(event.dataTransfer.files[0]);
     });
     this.#form.addEventListener("submit", (event) => {
       event.preventDefault();
@@ -47,6 +55,7 @@ export class Start {
     this.#sizes = world.sizes;
     if (sizes.length > 1) element("size").prepend(new Option("as the picture", "", true, true));
     element("size-label").hidden = sizes.length < 2;
+    element("open").disabled = false;
     element("enter").disabled = world.openings.length === 0;
     if (world.openings.length > 0) this.#choose(0);
     else this.notify(NO_OPENING);
@@ -61,6 +70,11 @@ export class Start {
     element("enter").focus();
   }
 
+  /** The fields of an init that say how frames travel. */
+  get output() {
+    return { realtime_output_format: element("format").value };
+  }
+
   get #chosenIndex() {
     return Number(new FormData(this.#form).get("opening"));
   }
@@ -73,20 +87,40 @@ export class Start {
     if (choice !== null) onEnter(choice);
   }
 
-  /** { init: its fields, imageUrl }. The preset's own opening needs no first_frame. */
+  /** What to enter: see Walk. The preset's own opening needs no first_frame. */
   async #choice() {
     const index = this.#chosenIndex;
     const opening = this.#openings[index];
-    const init = {
-      size: element("size").value || (await nearestShape(opening.url, this.#sizes)),
-      seed: Number(element("seed").value),
-      realtime_output_format: element("format").value,
-    };
+    const size = element("size").value || (await nearestShape(opening.url, this.#sizes));
+    const fields = { size, seed: Number(element("seed").value) };
     const prompt = this.#prompt.value.trim() || opening.prompt;
-    if (prompt !== "") init.prompt = prompt;
-    if (opening.bytes !== undefined) init.first_frame = opening.bytes;
-    else if (index > 0) init.first_frame = await download(opening.url);
-    return { init, imageUrl: opening.url };
+    if (prompt !== "") fields.prompt = prompt;
+    if (opening.bytes !== undefined) fields.first_frame = opening.bytes;
+    else if (index > 0) fields.first_frame = await download(opening.url);
+    return { kind: "opening", fields, output: this.output, prompt, size, imageUrl: opening.url };
+  }
+
+  async #drop(file) {
+    if (file === undefined) return;
+    if (await isPicture(file)) this.#upload(file);
+    else this.#openWorld(file);
+  }
+
+  #open(input) {
+    const [file] = input.files;
+    input.value = ""; // the same file may be chosen again
+    if (file !== undefined) this.#openWorld(file);
+  }
+
+  #openWorld(file) {
+    if (element("open").disabled) return; // the server has not answered yet, as a line says
+    if (file.size > MAX_WORLD_BYTES) {
+      const mebibytes = Math.ceil(file.size / 2 ** 20);
+      this.notify(`${file.name} has ${mebibytes} MiB. A saved world has less than 16.`);
+      return;
+    }
+    this.notify("");
+    this.#onOpen(file);
   }
 
   async #upload(file) {
