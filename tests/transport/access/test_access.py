@@ -1,4 +1,4 @@
-"""Tokens and origins: what is refused, and what may enter."""
+"""Tokens and origins: refusals, and clients that enter."""
 
 import logging
 import time
