@@ -5,7 +5,7 @@ session where its socket is lost. The fault strikes once four chunks have arrive
 new client tries again and again to open a world, and leaves after its first frame. A server that
 exits is started again, as a supervisor would.
 
-Columns: whether the walker walks on, or its last error and its time; `moved`, `resumed`: the times
+Columns: `walks on`, or the walker's last error and its time; `moved`, `resumed`: the times
 at which its world has moved to another group, and goes on over another socket; the longest time
 between two of its chunks; how many chunks of its world never came; the time of the new client's
 first frame; the state of the server's own process; leftovers. Times are seconds since the fault.

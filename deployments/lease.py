@@ -79,7 +79,7 @@ class HeldLease:
         self._rank = lease.rank
         self._stream = stream
         self._step_timeout_s = config.step_timeout_s
-        # What this replica knows of the session, for its rank
+        # The session as this replica sees it, for its rank
         self.report: Callable[[], SessionReport | None] = lambda: None
         self._warnings: list[WarningMessage] = []
         self._closed_by_us: str | None = None  # the reason
@@ -134,7 +134,7 @@ class HeldLease:
         return await hand_over(call, timeout_s=self._step_timeout_s)
 
     def take_warnings(self) -> list[WarningMessage]:
-        """What is not as requested, such as a truncated prompt, since the last call."""
+        """The warnings since the last call, such as that of a truncated prompt."""
         warnings, self._warnings = self._warnings, []
         return warnings
 

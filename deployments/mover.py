@@ -18,15 +18,15 @@ from transport.wire.errors import TransportError, WorldFailed, WorldLost
 from transport.wire.messages import Queued, Starting
 from transport.wire.world import OnWait
 
-# A redeploy stops groups and transports at once. The client of a transport that is stopped, too,
-# resumes elsewhere, and takes its world along: Serve has told both within this time.
+# A redeploy drains groups and transports at once. The client of a transport that drains resumes
+# elsewhere, and takes its world along. Both drains are known within this time.
 GIVE_UP_DELAY_S = 1.0
 
 logger = logging.getLogger(__name__)
 
 
 class Leases(Protocol):
-    """Where leases come from."""
+    """The source of leases."""
 
     @property
     def config(self) -> ServiceConfig: ...
@@ -224,6 +224,8 @@ class Mover:
             self.fail(WorldFailed())
         finally:
             self._moving = None
+            if place is not None and place is not self.lease:
+                place.close()
         if self.lease is not None and self.error is None:
             self._watching.cancel()
             self._watching = self._watch(self.lease)

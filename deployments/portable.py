@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 class Cluster(Leases, Protocol):
-    """What a session needs of the world that opened it."""
+    """The world that opened the session, as the session uses it."""
 
     @property
     def forks(self) -> ClusterForks | None: ...
@@ -338,7 +338,8 @@ class PortableSession:
         index = self._history.next_chunk
         self._notices = [one for one in self._notices if not isinstance(one, Moved)]
         self._notices.append(Moved(index, self.resume_token))
-        logger.info("session %s goes on in group %s at chunk %d", self.id, lease.group_id, index)
+        place = lease.group_id, lease.session_id
+        logger.info("session %s goes on in group %s as %s, at chunk %d", self.id, *place, index)
         for chunk in list(self._pending):
             chunk.result = None
             await self._produce(chunk, lease)

@@ -123,6 +123,6 @@ def choose_asked(replicas: list[RunningReplica], *, group: str | None) -> list[R
 
 
 def demand_of(request: PendingRequest | None) -> Demand | None:
-    """What a lease call asks for; None for another call."""
+    """The demand of a lease call; None for another call."""
     demand = request.args[0] if request is not None and request.args else None
     return demand if isinstance(demand, Demand) else None

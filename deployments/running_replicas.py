@@ -1,7 +1,7 @@
 """Which replicas of a deployment run, as Serve's controller pushes it to the routers.
 
-A replica that Serve drains leaves this set at once, long before it ends, and its own code is not
-told. So a group that left it hands its sessions over, and a transport replica its sockets.
+Serve does not call a replica's code when its drain begins. But the replica leaves this set at once,
+long before it ends. Sessions of such a group move, and such a transport hands its sockets over.
 """
 
 import asyncio

@@ -44,7 +44,7 @@ def describe(snapshot: Snapshot, data: bytes) -> SavedWorld:
 
 
 def demand_of(saved: SavedWorld, *, realtime: bool, resumable: bool) -> Demand:
-    """What the session of a saved world asks of a group."""
+    """The demand of a session that goes on with a saved world."""
     return Demand(
         width=saved.width,
         height=saved.height,

@@ -1,4 +1,4 @@
-"""What the leases of a group have its worker do, on rank 0: open, restore, step and hand over."""
+"""Opens, restores, steps and hands over worlds on rank 0, for the leases of its group."""
 
 import asyncio
 import logging

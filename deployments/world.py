@@ -34,7 +34,7 @@ from transport.wire.messages import Queued, Starting, WarningMessage
 from transport.wire.world import OnWait, SavedWorld, WorldInfo, WorldMemory, WorldSpec
 
 Report = Callable[[str], SessionReport | None]
-# Of an application, by group, session and secret; it ends the session there
+# Takes a session of an application from its group, where it ends
 HandOver = Callable[[str, ResumeToken], Awaitable[HandedOver | None]]
 DRAINING = "this server process goes away"
 

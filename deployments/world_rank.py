@@ -191,9 +191,9 @@ class WorldRank:
     ) -> AsyncIterator[Queued | WarningMessage | Refusal | Opened]:
         """Open the session's world, in place of the one that it has, if it has one.
 
-        `epoch` is the number of the caller's lease, here and in the calls below: where that does
-        not hold the session, or no longer, a call does nothing and yields nothing more. Without a
-        `context` this rank encodes the prompt. Yields a warning if the prompt is too long, the
+        `epoch` is the number of the caller's lease, here and in the calls below. A call does
+        nothing, and yields nothing more, once another lease holds the session or none does. Without
+        a `context` this rank encodes the prompt. Yields a warning if the prompt is too long, the
         client's position while the open is queued, then the world or the refusal.
         """
         async for reply in self._calls.open(session_id, epoch, spec, image, context):

@@ -28,10 +28,11 @@ def pytest_collection_modifyitems(items):
 def server():
     """One real server for all tests of this process; the groups "server" and "browser" use it.
 
-    Its group plays four worlds at once, at any speed, and eight clients may wait.
+    Its group plays four worlds at once, at any speed, and eight clients may wait. A world whose
+    socket was cut soon makes room for the next test.
     """
     from benchmarks.local_server import local_server
 
     group = {"pace": "shared", "max_sessions": 4, "max_waiting": 8}
-    with local_server({"group": group}) as running:
+    with local_server({"group": group, "resume_grace_s": 3}) as running:
         yield running

@@ -73,7 +73,7 @@ class SessionRegistry:
         record = self._records.get(session_id)
         if record is None or not (record.secret and record.opened):
             return None
-        # The time that it takes says nothing about the secret.
+        # In constant time: nobody can guess the secret letter by letter.
         is_known = hmac.compare_digest(record.secret.encode(), secret.encode())
         return record if is_known else None
 

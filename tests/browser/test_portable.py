@@ -583,6 +583,13 @@ def test_a_move_is_one_line(page: Page, world: World) -> None:
     assert page.evaluate("lingbot.state") == "playing"
 
 
+def test_a_world_that_has_moved_is_resumed_where_it_is(page: Page, world: World) -> None:
+    world.send({"type": "moved", "world_chunk_index": 1, "resume_token": "other.s2.secret"})
+    page.wait_for_selector("text=Your world has moved to another machine, and goes on.")
+    world.close(1006)
+    assert world.wait_for_init(2)["resume"] == "other.s2.secret"
+
+
 def test_a_server_that_goes_away_is_announced_and_resumed(page: Page, world: World) -> None:
     world.send({"type": "reconnect", "content": "this replica is being replaced"})
     page.wait_for_selector("text=This server goes away, and another one takes over.")

@@ -35,7 +35,7 @@ DEPLOYMENT = ("lingbot", "WorldGroup")
 
 
 def chunk(number):
-    """A chunk that says which one it is."""
+    """A chunk that shows its number."""
     frames = np.full((1, 1, 1, 3), number, np.uint8)
     return Chunk(frames, np.full((16, 1, 2, 2), number, np.float32))
 
@@ -54,7 +54,7 @@ class FakeRank:
     """Streams its replies as Ray does: awaitables, of which errors raise. None ends a stream.
 
     Without `replies` it has a world: each step gives the next chunk, and `restore` sets the next
-    one's number. A gate that is cleared holds back what it says, and `die` makes all calls fail.
+    one's number. A gate that is cleared holds its replies back, and `die` makes all calls fail.
     """
 
     def __init__(self, *opening):

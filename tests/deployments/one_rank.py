@@ -29,12 +29,12 @@ class FakeSession(int):
     def origin(self):
         return f"origin of {int(self)}"
 
-    def snapshot(self):
+    def snapshot(self, *, num_more):
         return FakeSnapshot(int(self), self.num_chunks)
 
 
 class FakeSnapshot(SimpleNamespace):
-    """Of a session with this seed, after so many chunks."""
+    """The snapshot of a session with this seed, after so many chunks."""
 
     def __init__(self, seed, num_chunks):
         super().__init__(seed=seed, num_chunks=num_chunks, chunks=(), prompt="", journal=None)

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import signal
-import time
 import urllib.request
 
 import av
@@ -194,25 +193,26 @@ def test_a_killed_transport_leaves_no_world_behind(server):
     run(scenario())
 
 
-def test_a_killed_rank_closes_its_sessions_and_is_replaced(server):
+def test_a_killed_rank_is_replaced_and_the_world_of_a_plain_client_goes_on(server):
     async def scenario():
         async with open_socket(server.ws, max_size=None) as socket:
             await socket.send(msgpack.encode({"type": "init", "prompt": "x"}))
-            await socket.recv()  # its world is open
+            types = [await next_type(socket)]  # its world is open
             (rank,) = server.descendants("ray::WorldRank")
             os.kill(rank, signal.SIGKILL)
-            killed = time.monotonic()
-            last = b""
-            with pytest.raises(ConnectionClosed):
-                while True:
-                    last = await socket.recv()
-            closed_s = time.monotonic() - killed
-        assert msgpack.decode(last)["code"] == "world_lost"
-        assert socket.close_code == 1012
-        assert closed_s < 5.0  # generous: other tests share the cores
+            while types.count("chunk_stats") < 3:
+                types.append(await next_type(socket))
+        assert set(types) <= {"frame_batch", "frame_batch_header", "chunk_stats"}, types
+        assert server.descendants("ray::WorldRank") not in ([], [rank])
         await until_ready(server)
-        async with connect(server.ws) as client:
-            await take(client, 1)
         assert len(server.descendants("ray::WorldRank")) == 1
 
     run(scenario())
+
+
+async def next_type(socket):
+    """The type of a plain client's next message."""
+    kind = msgpack.decode(await socket.recv())["type"]
+    if kind == "frame_batch_header":
+        await socket.recv()  # the payload
+    return kind

@@ -17,7 +17,7 @@ class Crowd:
         self.group, self.sessions, self.steps = group, group.sessions, []
         self.chance = random.Random(seed)
         self.number = 0
-        self.ids = []  # of all sessions and waits
+        self.ids = []  # all sessions and waits so far
 
     async def act(self):
         acts = [self.ask, self.ask, self.ask, self.open, self.open, self.attach, self.attach]

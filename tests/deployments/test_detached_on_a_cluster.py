@@ -50,15 +50,16 @@ def server(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def two_running_groups(server):
-    """Whatever the test before has done to them."""
+def two_empty_groups(server):
+    """Each test begins without sessions."""
 
-    async def until_running():
+    async def wait():
         await asyncio.to_thread(deploy, server, two_groups)
-        while len(await ranks_that_answer(server)) != 2:
+        while len(groups(server)) != 2:
             await asyncio.sleep(0.5)
+        await until_states(server, [])
 
-    run(until_running)
+    run(wait)
     yield
 
 
@@ -80,11 +81,11 @@ async def list_sessions(server):
     return {one["id"]: one for one in found["sessions"]} if found["complete"] else None
 
 
-async def ranks_that_answer(server):
-    """Ids of the processes of warm ranks."""
-    warm = server.log.read_text().count("ranks are warm")
-    ranks = server.descendants(RANK)
-    return ranks if warm >= 2 and await list_sessions(server) is not None else []
+def groups(server):
+    """The process ids of the running groups' replicas, by group."""
+    found = ask_dashboard(server, APPLICATIONS)["applications"]["lingbot"]["deployments"]
+    replicas = found["WorldGroup"]["replicas"]
+    return {one["replica_id"]: one["pid"] for one in replicas if one["state"] == "RUNNING"}
 
 
 async def until_states(server, expected):
@@ -119,7 +120,7 @@ def message(client, type_):
 
 
 def cut(client):
-    """The end of a socket of which nobody is told."""
+    """End a socket without a closing handshake."""
     client.socket.transport.abort()
 
 
@@ -212,10 +213,9 @@ def test_a_detached_session_dies_with_its_group_and_leaves_nothing(server, victi
                 if message(late, "error")["code"] == "session_gone":
                     break
             assert "session" not in late.types()
-            while len(await ranks_that_answer(server)) != 2:
-                await asyncio.sleep(0.5)
-            assert await list_sessions(server) == {}
-            await walking(stack, server)
+            await until_states(server, [])
+            client = await walking(stack, server)
+            await client.socket.close()
 
     run(scenario)
 
@@ -223,9 +223,7 @@ def test_a_detached_session_dies_with_its_group_and_leaves_nothing(server, victi
 def process_of(server, client, kind):
     """The process that has a client's session: a rank, or its group's replica."""
     if kind == "group":
-        found = ask_dashboard(server, APPLICATIONS)["applications"]["lingbot"]["deployments"]
-        replicas = found["WorldGroup"]["replicas"]
-        return next(one["pid"] for one in replicas if one["replica_id"] == group_of(client))
+        return groups(server)[group_of(client)]
     name = message(client, "session")["session_id"]
     opened = re.findall(rf"WorldRank pid=(\d+)\)\S* .* session {name} opened", log_of(server))
     return int(opened[-1])

@@ -38,7 +38,7 @@ def test_a_client_that_leaves_between_its_admission_and_its_lease_leaves_nothing
     async def scenario(group):
         await group.walk("a")
         replies = await group.ask("b", STAYS)
-        group.sessions.end("a", 1)  # "b" is admitted, and has not been told yet
+        group.sessions.end("a", 1)  # "b" is admitted; the reply is on its way
         group.sessions.leave("b")
         await group.calls["b"]
         assert replies == [Waiting(1)] and group.released == ["a", "b"]

@@ -413,6 +413,23 @@ def test_chunks_of_a_draining_group_arrive_before_the_world_leaves_it():
     run(scenario)
 
 
+def test_a_session_that_is_closed_before_it_has_left_its_group_leaves_no_place_elsewhere():
+    async def scenario(world, group, messages):
+        running(world, "group-a", "group-b")
+        session, first = await opened(world, group)
+        first.decode.clear()
+        await start_step(session)
+        running(world, "group-b")
+        await next_lease(group, 1)
+        second = grant(group, "b")
+        await until(lambda: session._mover._moving)
+        session.close()
+        await until(lambda: second.ended)
+        assert group.streams[1].cancelled and second.restored == []
+
+    run(scenario)
+
+
 def test_a_world_gives_up_its_place_where_no_other_group_runs():
     """A new group may need the resources of the one that drains."""
 

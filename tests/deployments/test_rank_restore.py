@@ -11,6 +11,7 @@ from deployments.rank_replies import Opened
 from deployments.refusal import Refusal
 from deployments.world_rank import RankAssignment, WorldRank
 from lingbot.runtime.commands import Stop
+from lingbot.runtime.history import History
 from lingbot.runtime.snapshot import decode_snapshot, encode_snapshot
 from tests.deployments.one_rank import HELD, attached, reserved, start
 from tests.lingbot.toy import WALK, encode, make_engine, make_image
@@ -62,8 +63,9 @@ async def walk(rank, lease, indices):
 
 
 async def restore(rank, lease, snapshot, *, exact=False):
-    """The reply, from a snapshot that has been a file."""
-    snapshot = decode_snapshot(encode_snapshot(snapshot), max_bytes=2**20)
+    """The reply, from a snapshot that has been a file. A world goes on from its last chunks."""
+    read = decode_snapshot(encode_snapshot(snapshot), max_bytes=2**20)
+    snapshot = History.of(read, budget_bytes=0).snapshot()
     call = rank.restore(lease.session_id, lease.epoch, snapshot, CONTEXTS, exact)
     (reply,) = await start(call)
     return reply

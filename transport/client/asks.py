@@ -5,9 +5,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from transport.wire.errors import TransportError
-from transport.wire.messages import Forked, Rewound, SnapshotMessage
+from transport.wire.messages import Error, Forked, Rewound, SnapshotMessage
 
 Answer = SnapshotMessage | Forked | Rewound
+
+
+def error_of(message: Error) -> TransportError:
+    return TransportError(
+        message.content,
+        code=message.code,
+        field=message.field,
+        retry_after_s=message.retry_after_s,
+    )
 
 
 @dataclass(slots=True)

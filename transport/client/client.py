@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from transport.client.asks import Answer, Asks
+from transport.client.asks import Answer, Asks, error_of
 from transport.client.chunk_reader import Chunk, ChunkReader, ConnectionLost
 from transport.client.dial import Dialer, resume_init
 from transport.client.inbox import Inbox, Received
@@ -92,8 +92,6 @@ class Client:
         """The announced end of the session."""
         return self._status.ending
 
-    # ---- chunks
-
     async def wait(self) -> AsyncIterator[Queued | Starting]:
         """Yields news of the queue until the world is open; then `session` is set.
 
@@ -124,8 +122,6 @@ class Client:
         """Yields each chunk, as `next_chunk` returns it, until the server closes the session."""
         while (chunk := await self.next_chunk()) is not None:
             yield chunk
-
-    # ---- controls
 
     async def send_actions(self, script: Sequence[Sequence[str]]) -> int:
         """Plays a script: one list of keys a latent frame. Returns the event's id."""
@@ -167,8 +163,6 @@ class Client:
         """
         payload = "visible" if visible else "hidden"
         return await self._send_control("visibility", payload, self._new_event_id())
-
-    # ---- the world as a whole
 
     async def save(self) -> bytes:
         """Returns the world in one piece, which `connect(snapshot=...)` opens again.
@@ -227,13 +221,14 @@ class Client:
         finally:
             self._asks.remove(event_id)
 
-    # ---- receiving
+    async def begin(self, socket: ClientConnection) -> None:
+        """Sends the init. Events may follow at once; `run` must follow."""
+        await self._begin(socket, self._init)
 
-    async def run(self, socket: ClientConnection) -> None:
-        """Reads this socket, and others after it, until the session ends."""
+    async def run(self) -> None:
+        """Reads the socket, and others after it, until the session ends."""
         error: Exception | None = None
         try:
-            await self._begin(socket, self._init)
             while (lost := await self._read_socket()) is not None:
                 session = self._resumable()
                 if session is None:
@@ -323,20 +318,13 @@ class Client:
                 self.acked_events.append(message.event_id)
             case WarningMessage():
                 self.warnings.append(message)
-            case Moved(_, resume_token):
-                if self.session is not None and resume_token is not None:
-                    self.session = replace(self.session, resume_token=resume_token)
-                self._note_news(message)
-            case Queued() | Starting() | Paused() | Resumed() | Paced() | Ending():
+            case Queued() | Starting() | Paused() | Resumed() | Paced() | Ending() | Moved():
+                if isinstance(message, Moved) and self.session and message.resume_token:
+                    self.session = replace(self.session, resume_token=message.resume_token)
                 self._note_news(message)
 
     def _fail(self, message: Error) -> None:
-        error = TransportError(
-            message.content,
-            code=message.code,
-            field=message.field,
-            retry_after_s=message.retry_after_s,
-        )
+        error = error_of(message)
         if message.event_id in self._asks.pending:
             self._asks.fail(message.event_id, error)
         elif message.code == "busy" and self._dialer.is_redialing:
@@ -361,6 +349,7 @@ class Client:
             self._unannounced = session
         else:
             self._status = Status()
+            self._inbox.hold_chunks()
             self._going_on = asyncio.create_task(self._go_on(expected, session))
 
     async def _go_on(self, expected: int, session: SessionOpened) -> None:
@@ -374,6 +363,7 @@ class Client:
         if resumes_at > expected and not turns_back:
             with suppress(TransportError):
                 resumes_at = (await self.rewind(chunk_index=expected)).world_chunk_index
+        self._inbox.release_chunks()
         for event_id, ask in pending.items():
             await self._send_event(ask.kind, ask.payload, event_id)
         self._holds_controls = False
@@ -385,8 +375,6 @@ class Client:
         self._status.note(news)
         if self._on_news is not None:
             self._on_news(news)
-
-    # ---- sending
 
     def _new_event_id(self) -> int:
         self._next_event_id += 1

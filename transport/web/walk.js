@@ -93,6 +93,7 @@ export class Walk {
         player: this.#player,
         world: this.#world,
         onOpened: (message) => this.#onOpened(message),
+        onToken: (token) => this.#source.setToken(token),
         onState: (state, detail) => this.#onState(state, detail),
         onFrameShown: () => ui.hud.update(performance.now(), this.#session.stats),
         onPreview: (preview) => this.#portable.addMoment(preview),

@@ -34,6 +34,7 @@ class Group(RuleBasedStateMachine):
         self.demands = {}
         self.sessions = []
         self.resuming = set()
+        self.detached = set()
         self.number = 0
 
     def names(self, state):
@@ -119,7 +120,31 @@ class Group(RuleBasedStateMachine):
         self.admission.leave(name)
         self.line.leave(name)
         self.resuming.discard(name)
+        self.detached.discard(name)
         self.serve()
+
+    @precondition(lambda self: set(self.sessions) - self.detached)
+    @rule(data=st.data())
+    def detach(self, data):
+        name = data.draw(st.sampled_from(sorted(set(self.sessions) - self.detached)))
+        num_bytes = self.admission.num_bytes
+        if name in self.resuming:  # its step ends with its lease
+            self.resuming.remove(name)
+            self.line.leave(name)
+        self.admission.detach(name, self.now)
+        self.detached.add(name)
+        assert self.admission.num_bytes == num_bytes
+        assert self.admission.state(name) != "active"
+        self.serve()
+
+    @precondition(lambda self: self.detached)
+    @rule(data=st.data())
+    def attach(self, data):
+        name = data.draw(st.sampled_from(sorted(self.detached)))
+        load = self.admission.load
+        self.admission.attach(name)
+        self.detached.remove(name)
+        assert self.admission.load == load  # until its next step
 
     @precondition(lambda self: self.names("active"))
     @rule(data=st.data())
@@ -127,15 +152,16 @@ class Group(RuleBasedStateMachine):
         self.admission.move(data.draw(st.sampled_from(self.names("active"))), "paused", self.now)
         self.serve()
 
-    @precondition(lambda self: self.names("paused"))
+    @precondition(lambda self: set(self.names("paused")) - self.detached)
     @rule(data=st.data())
     def press_key(self, data):
-        self.admission.move(data.draw(st.sampled_from(self.names("paused"))), "active", self.now)
+        paused = sorted(set(self.names("paused")) - self.detached)
+        self.admission.move(data.draw(st.sampled_from(paused)), "active", self.now)
 
-    @precondition(lambda self: set(self.names("suspended")) - self.resuming)
+    @precondition(lambda self: set(self.names("suspended")) - self.resuming - self.detached)
     @rule(data=st.data())
     def resume(self, data):
-        waiting = sorted(set(self.names("suspended")) - self.resuming)
+        waiting = sorted(set(self.names("suspended")) - self.resuming - self.detached)
         name = data.draw(st.sampled_from(waiting))
         self.resuming.add(name)
         self.line.join_first(name, now=self.now)

@@ -55,3 +55,33 @@ def test_only_chunks_are_dropped():
         return await inbox.get()
 
     assert run(scenario()) == Queued(1)
+
+
+def test_chunks_of_a_world_that_is_turned_back_are_not_given_out():
+    async def scenario():
+        inbox = Inbox()
+        inbox.hold_chunks()
+        inbox.put(Starting())
+        inbox.put(Received("late", None))
+        assert await inbox.get() == Starting()
+        waiting = asyncio.create_task(inbox.get())
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+        inbox.drop_chunks()
+        inbox.put(Received("right", None))
+        inbox.release_chunks()
+        return await waiting
+
+    assert run(scenario()).chunk == "right"
+
+
+def test_held_chunks_come_before_the_end():
+    async def scenario():
+        inbox = Inbox()
+        inbox.hold_chunks()
+        inbox.put(Received("last", None))
+        inbox.close(None)
+        return [await inbox.get() for _ in range(2)]
+
+    last, end = run(scenario())
+    assert last.chunk == "last" and end is None

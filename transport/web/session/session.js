@@ -24,7 +24,7 @@ export class Session {
 
   /**
    * world: the answer of /v1/world.
-   * listeners: onOpened(message), onState(state, detail), onFrameShown(),
+   * listeners: onOpened(message), onToken(resumeToken), onState(state, detail), onFrameShown(),
    * onPreview({ chunkIndex, image }), onCodec(codec), onNotice(text), onPace(message),
    * onEnding(message or null if it is taken back), onEnd({ code, reason, error, opened }).
    * States: opening, queued, starting, playing, paused, ended.
@@ -162,8 +162,11 @@ export class Session {
         this.#requests.settle(message);
         break;
       case "moved":
+        if (message.resume_token) this.#listeners.onToken(message.resume_token);
+        this.#listeners.onNotice(HANDED_OVER.moved);
+        break;
       case "reconnect": // the close that follows says when to resume
-        this.#listeners.onNotice(HANDED_OVER[message.type]);
+        this.#listeners.onNotice(HANDED_OVER.reconnect);
         break;
       case "warning":
         this.#listeners.onNotice(message.content);
