@@ -22,6 +22,7 @@ import json
 import random
 import time
 from contextlib import suppress
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -78,7 +79,7 @@ def summarize(
     every_period = [period for each in periods for period in each]
     return {
         "open": sum(seen.error is None for seen in everyone),
-        "in_real_time": sum(bool(each) and float(np.mean(each)) <= REAL_TIME for each in periods),
+        "in_real_time": sum(bool(each) and fmean(each) <= REAL_TIME for each in periods),
         "period_p95": percentile(every_period, 95),
         "control_p50": percentile(controls, 50),
         "control_p95": percentile(controls, 95),

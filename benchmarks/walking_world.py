@@ -117,6 +117,9 @@ class WalkingSession:
     def pause(self) -> None:
         """There is no speed to share."""
 
+    def unpause(self) -> None:
+        """There is no place to wait for."""
+
     def close(self) -> None:
         """There is nothing to free."""
 

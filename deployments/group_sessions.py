@@ -278,11 +278,22 @@ class GroupSessions:
             record.num_chunks += 1
 
     def pause(self, session_id: str, epoch: int) -> None:
-        """Free the session's share of the speed until its next step."""
+        """Free the session's share of the speed until its next step.
+
+        A suspended one that waits for its memory lets the others go first until `unpause`.
+        """
         self.touch(session_id, epoch)
-        is_held = self.is_held(session_id, epoch)
-        if is_held and self.admission.state(session_id) == "active":
+        if not self.is_held(session_id, epoch):
+            return
+        if self.admission.state(session_id) == "active":
             self.admission.move(session_id, "paused", self._clock())
+        self.waiting.step_aside(session_id)
+        self.update()
+
+    def unpause(self, session_id: str, epoch: int) -> None:
+        """Have a suspended session wait for its memory in front of the line again."""
+        if self.is_held(session_id, epoch):
+            self.waiting.step_back(session_id)
             self.update()
 
     # ---- ends of leases and sessions

@@ -117,11 +117,15 @@ class HeldLease:
         prompt: str | None,
         time_to_underrun_s: float,
         context: Context | None,
+        on_wait: OnWait,
     ) -> Awaitable[Chunk]:
-        """Returns when the next chunk has been denoised; see `WorldSession.step`."""
+        """Returns when the next chunk has been denoised; see `WorldSession.step`.
+
+        `on_wait` gets the place of a suspended session that waits for its memory.
+        """
         replies = self._call(self._rank.step, list(actions), prompt, time_to_underrun_s, context)
-        while isinstance(await self._next(replies), Queued):
-            pass  # it was suspended, and waits for its memory
+        while isinstance(reply := await self._next(replies), Queued):
+            await on_wait(reply)
         return PendingReply(partial(self._next, replies))
 
     async def read_world(self) -> HandedOver | None:
@@ -137,6 +141,10 @@ class HeldLease:
     def pause(self) -> None:
         """Free the session's share of the group's speed until its next step."""
         self._rank.pause.remote(self.session_id, self._lease.epoch)
+
+    def unpause(self) -> None:
+        """Take a pause back while a step waits for the session's memory."""
+        self._rank.unpause.remote(self.session_id, self._lease.epoch)
 
     async def ended(self) -> LeaseEnd:
         """Returns when the lease has ended."""

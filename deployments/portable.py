@@ -213,6 +213,11 @@ class PortableSession:
         if self._mover.lease is not None:
             self._mover.lease.pause()
 
+    def unpause(self) -> None:
+        self._is_paused = False
+        if self._mover.lease is not None:
+            self._mover.lease.unpause()
+
     async def lost(self) -> str:
         """Raises WorldFailed where the world is lost by an error of its own, and TakenOver."""
         return await asyncio.shield(self._lost)
@@ -282,6 +287,7 @@ class PortableSession:
             prompt=chunk.prompt,
             time_to_underrun_s=chunk.time_to_underrun_s,
             context=chunk.context,
+            on_wait=self._tell,
         )
         if lease is not self._mover.lease:
             return  # the chunk is repeated elsewhere

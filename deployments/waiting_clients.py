@@ -18,6 +18,7 @@ class WaitingClient:
 
     demand: Demand | None = None
     changed: asyncio.Event = field(default_factory=asyncio.Event)  # its position, or it has left
+    is_aside: bool = False  # a session whose client is away: it waits, and not in the line
 
 
 class WaitingClients:
@@ -34,14 +35,15 @@ class WaitingClients:
         self._clients: dict[str, WaitingClient] = {}
 
     def __len__(self) -> int:
-        return len(self._clients)
+        return len(self.line)
 
     def __contains__(self, client_id: str) -> bool:
         return client_id in self._clients
 
     def in_order(self) -> list[tuple[str, Demand | None]]:
         """The first one first. None stands for a suspended session."""
-        names = sorted(self._clients, key=self.line.position)
+        in_line = (name for name, client in self._clients.items() if not client.is_aside)
+        names = sorted(in_line, key=self.line.position)
         return [(name, self._clients[name].demand) for name in names]
 
     def join(self, client_id: str, demand: Demand) -> None:
@@ -57,6 +59,22 @@ class WaitingClients:
         if session_id not in self._clients:
             self.line.join_first(session_id, now=self._clock())
             self._add(session_id, WaitingClient())
+
+    def step_aside(self, session_id: str) -> None:
+        """Let those behind a suspended session go first. An unknown one is ignored."""
+        client = self._clients.get(session_id)
+        if client is not None and client.demand is None and not client.is_aside:
+            client.is_aside = True
+            self.line.leave(session_id)
+            self._tell()
+
+    def step_back(self, session_id: str) -> None:
+        """Put a session that has stepped aside in front of the line again."""
+        client = self._clients.get(session_id)
+        if client is not None and client.is_aside:
+            client.is_aside = False
+            self.line.join_first(session_id, now=self._clock())
+            self._tell()
 
     def leave(self, client_id: str) -> None:
         """Remove a client. An unknown one is ignored."""

@@ -248,6 +248,10 @@ class WorldRank:
         """Free the session's share of the group's speed until its next step; see GroupSessions."""
         self._sessions.pause(session_id, epoch)
 
+    def unpause(self, session_id: str, epoch: int) -> None:
+        """Take a pause back while a step waits for the session's memory; see GroupSessions."""
+        self._sessions.unpause(session_id, epoch)
+
     def touch(self, session_id: str, epoch: int, report: SessionReport | None = None) -> None:
         """Restart the session's idle time, and keep its transport's report, if there is one."""
         self._sessions.touch(session_id, epoch)

@@ -78,6 +78,8 @@ class ClientMetrics:
         self._move(state)
 
     def sent(self, chunk: SentChunk) -> None:
+        if self._state in ("waiting", "starting"):  # its world had to wait for a place
+            self._move("active")
         self._inc("sent_frames", chunk.num_frames, kind=self._kind)
         self._inc("sent_bytes", chunk.num_bytes, kind=self._kind)
         if self._kind == "clip":  # nobody waits for one of its chunks

@@ -1,6 +1,7 @@
 """The figures of benchmarks.users, from a scripted server and from made-up observations."""
 
 import asyncio
+import json
 import random
 
 import pytest
@@ -103,6 +104,7 @@ def test_a_session_keeps_real_time_if_its_chunks_take_no_longer_than_their_media
     assert row["period_p95"] == 2.0
     assert row["control_p50"] == 0.4
     assert (row["rank_cpu_s"], row["server_cpu_s"]) == (15.0, 20.0)
+    json.dumps([row, summarize_arrivals([on_time, refused])])  # no number of numpy's
 
 
 @pytest.mark.cluster

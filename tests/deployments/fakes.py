@@ -66,8 +66,10 @@ class FakeRank:
         self.hand_over = Remote(self.respond_hand_over)
         self.touch = Remote(lambda session_id, epoch, report: None)
         self.pause = Remote(lambda session_id, epoch: self.paused.append(session_id))
+        self.unpause = Remote(lambda session_id, epoch: self.unpaused.append(session_id))
         self.end = Remote(lambda session_id, epoch: self.ended.append((session_id, epoch)))
         self.paused, self.ended, self.requests, self.calls = [], [], [], []
+        self.unpaused = []
         self.restored = []  # snapshots
         self.stepped = []  # chunk, actions, prompt
         self.handed_over = None

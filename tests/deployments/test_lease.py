@@ -136,10 +136,13 @@ def test_a_client_that_waits_gets_no_world_of_a_server_that_closes(freed):
     run(scenario)
 
 
-def test_a_step_outlasts_the_wait_of_a_suspended_session_for_its_memory():
+def test_the_client_hears_of_the_wait_of_a_suspended_session_for_its_memory():
     async def scenario(world, group, messages):
-        session = await opened(world, group, Queued(1), Queued(1), None, chunk(0))
+        replies = Queued(2), Queued(1), None, chunk(0)
+        session = await opened(world, group, *replies, messages=messages)
+        del messages[:]
         assert (await (await step(session)) == chunk(0).frames).all()
+        assert messages == [Queued(2), Queued(1)]
         session.close()
 
     run(scenario)
@@ -232,9 +235,9 @@ def test_a_client_that_leaves_while_it_waits_leaves_nothing():
     run(scenario)
 
 
-async def opened(world, group, *replies):
+async def opened(world, group, *replies, messages=None):
     """An open session, whose next call of the rank gets `replies`."""
-    opening = await start_opening(world, group, [])
+    opening = await start_opening(world, group, [] if messages is None else messages)
     rank = FakeRank()
     group.streams[-1].items.put_nowait(Lease("a", rank))
     session = await opening

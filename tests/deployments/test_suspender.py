@@ -138,6 +138,50 @@ def test_a_suspended_session_waits_in_front_of_the_line_for_active_ones():
     run(scenario, num_bytes=1, suspend_after_s=10)
 
 
+def test_a_session_whose_client_is_away_again_lets_others_go_first():
+    async def scenario(group):
+        await suspended(group, "a")
+        await group.walk("b")
+        client = await group.ask("c")
+        step = asyncio.create_task(group.sessions.activate("a", 1))
+        await settle()
+        assert client[-1].position == 2
+        for _ in range(2):
+            group.sessions.pause("a", 1)
+        await settle()
+        assert client[-1].position == 1 and len(group.sessions.line) == 1
+        for _ in range(2):
+            group.sessions.unpause("a", 1)
+        await settle()
+        assert client[-1].position == 2 and len(group.sessions.line) == 2
+        group.sessions.pause("a", 1)
+        group.sessions.end("b", 1)
+        await settle()
+        assert client[-1] == 1 and not step.done()  # it has the place
+        group.sessions.unpause("a", 1)
+        group.sessions.end("c", 1)
+        assert await step is True
+        group.sessions.unpause("a", 1)  # it does not wait
+        assert group.states() == {"a": "active"} and len(group.sessions.line) == 0
+
+    run(scenario, num_bytes=1, suspend_after_s=10)
+
+
+def test_one_that_has_stepped_aside_does_not_fill_the_line():
+    async def scenario(group):
+        await suspended(group, "a")
+        await group.walk("b")
+        step = asyncio.create_task(group.sessions.activate("a", 1))
+        await settle()
+        group.sessions.pause("a", 1)
+        group.sessions.end("b", 1)
+        assert (await group.ask("c"))[-1] == 1  # at once, although nobody may wait
+        group.sessions.end("a", 1)
+        assert await step is False
+
+    run(scenario, num_bytes=1, suspend_after_s=10, max_waiting=0)
+
+
 def test_a_suspended_session_that_ends_while_it_waits_for_memory_leaves_nothing():
     async def scenario(group):
         await suspended(group, "a")

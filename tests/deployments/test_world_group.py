@@ -126,6 +126,7 @@ def lease(rank, num_replies):
         replies = group_of(rank).lease(Demand(width=16, height=16))
         taken = [await anext(replies) for _ in range(num_replies)]
         await replies.aclose()
+        await asyncio.sleep(0)
         return taken
 
     return asyncio.run(run())
@@ -144,7 +145,9 @@ def test_the_end_of_a_lease_ends_the_call_with_its_reason():
     rank = LeasingRank(LEASED, Ended("taken_over"))
 
     async def run():
-        return [reply async for reply in group_of(rank).lease(Demand(width=16, height=16))]
+        replies = [reply async for reply in group_of(rank).lease(Demand(width=16, height=16))]
+        await asyncio.sleep(0)
+        return replies
 
     assert asyncio.run(run())[1:] == [Ended("taken_over")]
     assert rank.left == [rank.demands[0][0]]
@@ -157,6 +160,36 @@ def test_a_call_that_ends_without_a_lease_leaves_the_line(replies):
     rank = LeasingRank(*replies)
     assert lease(rank, len(replies)) == list(replies)
     assert rank.left == [rank.demands[0][0]]
+
+
+def test_a_client_that_leaves_at_once_leaves_its_lease_after_it_has_begun():
+    """A `leave` that overtakes the lease would end nothing, and the session would stay."""
+
+    class SlowRank(LeasingRank):
+        begun = None
+
+        async def do_lease(self, call_id, demand):
+            self.begun = asyncio.Event()
+            await self.begun.wait()
+            async for reply in super().do_lease(call_id, demand):
+                yield reply
+
+    async def run():
+        rank = SlowRank(LEASED)
+        leaving = asyncio.create_task(anext(group_of(rank).lease(Demand(width=16, height=16))))
+        while rank.begun is None:
+            await asyncio.sleep(0)
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        await asyncio.sleep(0.01)
+        assert rank.left == []
+        rank.begun.set()
+        while not rank.left:
+            await asyncio.sleep(0)
+        assert rank.left == [call_id for call_id, _ in rank.demands]
+
+    asyncio.run(run())
 
 
 def test_a_redeploy_of_limits_reaches_the_first_rank():

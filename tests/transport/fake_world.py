@@ -56,6 +56,7 @@ class FakeWorld:
         )
         self.live, self.specs, self.images, self.steps = set(), [], [], []
         self.pauses = []  # (session, steps before it)
+        self.unpauses = []
         self.on_open = self.on_step = self.on_encode = None  # errors to raise
         self.on_command = None  # raised by save, fork, rewind and reset
         self.encoded, self.num_encoding = [], 0
@@ -280,6 +281,9 @@ class FakeSession:
 
     def pause(self):
         self.world.pauses.append((self.id, len(self.world.steps)))
+
+    def unpause(self):
+        self.world.unpauses.append(self.id)
 
     def close(self):
         if self.is_taken_over:

@@ -81,6 +81,7 @@ class Connection:
             observer=self._observer,
             reject=self._reject,
             handed_over=self._handed_over,
+            wants_status=self._wants_status,
         )
 
     async def run(self) -> None:
@@ -272,6 +273,10 @@ class Connection:
     async def _watch_drain(self) -> None:
         self._draining = await self._world.draining()
         self._changed.notify()
+
+    def _wants_status(self) -> bool:
+        """False for a client that is away while its world waits for a place."""
+        return self._session is None or self._presence.note_wait(self._session)
 
     def _handed_over(self) -> str | None:
         """Why the client shall resume elsewhere; a client without extensions cannot."""

@@ -41,8 +41,13 @@ class WorldOpener:
         observer: SessionObserver,
         reject: Callable[[TransportError], Awaitable[None]],
         handed_over: Callable[[], str | None],
+        wants_status: Callable[[], bool],
     ) -> None:
-        """`reject` answers an init that failed. `handed_over` has a reason to open no world."""
+        """`reject` answers an init that failed. `handed_over` has a reason to open no world.
+
+        A world may wait for a place after it has been opened, too. `wants_status` is False while
+        its client is away.
+        """
         self._world = world
         self._requests = requests
         self._protocol = protocol
@@ -53,6 +58,7 @@ class WorldOpener:
         self._observer = observer
         self._reject = reject
         self._handed_over = handed_over
+        self._wants_status = wants_status
         self._queued_since_s = 0.0
 
     async def open(self) -> tuple[SessionRequest, WorldSession]:
@@ -130,6 +136,8 @@ class WorldOpener:
         """Raises Refused for a client that would wait in silence for a world of others."""
         now_s = anyio.current_time()
         self._check_handed_over()
+        if not self._wants_status():
+            return
         self._observer.waits(status)
         assert self._protocol.request is not None
         if isinstance(status, Starting) or self._protocol.request.extensions:

@@ -56,6 +56,15 @@ class Presence:
         if self.is_paused:
             session.pause()
 
+    def note_wait(self, session: WorldSession) -> bool:
+        """A step of the session waits for a place. Called twice a second, as calls may be late.
+
+        Returns False for a client that is away, which lets others have the place first.
+        """
+        call = session.pause if self.is_paused else session.unpause
+        call()
+        return not self.is_paused
+
     async def follow(
         self, session: WorldSession, sender: MessageSender, *, on_change: Callable[[], None]
     ) -> None:

@@ -199,7 +199,14 @@ class WorldSession(Protocol):
         ...
 
     def pause(self) -> None:
-        """Frees the world's share of its group's speed until the next step. It returns at once."""
+        """Frees the world's share of its group's speed until the next step. It returns at once.
+
+        While a step waits for a place, it lets others have that place first until `unpause`.
+        """
+        ...
+
+    def unpause(self) -> None:
+        """Takes `pause` back while a step waits for a place. It returns at once."""
         ...
 
     async def lost(self) -> str:

@@ -31,7 +31,10 @@ def test_clients_are_counted_by_their_state(followed):
     assert clients(followed) == {"active": 2}
     one.moved("paused")
     assert clients(followed) == {"active": 1, "paused": 1}
-    one.moved("active")
+    one.waits(Queued(1))  # its memory was given to others
+    assert clients(followed) == {"active": 1, "waiting": 1}
+    one.sent(sent(4, at=8))
+    assert clients(followed) == {"active": 2}
     one.closed(9, ended("s2"))
     two.closed(9, ended())
     assert clients(followed) == {}

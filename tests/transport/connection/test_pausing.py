@@ -1,8 +1,10 @@
 """Sessions whose client is away, on a clock that jumps."""
 
+import anyio
 import pytest
 
 from tests.transport.connection.virtual_clock import serve_on_virtual_clock, take_time
+from transport.wire.messages import Queued
 
 FPS = 16
 CHUNK_S = 12 / FPS
@@ -137,6 +139,44 @@ def test_a_pause_in_the_middle_of_a_step_reaches_the_world_after_it(play):
     assert times_of(received, "paused") == [2.0]
     ((paused_s, num_steps),) = session.pauses
     assert num_steps == session.num_steps == 1 and paused_s == pytest.approx(4.5)
+
+
+def test_a_client_hears_that_its_step_waits_for_a_place_while_it_is_there(make_world, monkeypatch):
+    """While it is away, others have the place first."""
+    world = make_world()
+    sessions = take_time(world, fps=FPS, denoising_s=0.4, decoding_s=0.3)
+    open_timed, waited_s = world.open, []
+
+    async def open_one_that_waits(spec, image, *, on_wait):
+        session = await open_timed(spec, image, on_wait=on_wait)
+        step = session.step
+
+        async def wait_and_step(actions, **options):
+            while session.num_steps == 2 and len(waited_s) < 20:
+                waited_s.append(anyio.current_time())
+                await on_wait(Queued(1))
+                await anyio.sleep(0.5)
+            return await step(actions, **options)
+
+        session.step = wait_and_step
+        return session
+
+    world.open = open_one_that_waits
+    socket = serve_on_virtual_clock(
+        world,
+        {"fps": FPS} | EXTENSIONS,
+        monkeypatch,
+        seconds=20,
+        events=[(5, see("hidden")), (8, see("visible"))],
+        acknowledges=True,
+    )
+    (session,) = sessions
+    there = [at_s for at_s in waited_s if not 5 <= at_s < 8]
+    assert 5 < len(there) < len(waited_s) == 20
+    assert session.unpauses == there
+    assert [at_s for at_s, _ in session.pauses] == [at_s for at_s in waited_s if 5 <= at_s < 8]
+    assert times_of(socket.received, "queued") == there
+    assert session.num_steps > 5
 
 
 @pytest.mark.parametrize("extensions", [True, False])

@@ -77,6 +77,7 @@ class TimedSession:
     paint: Callable  # the number of a chunk to its frames
     num_steps: int = 0
     pauses: list = field(default_factory=list)  # (seconds, steps before it)
+    unpauses: list = field(default_factory=list)  # seconds
     is_stepping: bool = False
     id: str = "s1"
     earliest_chunk: int = 0
@@ -128,6 +129,9 @@ class TimedSession:
     def pause(self):
         assert not self.is_stepping
         self.pauses.append((anyio.current_time(), self.num_steps))
+
+    def unpause(self):
+        self.unpauses.append(anyio.current_time())
 
     def close(self):
         self.is_closed = True
