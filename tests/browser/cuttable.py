@@ -12,7 +12,10 @@ from tests.transport.client.conftest import Relay
 
 @contextmanager
 def make_cuttable(address: str) -> Iterator[SimpleNamespace]:
-    """`.http` is another address of the same server, and `.cut()` breaks what is open there."""
+    """`.http` is another address of the same server, and `.cut()` breaks what is open there.
+
+    `.move(address)` puts another server behind it.
+    """
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
@@ -22,7 +25,10 @@ def make_cuttable(address: str) -> Iterator[SimpleNamespace]:
     def cut() -> None:
         loop.call_soon_threadsafe(relay.cut)
 
-    yield SimpleNamespace(http=f"http://127.0.0.1:{relay.port}", cut=cut, relay=relay)
+    def move(address: str) -> None:
+        relay._port = urlsplit(address).port
+
+    yield SimpleNamespace(http=f"http://127.0.0.1:{relay.port}", cut=cut, move=move)
     asyncio.run_coroutine_threadsafe(relay.stop(), loop).result()
     loop.call_soon_threadsafe(loop.stop)
     thread.join()

@@ -1,4 +1,4 @@
-"""New walks that the page begins by itself after a transient end. test_resume.py: those that go on."""
+"""New walks that the page begins by itself; those that go on are in test_resume.py."""
 
 import pytest
 from playwright.sync_api import Page

@@ -131,7 +131,8 @@ export class Portable {
     try {
       await act();
     } catch (error) {
-      this.#toast.show(error.message);
+      // An end has a text of its own.
+      if (this.#session.state !== "ended") this.#toast.show(error.message);
     }
   }
 
