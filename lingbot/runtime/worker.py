@@ -271,8 +271,7 @@ class Worker:
             case RestoreSession() | ContinueRestore():
                 return self._advance(command)
             case TakeSnapshot():
-                session = find(self._sessions, command.session_id)
-                return session.snapshot(num_more=RESUMED_CHUNKS)
+                return find(self._sessions, command.session_id).snapshot(num_more=RESUMED_CHUNKS)
             case StepSession():
                 return self._step(command)
             case SuspendSession():

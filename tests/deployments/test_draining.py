@@ -105,8 +105,9 @@ def test_a_world_gives_up_its_place_where_no_other_group_runs():
     run(scenario)
 
 
-def test_a_world_without_another_group_goes_on_for_a_moment():
+def test_a_world_without_another_group_goes_on_for_a_moment(monkeypatch):
     """Its transport may be about to drain, too, and its client to resume elsewhere."""
+    monkeypatch.setattr("deployments.mover.GIVE_UP_DELAY_S", 60)
 
     async def scenario(world, group, messages):
         running(world, "group-a")
