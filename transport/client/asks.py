@@ -36,12 +36,10 @@ class Asks:
     def add(self, event_id: int, kind: str, payload: Any) -> asyncio.Future[Answer]:
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self.pending[event_id] = Ask(kind, payload, answer)
+        answer.add_done_callback(lambda _: self.pending.pop(event_id, None))
         if self._closed is not None:
             self.fail(event_id, self._closed)
         return answer
-
-    def remove(self, event_id: int) -> None:
-        self.pending.pop(event_id, None)
 
     def answer(self, message: Answer) -> None:
         ask = self.pending.pop(message.event_id or 0, None)
