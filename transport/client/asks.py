@@ -41,6 +41,11 @@ class Asks:
             self.fail(event_id, self._closed)
         return answer
 
+    @property
+    def turns(self) -> bool:
+        """One of them turns the world back, or resets it."""
+        return any(ask.kind in ("rewind", "reset") for ask in self.pending.values())
+
     def answer(self, message: Answer) -> None:
         ask = self.pending.pop(message.event_id or 0, None)
         if ask is not None and not ask.answer.done():

@@ -337,8 +337,11 @@ class Client:
 
     def _resume(self, expected: int, session: SessionOpened) -> None:
         pending = dict(self._asks.pending)
-        is_turned = any(ask.kind in ("rewind", "reset") for ask in pending.values())
-        self._catches_up = session.world_chunk_index > expected and not is_turned
+        is_turned = self._asks.turns
+        # In real time a chunk may be on its way that does not follow the keys that are held.
+        may_lead = self._controls.has_events and self._init.get("realtime_delivery") != "on_demand"
+        ahead = session.world_chunk_index - expected + int(may_lead)
+        self._catches_up = ahead > 0 and not is_turned
         if self._catches_up:
             self._inbox.hold_chunks()
         elif not is_turned:

@@ -53,6 +53,12 @@ class SentControls:
         self._in_init = bool(self.script)
         return list(self.script)
 
+    @property
+    def has_events(self) -> bool:
+        """Something is to be sent again that no init carries."""
+        holds_keys = not self.script and any(self._states[-1:] if self._begun else self._states)
+        return holds_keys or self._prompt is not None
+
     def begin_init(self) -> None:
         """A world goes on with the script of that init, unless keys have come since."""
         if self._in_init:

@@ -8,6 +8,10 @@ from transport.wire.errors import TransportError
 from transport.wire.messages import Queued, Starting
 
 
+def received(index):
+    return Received(SimpleNamespace(world_index=index), None)
+
+
 def run(coroutine):
     return asyncio.run(coroutine)
 
@@ -49,7 +53,7 @@ def test_only_chunks_are_dropped():
     async def scenario():
         inbox = Inbox()
         for index in (4, 5, 6):
-            inbox.put(Received(SimpleNamespace(world_index=index), None))
+            inbox.put(received(index))
         inbox.put(Queued(1))
         inbox.drop_chunks(5)
         assert [one.chunk.world_index for one in inbox.chunks] == [4]
@@ -65,26 +69,26 @@ def test_chunks_of_a_world_that_is_turned_back_are_not_given_out():
         inbox = Inbox()
         inbox.hold_chunks()
         inbox.put(Starting())
-        inbox.put(Received(SimpleNamespace(world_index=1), None))
+        inbox.put(received(1))
         assert await inbox.get() == Starting()
         waiting = asyncio.create_task(inbox.get())
         await asyncio.sleep(0.01)
         assert not waiting.done()
         inbox.drop_chunks()
-        inbox.put(Received("right", None))
+        inbox.put(received(4))
         inbox.release_chunks()
         return await waiting
 
-    assert run(scenario()).chunk == "right"
+    assert run(scenario()).chunk.world_index == 4
 
 
 def test_held_chunks_come_before_the_end():
     async def scenario():
         inbox = Inbox()
         inbox.hold_chunks()
-        inbox.put(Received("last", None))
+        inbox.put(received(1))
         inbox.close(None)
         return [await inbox.get() for _ in range(2)]
 
     last, end = run(scenario())
-    assert last.chunk == "last" and end is None
+    assert last.chunk.world_index == 1 and end is None
