@@ -122,7 +122,8 @@ export class Walk {
 
   /** message: `session`. */
   #onOpened(message) {
-    if (this.#lossText !== "") this.#ui.toast.hide();
+    if (this.#lossText === notices.GOES_ON_FROM_KEPT) this.#ui.toast.show(this.#lossText);
+    else if (this.#lossText !== "") this.#ui.toast.hide();
     this.#lossText = "";
     this.#source.setToken(message.resume_token ?? null);
     this.#portable.open(this.#session, message, {
