@@ -13,6 +13,7 @@ UNTESTED = {
     "pocket/evaluate.py",  # the command; its parts have tests
     "pocket/evaluation/classifier.py",
     "pocket/evaluation/prompts.py",
+    "pocket/evaluation/recache.py",
     "pocket/openings.py",
 }
 

@@ -1,4 +1,6 @@
-"""Latents between a device and the arrays of snapshots. Tested in `test_restoring.py`.
+"""Latents between a device and the arrays of snapshots.
+
+Tested in `tests/lingbot/runtime/test_restoring.py`.
 
 Shape letters: F latent frames, h w latent pixels.
 """

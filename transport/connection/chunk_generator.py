@@ -1,4 +1,7 @@
-"""Generates the chunks of one session, and carries out the client's commands between them."""
+"""Generates the chunks of one session, and carries out the client's commands between them.
+
+Tested in `tests/transport/connection/test_world_commands.py`.
+"""
 
 import itertools
 import math

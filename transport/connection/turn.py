@@ -1,6 +1,6 @@
 """When a task of a connection may go on: the waits for the media clock, for acks and for commands.
 
-Tested in `tests/transport/connection/test_playback.py` and `test_slow_clients.py`.
+Tested in `tests/transport/connection/test_slow_clients.py`.
 """
 
 import math

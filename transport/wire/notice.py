@@ -1,4 +1,7 @@
-"""The messages that only a client with extensions receives, but for answers to its events."""
+"""The messages that only a client with extensions receives, but for answers to its events.
+
+Tested in `tests/transport/wire/test_protocol.py`.
+"""
 
 from transport.wire.idle import Change
 from transport.wire.messages import (
