@@ -36,18 +36,15 @@ class Asks:
     def add(self, event_id: int, kind: str, payload: Any) -> asyncio.Future[Answer]:
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self.pending[event_id] = Ask(kind, payload, answer)
+        answer.add_done_callback(lambda _: self.pending.pop(event_id, None))
         if self._closed is not None:
             self.fail(event_id, self._closed)
         return answer
 
     @property
-    def turn(self) -> Ask | None:
-        """The oldest one that turns the world back, or resets it."""
-        turns = (ask for ask in self.pending.values() if ask.kind in ("rewind", "reset"))
-        return next(turns, None)
-
-    def remove(self, event_id: int) -> None:
-        self.pending.pop(event_id, None)
+    def turns(self) -> bool:
+        """One of them turns the world back, or resets it."""
+        return any(ask.kind in ("rewind", "reset") for ask in self.pending.values())
 
     def answer(self, message: Answer) -> None:
         ask = self.pending.pop(message.event_id or 0, None)

@@ -10,13 +10,12 @@ from msgspec.structs import replace
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from transport.client.asks import Answer, Asks, error_of
+from transport.client.asks import Answer, Ask, Asks, error_of
 from transport.client.chunk_reader import Chunk, ChunkReader, ConnectionLost
 from transport.client.dial import Dialer, resume_init
 from transport.client.inbox import Inbox, Received
 from transport.client.news import News, OnNews, Reconnected, Reconnecting, Status
 from transport.client.sent_controls import SentControls, hold_payload
-from transport.client.take_up import TakeUp
 from transport.codecs.decoder import decode_picture
 from transport.codecs.payload import Frame
 from transport.wire.errors import TransportError
@@ -29,7 +28,6 @@ from transport.wire.messages import (
     Moved,
     Paced,
     Paused,
-    PauseReason,
     Queued,
     Reconnect,
     Resumed,
@@ -66,6 +64,7 @@ class Client:
         script = (init.get("condition_inputs") or {}).get("camera_actions") or []
         self._controls = SentControls([list(keys) for keys in script])
         self._holds_controls = False  # until a lost world goes on
+        self._catches_up = False  # until it is turned back to the first chunk that is missing
         self._asks = Asks()
         self._going_on: asyncio.Task[None] | None = None
         self._opened = False  # `wait` has seen the session
@@ -74,24 +73,11 @@ class Client:
         self._next_event_id = 1
         self._next_chunk = 0  # in the world
         self._num_chunks = 0  # that have arrived
-        self._status = Status()
+        self.status = Status()
         self.session: SessionOpened | None = None
         self.last_frame: Frame | None = None  # of a world that goes on: what it showed last
         self.acked_events: list[int] = []  # ids of events that the server has accepted
         self.warnings: list[WarningMessage] = []
-
-    @property
-    def paused(self) -> PauseReason | None:
-        return self._status.paused
-
-    @property
-    def speed_percent(self) -> int:
-        return self._status.speed_percent
-
-    @property
-    def ending(self) -> Ending | None:
-        """The announced end of the session."""
-        return self._status.ending
 
     async def wait(self) -> AsyncIterator[Queued | Starting]:
         """Yields news of the queue until the world is open; then `session` is set.
@@ -211,28 +197,29 @@ class Client:
 
     async def _ask(self, kind: str, payload: Any = None) -> Answer:
         """Sends an event and returns its answer. Raises TransportError in place of one."""
+        return await (await self._send_ask(kind, payload))
+
+    async def _send_ask(self, kind: str, payload: Any) -> asyncio.Future[Answer]:
         event_id = self._new_event_id()
         answer = self._asks.add(event_id, kind, payload)
         # A world that waits for an ack could not answer.
         for received in self._inbox.chunks:
             await self._acknowledge(received)
         await self._send_event(kind, payload, event_id)
-        try:
-            return await answer
-        finally:
-            self._asks.remove(event_id)
+        return answer
 
-    async def begin(self, socket: ClientConnection) -> None:
+    async def begin(self, socket: ClientConnection, init: dict[str, Any]) -> None:
         """Sends the init. Events may follow at once; `run` must follow."""
-        await self._begin(socket, self._init)
+        self._socket, self._leaving = socket, False
+        await self._send({"type": "init", "extensions": True} | init)
 
     async def run(self) -> None:
         """Reads the socket, and others after it, until the session ends."""
         error: Exception | None = None
         try:
             while (lost := await self._read_socket()) is not None:
-                session = self._resumable()
-                if session is None:
+                session = self.session if self._reconnect else None
+                if session is None or session.resume_token is None:
                     raise lost
                 self._holds_controls = True
                 self._stop_going_on()
@@ -241,8 +228,9 @@ class Client:
                 if self._dialer.note_loss(within_s=grace_s):
                     self._note_news(Reconnecting(str(lost), grace_s))
                 socket = await self._dialer.redial(lost)
-                init = resume_init(self._init, session, num_chunks=self._num_chunks)
-                await self._begin(socket, init)
+                script = self._controls.script_for_init()
+                init = resume_init(self._init, session, num_chunks=self._num_chunks, script=script)
+                await self.begin(socket, init)
         except Exception as exc:
             error = exc
         finally:
@@ -253,14 +241,6 @@ class Client:
     def _stop_going_on(self) -> None:
         if self._going_on is not None:
             self._going_on.cancel()
-
-    async def _begin(self, socket: ClientConnection, init: dict[str, Any]) -> None:
-        self._socket, self._leaving = socket, False
-        await self._send({"type": "init", "extensions": True} | init)
-
-    def _resumable(self) -> SessionOpened | None:
-        session = self.session
-        return session if self._reconnect and session and session.resume_token else None
 
     async def _read_socket(self) -> ConnectionLost | None:
         """Reads to the end of a socket. None: the session is over."""
@@ -286,7 +266,7 @@ class Client:
         self._next_chunk = chunk.world_index + 1
         self._num_chunks += 1
         applied = chunk.applied
-        if not self._holds_controls:
+        if not (self._holds_controls or self._catches_up):
             self._controls.note_chunk(applied.event_ids, num_latent_frames=len(applied.actions))
         received = Received(chunk, self._socket)
         if self._asks.pending:
@@ -335,7 +315,8 @@ class Client:
 
     def _note_turn(self, rewound: Rewound) -> None:
         self._next_chunk = rewound.world_chunk_index
-        if self._holds_controls:  # chunks of the last socket may not be taken yet
+        if self._catches_up:  # chunks of the last socket may not be taken yet
+            self._catches_up = False
             self._inbox.drop_chunks(self._next_chunk)
         else:
             self._inbox.drop_chunks()
@@ -351,21 +332,47 @@ class Client:
         elif is_first:
             self._unannounced = session
         else:
-            self._status = Status()
-            self._inbox.hold_chunks()
-            self._going_on = asyncio.create_task(self._go_on(expected, session))
+            self.status = Status()
+            self._resume(expected, session)
 
-    async def _go_on(self, expected: int, session: SessionOpened) -> None:
-        """Goes on with a world over another socket; see `TakeUp`."""
-        up = TakeUp(self._asks, self._controls, send=self._send_event, new_id=self._new_event_id)
-        resumes_at = await up.turn_back(expected=expected, resumes_at=session.world_chunk_index)
-        self._inbox.release_chunks()
+    def _resume(self, expected: int, session: SessionOpened) -> None:
+        pending = dict(self._asks.pending)
+        # In real time a chunk may be on its way that does not follow the keys that are held.
+        may_lead = self._controls.has_events and self._init.get("realtime_delivery") != "on_demand"
+        too_far = session.world_chunk_index > expected - int(may_lead)
+        self._catches_up = too_far and not self._asks.turns
+        if self._catches_up:
+            self._inbox.hold_chunks()
+        elif not self._asks.turns:
+            self._controls.begin_init()
+            self._holds_controls = False
+        self._going_on = asyncio.create_task(self._go_on(expected, session, pending))
+
+    async def _go_on(self, expected: int, session: SessionOpened, pending: dict[int, Ask]) -> None:
+        """Turns a world back to the first chunk that did not arrive, and sends the controls again.
+
+        Controls follow the rewind at once, so that no chunk comes between. A world that cannot be
+        turned back goes on where it is.
+        """
+        turned = None
+        if self._catches_up:
+            turned = await self._send_ask("rewind", {"chunk_index": expected})
+        for event_id, ask in pending.items():
+            await self._send_event(ask.kind, ask.payload, event_id)
+        rest = self._controls.rest(self._new_event_id(), with_script=self._holds_controls)
         self._holds_controls = False
-        await up.send_controls()  # those that came meanwhile
+        for kind, payload, control_id in rest:
+            await self._send_event(kind, payload, control_id)
+        resumes_at = session.world_chunk_index
+        if turned is not None:
+            with suppress(TransportError):
+                resumes_at = (await turned).world_chunk_index
+        self._catches_up = False
+        self._inbox.release_chunks()
         self._note_news(Reconnected(resumes_at, num_lost_chunks=max(0, resumes_at - expected)))
 
     def _note_news(self, news: News) -> None:
-        self._status.note(news)
+        self.status.note(news)
         if self._on_news is not None:
             self._on_news(news)
 

@@ -36,7 +36,7 @@ async def connect(
     dialer = Dialer(url, token=token)
     client = Client(dialer, init=fields, on_news=on_news, reconnect=reconnect)
     try:
-        await client.begin(await dialer.dial())
+        await client.begin(await dialer.dial(), fields)
         running = asyncio.create_task(client.run())
         try:
             yield client

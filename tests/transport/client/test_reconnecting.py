@@ -119,6 +119,21 @@ def test_a_chunk_that_has_arrived_and_was_not_taken_is_kept(run, world):
     assert keys_of(chunks) == SCRIPT
 
 
+def test_keys_are_held_in_each_chunk_of_a_world_in_real_time(run):
+    async def scenario(relay):
+        async with connect(relay.url, realtime_output_pacing=False) as client:
+            await client.hold("w")
+            chunks = await take(client, 4)
+            while client._inbox.chunks:
+                chunks += await take(client, 1)
+            relay.cut()
+            return chunks + await take(client, 4)
+
+    chunks = run(scenario)
+    assert [chunk.world_index for chunk in chunks] == list(range(len(chunks)))
+    assert keys_of(chunks[1:]) == [W] * 3 * (len(chunks) - 1)
+
+
 def test_held_keys_and_the_prompt_are_sent_again(run, world):
     async def scenario(relay):
         news = []
