@@ -46,6 +46,7 @@ def server(tmp_path_factory):
         "dtype": "float32",  # groups must not choose differently
         "threads": 1,
         "group": {"pace": "shared"},
+        "limits": {},  # no walker is paused once its script is over
         "operator_token_file": str(token_file),
     }
     with local_server(args, change=two_groups) as running:
