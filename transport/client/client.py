@@ -337,14 +337,13 @@ class Client:
 
     def _resume(self, expected: int, session: SessionOpened) -> None:
         pending = dict(self._asks.pending)
-        is_turned = self._asks.turns
         # In real time a chunk may be on its way that does not follow the keys that are held.
         may_lead = self._controls.has_events and self._init.get("realtime_delivery") != "on_demand"
-        ahead = session.world_chunk_index - expected + int(may_lead)
-        self._catches_up = ahead > 0 and not is_turned
+        too_far = session.world_chunk_index > expected - int(may_lead)
+        self._catches_up = too_far and not self._asks.turns
         if self._catches_up:
             self._inbox.hold_chunks()
-        elif not is_turned:
+        elif not self._asks.turns:
             self._controls.begin_init()
             self._holds_controls = False
         self._going_on = asyncio.create_task(self._go_on(expected, session, pending))
