@@ -50,7 +50,7 @@ STRIKE_AFTER_CHUNKS = 4
 WATCH_S = 30.0  # a walker that still walks so long after the fault has survived it
 NEW_CLIENT_TIMEOUT_S = 180.0
 SETTLE_S = 10.0  # before what is left over is counted
-WALK = {
+WALK: dict[str, Any] = {
     "realtime_output_format": "jpeg",
     "condition_inputs": {"camera_actions": [["w"]] * 500},
 }

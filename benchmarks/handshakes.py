@@ -55,7 +55,7 @@ async def measure(server: LocalServer, *, per_minute: int, seconds: float) -> di
     seen = Walk()
     walking = asyncio.create_task(walk(server, seen))
     while len(seen.arrived_s) < NUM_WARM:
-        assert not walking.done(), seen.last
+        assert not walking.done(), seen.error
         await asyncio.sleep(0.1)
     quiet_s, quiet_cpu_s = time.monotonic(), cpu_s(server)
     await asyncio.sleep(seconds / 2)
@@ -65,7 +65,7 @@ async def measure(server: LocalServer, *, per_minute: int, seconds: float) -> di
     await asyncio.sleep(2 * PERIOD_S)
     walking.cancel()
     await asyncio.wait([walking])  # until its socket is closed
-    assert seen.close_code is None, seen.last
+    assert seen.error is None, seen.error
     walker_cpu = (began_cpu_s - quiet_cpu_s) / (began_s - quiet_s)
     flood_cpu_s = ended_cpu_s - began_cpu_s - walker_cpu * (ended_s - began_s)
     done = [each for each in took_s if each is not None]

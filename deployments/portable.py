@@ -12,6 +12,7 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from deployments.encoded_prompt import EncodedPrompt, warn_of_truncation
 from deployments.fork_store import ClusterForks
 from deployments.lease import Context, Contexts, Frames, HeldLease
 from deployments.mover import Leases, Mover
@@ -90,12 +91,13 @@ class PortableSession:
         on_wait: OnWait,
         last_frame: NDArray[np.uint8] | None = None,
         contexts: Contexts | None = None,
-        warning: WarningMessage | None = None,
+        encoded: EncodedPrompt | None = None,
     ) -> None:
         """The world is open on the `lease`, and its past is in the `history`.
 
         `demand` is that of another lease. `on_wait` gets the client's status while the world has
-        none. `contexts` are encoded prompts that the world uses. `warning` is for the client.
+        none. `contexts` are encoded prompts that the world uses, and `encoded` is that of a new
+        world.
         """
         self.id = lease.session_id
         self.last_frame = last_frame
@@ -104,7 +106,11 @@ class PortableSession:
         self._is_resumable = demand.resumable
         self._client_waits = on_wait
         self._contexts = dict(contexts or {})
-        self._notices: list[WarningMessage | Moved] = [*([warning] if warning else ())]
+        self._notices: list[WarningMessage | Moved] = []
+        if encoded is not None:
+            self._contexts[history.prompt] = encoded.context
+            if warning := warn_of_truncation(encoded.num_truncated, "tokens"):
+                self._notices.append(warning)
         self._pending: deque[PendingChunk] = deque()
         self._calls: set[asyncio.Task[None]] = set()  # those that run on the lease
         self._is_paused = False

@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ray.exceptions import ActorDiedError, RayError
-from ray.serve._private.request_router import PowerOfTwoChoicesRequestRouter  # Serve's default
+from ray.serve._private.request_router import (  # type: ignore[attr-defined]  # Serve's default
+    PowerOfTwoChoicesRequestRouter,
+)
 from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
 
 from deployments import running_replicas  # the module: Serve copies what this one has imported
@@ -85,9 +87,10 @@ class FewestOngoingRouter(RunningReplicasMixin, RequestRouter):
         Serve takes the first that accepts the call, and asks again if none does.
         """
         demand = demand_of(pending_request)
+        group = None if demand is None else demand.group
         asked = {
             replica.replica_id.unique_id: replica
-            for replica in choose_asked(candidate_replicas, group=demand and demand.group)
+            for replica in choose_asked(candidate_replicas, group=group)
         }
         answers = await asyncio.gather(*(self._num_ongoing(one) for one in asked.values()))
         counts = {
@@ -96,8 +99,8 @@ class FewestOngoingRouter(RunningReplicasMixin, RequestRouter):
         ranked = self._ranking.rank(
             counts,
             now=asyncio.get_running_loop().time(),
-            last_group=demand and demand.last_group,
-            group=demand and demand.group,
+            last_group=None if demand is None else demand.last_group,
+            group=group,
         )
         return [[asked[one]] for one in ranked]
 

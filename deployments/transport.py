@@ -72,7 +72,7 @@ class Transport:
             prompts=prompts,
             forks=forks,
             report=reports.get,
-            replica=self._own and (self._own.deployment_name, replica),
+            replica=None if self._own is None else (self._own.deployment_name, replica),
         )
         self._config = config
         self._limits = config.limits

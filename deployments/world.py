@@ -105,7 +105,8 @@ class ClusterWorld:
             encoded = await self._wait_for_prompt(encoding, on_wait)
 
         async def enter(lease: HeldLease) -> Opened:
-            return await lease.open(spec, image, encoded and encoded.context, on_wait=on_wait)
+            context = None if encoded is None else encoded.context
+            return await lease.open(spec, image, context, on_wait=on_wait)
 
         try:
             lease, opened = await self._enter(demand, enter, on_wait, prepare=prepare)
@@ -120,8 +121,7 @@ class ClusterWorld:
                 history,
                 demand=demand,
                 on_wait=on_wait,
-                contexts=encoded and {spec.prompt: encoded.context},
-                warning=encoded and warn_of_truncation(encoded.num_truncated, "tokens"),
+                encoded=encoded,
             )
         )
 

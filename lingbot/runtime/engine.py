@@ -124,13 +124,13 @@ class Engine:
         session.text = self.embed_context(spec.context)
         return session
 
-    def check_restore(self, snapshot: Snapshot, contexts: Contexts, *, exact: bool = False) -> None:
+    def check_restore(self, snapshot: Snapshot, contexts: Contexts, exact: bool = False) -> None:
         """Raise what `begin_restore` raises, before anything is allocated."""
         check_restore(self, snapshot, contexts, exact=exact)
 
     @torch.inference_mode()
     def begin_restore(
-        self, snapshot: Snapshot, contexts: Contexts, *, exact: bool = False
+        self, snapshot: Snapshot, contexts: Contexts, exact: bool = False
     ) -> Restoration:
         """A session that goes on from a snapshot, before the first part of its work.
 
@@ -142,7 +142,7 @@ class Engine:
         self.check_restore(snapshot, contexts, exact=exact)
         return Restoration(self, snapshot, contexts, exact=exact)
 
-    def restore(self, snapshot: Snapshot, contexts: Contexts, *, exact: bool = False) -> Session:
+    def restore(self, snapshot: Snapshot, contexts: Contexts, exact: bool = False) -> Session:
         """`begin_restore` and all its parts at once."""
         restoration = self.begin_restore(snapshot, contexts, exact=exact)
         while not (part := restoration.advance()).is_last:

@@ -9,7 +9,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -124,13 +124,13 @@ class Worker:
         by one open at most. Each part of a restoration counts as an open, and so does a step of a
         session that nobody watches (`is_live` False).
 
-        Cancelling the future of a queued command removes the command. That of a restoration cannot
-        be cancelled: `end_session` ends it. Raises UnicodeEncodeError for a command that cannot be
-        sent to the other ranks.
+        Cancelling the future of a queued command removes the command. The future of a restoration
+        cannot be cancelled: `end_session` ends it. Raises UnicodeEncodeError for a command that
+        cannot be sent to the other ranks.
         """
         if isinstance(command, RestoreSession):
             queue = partial(self._submit, deadline=deadline)
-            return RestoreChain(command, submit=queue, decode=self._decode_restored).result
+            return RestoreChain(command, submit=queue, decode=self._decode_past).result
         return self._submit(command, deadline=deadline, is_live=is_live)
 
     def _submit(self, command: Command, *, deadline: float, is_live: bool = True) -> "Future[Any]":
@@ -270,8 +270,7 @@ class Worker:
             case RestoreSession() | ContinueRestore():
                 return self._advance(command)
             case TakeSnapshot():
-                session = self._open_session(command.session_id)
-                return session.snapshot(num_more=RESUMED_CHUNKS)
+                return find(self._sessions, command.session_id).snapshot(num_more=RESUMED_CHUNKS)
             case StepSession():
                 return self._step(command)
             case SuspendSession():
@@ -293,27 +292,21 @@ class Worker:
 
     def _close(self, session_id: str) -> None:
         """Free a session, or one that is being restored."""
-        restoration = self._restoring.pop(session_id, None)
-        session = self._sessions.pop(session_id, None)
-        if session is None and restoration is not None:
-            session = restoration.session
-        if session is not None:
+        if restoration := self._restoring.pop(session_id, None):
+            self.engine.close(restoration.session)
+        if session := self._sessions.pop(session_id, None):
             self.engine.close(session)
 
     def _advance(self, command: RestoreSession | ContinueRestore) -> Part:
         """The first or the next part of a restoration."""
         name = command.session_id
         if isinstance(command, RestoreSession):
-            asked = partial(self.engine.begin_restore, exact=command.exact)
-            check = partial(self.engine.check_restore, exact=command.exact)
-            check(command.snapshot, command.contexts)
+            request = (command.snapshot, command.contexts, command.exact)
+            self.engine.check_restore(*request)
             self._close(name)  # before the new session takes its memory
-            self._restoring[name] = self._timed(asked, command.snapshot, command.contexts)
-        restoration = self._restoring.get(name)
-        if restoration is None:
-            raise SessionClosed(f"session {name} is not open")
+            self._restoring[name] = self._timed(self.engine.begin_restore, *request)
         try:
-            part = self._timed(restoration.advance)
+            part = self._timed(find(self._restoring, name).advance)
         except BaseException:
             self._close(name)
             raise
@@ -321,17 +314,15 @@ class Worker:
             self._sessions[name] = self._restoring.pop(name).session
         return part
 
-    def _decode_restored(self, session_id: str, latents: Tensor) -> "Future[Frames]":
+    def _decode_past(self, session_id: str, latents: Tensor) -> "Future[Frames]":
         """Decode a past chunk of a session that is being restored."""
-        restoration = self._restoring.get(session_id)
-        if restoration is None:
-            closed: Future[Frames] = Future()
-            closed.set_exception(SessionClosed(f"session {session_id} is not open"))
-            return closed
-        return self._decoding.submit(self._timed, self.engine.decode, restoration.session, latents)
+        decode = self.engine.decode
+        return self._decoding.submit(
+            self._timed, lambda: decode(find(self._restoring, session_id).session, latents)
+        )
 
     def _step(self, command: StepSession) -> "Future[Chunk] | None":
-        session = self._open_session(command.session_id)
+        session = find(self._sessions, command.session_id)
         # A chunk that is denoised while none is decoded is faster than those of a busy group.
         is_overlapped = self._last_chunk is not None and not self._last_chunk.done()
         is_typical = (is_overlapped or self._is_warming_up) and not command.recache
@@ -356,12 +347,6 @@ class Worker:
             self.on_chunk(session.size, max(denoising_s, self._clock() - began))
         return frames, kept
 
-    def _open_session(self, session_id: str) -> Session:
-        session = self._sessions.get(session_id)
-        if session is None:
-            raise SessionClosed(f"session {session_id} is not open")
-        return session
-
     def _suspend(self, command: SuspendSession, result: "Future[bool]") -> None:
         """Queue the next part of a suspension, which settles `result` or is followed by another."""
         name = command.session_id
@@ -385,7 +370,7 @@ class Worker:
         self.submit(part, deadline=deadline).add_done_callback(proceed)
 
     def _move_out(self, command: SuspendSession) -> bool | None:
-        session = self._open_session(command.session_id)
+        session = find(self._sessions, command.session_id)
         if not command.is_first and session.suspension is None:
             return False
         if command.is_first and self.is_leader:
@@ -407,3 +392,10 @@ class Worker:
         if result.cancelled():
             with self._changed:
                 self._scheduler.cancel(ticket)
+
+
+def find(sessions: Mapping[str, T], session_id: str) -> T:
+    """The session of this name. Raises SessionClosed without one."""
+    if (session := sessions.get(session_id)) is None:
+        raise SessionClosed(f"session {session_id} is not open")
+    return session

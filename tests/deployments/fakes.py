@@ -252,7 +252,7 @@ def run(scenario, *, ready=(True,), is_adding=False, prompts=None, hand_over=Non
             hand_over=hand_over,
             replica=("Transport", "me"),
         )
-        await asyncio.wait_for(scenario(world, group, []), 5)
+        await asyncio.wait_for(scenario(world, group, []), 30)
 
     asyncio.run(run_in_loop())
 

@@ -1,4 +1,4 @@
-"""The example on sockets of this process, with a fake world that is drawn from what it was told."""
+"""The example on sockets of this process, with a fake world."""
 
 import io
 
@@ -54,4 +54,4 @@ def test_a_goal_is_scored_by_likeness(tmp_path):
 def test_all_sequences_are_as_long_and_of_known_keys():
     assert len(set(plan.SEQUENCES)) == 8
     assert {len(sequence) for sequence in plan.SEQUENCES} == {2}
-    assert plan.press("wl").tolist() == [1, 0, 0, 0, 0, 1, 0, 0]
+    assert plan.press("wl").tolist() == [1, 0, 0, 0, 0, 0, 0, 1]

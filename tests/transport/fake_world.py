@@ -74,6 +74,7 @@ class FakeWorld:
         self.commands = []  # (session, name, arguments)
         self.forks = {}  # snapshots by token
         self.sessions = {}  # resumable ones by token
+        self.num_tokens = 0
         self.detached = set()  # names of those that wait for a socket
         self.earliest_chunk = 0
 
@@ -187,7 +188,8 @@ class FakeSession:
             self.last_frame = self._frames()[-1]
         self.resume_token = None
         if spec.resumable:
-            self.resume_token = f"group.{name}.secret{len(world.sessions)}"
+            world.num_tokens += 1
+            self.resume_token = f"group.{name}.secret{world.num_tokens}"
             world.sessions[self.resume_token] = self
         world.live.add(name)
 

@@ -9,6 +9,7 @@ import time
 import anyio
 import pytest
 from msgspec import msgpack
+from msgspec.structs import replace
 
 from benchmarks.websocket_client import WebSocketClient
 from transport.wire.messages import Queued, Starting
@@ -34,8 +35,9 @@ def read_until(client, kind):
 
 @pytest.fixture
 def world(make_world):
-    """A world of large frames; `news` repeats until `waiting` is over."""
+    """A world of large frames; `news` repeats until `waiting` is over. It waits for no client."""
     world = make_world(size=(832, 480))
+    world.info = replace(world.info, resume_grace_s=0.0)
     opened = world.open
     world.waiting = world.num_waiting = 0
 
@@ -140,6 +142,20 @@ def test_a_client_that_leaves_leaves_one_line(world, listen, caplog, way):
     assert len([line for line in lines if CLOSED.search(line)]) == 1, lines
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert not [record for record in caplog.records if record.exc_info]
+
+
+WAITED_FOR = [leave_in_a_step, leave_in_a_payload, leave_between_chunks, leave_in_a_pause]
+
+
+@pytest.mark.parametrize("way", [*WAITED_FOR, leave_in_good_order])
+def test_a_world_waits_for_a_client_whose_socket_was_lost(world, listen, caplog, way):
+    caplog.set_level(logging.INFO)
+    world.info = replace(world.info, resume_grace_s=60.0)
+    with listen(world) as port:
+        way(port, world)
+        wait_until(lambda: CLOSED.search(caplog.text))
+        wait_until(lambda: world.live == world.detached)
+        assert bool(world.detached) is (way in WAITED_FOR)
 
 
 def test_a_client_that_vanishes_in_a_pause_is_noticed(world, listen):

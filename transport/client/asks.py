@@ -5,9 +5,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from transport.wire.errors import TransportError
-from transport.wire.messages import Forked, Rewound, SnapshotMessage
+from transport.wire.messages import Error, Forked, Rewound, SnapshotMessage
 
 Answer = SnapshotMessage | Forked | Rewound
+
+
+def error_of(message: Error) -> TransportError:
+    return TransportError(
+        message.content,
+        code=message.code,
+        field=message.field,
+        retry_after_s=message.retry_after_s,
+    )
 
 
 @dataclass(slots=True)
@@ -27,12 +36,15 @@ class Asks:
     def add(self, event_id: int, kind: str, payload: Any) -> asyncio.Future[Answer]:
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self.pending[event_id] = Ask(kind, payload, answer)
+        answer.add_done_callback(lambda _: self.pending.pop(event_id, None))
         if self._closed is not None:
             self.fail(event_id, self._closed)
         return answer
 
-    def remove(self, event_id: int) -> None:
-        self.pending.pop(event_id, None)
+    @property
+    def turns(self) -> bool:
+        """One of them turns the world back, or resets it."""
+        return any(ask.kind in ("rewind", "reset") for ask in self.pending.values())
 
     def answer(self, message: Answer) -> None:
         ask = self.pending.pop(message.event_id or 0, None)

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from transport.client.asks import Answer, Asks
+from transport.client.asks import Answer, Ask, Asks, error_of
 from transport.client.chunk_reader import Chunk, ChunkReader, ConnectionLost
 from transport.client.dial import Dialer, resume_init
 from transport.client.inbox import Inbox, Received
@@ -28,7 +28,6 @@ from transport.wire.messages import (
     Moved,
     Paced,
     Paused,
-    PauseReason,
     Queued,
     Reconnect,
     Resumed,
@@ -65,6 +64,7 @@ class Client:
         script = (init.get("condition_inputs") or {}).get("camera_actions") or []
         self._controls = SentControls([list(keys) for keys in script])
         self._holds_controls = False  # until a lost world goes on
+        self._catches_up = False  # until it is turned back to the first chunk that is missing
         self._asks = Asks()
         self._going_on: asyncio.Task[None] | None = None
         self._opened = False  # `wait` has seen the session
@@ -73,26 +73,11 @@ class Client:
         self._next_event_id = 1
         self._next_chunk = 0  # in the world
         self._num_chunks = 0  # that have arrived
-        self._status = Status()
+        self.status = Status()
         self.session: SessionOpened | None = None
         self.last_frame: Frame | None = None  # of a world that goes on: what it showed last
         self.acked_events: list[int] = []  # ids of events that the server has accepted
         self.warnings: list[WarningMessage] = []
-
-    @property
-    def paused(self) -> PauseReason | None:
-        return self._status.paused
-
-    @property
-    def speed_percent(self) -> int:
-        return self._status.speed_percent
-
-    @property
-    def ending(self) -> Ending | None:
-        """The announced end of the session."""
-        return self._status.ending
-
-    # ---- chunks
 
     async def wait(self) -> AsyncIterator[Queued | Starting]:
         """Yields news of the queue until the world is open; then `session` is set.
@@ -124,8 +109,6 @@ class Client:
         """Yields each chunk, as `next_chunk` returns it, until the server closes the session."""
         while (chunk := await self.next_chunk()) is not None:
             yield chunk
-
-    # ---- controls
 
     async def send_actions(self, script: Sequence[Sequence[str]]) -> int:
         """Plays a script: one list of keys a latent frame. Returns the event's id."""
@@ -167,8 +150,6 @@ class Client:
         """
         payload = "visible" if visible else "hidden"
         return await self._send_control("visibility", payload, self._new_event_id())
-
-    # ---- the world as a whole
 
     async def save(self) -> bytes:
         """Returns the world in one piece, which `connect(snapshot=...)` opens again.
@@ -216,27 +197,29 @@ class Client:
 
     async def _ask(self, kind: str, payload: Any = None) -> Answer:
         """Sends an event and returns its answer. Raises TransportError in place of one."""
+        return await (await self._send_ask(kind, payload))
+
+    async def _send_ask(self, kind: str, payload: Any) -> asyncio.Future[Answer]:
         event_id = self._new_event_id()
         answer = self._asks.add(event_id, kind, payload)
         # A world that waits for an ack could not answer.
         for received in self._inbox.chunks:
             await self._acknowledge(received)
         await self._send_event(kind, payload, event_id)
-        try:
-            return await answer
-        finally:
-            self._asks.remove(event_id)
+        return answer
 
-    # ---- receiving
+    async def begin(self, socket: ClientConnection, init: dict[str, Any]) -> None:
+        """Sends the init. Events may follow at once; `run` must follow."""
+        self._socket, self._leaving = socket, False
+        await self._send({"type": "init", "extensions": True} | init)
 
-    async def run(self, socket: ClientConnection) -> None:
-        """Reads this socket, and others after it, until the session ends."""
+    async def run(self) -> None:
+        """Reads the socket, and others after it, until the session ends."""
         error: Exception | None = None
         try:
-            await self._begin(socket, self._init)
             while (lost := await self._read_socket()) is not None:
-                session = self._resumable()
-                if session is None:
+                session = self.session if self._reconnect else None
+                if session is None or session.resume_token is None:
                     raise lost
                 self._holds_controls = True
                 self._stop_going_on()
@@ -245,8 +228,9 @@ class Client:
                 if self._dialer.note_loss(within_s=grace_s):
                     self._note_news(Reconnecting(str(lost), grace_s))
                 socket = await self._dialer.redial(lost)
-                init = resume_init(self._init, session, num_chunks=self._num_chunks)
-                await self._begin(socket, init)
+                script = self._controls.script_for_init()
+                init = resume_init(self._init, session, num_chunks=self._num_chunks, script=script)
+                await self.begin(socket, init)
         except Exception as exc:
             error = exc
         finally:
@@ -257,14 +241,6 @@ class Client:
     def _stop_going_on(self) -> None:
         if self._going_on is not None:
             self._going_on.cancel()
-
-    async def _begin(self, socket: ClientConnection, init: dict[str, Any]) -> None:
-        self._socket, self._leaving = socket, False
-        await self._send({"type": "init", "extensions": True} | init)
-
-    def _resumable(self) -> SessionOpened | None:
-        session = self.session
-        return session if self._reconnect and session and session.resume_token else None
 
     async def _read_socket(self) -> ConnectionLost | None:
         """Reads to the end of a socket. None: the session is over."""
@@ -290,7 +266,7 @@ class Client:
         self._next_chunk = chunk.world_index + 1
         self._num_chunks += 1
         applied = chunk.applied
-        if not self._holds_controls:
+        if not (self._holds_controls or self._catches_up):
             self._controls.note_chunk(applied.event_ids, num_latent_frames=len(applied.actions))
         received = Received(chunk, self._socket)
         if self._asks.pending:
@@ -323,20 +299,13 @@ class Client:
                 self.acked_events.append(message.event_id)
             case WarningMessage():
                 self.warnings.append(message)
-            case Moved(_, resume_token):
-                if self.session is not None and resume_token is not None:
-                    self.session = replace(self.session, resume_token=resume_token)
-                self._note_news(message)
-            case Queued() | Starting() | Paused() | Resumed() | Paced() | Ending():
+            case Queued() | Starting() | Paused() | Resumed() | Paced() | Ending() | Moved():
+                if isinstance(message, Moved) and self.session and message.resume_token:
+                    self.session = replace(self.session, resume_token=message.resume_token)
                 self._note_news(message)
 
     def _fail(self, message: Error) -> None:
-        error = TransportError(
-            message.content,
-            code=message.code,
-            field=message.field,
-            retry_after_s=message.retry_after_s,
-        )
+        error = error_of(message)
         if message.event_id in self._asks.pending:
             self._asks.fail(message.event_id, error)
         elif message.code == "busy" and self._dialer.is_redialing:
@@ -345,9 +314,12 @@ class Client:
             raise error
 
     def _note_turn(self, rewound: Rewound) -> None:
-        self._inbox.drop_chunks()
         self._next_chunk = rewound.world_chunk_index
-        if not self._holds_controls:
+        if self._catches_up:  # chunks of the last socket may not be taken yet
+            self._catches_up = False
+            self._inbox.drop_chunks(self._next_chunk)
+        else:
+            self._inbox.drop_chunks()
             self._controls.note_turn(event_id=rewound.event_id or 0)
         self._asks.answer(rewound)
 
@@ -360,33 +332,49 @@ class Client:
         elif is_first:
             self._unannounced = session
         else:
-            self._status = Status()
-            self._going_on = asyncio.create_task(self._go_on(expected, session))
+            self.status = Status()
+            self._resume(expected, session)
 
-    async def _go_on(self, expected: int, session: SessionOpened) -> None:
+    def _resume(self, expected: int, session: SessionOpened) -> None:
+        pending = dict(self._asks.pending)
+        # In real time a chunk may be on its way that does not follow the keys that are held.
+        may_lead = self._controls.has_events and self._init.get("realtime_delivery") != "on_demand"
+        too_far = session.world_chunk_index > expected - int(may_lead)
+        self._catches_up = too_far and not self._asks.turns
+        if self._catches_up:
+            self._inbox.hold_chunks()
+        elif not self._asks.turns:
+            self._controls.begin_init()
+            self._holds_controls = False
+        self._going_on = asyncio.create_task(self._go_on(expected, session, pending))
+
+    async def _go_on(self, expected: int, session: SessionOpened, pending: dict[int, Ask]) -> None:
         """Turns a world back to the first chunk that did not arrive, and sends the controls again.
 
-        A world that cannot be turned back goes on where it is.
+        Controls follow the rewind at once, so that no chunk comes between. A world that cannot be
+        turned back goes on where it is.
         """
-        pending = dict(self._asks.pending)
-        turns_back = any(ask.kind in ("rewind", "reset") for ask in pending.values())
-        resumes_at = session.world_chunk_index
-        if resumes_at > expected and not turns_back:
-            with suppress(TransportError):
-                resumes_at = (await self.rewind(chunk_index=expected)).world_chunk_index
+        turned = None
+        if self._catches_up:
+            turned = await self._send_ask("rewind", {"chunk_index": expected})
         for event_id, ask in pending.items():
             await self._send_event(ask.kind, ask.payload, event_id)
+        rest = self._controls.rest(self._new_event_id(), with_script=self._holds_controls)
         self._holds_controls = False
-        for kind, payload, control_id in self._controls.rest(self._new_event_id()):
+        for kind, payload, control_id in rest:
             await self._send_event(kind, payload, control_id)
+        resumes_at = session.world_chunk_index
+        if turned is not None:
+            with suppress(TransportError):
+                resumes_at = (await turned).world_chunk_index
+        self._catches_up = False
+        self._inbox.release_chunks()
         self._note_news(Reconnected(resumes_at, num_lost_chunks=max(0, resumes_at - expected)))
 
     def _note_news(self, news: News) -> None:
-        self._status.note(news)
+        self.status.note(news)
         if self._on_news is not None:
             self._on_news(news)
-
-    # ---- sending
 
     def _new_event_id(self) -> int:
         self._next_event_id += 1

@@ -36,7 +36,8 @@ async def connect(
     dialer = Dialer(url, token=token)
     client = Client(dialer, init=fields, on_news=on_news, reconnect=reconnect)
     try:
-        running = asyncio.create_task(client.run(await dialer.dial()))
+        await client.begin(await dialer.dial(), fields)
+        running = asyncio.create_task(client.run())
         try:
             yield client
         finally:

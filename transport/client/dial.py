@@ -32,11 +32,18 @@ WORLD_FIELDS = (
 FIRST_DELAY_S, MAX_DELAY_S = 0.1, 2.0  # between two attempts
 
 
-def resume_init(init: dict[str, Any], session: SessionOpened, *, num_chunks: int) -> dict[str, Any]:
-    """The fields of an init that goes on with a session after `num_chunks` of this init."""
+def resume_init(
+    init: dict[str, Any], session: SessionOpened, *, num_chunks: int, script: list[list[str]]
+) -> dict[str, Any]:
+    """The fields of an init that goes on with a session after `num_chunks` of this init.
+
+    `script`: what is left to play. It begins with the next chunk, which no event can promise.
+    """
     rest = {name: value for name, value in init.items() if name not in WORLD_FIELDS}
     if "max_chunks" in rest:
         rest["max_chunks"] = max(1, rest["max_chunks"] - num_chunks)
+    if script:
+        rest["condition_inputs"] = {"camera_actions": script}
     return rest | {"resume": session.resume_token}
 
 

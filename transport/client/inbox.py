@@ -27,6 +27,7 @@ class Inbox:
 
     _items: deque[Item] = field(default_factory=deque)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _holds_chunks: bool = False
     _closed: bool = False
     _error: Exception | None = None
 
@@ -34,14 +35,22 @@ class Inbox:
         self._items.append(item)
         self._changed.set()
 
+    def hold_chunks(self) -> None:
+        """Give no chunk out until `release_chunks`: the world may be turned back behind them."""
+        self._holds_chunks = True
+
+    def release_chunks(self) -> None:
+        self._holds_chunks = False
+        self._changed.set()
+
     def close(self, error: Exception | None) -> None:
         """No more items follow. `error`: why, or None after a normal close."""
         self._closed, self._error = True, error
-        self._changed.set()
+        self.release_chunks()
 
     async def get(self) -> Item | None:
         """The oldest item; None at the end. Raises the error of `close`."""
-        while not self._items:
+        while not self._items or (self._holds_chunks and isinstance(self._items[0], Received)):
             if self._error is not None:
                 raise self._error
             if self._closed:
@@ -54,5 +63,10 @@ class Inbox:
     def chunks(self) -> list[Received]:
         return [item for item in self._items if isinstance(item, Received)]
 
-    def drop_chunks(self) -> None:
-        self._items = deque(item for item in self._items if not isinstance(item, Received))
+    def drop_chunks(self, start: int = 0) -> None:
+        """Forget those from this index in the world on."""
+        self._items = deque(
+            item
+            for item in self._items
+            if not isinstance(item, Received) or item.chunk.world_index < start
+        )

@@ -1,4 +1,4 @@
-"""What a client is told about its session, beside chunks and answers.
+"""News of a session, beside its chunks and answers.
 
 Tested in `tests/transport/client/test_client.py`.
 """

@@ -18,15 +18,16 @@ class SentControls:
     _states: list[str] = field(default_factory=list)  # keys held; the last one stays
     _keys_id: int | None = None  # the event of the script or the states; None: the init's
     _begun: bool = True  # a chunk has followed that event
+    _in_init: bool = False  # the rest of the script was in the newest init
     _prompt: tuple[str, int] | None = None  # that no chunk has followed yet
 
     def note_script(self, script: Sequence[Sequence[str]], *, event_id: int) -> None:
         self.script, self._states = [list(keys) for keys in script], []
-        self._keys_id, self._begun = event_id, False
+        self._keys_id, self._begun, self._in_init = event_id, False, False
 
     def note_keys(self, states: Sequence[str], *, event_id: int) -> None:
         self.script, self._states = [], list(states)
-        self._keys_id, self._begun = event_id, False
+        self._keys_id, self._begun, self._in_init = event_id, False, False
 
     def note_prompt(self, text: str, *, event_id: int) -> None:
         self._prompt = (text, event_id)
@@ -47,19 +48,38 @@ class SentControls:
         if self._prompt is not None and self._prompt[1] < event_id:
             self._prompt = None
 
-    def rest(self, event_id: int) -> list[Event]:
-        """The events to send again, under the ids they had; `event_id`: for an init's script."""
-        if self._keys_id is None:
-            self._keys_id = event_id
+    def script_for_init(self) -> list[list[str]]:
+        """The rest of the script, for the init of another socket."""
+        self._in_init = bool(self.script)
+        return list(self.script)
+
+    @property
+    def has_events(self) -> bool:
+        """Something is to be sent again that no init carries."""
+        holds_keys = not self.script and any(self._states[-1:] if self._begun else self._states)
+        return holds_keys or self._prompt is not None
+
+    def begin_init(self) -> None:
+        """A world goes on with the script of that init, unless keys have come since."""
+        if self._in_init:
+            self._keys_id, self._begun = None, True
+
+    def rest(self, event_id: int, *, with_script: bool = True) -> list[Event]:
+        """The events to send again, under the ids they had; `event_id`: for an init's script.
+
+        Without `with_script` the world has the script of `script_for_init`.
+        """
         events: list[Event] = []
-        if self.script:
-            events.append(("camera_actions", self.script, self._keys_id))
-        elif self._states and not (self._begun and self._states == [""]):
-            events.append(("camera_actions", hold_payload(self._states), self._keys_id))
+        if with_script or not self._in_init:
+            self._keys_id = event_id if self._keys_id is None else self._keys_id
+            if self.script:
+                events.append(("camera_actions", list(self.script), self._keys_id))
+            elif self._states and not (self._begun and self._states == [""]):
+                events.append(("camera_actions", hold_payload(self._states), self._keys_id))
+            self._begun = False
         if self._prompt is not None:
             text, prompt_id = self._prompt
             events.append(("prompt", text, prompt_id))
-        self._begun = False
         return events
 
 

@@ -125,7 +125,7 @@ class Connection:
             end = CloseReason(code=1000, reason="done")
         except Exception as exc:
             end = close_reason_for(exc)
-            if end.client_left and end.code == 1006:
+            if self._session and self._session.resume_token and end.code == 1006:
                 end = replace(end, code=await read_close_code(self._socket))
         finally:
             if self._session is not None:

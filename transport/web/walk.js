@@ -93,7 +93,7 @@ export class Walk {
         player: this.#player,
         world: this.#world,
         onOpened: (message) => this.#onOpened(message),
-        onToken: (token) => this.#source.setToken(token),
+        onMoved: (message) => this.#onMoved(message),
         onState: (state, detail) => this.#onState(state, detail),
         onFrameShown: () => ui.hud.update(performance.now(), this.#session.stats),
         onPreview: (preview) => this.#portable.addMoment(preview),
@@ -122,7 +122,8 @@ export class Walk {
 
   /** message: `session`. */
   #onOpened(message) {
-    if (this.#lossText !== "") this.#ui.toast.hide();
+    if (this.#lossText === notices.GOES_ON_FROM_KEPT) this.#ui.toast.show(this.#lossText);
+    else if (this.#lossText !== "") this.#ui.toast.hide();
     this.#lossText = "";
     this.#source.setToken(message.resume_token ?? null);
     this.#portable.open(this.#session, message, {
@@ -131,6 +132,12 @@ export class Walk {
     });
     this.#ui.settings.show(`${message.width}x${message.height}`, this.choice.output);
     if (this.#keys.held.length > 0) this.#session.hold(this.#keys.held); // since the last session
+  }
+
+  /** message: `moved`. */
+  #onMoved({ resume_token: token }) {
+    if (token) this.#source.setToken(token);
+    this.#ui.toast.show(notices.MOVED);
   }
 
   #onState(state, detail) {
@@ -164,7 +171,7 @@ export class Walk {
     this.#ui.countdown.stop();
     this.#portable.close();
     const reason = explain(end);
-    this.isLost = reason.isTransient;
+    this.isLost = false;
     // Without a code, the server refused the init.
     if (end.code === null && REFUSALS.includes(reason.cause)) this.#onRefusal(reason);
     else if (reason.isTransient) this.#onLoss(reason);
@@ -174,6 +181,7 @@ export class Walk {
   #onLoss(reason) {
     const sinceMs = this.#playingSinceMs;
     const playedMs = sinceMs === null ? 0 : performance.now() - sinceMs;
+    this.isLost = true;
     this.#lossText = `${reason.title}.`;
     if (!this.#goesOn) this.#showEnd(reason);
     const options = { afterS: reason.retryAfterS, atOnce: this.#goesOn };
@@ -195,6 +203,8 @@ export class Walk {
     } else if (kind === "snapshot") {
       this.#listeners.onKeptRefused();
       this.#showEnd({ ...reason, hint: notices.KEPT_REFUSED });
+    } else if (kind === "session" && this.choice.kind === "opening") {
+      this.#onLoss(reason); // a new walk, as the card announces
     } else {
       this.#showEnd(reason);
     }

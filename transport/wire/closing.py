@@ -19,9 +19,8 @@ class Close(Struct, frozen=True):
 
 def build_close(code: int, reason: str, *, last: TransportError | Reconnect | None = None) -> Close:
     """The last message, if there is one, and a close frame with a reason that fits into it."""
-    if isinstance(last, TransportError):
-        last = error_message(last)
-    unit: Unit = [] if last is None else [encode_message(last)]
+    message = error_message(last) if isinstance(last, TransportError) else last
+    unit: Unit = [] if message is None else [encode_message(message)]
     return Close(unit, code, truncate_reason(reason))
 
 

@@ -109,7 +109,7 @@ def test_a_client_follows_pause_speed_and_end(world, listen):
         client, news, error = asyncio.run(scenario(f"ws://127.0.0.1:{port}{SOCKET_PATH}"))
     assert news[:2] == [Paused("hidden"), Resumed()]
     assert news[-2:] == [Paused("idle"), Ending("idle", 1)]
-    assert (client.paused, client.ending) == ("idle", Ending("idle", 1))
+    assert (client.status.paused, client.status.ending) == ("idle", Ending("idle", 1))
     assert error.code == "session_ended"
 
 

@@ -64,3 +64,22 @@ def test_a_world_that_is_turned_back_ends_scripts_and_prompts_before_it_and_no_k
     controls.note_keys(["w"], event_id=5)
     controls.note_turn(event_id=6)
     assert controls.rest(9) == [("camera_actions", hold_payload(["w"]), 5)]
+
+
+def test_a_script_goes_on_from_the_init_of_another_socket():
+    controls = controls_of()
+    controls.note_script([W] * 6, event_id=2)
+    assert controls.script_for_init() == [W] * 6
+    controls.begin_init()
+    assert controls.rest(9, with_script=False) == []
+    controls.note_chunk([], num_latent_frames=3)  # of no event
+    assert controls.script_for_init() == [W] * 3
+    assert controls.rest(9) == [("camera_actions", [W] * 3, 9)]  # after a rewind, an event
+
+
+def test_keys_that_come_after_that_init_are_sent_as_an_event():
+    controls = controls_of([W] * 6)
+    controls.script_for_init()
+    controls.note_script([NONE], event_id=3)
+    controls.begin_init()
+    assert controls.rest(9, with_script=False) == [("camera_actions", [NONE], 3)]
