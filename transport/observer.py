@@ -56,7 +56,8 @@ class SessionEnd(Struct, frozen=True, kw_only=True):
     """How a client's connection or request ended."""
 
     session_id: str | None  # None: it got no world
-    label: str  # one of few words: an error's code, `done`, `client_left` or `cancelled`
+    # One of few words: an error's code, `done`, `client_left`, `handed_over` or `cancelled`.
+    label: str
     code: int  # the close code of a socket, the HTTP status of a clip
     reason: str
     duration_s: float

@@ -130,8 +130,7 @@ class Worker:
         """
         if isinstance(command, RestoreSession):
             queue = partial(self._submit, deadline=deadline)
-            decode = partial(self._decoding.submit, self._decode_past)
-            return RestoreChain(command, submit=queue, decode=decode).result
+            return RestoreChain(command, submit=queue, decode=self._decode_past).result
         return self._submit(command, deadline=deadline, is_live=is_live)
 
     def _submit(self, command: Command, *, deadline: float, is_live: bool = True) -> "Future[Any]":
@@ -315,10 +314,12 @@ class Worker:
             self._sessions[name] = self._restoring.pop(name).session
         return part
 
-    def _decode_past(self, session_id: str, latents: Tensor) -> Frames:
-        """A past chunk of a session that is being restored."""
-        session = find(self._restoring, session_id).session
-        return self._timed(self.engine.decode, session, latents)
+    def _decode_past(self, session_id: str, latents: Tensor) -> "Future[Frames]":
+        """Decode a past chunk of a session that is being restored."""
+        decode = self.engine.decode
+        return self._decoding.submit(
+            self._timed, lambda: decode(find(self._restoring, session_id).session, latents)
+        )
 
     def _step(self, command: StepSession) -> "Future[Chunk] | None":
         session = find(self._sessions, command.session_id)

@@ -18,10 +18,16 @@ from benchmarks.local_server import local_server, wait_until_ready
 from transport.client import Reconnected, connect
 from transport.wire.messages import Moved
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.xdist_group("serve")]
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.slow,
+    pytest.mark.xdist_group("serve"),
+    pytest.mark.timeout(600),  # a redeploy starts two groups one after the other, on two cores
+]
 
 STRIKE_AFTER, NUM_CHUNKS = 4, 9
 LEAST_DB = 40.0  # of restored frames against those of the twin
+NUM_COMPARED = 6  # chunks; two walks of a thousand frames drift apart
 KEYS = [["w"], ["w", "l"], ["a"], ["j"], ["w"], ["d"], ["l"], ["s"], ["w", "j"]]
 INIT = {
     "seed": 5,
@@ -70,12 +76,13 @@ class Walk:
         self.indices, self.frames, self.news = [], [], []
 
     def assert_like(self, twin, psnr_of):
+        """The twin's chunks, exactly until the fault, and closely after the world was restored."""
         assert self.indices == list(range(len(twin)))
-        for index, (frames, expected) in enumerate(zip(self.frames, twin, strict=True)):
-            if index < STRIKE_AFTER:
-                assert (frames == expected).all()
-            elif not (frames == expected).all():
-                assert psnr_of(frames, expected) >= LEAST_DB, index
+        pairs = list(zip(self.frames, twin, strict=True))
+        restored = [pair for pair in pairs if not (pair[0] == pair[1]).all()]
+        assert all((frames == expected).all() for frames, expected in pairs[:STRIKE_AFTER])
+        for frames, expected in restored[:NUM_COMPARED]:
+            assert psnr_of(frames, expected) >= LEAST_DB
 
 
 async def walk_through(server, strike, *, is_over=lambda walk: len(walk.frames) == NUM_CHUNKS):
@@ -171,8 +178,8 @@ def test_a_world_whose_group_is_killed_goes_on_in_the_other_one(server, twin, ps
 @pytest.mark.parametrize("victim", [TRANSPORT, "ray::ProxyActor"])
 def test_a_client_whose_socket_is_cut_finds_its_world_again(server, twin, psnr_of, victim):
     def strike():
-        (pid,) = server.descendants(victim)
-        os.kill(pid, signal.SIGKILL)
+        for pid in server.descendants(victim):
+            os.kill(pid, signal.SIGKILL)
 
     walk = walk_and_settle(server, strike)
     walk.assert_like(twin, psnr_of)
@@ -235,13 +242,13 @@ def test_a_redeploy_of_all_replicas_keeps_the_walkers_world(server, psnr_of):
         ask_dashboard(server, APPLICATIONS, put=config)
 
     def is_over(walk):
-        """Some chunks after the socket has gone to another transport, and the world with it."""
-        if not ends and any(isinstance(one, Reconnected) for one in walk.news):
+        """Some chunks after socket and world have gone to new replicas."""
+        is_resumed = any(isinstance(one, Reconnected) for one in walk.news)
+        if not ends and is_resumed and not before & set(running_groups(server)):
             ends.append(len(walk.frames) + 3)
         return ends and len(walk.frames) >= ends[0]
 
     walk = walk_and_settle(server, deploy, is_over=is_over)
-    until(lambda: not before & set(running_groups(server)))
     num_chunks = len(walk.frames)
     twin = walk_and_settle(
         server, lambda: None, is_over=lambda walk: len(walk.frames) == num_chunks

@@ -76,7 +76,7 @@ export class Portable {
 
   async save() {
     await this.#act("Saving the world.", async () => {
-      const { data } = await this.#session.save();
+      const { data } = await this.#session.ask("save");
       download(new Blob([data]), EXTENSION);
       this.#toast.show("The world was saved to a file.");
     });
@@ -85,7 +85,7 @@ export class Portable {
   /** Opens a second world, with the same past, in a new tab. */
   async fork() {
     await this.#act("Forking the world.", async () => {
-      const { token } = await this.#session.fork();
+      const { token } = await this.#session.ask("fork");
       const url = forkUrl(token);
       if (window.open(url) !== null) this.#toast.hide();
       else this.#toast.keepLink("The browser opened no tab.", { name: "Open the fork", url });
@@ -113,7 +113,7 @@ export class Portable {
     this.#rewindingTo = chunkIndex;
     await this.#act("Going back.", async () => {
       try {
-        const { world_chunk_index: index } = await this.#session.rewind(payload);
+        const { world_chunk_index: index } = await this.#session.ask("rewind", payload);
         this.#timeline.truncate(index);
         this.#toast.show(`Back at ${formatClock(this.#secondsAt(index))}.`);
       } catch (error) {

@@ -93,7 +93,7 @@ export class Walk {
         player: this.#player,
         world: this.#world,
         onOpened: (message) => this.#onOpened(message),
-        onToken: (token) => this.#source.setToken(token),
+        onMoved: (message) => this.#onMoved(message),
         onState: (state, detail) => this.#onState(state, detail),
         onFrameShown: () => ui.hud.update(performance.now(), this.#session.stats),
         onPreview: (preview) => this.#portable.addMoment(preview),
@@ -122,7 +122,8 @@ export class Walk {
 
   /** message: `session`. */
   #onOpened(message) {
-    if (this.#lossText !== "") this.#ui.toast.hide();
+    if (this.#lossText === notices.GOES_ON_FROM_KEPT) this.#ui.toast.show(this.#lossText);
+    else if (this.#lossText !== "") this.#ui.toast.hide();
     this.#lossText = "";
     this.#source.setToken(message.resume_token ?? null);
     this.#portable.open(this.#session, message, {
@@ -131,6 +132,12 @@ export class Walk {
     });
     this.#ui.settings.show(`${message.width}x${message.height}`, this.choice.output);
     if (this.#keys.held.length > 0) this.#session.hold(this.#keys.held); // since the last session
+  }
+
+  /** message: `moved`. */
+  #onMoved({ resume_token: token }) {
+    if (token) this.#source.setToken(token);
+    this.#ui.toast.show(notices.MOVED);
   }
 
   #onState(state, detail) {

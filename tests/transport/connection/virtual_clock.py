@@ -69,6 +69,18 @@ class Socket:
 
 
 @dataclass
+class TimedFrames:
+    """Frames that are decoded at `done_s`. They need not be awaited."""
+
+    done_s: float
+    frames: object
+
+    def __await__(self):
+        yield from anyio.sleep_until(self.done_s).__await__()
+        return self.frames
+
+
+@dataclass
 class TimedSession:
     """Denoises a chunk and decodes it during the next one, each in the given time."""
 
@@ -96,11 +108,7 @@ class TimedSession:
         self.is_stepping = False
         self._num += 1
         self._decoded_s = max(self._decoded_s, anyio.current_time()) + self.decoding_s
-        return self._decode(self._decoded_s, self.paint(self._num))
-
-    async def _decode(self, done_s, frames):
-        await anyio.sleep(done_s - anyio.current_time())
-        return frames
+        return TimedFrames(self._decoded_s, self.paint(self._num))
 
     @property
     def chunk_index(self):
@@ -110,9 +118,18 @@ class TimedSession:
         await self._command("save")
         return b"snapshot"
 
+    async def fork(self):
+        await self._command("fork")
+        return "token", 600
+
     async def rewind(self, chunk_index):
         await self._command("rewind")
+        assert self.earliest_chunk <= chunk_index <= self._num
         self._num = chunk_index
+
+    async def reset(self, *, seed, prompt):
+        await self._command("reset")
+        self._num = 0
 
     async def _command(self, name):
         assert not self.is_stepping

@@ -1,6 +1,6 @@
 /** One session with the server: its socket, its messages and its statistics. */
 
-import { CLOSED, DECODE_FAILED, HANDED_OVER } from "./notices.js";
+import { CLOSED, DECODE_FAILED, RECONNECT } from "./notices.js";
 import { Requests } from "./requests.js";
 import { SessionStats } from "./stats.js";
 import { Wire } from "./wire.js";
@@ -24,7 +24,7 @@ export class Session {
 
   /**
    * world: the answer of /v1/world.
-   * listeners: onOpened(message), onToken(resumeToken), onState(state, detail), onFrameShown(),
+   * listeners: onOpened(message), onMoved(message), onState(state, detail), onFrameShown(),
    * onPreview({ chunkIndex, image }), onCodec(codec), onNotice(text), onPace(message),
    * onEnding(message or null if it is taken back), onEnd({ code, reason, error, opened }).
    * States: opening, queued, starting, playing, paused, ended.
@@ -70,19 +70,13 @@ export class Session {
     this.#sendEvent("output", fields);
   }
 
-  /** Resolves to `snapshot`. Rejects with a text for the user, as do the next two. */
-  save() {
-    return this.#request("save", null);
-  }
-
-  /** Resolves to `forked`. */
-  fork() {
-    return this.#request("fork", null);
-  }
-
-  /** Turns the world back, by `seconds` or to `chunk_index`. Resolves to `rewound`. */
-  rewind(payload) {
-    return this.#request("rewind", payload);
+  /**
+   * Asks for what concerns the whole world: "save", "fork" or "rewind", with its payload.
+   * Resolves to the server's answer. Rejects with a text for the user.
+   */
+  ask(kind, payload = null) {
+    if (!["playing", "paused"].includes(this.#state)) return Promise.reject(new Error(CLOSED));
+    return this.#requests.add(this.#sendEvent(kind, payload));
   }
 
   /** Ends a pause, as a key does. */
@@ -106,11 +100,6 @@ export class Session {
     const eventId = this.#nextEventId++;
     this.#wire.send({ type: "event", kind, event_id: eventId, payload });
     return eventId;
-  }
-
-  #request(kind, payload) {
-    if (!["playing", "paused"].includes(this.#state)) return Promise.reject(new Error(CLOSED));
-    return this.#requests.add(this.#sendEvent(kind, payload));
   }
 
   // ---- from the server
@@ -162,11 +151,10 @@ export class Session {
         this.#requests.settle(message);
         break;
       case "moved":
-        if (message.resume_token) this.#listeners.onToken(message.resume_token);
-        this.#listeners.onNotice(HANDED_OVER.moved);
+        this.#listeners.onMoved(message);
         break;
       case "reconnect": // the close that follows says when to resume
-        this.#listeners.onNotice(HANDED_OVER.reconnect);
+        this.#listeners.onNotice(RECONNECT);
         break;
       case "warning":
         this.#listeners.onNotice(message.content);

@@ -31,7 +31,7 @@ export class Autosave {
     if (state !== "playing" || this.#isSaving || stats.chunkIndex === this.#savedIndex) return;
     this.#isSaving = true;
     try {
-      const message = await this.#session.save();
+      const message = await this.#session.ask("save");
       this.#savedIndex = stats.chunkIndex;
       await this.#onSaved(message);
     } catch (error) {
