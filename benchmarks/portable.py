@@ -50,7 +50,7 @@ Contexts = Mapping[str, NDArray[np.float32]]
 
 @dataclass(slots=True)
 class Figures:
-    """Of one way to restore, over all openings."""
+    """One way to restore, over all openings."""
 
     psnr: list[list[float]] = field(default_factory=list)  # by opening and chunk
     num_bytes: list[int] = field(default_factory=list)

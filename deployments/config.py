@@ -61,7 +61,7 @@ class ServiceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     text_cache_bytes: NonNegativeInt = 256 * 2**20  # encoded prompts of a TextEncoder replica
     queue_timeout_s: PositiveFloat = 60.0  # how long a client waits for a free world
     warm_up_timeout_s: PositiveFloat = 900.0  # how long a client or a start waits for warm-up
-    step_timeout_s: PositiveFloat = 60.0  # a longer step has hung, and its world is lost
+    step_timeout_s: PositiveFloat = 60.0  # a longer step has hung, and its group ends
     lease_ttl_s: PositiveFloat = 30.0  # an idle time after which a session ends
     resume_grace_s: NonNegativeFloat = 60.0  # how long a world waits for another socket; 0: not
     history_bytes: NonNegativeInt = 128 * 2**20  # of latents that a session keeps, for rewinding

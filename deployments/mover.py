@@ -1,6 +1,6 @@
 """The place of one world: the lease that it has, and the search for another one.
 
-Tested in `tests/deployments/test_portable.py`.
+Tested in `tests/deployments/test_portable.py` and `test_draining.py`.
 """
 
 import asyncio

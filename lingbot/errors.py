@@ -12,7 +12,8 @@ class LingbotError(ValueError):
     """A value that the model cannot take. The text is safe to show to a user.
 
     `field` names the wrong argument, if one is wrong: a field of `SessionSpec`, `actions`,
-    `prompt`, `preset`, `weights`, `attention`, `compile` or `fp8`.
+    `prompt`, `contexts`, `exact`, `chunk_index`, `preset`, `weights`, `attention`, `compile` or
+    `fp8`. A field of a snapshot has its path, such as `snapshot.chunks[2].pitch`.
     """
 
     def __init__(self, text: str, *, field: str | None = None) -> None:

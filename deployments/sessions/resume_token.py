@@ -1,4 +1,7 @@
-"""The token by which a client that lost its socket finds its world again."""
+"""The token by which a client that lost its socket finds its world again.
+
+Tested in `tests/deployments/test_resuming.py`.
+"""
 
 import re
 

@@ -34,7 +34,7 @@ Contexts = Mapping[str, NDArray[np.float32]]  # [L, text_dim] by prompt
 
 
 class Part(NamedTuple):
-    """What a part of a restoration leaves to do."""
+    """The result of a part of a restoration."""
 
     latents: tuple[Tensor, ...] = ()  # chunks to decode in this order, [1, 16, F, h, w] each
     is_last: bool = False  # the session may be stepped
@@ -65,7 +65,7 @@ class Restoration:
     def advance(self) -> Part:
         """The next part, which takes about as long as a chunk. It has ended when this returns.
 
-        What a part returns must be decoded before the next one.
+        The part's latents must be decoded before the next part.
         """
         part = self._advance()
         if self._engine.device.type == "cuda":

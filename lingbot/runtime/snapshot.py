@@ -164,7 +164,7 @@ class StoredSnapshot(Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class StoredVersion(Struct):
-    """What every version of the format has."""
+    """The one field of every version of the format."""
 
     version: int
 
@@ -205,7 +205,7 @@ def encode_snapshot(snapshot: Snapshot) -> bytes:
 def decode_snapshot(data: bytes, *, max_bytes: int) -> Snapshot:
     """Untrusted bytes. Raises LingbotError with the wrong field, such as `snapshot.pitch`.
 
-    What it returns fits together. `snapshot_check` compares it with the served world.
+    All parts of the snapshot fit together. `check_snapshot` compares it with the served world.
     """
     if len(data) > max_bytes:
         raise LingbotError(

@@ -1,4 +1,4 @@
-"""Whether a snapshot fits together, and whether its world can go on in a served one.
+"""Checks: a snapshot fits together, and its world can go on in a served one.
 
 Imports no torch. Tested in `tests/lingbot/runtime/test_snapshot.py`.
 """

@@ -20,7 +20,7 @@ TEXT = "text"  # the one key of the metadata
 MAX_TENSORS = 1024
 ALIGNMENT = 8  # bytes, as the safetensors library writes
 # numpy has no bfloat16: its bits are kept as uint16.
-DTYPES = {"F32": np.dtype("<f4"), "BF16": np.dtype("<u2")}
+DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "BF16": np.dtype("<u2")}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 Count = Annotated[int, Meta(ge=0, le=2**40)]

@@ -124,9 +124,9 @@ class Worker:
         by one open at most. Each part of a restoration counts as an open, and so does a step of a
         session that nobody watches (`is_live` False).
 
-        Cancelling the future of a queued command removes the command. That of a restoration cannot
-        be cancelled: `end_session` ends it. Raises UnicodeEncodeError for a command that cannot be
-        sent to the other ranks.
+        Cancelling the future of a queued command removes the command. The future of a restoration
+        cannot be cancelled: `end_session` ends it. Raises UnicodeEncodeError for a command that
+        cannot be sent to the other ranks.
         """
         if isinstance(command, RestoreSession):
             queue = partial(self._submit, deadline=deadline)

@@ -1,9 +1,9 @@
 """How soon a new prompt is seen, with its window rebuilt (`prompt_recache`) and without.
 
 `python -m pocket.evaluation.recache [--scenes 40]` changes the time of day or the weather after six
-chunks of a held-out scene. The classifier of `prompts` tells from each later chunk's last frame
-whether it shows them. Both runs of a scene have the same past and the same noise. Prints a table,
-then one JSON line.
+chunks of a held-out scene. The classifier of `prompts` looks at each later chunk's last
+frame. Both runs of a scene have the same past and the same noise. Prints a table, then one JSON
+line.
 """
 
 import argparse

@@ -14,6 +14,7 @@ from tests.browser.fake_server import answer_init, chunk, grey
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("server")]
 
 DESKTOP = ViewportSize(width=1280, height=800)
+LAPTOP = ViewportSize(width=1080, height=700)
 TABLET = ViewportSize(width=900, height=700)
 PHONE = ViewportSize(width=390, height=844)
 PHONE_LANDSCAPE = ViewportSize(width=844, height=390)
@@ -218,7 +219,7 @@ def test_a_frame_of_any_size_keeps_its_shape(
     assert min(spare) == pytest.approx(0, abs=1), "not the largest size that fits"
 
 
-@pytest.mark.parametrize("viewport", [DESKTOP, TABLET, PHONE, PHONE_LANDSCAPE])
+@pytest.mark.parametrize("viewport", [DESKTOP, LAPTOP, TABLET, PHONE, PHONE_LANDSCAPE])
 def test_nothing_is_cut_off(page: Page, viewport: ViewportSize) -> None:
     page.set_viewport_size(viewport)
     page.click("summary")

@@ -1,11 +1,11 @@
-"""Sessions that the page opens by itself after a transient end."""
+"""New walks that the page begins by itself; those that go on are in test_resume.py."""
 
 import pytest
 from playwright.sync_api import Page
 
-from benchmarks.page import enter, wait_until_playing
+from benchmarks.page import wait_until_playing
 from tests.browser.driver import read_card
-from tests.browser.fake_server import Relay, close_with, route_sockets
+from tests.browser.fake_server import close_with, route_sockets
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("server")]
 
@@ -35,24 +35,6 @@ def test_a_transient_end_is_explained_and_retried(
     assert card["retry"] == "A new walk from the same picture in 1 s (try 1 of 8)."
     wait_for_reconnect(page)
     assert len(sockets) == 2
-
-
-def test_a_lost_connection_is_reopened_with_the_same_settings(page: Page) -> None:
-    relay = Relay(page)
-    enter(page)
-    page.click("[popovertarget=settings]")
-    page.select_option("#live-format", "webp")
-    page.keyboard.press("Escape")
-    page.keyboard.down("w")
-    page.wait_for_function("lingbot.stats.codec === 'webp'")
-    relay.sockets[0].close(code=1006)
-    assert read_card(page)["title"] == "The connection was lost"
-    assert page.locator("[aria-pressed=true]").count() == 0, "a key of the previous session"
-    wait_for_reconnect(page)
-    page.keyboard.down("w")  # the keyboard repeats
-    page.wait_for_function("lingbot.stats.applied.actions.every((keys) => keys.join() === 'w')")
-    assert relay.codecs[-1] == "webp"
-    assert not page.is_visible("#card")
 
 
 def test_attempts_back_off_and_stop_when_the_user_leaves(page: Page) -> None:

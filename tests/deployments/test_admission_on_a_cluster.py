@@ -46,7 +46,9 @@ def server():
 
     with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder:
         port = free_port()
-        args = {"group": {"max_sessions": 1}, "dtype": "float32", "threads": 1}
+        # A client whose socket is cut makes room at once.
+        args = {"resume_grace_s": 0, "group": {"max_sessions": 1}}
+        args |= {"dtype": "float32", "threads": 1}
         config = msgspec.yaml.decode(edit_config(args, num_ranks=1, port=port))
         two_transports(config["applications"][0])
         path = Path(folder) / "serve_config.yaml"
@@ -198,7 +200,7 @@ def test_sessions_are_shared_out_over_the_groups(server):
     run(scenario)
 
 
-def test_a_client_that_waits_for_a_group_that_dies_gets_a_world_of_the_next_one(server):
+def test_a_client_that_waits_for_a_group_that_dies_waits_behind_the_world_that_was_there(server):
     def one_group_for_one(application):
         set_groups(application, 1)
         deployment_of(application, "WorldGroup")["user_config"] = {"group": {"max_sessions": 1}}
@@ -214,8 +216,11 @@ def test_a_client_that_waits_for_a_group_that_dies_gets_a_world_of_the_next_one(
             await waiting.until("queued")
             (rank,) = server.descendants("ray::WorldRank")
             os.kill(rank, signal.SIGKILL)
-            await walker.until("error")
+            await walker.until("moved")
+            assert "session" not in waiting.types()
+            walker.socket.transport.abort()
             await waiting.until("session")
-            assert "starting" in waiting.types() and "error" not in waiting.types()
+            assert "starting" in waiting.types()
+            assert not {"error"} & {*waiting.types(), *walker.types()}
 
     run(scenario)

@@ -40,6 +40,12 @@ class Asks:
             self.fail(event_id, self._closed)
         return answer
 
+    @property
+    def turn(self) -> Ask | None:
+        """The oldest one that turns the world back, or resets it."""
+        turns = (ask for ask in self.pending.values() if ask.kind in ("rewind", "reset"))
+        return next(turns, None)
+
     def remove(self, event_id: int) -> None:
         self.pending.pop(event_id, None)
 

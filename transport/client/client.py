@@ -16,6 +16,7 @@ from transport.client.dial import Dialer, resume_init
 from transport.client.inbox import Inbox, Received
 from transport.client.news import News, OnNews, Reconnected, Reconnecting, Status
 from transport.client.sent_controls import SentControls, hold_payload
+from transport.client.take_up import TakeUp
 from transport.codecs.decoder import decode_picture
 from transport.codecs.payload import Frame
 from transport.wire.errors import TransportError
@@ -333,9 +334,11 @@ class Client:
             raise error
 
     def _note_turn(self, rewound: Rewound) -> None:
-        self._inbox.drop_chunks()
         self._next_chunk = rewound.world_chunk_index
-        if not self._holds_controls:
+        if self._holds_controls:  # chunks of the last socket may not be taken yet
+            self._inbox.drop_chunks(self._next_chunk)
+        else:
+            self._inbox.drop_chunks()
             self._controls.note_turn(event_id=rewound.event_id or 0)
         self._asks.answer(rewound)
 
@@ -353,22 +356,12 @@ class Client:
             self._going_on = asyncio.create_task(self._go_on(expected, session))
 
     async def _go_on(self, expected: int, session: SessionOpened) -> None:
-        """Turns a world back to the first chunk that did not arrive, and sends the controls again.
-
-        A world that cannot be turned back goes on where it is.
-        """
-        pending = dict(self._asks.pending)
-        turns_back = any(ask.kind in ("rewind", "reset") for ask in pending.values())
-        resumes_at = session.world_chunk_index
-        if resumes_at > expected and not turns_back:
-            with suppress(TransportError):
-                resumes_at = (await self.rewind(chunk_index=expected)).world_chunk_index
+        """Goes on with a world over another socket; see `TakeUp`."""
+        up = TakeUp(self._asks, self._controls, send=self._send_event, new_id=self._new_event_id)
+        resumes_at = await up.turn_back(expected=expected, resumes_at=session.world_chunk_index)
         self._inbox.release_chunks()
-        for event_id, ask in pending.items():
-            await self._send_event(ask.kind, ask.payload, event_id)
         self._holds_controls = False
-        for kind, payload, control_id in self._controls.rest(self._new_event_id()):
-            await self._send_event(kind, payload, control_id)
+        await up.send_controls()  # those that came meanwhile
         self._note_news(Reconnected(resumes_at, num_lost_chunks=max(0, resumes_at - expected)))
 
     def _note_news(self, news: News) -> None:

@@ -63,5 +63,10 @@ class Inbox:
     def chunks(self) -> list[Received]:
         return [item for item in self._items if isinstance(item, Received)]
 
-    def drop_chunks(self) -> None:
-        self._items = deque(item for item in self._items if not isinstance(item, Received))
+    def drop_chunks(self, start: int = 0) -> None:
+        """Forget those from this index in the world on."""
+        self._items = deque(
+            item
+            for item in self._items
+            if not isinstance(item, Received) or item.chunk.world_index < start
+        )

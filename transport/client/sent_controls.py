@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-Event = tuple[str, Any, int]  # kind, payload, id
+ControlEvent = tuple[str, Any, int]  # kind, payload, id
 
 
 @dataclass(slots=True)
@@ -47,11 +47,11 @@ class SentControls:
         if self._prompt is not None and self._prompt[1] < event_id:
             self._prompt = None
 
-    def rest(self, event_id: int) -> list[Event]:
+    def rest(self, event_id: int) -> list[ControlEvent]:
         """The events to send again, under the ids they had; `event_id`: for an init's script."""
         if self._keys_id is None:
             self._keys_id = event_id
-        events: list[Event] = []
+        events: list[ControlEvent] = []
         if self.script:
             events.append(("camera_actions", self.script, self._keys_id))
         elif self._states and not (self._begun and self._states == [""]):

@@ -1,4 +1,4 @@
-/** The page: switches screens and connects session, player, input and ui. */
+/** The page: switches screens, and connects walks, player, input and ui. */
 
 import { Gamepad } from "./input/gamepad.js";
 import { isTyping, Keys } from "./input/keys.js";

@@ -8,6 +8,7 @@ import { Autosave } from "./world/autosave.js";
 import { keep } from "./world/kept.js";
 
 const STEP_BACK_S = 5;
+const NOT_KEPT = "The server does not keep that moment any more.";
 const EXTENSION = "world";
 
 const element = (id) => document.getElementById(id);
@@ -91,25 +92,35 @@ export class Portable {
     });
   }
 
+  /** Steps back from what is shown, or from where the newest rewind leads. */
   stepBack() {
     const from = this.#rewindingTo ?? this.#session?.stats.shownChunkIndex ?? null;
     if (from === null || this.#opened === null) return;
     const { fps, chunk_frames: chunkFrames } = this.#opened;
     const numChunks = Math.max(1, Math.round((STEP_BACK_S * fps) / chunkFrames));
-    this.#rewind(Math.max(0, from - numChunks));
+    const chunkIndex = Math.max(0, from - numChunks);
+    // The server takes any number of seconds, but no chunk that it does not keep.
+    const isKept = chunkIndex >= this.#timeline.earliest;
+    this.#rewind(chunkIndex, isKept ? { chunk_index: chunkIndex } : { seconds: STEP_BACK_S });
   }
 
   #choose(chunkIndex) {
     element("timeline").hidePopover();
-    this.#rewind(chunkIndex);
+    this.#rewind(chunkIndex, { chunk_index: chunkIndex });
   }
 
-  async #rewind(chunkIndex) {
+  async #rewind(chunkIndex, payload) {
     this.#rewindingTo = chunkIndex;
     await this.#act("Going back.", async () => {
-      const { world_chunk_index: index } = await this.#session.rewind(chunkIndex);
-      this.#timeline.truncate(index);
-      this.#toast.show(`Back at ${formatClock(this.#secondsAt(index))}.`);
+      try {
+        const { world_chunk_index: index } = await this.#session.rewind(payload);
+        this.#timeline.truncate(index);
+        this.#toast.show(`Back at ${formatClock(this.#secondsAt(index))}.`);
+      } catch (error) {
+        if (error.field !== "payload.chunk_index") throw error;
+        this.#timeline.dropUntil(chunkIndex);
+        this.#toast.show(NOT_KEPT);
+      }
     });
     if (this.#rewindingTo === chunkIndex) this.#rewindingTo = null;
   }
@@ -120,7 +131,8 @@ export class Portable {
     try {
       await act();
     } catch (error) {
-      this.#toast.show(error.message);
+      // An end has a text of its own.
+      if (this.#session.state !== "ended") this.#toast.show(error.message);
     }
   }
 

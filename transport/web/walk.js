@@ -164,7 +164,7 @@ export class Walk {
     this.#ui.countdown.stop();
     this.#portable.close();
     const reason = explain(end);
-    this.isLost = reason.isTransient;
+    this.isLost = false;
     // Without a code, the server refused the init.
     if (end.code === null && REFUSALS.includes(reason.cause)) this.#onRefusal(reason);
     else if (reason.isTransient) this.#onLoss(reason);
@@ -174,6 +174,7 @@ export class Walk {
   #onLoss(reason) {
     const sinceMs = this.#playingSinceMs;
     const playedMs = sinceMs === null ? 0 : performance.now() - sinceMs;
+    this.isLost = true;
     this.#lossText = `${reason.title}.`;
     if (!this.#goesOn) this.#showEnd(reason);
     const options = { afterS: reason.retryAfterS, atOnce: this.#goesOn };
@@ -195,6 +196,8 @@ export class Walk {
     } else if (kind === "snapshot") {
       this.#listeners.onKeptRefused();
       this.#showEnd({ ...reason, hint: notices.KEPT_REFUSED });
+    } else if (kind === "session" && this.choice.kind === "opening") {
+      this.#onLoss(reason); // a new walk, as the card announces
     } else {
       this.#showEnd(reason);
     }

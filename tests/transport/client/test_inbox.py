@@ -1,10 +1,15 @@
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 
 from transport.client.inbox import Inbox, Received
 from transport.wire.errors import TransportError
 from transport.wire.messages import Queued, Starting
+
+
+def received(index):
+    return Received(SimpleNamespace(world_index=index), None)
 
 
 def run(coroutine):
@@ -47,9 +52,11 @@ def test_a_caller_waits_for_an_item():
 def test_only_chunks_are_dropped():
     async def scenario():
         inbox = Inbox()
-        inbox.put(Received("a chunk", None))
+        for index in (4, 5, 6):
+            inbox.put(received(index))
         inbox.put(Queued(1))
-        assert [one.chunk for one in inbox.chunks] == ["a chunk"]
+        inbox.drop_chunks(5)
+        assert [one.chunk.world_index for one in inbox.chunks] == [4]
         inbox.drop_chunks()
         assert inbox.chunks == []
         return await inbox.get()
@@ -62,26 +69,26 @@ def test_chunks_of_a_world_that_is_turned_back_are_not_given_out():
         inbox = Inbox()
         inbox.hold_chunks()
         inbox.put(Starting())
-        inbox.put(Received("late", None))
+        inbox.put(received(1))
         assert await inbox.get() == Starting()
         waiting = asyncio.create_task(inbox.get())
         await asyncio.sleep(0.01)
         assert not waiting.done()
         inbox.drop_chunks()
-        inbox.put(Received("right", None))
+        inbox.put(received(4))
         inbox.release_chunks()
         return await waiting
 
-    assert run(scenario()).chunk == "right"
+    assert run(scenario()).chunk.world_index == 4
 
 
 def test_held_chunks_come_before_the_end():
     async def scenario():
         inbox = Inbox()
         inbox.hold_chunks()
-        inbox.put(Received("last", None))
+        inbox.put(received(1))
         inbox.close(None)
         return [await inbox.get() for _ in range(2)]
 
     last, end = run(scenario())
-    assert last.chunk == "last" and end is None
+    assert last.chunk.world_index == 1 and end is None

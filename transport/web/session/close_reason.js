@@ -16,6 +16,7 @@ const TEXTS = {
     "The machine that made it has gone. A new one is on its way.",
   ],
   session_gone: ["That world is gone", "The server does not keep it any more."],
+  taken_over: ["This walk goes on elsewhere", "Another page has taken it over."],
   session_ended: ["The walk has ended", "A walk here has a time limit."],
   unauthorized: [
     "This page needs a token",

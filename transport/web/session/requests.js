@@ -3,7 +3,7 @@
 export class Requests {
   #pending = new Map(); // event id to { resolve, reject }
 
-  /** Resolves to the answer. Rejects with the text of an error, or of `end`. */
+  /** Resolves to the answer. Rejects with the text and the field of an error, or the text of `end`. */
   add(eventId) {
     return new Promise((resolve, reject) => this.#pending.set(eventId, { resolve, reject }));
   }
@@ -13,7 +13,8 @@ export class Requests {
     const request = this.#pending.get(message.event_id);
     if (request === undefined) return false;
     this.#pending.delete(message.event_id);
-    if (message.type === "error") request.reject(new Error(message.content));
+    const { type, content, field } = message;
+    if (type === "error") request.reject(Object.assign(new Error(content), { field }));
     else request.resolve(message);
     return true;
   }

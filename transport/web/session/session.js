@@ -70,19 +70,19 @@ export class Session {
     this.#sendEvent("output", fields);
   }
 
-  /** Resolves to the `snapshot` message. Rejects with a text for the user, as do the next two. */
+  /** Resolves to `snapshot`. Rejects with a text for the user, as do the next two. */
   save() {
     return this.#request("save", null);
   }
 
-  /** Resolves to the `forked` message. */
+  /** Resolves to `forked`. */
   fork() {
     return this.#request("fork", null);
   }
 
-  /** Turns the world back to the start of one of its chunks. Resolves to the `rewound` message. */
-  rewind(chunkIndex) {
-    return this.#request("rewind", { chunk_index: chunkIndex });
+  /** Turns the world back, by `seconds` or to `chunk_index`. Resolves to `rewound`. */
+  rewind(payload) {
+    return this.#request("rewind", payload);
   }
 
   /** Ends a pause, as a key does. */
@@ -139,7 +139,7 @@ export class Session {
         this.#setState("paused", message);
         break;
       case "resumed":
-        this.#resume();
+        this.#handleResumed();
         break;
       case "paced":
         this.#listeners.onPace(message);
@@ -179,7 +179,7 @@ export class Session {
     }
   }
 
-  #resume() {
+  #handleResumed() {
     this.#isPaused = false;
     this.#player.restart();
     this.#stats.restart();
@@ -234,9 +234,8 @@ export class Session {
     const { codec } = this.#stats;
     this.#stats.addBatch(performance.now(), header, numFrames);
     if (codec !== this.#stats.codec) this.#listeners.onCodec(this.#stats.codec);
-    if (header.is_final_frame_batch) {
-      this.#wire.send({ type: "ack", chunk_index: header.chunk_index });
-    }
+    if (!header.is_final_frame_batch) return;
+    this.#wire.send({ type: "ack", chunk_index: header.chunk_index });
   }
 
   #recover(recovery) {

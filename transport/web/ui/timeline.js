@@ -21,6 +21,11 @@ export class Timeline {
     return this.#moments.at(-1)?.image ?? null;
   }
 
+  /** The chunk of the oldest moment, or infinity without one. */
+  get earliest() {
+    return this.#moments[0]?.chunkIndex ?? Number.POSITIVE_INFINITY;
+  }
+
   /** seconds: the world's time at the start of the chunk. image: a JPEG of its first frame. */
   add({ chunkIndex, seconds, image }) {
     this.truncate(chunkIndex);
@@ -39,6 +44,12 @@ export class Timeline {
     while (this.#moments.length > 0 && this.#moments.at(-1).chunkIndex >= chunkIndex) {
       this.#remove(this.#moments.length - 1);
     }
+    this.#setTabStop();
+  }
+
+  /** Removes the moments up to this chunk, because the server keeps them no more. */
+  dropUntil(chunkIndex) {
+    while (this.earliest <= chunkIndex) this.#remove(0);
     this.#setTabStop();
   }
 

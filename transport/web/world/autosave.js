@@ -1,4 +1,4 @@
-/** Saves the open world again and again, while it goes on. */
+/** Saves the open world again and again while it goes on, and when its page is hidden. */
 
 const PERIOD_MS = 10_000;
 
@@ -7,6 +7,9 @@ export class Autosave {
   #onSaved;
   #onFailed;
   #timer;
+  #onVisibility = () => {
+    if (document.hidden) this.save(); // the page may never be shown again
+  };
   #isSaving = false;
   #savedIndex = null; // newest chunk at the last save
 
@@ -19,6 +22,7 @@ export class Autosave {
     this.#onSaved = onSaved;
     this.#onFailed = onFailed;
     this.#timer = setInterval(() => this.save(), PERIOD_MS);
+    document.addEventListener("visibilitychange", this.#onVisibility);
   }
 
   /** Saves the world unless nothing is new, or a save is under way. */
@@ -42,5 +46,6 @@ export class Autosave {
 
   stop() {
     clearInterval(this.#timer);
+    document.removeEventListener("visibilitychange", this.#onVisibility);
   }
 }

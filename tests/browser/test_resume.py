@@ -1,0 +1,206 @@
+"""Worlds that go on after a socket was lost, or in another place."""
+
+import io
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Page, WebSocket
+
+from benchmarks.page import enter
+from tests.browser.driver import read_card, wait_for_actions
+from tests.browser.scripted_world import (
+    GONE,
+    OUTPUT_FIELDS,
+    REFUSED,
+    SESSION,
+    SNAPSHOT,
+    ScriptedWorld,
+    enter_scripted,
+    keep,
+    play_until,
+    serve_worlds,
+)
+
+pytestmark = [pytest.mark.browser]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[SimpleNamespace]:
+    with serve_worlds() as server:
+        yield server
+
+
+@pytest.fixture
+def world(page: Page) -> ScriptedWorld:
+    return enter_scripted(page)
+
+
+def last_frame() -> dict[str, Any]:
+    data = io.BytesIO()
+    Image.fromarray(np.full((64, 112, 3), 150, np.uint8)).save(data, "PNG")
+    return {"type": "last_frame", "content_type": "image/png", "data": data.getvalue()}
+
+
+WATCH_SCREENS = """() => {
+    window.screens = [];
+    new MutationObserver(() => screens.push(document.body.dataset.screen))
+        .observe(document.body, { attributes: true, attributeFilter: ["data-screen"] });
+}"""
+
+
+@pytest.mark.parametrize("code", [1001, 1006, 1012])
+def test_a_lost_socket_is_resumed_and_the_last_frame_stays(
+    page: Page, world: ScriptedWorld, code: int
+) -> None:
+    page.evaluate(WATCH_SCREENS)
+    page.keyboard.down("w")
+    world.close(code)
+    init = world.wait_for_init(2)
+    assert init.keys() == OUTPUT_FIELDS | {"resume"}
+    assert init["resume"] == "group.s1.secret"
+    assert "Your walk goes on in a moment." in page.inner_text("#toast")
+    assert page.is_hidden("#card")
+    held = len(world.events("camera_actions"))
+    world.send(SESSION | {"world_chunk_index": 1, "resume_token": "next"}, last_frame())
+    world.wait(lambda: len(world.events("camera_actions")) > held)
+    assert world.events("camera_actions")[-1]["transitions"][0]["actions"] == ["w"]
+    page.wait_for_selector("#toast", state="hidden")
+    world.num_chunks = 0
+    world.play(world_index=1)
+    assert set(page.evaluate("screens")) <= {"playing"}, "the screen changed"
+    world.close(1006)
+    assert world.wait_for_init(3)["resume"] == "next"
+
+
+def test_the_last_frame_is_drawn_when_a_world_goes_on(page: Page) -> None:
+    world = ScriptedWorld(page)
+    file = {"name": "hill.world", "mimeType": "", "buffer": SNAPSHOT[:9]}
+    page.set_input_files("#open", file)  # type: ignore[arg-type]
+    world.wait_for_init(1)
+    world.send(SESSION | {"world_chunk_index": 7}, last_frame())
+    canvas = page.locator("#world")
+    page.wait_for_function("document.querySelector('#world').width === 112")
+    with Image.open(io.BytesIO(canvas.screenshot())) as image:
+        assert image.getpixel((2, image.height // 2)) != (0, 0, 0, 255)
+
+
+def test_a_session_that_is_gone_goes_on_from_the_kept_world(
+    page: Page, world: ScriptedWorld
+) -> None:
+    keep(page, world)
+    world.close(1006)
+    world.wait_for_init(2)
+    world.send(GONE)
+    init = world.wait_for_init(3)
+    assert init["snapshot"] == SNAPSHOT
+    assert "It goes on where it was last kept" in page.inner_text("#toast")
+    assert page.is_hidden("#card")
+    world.open(world_chunk_index=1)
+    page.wait_for_selector("#toast", state="hidden")
+
+
+def test_a_kept_world_that_is_refused_ends_the_walk_and_is_forgotten(
+    page: Page, world: ScriptedWorld
+) -> None:
+    keep(page, world)
+    world.close(1006)
+    world.wait_for_init(2)
+    world.send(GONE)
+    world.wait_for_init(3)
+    world.send(REFUSED)
+    card = read_card(page)
+    assert "is forgotten" in page.inner_text("#card-text")
+    assert card["detail"] == REFUSED["content"]
+    page.click("#back")
+    assert not page.is_visible("#kept")
+
+
+def test_a_new_walk_is_announced_if_nothing_was_kept(page: Page, world: ScriptedWorld) -> None:
+    world.close(1006)
+    world.wait_for_init(2)
+    world.send(GONE)
+    card = read_card(page)
+    assert card["title"] == "That world is gone"
+    assert card["retry"] == "A new walk from the same picture in 2 s (try 2 of 8)."
+    assert world.wait_for_init(3).keys() == OUTPUT_FIELDS | {"size", "seed", "prompt"}
+
+
+def test_attempts_to_go_on_back_off_in_one_line(page: Page, world: ScriptedWorld) -> None:
+    for num in (2, 3):
+        world.close(1006)
+        world.wait_for_init(num)
+    world.close(1012, "draining")
+    page.wait_for_selector("text=Your walk goes on in 4 s (try 3 of 8).")
+    assert page.is_hidden("#card")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#enter:visible")
+
+
+def test_a_move_is_one_line(page: Page, world: ScriptedWorld) -> None:
+    world.send({"type": "moved", "world_chunk_index": 1})
+    page.wait_for_selector("text=Your world has moved to another machine, and goes on.")
+    world.play(world_index=1)
+    assert page.evaluate("lingbot.state") == "playing"
+
+
+def test_a_world_that_has_moved_is_resumed_where_it_is(page: Page, world: ScriptedWorld) -> None:
+    world.send({"type": "moved", "world_chunk_index": 1, "resume_token": "other.s2.secret"})
+    page.wait_for_selector("text=Your world has moved to another machine, and goes on.")
+    world.close(1006)
+    assert world.wait_for_init(2)["resume"] == "other.s2.secret"
+
+
+def test_a_server_that_goes_away_is_announced_and_resumed(page: Page, world: ScriptedWorld) -> None:
+    world.send({"type": "reconnect", "content": "this replica is being replaced"})
+    page.wait_for_selector("text=This server goes away, and another one takes over.")
+    world.close(1012, "this replica is being replaced")
+    assert world.wait_for_init(2)["resume"] == "group.s1.secret"
+
+
+def test_a_walk_that_another_page_took_over_is_not_taken_back(
+    page: Page, world: ScriptedWorld
+) -> None:
+    text = "another socket goes on with this session"
+    world.send({"type": "error", "code": "taken_over", "content": text})
+    world.close(1000, text)
+    card = read_card(page)
+    assert (card["title"], card["retry"]) == ("This walk goes on elsewhere", "")
+    page.wait_for_timeout(1500)
+    assert len(world.inits) == 1
+
+
+def test_leaving_closes_properly_so_that_the_session_ends(page: Page, world: ScriptedWorld) -> None:
+    codes: list[int | None] = []
+    world.sockets[-1].on_close(lambda code, reason: codes.append(code))
+    page.keyboard.press("Escape")
+    world.wait(lambda: bool(codes))
+    assert codes == [1000]
+
+
+def test_a_session_of_the_server_is_resumed_after_a_cut(
+    page: Page, server: SimpleNamespace
+) -> None:
+    sockets: list[WebSocket] = []
+    page.on("websocket", lambda socket: sockets.append(socket))
+    enter(page)
+    page.click("[popovertarget=settings]")
+    page.select_option("#live-format", "webp")
+    page.keyboard.press("Escape")
+    page.keyboard.down("w")
+    page.wait_for_function("lingbot.stats.codec === 'webp'")
+    page.evaluate(WATCH_SCREENS)
+    index = page.evaluate("lingbot.stats.worldChunkIndex")
+    num_specs = len(server.world.specs)
+    server.cut()
+    while len(sockets) < 2:
+        page.wait_for_timeout(10)
+    play_until(page, index + 1)
+    assert page.evaluate("lingbot.stats.codec") == "webp"
+    wait_for_actions(page, ["w"])  # without another keydown
+    assert set(page.evaluate("screens")) <= {"playing"}
+    assert len(server.world.specs) == num_specs, "a second world"
+    assert server.world.detached == set()

@@ -1,0 +1,192 @@
+"""Sessions whose sockets were lost, and the tokens that find them again."""
+
+import asyncio
+
+import pytest
+from msgspec.structs import replace
+
+from deployments.rank_replies import HandedOver
+from deployments.sessions.lease_reply import NotHere
+from deployments.sessions.resume_token import parse_resume_token
+from lingbot.runtime.history import History
+from lingbot.runtime.snapshot import RESUMED_CHUNKS, decode_snapshot, encode_snapshot
+from tests.deployments.fakes import (
+    IMAGE,
+    OPENED,
+    ORIGIN,
+    SECRET,
+    SPEC,
+    FakeRank,
+    chunk,
+    run,
+)
+from tests.deployments.walking import (
+    die,
+    grant,
+    next_lease,
+    opened,
+    running,
+    until,
+    walk,
+    walked,
+)
+from transport.wire.errors import SessionGone
+
+
+def snapshot_of(num_chunks):
+    """As a rank hands it over: with chunks that the client may not have received."""
+    history = History(ORIGIN, prompt="snow", budget_bytes=0, num_more=RESUMED_CHUNKS)
+    for number in range(num_chunks):
+        history.append(chunk(number).latents, ["w"], None)
+    return history.snapshot(num_more=RESUMED_CHUNKS)
+
+
+async def ignore(status):
+    """A client that waits."""
+
+
+def test_a_detached_session_keeps_its_world_in_its_group():
+    async def scenario(world, group, messages):
+        running(world, "group-a", "group-b")
+        session, rank = await walked(world, group, 2)
+        running(world, "group-b")  # a group that drains waits for such sessions
+        session.detach()
+        assert group.streams[0].cancelled and rank.ended == [] and world.forks.worlds == {}
+        token = parse_resume_token(session.resume_token)
+        assert (token.group_id, token.session_id, token.secret) == ("group-a", "a", SECRET)
+
+    run(scenario)
+
+
+def test_a_session_that_is_not_resumable_ends_with_its_socket():
+    async def scenario(world, group, messages):
+        session, rank = await opened(world, group, spec=SPEC)
+        assert session.resume_token is None
+        session.detach()
+        assert rank.ended == [("a", 1)] and world.forks.worlds == {}
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("state", ["it moves", "its client has an old token"])
+def test_a_detached_session_without_a_group_to_wait_in_is_stored(state):
+    async def scenario(world, group, messages):
+        running(world, "group-a", "group-b")
+        session, rank = await walked(world, group, 2)
+        token = session.resume_token
+        if state == "it moves":
+            die(group, rank)
+            await next_lease(group, 1)
+        else:
+            die(group, rank)
+            await next_lease(group, 1)
+            rank = grant(group, "b")
+            await until(lambda: session._mover.can_detach)
+        session.detach()
+        await world.finish()
+        assert rank.ended
+        snapshot = decode_snapshot(world.forks.worlds[token], max_bytes=2**20)
+        assert snapshot.next_chunk == 2
+        await until(lambda: all(stream.cancelled for stream in group.streams))
+
+    run(scenario)
+
+
+def test_a_token_attaches_to_a_session_that_waits_in_its_group():
+    async def scenario(world, group, messages):
+        running(world, "group-a")
+        token = f"group-a.a.{SECRET}"
+        resuming = asyncio.create_task(world.resume(token, on_wait=ignore))
+        await next_lease(group, 0)
+        assert group.demands[0].resume == ("a", SECRET) and group.demands[0].group == "group-a"
+        rank = FakeRank()
+        rank.handed_over = HandedOver(snapshot_of(9), IMAGE)
+        rank.next_chunk = 9
+        grant(group, "a", rank=rank, attached=True, epoch=2)
+        session, saved = await resuming
+        assert (saved.chunk_index, saved.prompt, saved.width, saved.seed) == (9, "snow", 16, 1)
+        assert session.chunk_index == 9 and (session.last_frame == IMAGE).all()
+        assert rank.restored == [] and session.resume_token == token
+        await walk(session, 9)
+        assert rank.calls[-1][:2] == ("a", 2)
+        await session.rewind(6)  # the client has not received the last chunks before
+        await walk(session, 6)
+        session.close()
+
+    run(scenario)
+
+
+class HandOver:
+    """Ranks of groups that drain, by token."""
+
+    def __init__(self, **handed):
+        self.handed, self.asked = handed, []
+
+    async def __call__(self, application, token):
+        self.asked.append(str(token))
+        return self.handed.get(token.session_id)
+
+
+@pytest.mark.parametrize("where", ["a group that drains", "the store"])
+def test_a_token_takes_the_world_of_a_group_that_does_not_run(monkeypatch, where):
+    monkeypatch.setattr("deployments.saved_world.check_snapshot", lambda snapshot, config: None)
+    handed = HandedOver(snapshot_of(3), IMAGE)
+    hand_over = HandOver(a=handed) if where == "a group that drains" else HandOver()
+    token = f"group-a.a.{SECRET}"
+
+    async def scenario(world, group, messages):
+        running(world, "group-b")
+        world.forks.worlds = (
+            {token: encode_snapshot(snapshot_of(3))} if where == "the store" else {}
+        )
+        resuming = asyncio.create_task(world.resume(token, on_wait=ignore))
+        await next_lease(group, 0)
+        assert group.demands[0].returning and group.demands[0].resume is None
+        assert group.demands[0].resumable and group.demands[0].width == 16
+        rank = FakeRank(replace(OPENED, last_frame=IMAGE))
+        grant(group, "b", rank=rank)
+        session, saved = await resuming
+        assert saved.chunk_index == 3 and rank.restored[0].next_chunk == 3
+        assert (session.last_frame == IMAGE).all() and hand_over.asked == [token]
+        assert session.resume_token == f"group-b.b.{SECRET}" and world.forks.worlds == {}
+        session.close()
+
+    run(scenario, hand_over=hand_over)
+
+
+def test_a_session_that_its_group_does_not_have_any_more_is_looked_for_elsewhere():
+    async def scenario(world, group, messages):
+        running(world, "group-a")
+        world.forks = None
+        resuming = asyncio.create_task(world.resume(f"group-a.a.{SECRET}", on_wait=ignore))
+        await next_lease(group, 0)
+        group.streams[0].items.put_nowait(NotHere("group-a"))
+        with pytest.raises(SessionGone) as gone:
+            await resuming
+        assert gone.value.field == "resume" and group.streams[0].cancelled
+
+    run(scenario, hand_over=HandOver())
+
+
+@pytest.mark.parametrize("token", ["", "a.b", "a.b.short", f"a.b/c.{SECRET}", f"a.b.{SECRET}\n"])
+def test_a_text_that_is_no_token_asks_nobody(token):
+    async def scenario(world, group, messages):
+        with pytest.raises(SessionGone):
+            await world.resume(token, on_wait=ignore)
+        assert group.streams == []
+
+    run(scenario, hand_over=HandOver())
+
+
+def test_an_attached_session_that_cannot_be_read_leaves_no_lease():
+    async def scenario(world, group, messages):
+        resuming = asyncio.create_task(world.resume(f"group-a.a.{SECRET}", on_wait=ignore))
+        await next_lease(group, 0)
+        rank = grant(group, "a", attached=True)
+        rank.die()
+        world.forks = None
+        with pytest.raises(SessionGone):
+            await resuming
+        assert group.streams[0].cancelled
+
+    run(scenario, hand_over=HandOver())

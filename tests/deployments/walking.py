@@ -1,0 +1,67 @@
+"""Walks through worlds of fake groups, which a test lets die or drain."""
+
+import asyncio
+
+from msgspec.structs import replace
+
+from deployments.world_group import Lease
+from tests.deployments.fakes import (
+    DEPLOYMENT,
+    SECRET,
+    SPEC,
+    FakeRank,
+    chunk,
+    start_opening,
+)
+
+RESUMABLE = replace(SPEC, prompt="snow", resumable=True)
+
+
+def grant(group, name, *, rank=None, group_id=None, attached=False, epoch=1):
+    """Answer the newest lease call."""
+    rank = rank or FakeRank()
+    lease = Lease(name, rank, group_id or f"group-{name}", epoch, SECRET, attached)
+    group.streams[-1].items.put_nowait(lease)
+    return rank
+
+
+async def until(condition):
+    while not condition():
+        await asyncio.sleep(0.001)
+
+
+async def next_lease(group, number):
+    """Returns once the call of this number has been made."""
+    await until(lambda: len(group.streams) > number)
+
+
+async def opened(world, group, messages=(), *, spec=RESUMABLE):
+    opening = await start_opening(world, group, messages or [], spec=spec)
+    rank = grant(group, "a")
+    return await opening, rank
+
+
+async def start_step(session, keys="w", prompt=None):
+    return await session.step([keys], prompt=prompt, time_to_underrun_s=0.5)
+
+
+async def walk(session, *numbers):
+    """Step, and check that these chunks come."""
+    for number in numbers:
+        assert (await (await start_step(session)) == chunk(number).frames).all()
+
+
+def die(group, rank, number=0):
+    """A group dies: its rank, and the lease call on it."""
+    rank.die()
+    group.streams[number].items.put_nowait(rank.error)
+
+
+def running(world, *groups):
+    world._running.update(DEPLOYMENT, frozenset(groups))
+
+
+async def walked(world, group, num_chunks):
+    session, rank = await opened(world, group)
+    await walk(session, *range(num_chunks))
+    return session, rank
