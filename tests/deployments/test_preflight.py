@@ -1,7 +1,6 @@
 import json
 import re
 import shutil
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -11,38 +10,23 @@ from safetensors.torch import save_file
 
 from deployments import preflight
 from deployments.config import ServiceConfig, parse_args
-from deployments.config_file import read_config_file
 from deployments.observability import tracing
 from deployments.preflight import (
     check_device,
     check_machine,
     check_memory,
-    check_resources,
-    check_strategies,
     check_weights,
     free_gpu_memory,
     free_per_rank,
-    num_replicas,
-    replica_resources,
 )
 from deployments.schema_keys import ConfigError
 from lingbot import extra
 from lingbot.config import MODEL_14B, PRESETS
 from lingbot.memory_plan import plan_memory
+from tests.deployments.shipped_file import FILE, with_args, with_group
 from tests.lingbot.checkpoint.folders import TINY, tiny_tensors, write_parts, write_shards
 
-FILE = read_config_file(Path(__file__).parents[2] / "serve_config.yaml")
 POCKET = PRESETS["pocket"]
-
-
-def with_group(**changes):
-    """The file with one bundle of one CPU, and these changes."""
-    group = FILE.deployments["WorldGroup"] | {"placement_group_bundles": [{"CPU": 1}]} | changes
-    return replace(FILE, deployments=FILE.deployments | {"WorldGroup": group})
-
-
-def with_args(**changes):
-    return replace(FILE, args=parse_args(changes))
 
 
 @pytest.fixture
@@ -246,62 +230,6 @@ def test_a_switch_that_this_machine_cannot_do_is_refused(tmp_path, monkeypatch, 
         check_machine(replace(FILE, args=ServiceConfig(**switch)))
 
 
-@pytest.mark.parametrize(
-    "file, reason",
-    [
-        (with_args(threads=3), r"args\.threads: 3, but there are 2 CPUs"),
-        (
-            with_group(placement_group_bundles=[{"CPU": 3}]),
-            r"need 3 CPU, this machine has 2; .*: placement_group_bundles of WorldGroup 3$",
-        ),
-        (with_group(placement_group_bundles=[{"CPU": 1.5}] * 2), "need 3 CPU, this machine has 2"),
-        (with_group(autoscaling_config={"min_replicas": 3}), "need 3 CPU, this machine has 2; the"),
-        (with_group(placement_group_bundles=[{"CPU": 1, "GPU": 1}]), "1 GPU, this machine has 0"),
-        (with_group(placement_group_bundles=[{"cpu": 1}]), "no such resource, did you mean 'CPU'"),
-        (with_group(placement_group_bundles=[{"TPU": 4}]), "need 4 TPU, no such resource"),
-    ],
-)
-def test_resources_beyond_the_machines_are_refused(file, reason):
-    with pytest.raises(ConfigError, match=reason):
-        check_resources(file, {"CPU": 2, "GPU": 0})
-
-
-@pytest.mark.parametrize(
-    "bundle, sections, reason",
-    [
-        # The default: no section, one CPU.
-        (2, {}, r"3 CPU, this machine has 2; .* WorldGroup 2 and .*num_cpus \(not set\) of Text"),
-        (2, {"TextEncoder": {"ray_actor_options": {"num_cpus": 0.5}}}, "num_cpus of TextEncoder 0"),
-        # From zero: the first client needs both at once.
-        (2, {"TextEncoder": {"autoscaling_config": {"min_replicas": 0}}}, "need 3 CPU"),
-        (1, {}, None),
-        (2, {"TextEncoder": {"ray_actor_options": {"num_cpus": 0}}}, None),
-        (1, {"Transport": {}}, r"3 CPU, .* ray_actor_options\.num_cpus \(not set\) of Transport 1"),
-    ],
-)
-def test_every_deployment_that_the_config_starts_counts(tmp_path, bundle, sections, reason):
-    args = parse_args({"preset": "v2-14b", "weights": str(tmp_path)})
-    file = with_group(placement_group_bundles=[{"CPU": bundle}])
-    file = replace(file, args=args, deployments=file.deployments | sections)
-    with nullcontext() if reason is None else pytest.raises(ConfigError, match=reason):
-        check_resources(file, {"CPU": 2, "GPU": 0})
-
-
-def test_groups_that_start_from_zero_fit_once():
-    autoscaling = {"min_replicas": 0, "max_replicas": 8}
-    check_resources(with_group(autoscaling_config=autoscaling), {"CPU": 1, "GPU": 0})
-    large = with_group(placement_group_bundles=[{"CPU": 2}], autoscaling_config=autoscaling)
-    with pytest.raises(ConfigError, match="need 2 CPU, this machine has 1;"):
-        check_resources(large, {"CPU": 1, "GPU": 0})
-
-
-def test_resources_within_the_machines_pass():
-    check_resources(with_group(autoscaling_config={"min_replicas": 2}), {"CPU": 2, "GPU": 0})
-    check_resources(
-        with_group(placement_group_bundles=[{"CPU": 1, "memory": 1e12}]), {"CPU": 2, "GPU": 0}
-    )
-
-
 def test_worlds_that_do_not_fit_are_refused_with_the_sum():
     file = replace(FILE, args=parse_args({"preset": "v1-14b", "device": "cuda"}))
     check_memory(file, MODEL_14B, free=79 * 2**30)
@@ -349,48 +277,6 @@ def test_the_gpu_with_most_memory_counts(tmp_path, monkeypatch, lines, free):
 def test_without_nvidias_command_the_gpus_memory_is_unknown(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert free_gpu_memory() is None
-
-
-def test_a_container_counts_the_cpus_that_ray_counts(monkeypatch):
-    monkeypatch.setattr(preflight, "get_num_cpus", lambda: 0.5)
-    with pytest.raises(
-        ConfigError,
-        match=r"need 2 CPU, this machine has 0\.5; the bundles of WorldGroup may have less",
-    ):
-        check_machine(FILE)
-
-
-@pytest.mark.parametrize(
-    "deployment, resources, replicas",
-    [
-        ({}, {"CPU": 1, "GPU": 0}, 1),
-        ({"ray_actor_options": {"num_cpus": 0}, "num_replicas": 4}, {"CPU": 0, "GPU": 0}, 4),
-        (
-            {"ray_actor_options": {"num_gpus": 1, "resources": {"X": 2}}, "num_replicas": "auto"},
-            {"CPU": 1, "GPU": 1, "X": 2},
-            1,
-        ),
-        (
-            {
-                "placement_group_bundles": [{"CPU": 1, "GPU": 1}, {"GPU": 1}],
-                "autoscaling_config": {"min_replicas": 0, "max_replicas": 4},
-            },
-            {"CPU": 1, "GPU": 2},
-            0,
-        ),
-        ({"autoscaling_config": {"initial_replicas": 3}}, {"CPU": 1, "GPU": 0}, 3),
-    ],
-)
-def test_what_a_deployment_starts_with(deployment, resources, replicas):
-    assert replica_resources(deployment) == resources
-    assert num_replicas(deployment) == replicas
-
-
-def test_bundles_that_need_several_machines_are_refused():
-    spread = {"placement_group_strategy": "STRICT_SPREAD"}
-    check_strategies(with_group(**spread))  # one bundle
-    with pytest.raises(ConfigError, match="a machine for each of 2 bundles"):
-        check_strategies(with_group(placement_group_bundles=[{"CPU": 1}] * 2, **spread))
 
 
 def test_a_file_of_tokens_that_cannot_be_used_is_named(tmp_path):
