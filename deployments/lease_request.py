@@ -13,9 +13,10 @@ from ray.serve.exceptions import BackPressureError, RayServeException
 
 from deployments.calls import answer_of, call_detached, cancel
 from deployments.config import ServiceConfig
+from deployments.lease import end_of
 from deployments.readiness import Readiness
 from deployments.sessions.admission import Demand
-from deployments.sessions.lease_reply import AskAgain, Full, NotHere, Waiting
+from deployments.sessions.lease_reply import AskAgain, Ended, Full, NotHere, Waiting
 from deployments.sessions.wait_clock import WaitClock
 from deployments.world_group import Lease
 from transport.wire.errors import Busy, SessionGone, WorldLost
@@ -59,8 +60,8 @@ class LeaseRequest:
         """The lease, and the rest of the call that holds it.
 
         Raises Busy, WorldLost, or WorldFailed with the reason if Serve has given up the groups;
-        SessionGone if there is no session to attach to. No call remains if it raises or is
-        cancelled.
+        SessionGone if there is no session to attach to, and TakenOver if another call attaches to
+        it at the same time. No call remains if it raises or is cancelled.
         """
         while True:
             stream = call_detached(self._call, self._next_demand())
@@ -87,6 +88,8 @@ class LeaseRequest:
                         return None
                     case NotHere():
                         raise SessionGone("this session is gone", field="resume")
+                    case Ended() as end:  # another one attached before this call had the lease
+                        raise end_of(end).error
                     case Full(reason, retry_after_s):
                         raise Busy(reason, retry_after_s=retry_after_s)
                     case lease:

@@ -153,7 +153,11 @@ class ClusterWorld:
             snapshot = await self._take_left_world(named)
             saved = describe(snapshot, b"")
             demand = replace(demand_of(saved, realtime=True, resumable=True), returning=True)
-            session = await self._restore(snapshot, demand, on_wait=on_wait)
+            try:
+                session = await self._restore(snapshot, demand, on_wait=on_wait)
+            except BaseException:
+                self.store_world(token, snapshot)  # the client may try again
+                raise
         return session, describe(session.world_now(), b"")
 
     async def draining(self) -> str:
@@ -345,7 +349,7 @@ class ClusterWorld:
                 return None
             contexts = await self.contexts_of(handed.snapshot, {})
         except BaseException:
-            lease.close()
+            lease.detach()  # the client may try again
             raise
         saved = describe(handed.snapshot, b"")
         return self._keep(

@@ -108,6 +108,9 @@ class History:
             self._journal = None
         while self._num_bytes > self._budget_bytes and self._can_forget():
             self._num_bytes -= self._recent.popleft().latents.nbytes
+        # No snapshot is of an earlier chunk, and each one needs the last recache before it.
+        while len(self._recaches) > 1 and self._recaches[1][0] < self.earliest:
+            del self._recaches[0]
 
     def snapshot(self, next_chunk: int | None = None, *, num_more: int = 0) -> Snapshot:
         """The world before this chunk; None: before the next one.

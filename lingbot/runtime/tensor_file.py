@@ -18,6 +18,7 @@ LENGTH_BYTES = 8  # before the header: its length, little-endian
 METADATA = "__metadata__"  # the one key of a header that is not a tensor
 TEXT = "text"  # the one key of the metadata
 MAX_TENSORS = 1024
+MAX_HEADER_BYTES = 8 * 2**20  # a parser may take seconds, and 15 times as much memory
 ALIGNMENT = 8  # bytes, as the safetensors library writes
 # numpy has no bfloat16: its bits are kept as uint16.
 DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "BF16": np.dtype("<u2")}
@@ -63,6 +64,8 @@ def _read(data: bytes) -> tuple[dict[str, NDArray[Any]], str]:
     start = LENGTH_BYTES + int.from_bytes(data[:LENGTH_BYTES], "little")
     if len(data) < LENGTH_BYTES or start > len(data):
         raise ValueError("the header is cut")
+    if start > MAX_HEADER_BYTES:
+        raise ValueError(f"the header has {start} bytes, expected at most {MAX_HEADER_BYTES}")
     header = msgspec.json.decode(data[LENGTH_BYTES:start], type=dict[str, msgspec.Raw])
     if len(header) > MAX_TENSORS:
         raise ValueError(f"{len(header)} tensors, expected at most {MAX_TENSORS}")

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from deployments.rank_replies import HandedOver
-from deployments.sessions.lease_reply import NotHere
+from deployments.sessions.lease_reply import Ended, Full, NotHere
 from deployments.sessions.resume_token import parse_resume_token
 from lingbot.runtime.history import History
 from lingbot.runtime.snapshot import RESUMED_CHUNKS, decode_snapshot, encode_snapshot
@@ -16,6 +16,7 @@ from tests.deployments.fakes import (
     ORIGIN,
     SECRET,
     SPEC,
+    FakePrompts,
     FakeRank,
     chunk,
     run,
@@ -30,7 +31,7 @@ from tests.deployments.walking import (
     walk,
     walked,
 )
-from transport.wire.errors import SessionGone
+from transport.wire.errors import Busy, SessionGone, TakenOver
 
 
 def snapshot_of(num_chunks):
@@ -188,5 +189,60 @@ def test_an_attached_session_that_cannot_be_read_leaves_no_lease():
         with pytest.raises(SessionGone):
             await resuming
         assert group.streams[0].cancelled
+
+    run(scenario, hand_over=HandOver())
+
+
+def test_a_session_is_left_in_its_group_by_a_client_that_is_lost_again():
+    """It waits for the text encoder, which may have to start first."""
+
+    async def scenario(world, group, messages):
+        running(world, "group-a")
+        world._prompts.gate.clear()
+        resuming = asyncio.create_task(world.resume(f"group-a.a.{SECRET}", on_wait=ignore))
+        await next_lease(group, 0)
+        rank = FakeRank()
+        rank.handed_over = HandedOver(snapshot_of(3), IMAGE)
+        grant(group, "a", rank=rank, attached=True, epoch=2)
+        await until(lambda: world._prompts.asked)
+        resuming.cancel()
+        await asyncio.wait([resuming])
+        assert group.streams[0].cancelled and rank.ended == []
+
+    run(scenario, prompts=FakePrompts)
+
+
+def test_a_world_that_was_taken_and_finds_no_place_is_stored_for_another_try(monkeypatch):
+    monkeypatch.setattr("deployments.saved_world.check_snapshot", lambda snapshot, config: None)
+    token = f"group-a.a.{SECRET}"
+
+    async def scenario(world, group, messages):
+        running(world, "group-b")
+        resuming = asyncio.create_task(world.resume(token, on_wait=ignore))
+        await next_lease(group, 0)
+        group.streams[0].items.put_nowait(Full("every world is taken", 5))
+        with pytest.raises(Busy):
+            await resuming
+        await world.finish()
+        world._hand_over = HandOver()
+        resuming = asyncio.create_task(world.resume(token, on_wait=ignore))
+        await next_lease(group, 1)
+        rank = grant(group, "b")
+        session, _ = await resuming
+        assert rank.restored[0].next_chunk == 3
+        session.close()
+
+    run(scenario, hand_over=HandOver(a=HandedOver(snapshot_of(3), IMAGE)))
+
+
+def test_the_first_of_two_sockets_that_resume_at_once_hears_of_the_other():
+    async def scenario(world, group, messages):
+        running(world, "group-a")
+        resuming = asyncio.create_task(world.resume(f"group-a.a.{SECRET}", on_wait=ignore))
+        await next_lease(group, 0)
+        group.streams[0].items.put_nowait(Ended("taken_over"))
+        with pytest.raises(TakenOver):
+            await resuming
+        assert group.streams[0].cancelled and world._hand_over.asked == []
 
     run(scenario, hand_over=HandOver())

@@ -133,3 +133,11 @@ def test_many_prompts_end_the_journal_too(monkeypatch):
     prompts = {index: "bcd"[: index + 1] for index in range(4)}  # with "a" 10 characters
     assert make_history(4, prompts=prompts).snapshot().journal is not None
     assert make_history(5, prompts={**prompts, 4: "e"}).snapshot().journal is None
+
+
+def test_prompts_of_recaches_that_no_snapshot_needs_are_forgotten():
+    history = History(make_origin(), prompt="a", budget_bytes=0)
+    for index in range(40):
+        prompt = f"prompt {index}"
+        history.append(draw_latents(index), ACTIONS[1], prompt, recache=True)
+    assert len(history._recaches) <= 2 + history.next_chunk - history.earliest

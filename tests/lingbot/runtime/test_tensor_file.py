@@ -7,7 +7,7 @@ import safetensors.numpy
 import torch
 
 from lingbot.errors import LingbotError
-from lingbot.runtime.tensor_file import read_tensors, write_tensors
+from lingbot.runtime.tensor_file import MAX_HEADER_BYTES, read_tensors, write_tensors
 
 FLOATS = np.arange(24, dtype=np.float32).reshape(2, 3, 4) / 7
 BITS = torch.from_numpy(FLOATS).bfloat16().view(torch.uint16).numpy()
@@ -81,4 +81,10 @@ WRONG = {
 @pytest.mark.parametrize("data", WRONG.values(), ids=WRONG.keys())
 def test_other_bytes_are_refused(data):
     with pytest.raises(LingbotError, match="not a whole safetensors file"):
+        read_tensors(data)
+
+
+def test_a_long_header_is_not_parsed():
+    data = write_tensors({}, "x" * MAX_HEADER_BYTES)
+    with pytest.raises(LingbotError, match="the header has"):
         read_tensors(data)
