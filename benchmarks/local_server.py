@@ -74,13 +74,14 @@ def local_server(
     change: Callable[[dict[str, Any]], object] | None = None,
     num_transports: int = 1,
     token: str | None = None,
+    timeout_s: float = 180.0,
 ) -> Iterator[LocalServer]:
     """Start a server on a free port of loopback, wait until a world can be opened, stop it.
 
     It runs the shipped config. `args` replaces keys of the config's `args`. The group has
     `num_ranks` ranks, with `device: cuda` a GPU for each. `token` is one that `args.access` lets
     in. `change` may edit the application after that. Raises RuntimeError with the end of the log
-    if the server does not become ready.
+    if the server does not become ready within `timeout_s`.
     """
     # A late process of the cluster may still write a file while the folder is removed. The folder
     # is in /tmp, as Ray's own would be: paths of sockets must be short.
@@ -93,7 +94,7 @@ def local_server(
         path.write_bytes(content)
         server = start_server(path, f"127.0.0.1:{port}")
         try:
-            wait_until_ready(server, token=token)
+            wait_until_ready(server, timeout_s=timeout_s, token=token)
             yield server
         finally:
             stop_server(server)

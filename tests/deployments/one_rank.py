@@ -67,11 +67,11 @@ class FakeEngine:
         self.live.append(spec.seed)
         return FakeSession(spec.seed)
 
-    def check_restore(self, snapshot, contexts, *, exact):
+    def check_restore(self, snapshot, contexts, exact):
         if snapshot.seed == 13:
             raise LingbotError("snapshot.seed is unlucky", field="snapshot.seed")
 
-    def begin_restore(self, snapshot, contexts, *, exact):
+    def begin_restore(self, snapshot, contexts, exact):
         self.restored = snapshot, contexts, exact
         session = FakeSession(snapshot.seed)
         session.num_chunks = snapshot.num_chunks

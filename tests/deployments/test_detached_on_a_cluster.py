@@ -45,7 +45,7 @@ def server(tmp_path_factory):
         "resume_grace_s": GRACE_S,
         "operator_token_file": str(token_file),
     }
-    with local_server(args, num_transports=2, change=two_groups) as running:
+    with local_server(args, num_transports=2, change=two_groups, timeout_s=400) as running:
         yield running
 
 
