@@ -1,3 +1,4 @@
+import copy
 import json
 import random
 import tracemalloc
@@ -307,7 +308,7 @@ def mutate_json(data, draw):
                 break
             key = draw.choice(keys)
             if not isinstance(place[key], dict | list) or draw.random() < 0.3:
-                place[key] = draw.choice(VALUES)
+                place[key] = copy.deepcopy(draw.choice(VALUES))
                 break
             place = place[key]
     if draw.random() < 0.2:
