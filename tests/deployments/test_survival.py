@@ -18,7 +18,12 @@ from benchmarks.local_server import local_server, wait_until_ready
 from transport.client import Reconnected, connect
 from transport.wire.messages import Moved
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.xdist_group("serve")]
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.slow,
+    pytest.mark.xdist_group("serve"),
+    pytest.mark.timeout(600),  # a redeploy starts two groups one after the other, on two cores
+]
 
 STRIKE_AFTER, NUM_CHUNKS = 4, 9
 LEAST_DB = 40.0  # of restored frames against those of the twin
@@ -41,6 +46,7 @@ def server(tmp_path_factory):
         "dtype": "float32",  # groups must not choose differently
         "threads": 1,
         "group": {"pace": "shared"},
+        "limits": {},  # no walker is paused once its script is over
         "operator_token_file": str(token_file),
     }
     with local_server(args, change=two_groups) as running:

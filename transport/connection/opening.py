@@ -54,6 +54,7 @@ class WorldOpener:
         self._reject = reject
         self._handed_over = handed_over
         self._queued_since_s = 0.0
+        self._is_open = False
 
     async def open(self) -> tuple[SessionRequest, WorldSession]:
         """The request comes back without its image or snapshot."""
@@ -73,6 +74,7 @@ class WorldOpener:
                 await self._reject(error)
             else:
                 assert self._protocol.request is not None
+                self._is_open = True
                 return self._protocol.request, session
 
     async def _negotiate(self, *, timeout_s: float) -> Frame | SavedWorld | FromSession:
@@ -128,6 +130,9 @@ class WorldOpener:
 
     async def _send_queue_status(self, status: Queued | Starting) -> None:
         """Raises Refused for a client that would wait in silence for a world of others."""
+        if self._is_open:  # its world moves
+            await self._sender.send(self._protocol.send_notice(status))
+            return
         now_s = anyio.current_time()
         self._check_handed_over()
         self._observer.waits(status)

@@ -161,7 +161,7 @@ def _payload_types() -> dict[str, Any]:
         "key_frame": Any,
         "visibility": Literal["hidden", "visible"],
     }
-    listed: Any = list[Literal[PART_KINDS]]
+    listed: Any = list[Literal[PART_KINDS]]  # type: ignore[valid-type]
     listed = Annotated[listed, Meta(min_length=1, extra_json_schema={"uniqueItems": True})]
     parts = [(kind, payload | UnsetType, UNSET) for kind, payload in kinds.items()]
     about = {"__doc__": "Several kinds at once, all or none, each listed once."}

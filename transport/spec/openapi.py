@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from transport.http.clip_request import ClipRequest
+from transport.http.clip_request import FILES, ClipRequest
 from transport.http.error_response import Failure
 from transport.http.health import Health
 from transport.http.models import (
@@ -114,10 +114,10 @@ def _clips() -> Schema:
 
 
 def _form(request: Schema) -> Schema:
-    """The schema of a form, whose image may also be a file."""
-    image = request["properties"]["image"]
-    image = image | {"anyOf": [BYTES, *image["anyOf"]]}
-    return request | {"title": "ClipForm", "properties": request["properties"] | {"image": image}}
+    """The schema of a form, some of whose fields may also be files."""
+    fields = request["properties"]
+    files = {name: fields[name] | {"anyOf": [BYTES, *fields[name]["anyOf"]]} for name in FILES}
+    return request | {"title": "ClipForm", "properties": fields | files}
 
 
 def _opening() -> Schema:

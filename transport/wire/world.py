@@ -230,8 +230,9 @@ class World(Protocol):
         """Opens a world, once there is room for it.
 
         `image` is the first frame, uint8 [height, width, 3]. `on_wait` receives the queue status,
-        and its error ends the wait. Raises Busy, Refused, WorldLost or WorldFailed. A call that is
-        cancelled or raises leaves nothing behind.
+        and its error ends the wait. It may be called later, too, while the world moves. Raises
+        Busy, Refused, WorldLost or WorldFailed. A call that is cancelled or raises leaves nothing
+        behind.
         """
         ...
 

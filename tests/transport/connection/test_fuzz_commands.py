@@ -1,4 +1,4 @@
-"""Random commands, keys, prompts and pauses on a clock that jumps: what every client may rely on."""
+"""Random commands, keys, prompts and pauses on a clock that jumps: what a client may rely on."""
 
 import random
 

@@ -4,6 +4,7 @@ import anyio
 import pytest
 
 from tests.transport.connection.virtual_clock import serve_on_virtual_clock
+from transport.observer import NoObserver
 from transport.wire.errors import Refused
 from transport.wire.messages import Queued, Starting
 
@@ -98,3 +99,30 @@ def test_the_first_of_two_good_inits_plays(peer, world):
     peer.init(prompt="second")
     assert peer.read_until("error")[0]["type"] == "session"
     assert [spec.prompt for spec in world.specs] == ["first"]
+
+
+@pytest.mark.parametrize("extensions", [True, False])
+def test_a_client_whose_world_moves_keeps_it_and_is_told(world, monkeypatch, extensions):
+    opened, waits = world.open, []
+
+    async def open_and_move(spec, image, *, on_wait):
+        session = await opened(spec, image, on_wait=on_wait)
+        step = session.step
+
+        async def step_elsewhere(actions, **more):
+            for _ in range(4):
+                await anyio.sleep(1)
+                await on_wait(TAKEN)
+            return await step(actions, **more)
+
+        session.step = step_elsewhere
+        return session
+
+    monkeypatch.setattr(NoObserver, "waits", lambda self, status: waits.append(status))
+    world.open = open_and_move
+    init = {"max_chunks": 2, "extensions": extensions}
+    socket = serve_on_virtual_clock(world, init, monkeypatch, seconds=60)
+    kinds = [message["type"] for _, message in socket.received]
+    assert kinds.count("queued") == (8 if extensions else 0)
+    assert kinds.count("chunk_stats") == 2 and socket.closed_with == (1000, "done")
+    assert waits == [], "the session is open for its observers"
