@@ -162,6 +162,26 @@ def test_a_session_waits_for_its_client_and_is_there_once(server):
     run(scenario)
 
 
+def test_another_socket_takes_a_session_over_while_the_first_one_is_open(server):
+    async def scenario():
+        async with AsyncExitStack() as stack:
+            client = await walking(stack, server)
+            again = await resumed(stack, server, client)
+            await client.socket.wait_closed()
+            assert message(client, "error")["code"] == "taken_over"
+            ((name, session),) = (await list_sessions(server)).items()
+            assert name == message(client, "session")["session_id"]
+            assert session["state"] == "active"
+            num_chunks = again.types().count("chunk_stats")
+            while again.types().count("chunk_stats") < num_chunks + 2:
+                assert "error" not in again.types(), again.messages
+                await asyncio.sleep(0.02)
+            await again.socket.close()
+            await until_states(server, [])
+
+    run(scenario)
+
+
 def test_a_session_that_nobody_resumes_is_freed(server):
     async def scenario():
         async with AsyncExitStack() as stack:
