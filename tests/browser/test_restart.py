@@ -37,6 +37,7 @@ def test_a_walk_goes_on_after_its_server_was_restarted(browser: Browser) -> None
             page.wait_for_selector("#enter:enabled")
             enter(page)
             index = walk_and_keep(page)
+            address.stop()
         page.wait_for_function("lingbot.state !== 'playing'")
         address.move(stack.enter_context(local_server()).http)
         # The page has tried for as long as the server was away, or has given up.
