@@ -14,7 +14,7 @@ from tests.transport.client.conftest import Relay
 def make_cuttable(address: str) -> Iterator[SimpleNamespace]:
     """`.http` is another address of the same server, and `.cut()` breaks what is open there.
 
-    `.move(address)` puts another server behind it.
+    `.stop()` refuses connections until `.move(address)` puts another server behind it.
     """
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
@@ -25,10 +25,16 @@ def make_cuttable(address: str) -> Iterator[SimpleNamespace]:
     def cut() -> None:
         loop.call_soon_threadsafe(relay.cut)
 
+    def stop() -> None:
+        relay.is_open = False
+        cut()
+
     def move(address: str) -> None:
         relay._port = urlsplit(address).port
+        relay.is_open = True
 
-    yield SimpleNamespace(http=f"http://127.0.0.1:{relay.port}", cut=cut, move=move)
+    http = f"http://127.0.0.1:{relay.port}"
+    yield SimpleNamespace(http=http, cut=cut, stop=stop, move=move)
     asyncio.run_coroutine_threadsafe(relay.stop(), loop).result()
     loop.call_soon_threadsafe(loop.stop)
     thread.join()

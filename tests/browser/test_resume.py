@@ -125,6 +125,7 @@ def test_a_new_walk_is_announced_if_nothing_was_kept(page: Page, world: Scripted
     world.send(GONE)
     card = read_card(page)
     assert card["title"] == "That world is gone"
+    assert page.evaluate("document.activeElement.id") == "again"
     assert card["retry"] == "A new walk from the same picture in 2 s (try 2 of 8)."
     assert world.wait_for_init(3).keys() == OUTPUT_FIELDS | {"size", "seed", "prompt"}
 

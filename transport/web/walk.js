@@ -219,8 +219,8 @@ export class Walk {
     this.#isOnScreen = false;
     this.#listeners.onInputs(false);
     this.#ui.toast.hide(); // the card repeats its text
-    this.#listeners.onScreen("ended");
     this.#ui.card.show({ title, text: hint, detail, ended: true });
+    this.#listeners.onScreen("ended"); // last: it moves the focus to a button of the card
   }
 
   #announceAttempt(seconds, attempt, maxAttempts) {
