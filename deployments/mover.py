@@ -92,7 +92,7 @@ class Mover:
 
     async def place(self) -> HeldLease:
         """The lease, once the world is not moving. Raises the reason if the world has ended."""
-        while self._moving is not None:
+        while self._moving is not None and self.error is None:
             await asyncio.wait([self._moving])
         if self.error is not None:
             raise self.error

@@ -21,7 +21,13 @@ from deployments.rank_replies import Chunk
 from deployments.sessions.admission import Demand
 from lingbot.errors import LingbotError
 from lingbot.runtime.history import History
-from lingbot.runtime.snapshot import RESUMED_CHUNKS, Journal, Snapshot, encode_snapshot
+from lingbot.runtime.snapshot import (
+    RESUMED_CHUNKS,
+    Journal,
+    Snapshot,
+    encode_snapshot,
+    needed_prompts,
+)
 from transport.wire.errors import Refused, TransportError, WorldFailed, WorldLost
 from transport.wire.messages import Moved, Queued, Starting, WarningMessage
 from transport.wire.world import OnWait
@@ -161,7 +167,8 @@ class PortableSession:
     async def encode(self, prompt: str) -> None:
         """Raises Busy, WorldLost or WorldFailed; see `PromptEncoder.encode`."""
         context, warning = await self._cluster.encode(prompt)
-        used = {self._history.prompt, *(chunk.prompt for chunk in self._pending)}
+        past = needed_prompts(self._history.snapshot())  # a restoration needs them
+        used = {*past, *(chunk.prompt for chunk in self._pending)}
         self._contexts = {text: each for text, each in self._contexts.items() if text in used}
         self._contexts[prompt] = context
         if warning is not None:
@@ -183,9 +190,11 @@ class PortableSession:
         if chunk_index == self.chunk_index:
             return
         try:
-            self._history.rewind(chunk_index)
+            target = self._history.snapshot(chunk_index)
         except LingbotError as exc:
             raise Refused(str(exc), field="chunk_index") from exc
+        await self._encode_prompts_of(target)
+        self._history.rewind(chunk_index)
         await self._restore_here()
 
     async def reset(self, *, seed: int | None, prompt: str | None) -> None:
@@ -200,8 +209,7 @@ class PortableSession:
             chunks=(),
             journal=Journal(actions=(), prompts=((0, prompt),)),
         )
-        # The text encoder's errors leave the world as it was.
-        self._contexts |= await self._cluster.contexts_of(first, self._contexts) or {}
+        await self._encode_prompts_of(first)
         self._history = History.of(first, budget_bytes=self._cluster.config.history_bytes)
         await self._restore_here()
 
@@ -320,6 +328,13 @@ class PortableSession:
             await self._mover.place()
 
     # ---- places
+
+    async def _encode_prompts_of(self, snapshot: Snapshot) -> None:
+        """Raises Refused for an error of the text encoder, which leaves the world as it was."""
+        try:
+            self._contexts |= await self._cluster.contexts_of(snapshot, self._contexts) or {}
+        except TransportError as exc:
+            raise Refused(f"the world stays as it was: {exc}") from exc
 
     async def _restore_here(self) -> None:
         """Replace the world by that of the history, in the same place if it is not lost."""

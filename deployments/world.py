@@ -344,13 +344,12 @@ class ClusterWorld:
             return None
         try:
             handed = await lease.read_world()
-            if handed is None:
-                lease.close()
-                return None
-            contexts = await self.contexts_of(handed.snapshot, {})
         except BaseException:
             lease.detach()  # the client may try again
             raise
+        if handed is None:  # it has ended, or its group does not answer
+            lease.detach()
+            return None
         saved = describe(handed.snapshot, b"")
         return self._keep(
             PortableSession(
@@ -360,7 +359,6 @@ class ClusterWorld:
                 demand=demand_of(saved, realtime=True, resumable=True),
                 on_wait=on_wait,
                 last_frame=handed.last_frame,
-                contexts=contexts,
             )
         )
 
@@ -368,7 +366,7 @@ class ClusterWorld:
         try:
             self._check_open()
         except WorldLost:
-            session.close()
+            session.detach()
             raise
         self._sessions.add(session)
         if self._stop_following is None:

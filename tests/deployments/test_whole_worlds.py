@@ -21,7 +21,7 @@ from tests.deployments.walking import (
     walk,
     walked,
 )
-from transport.wire.errors import Refused
+from transport.wire.errors import Busy, Refused
 
 
 def test_a_saved_world_holds_all_chunks_also_those_on_their_way():
@@ -85,6 +85,33 @@ def test_a_world_begins_anew_from_its_first_image():
         session.close()
 
     run(scenario)
+
+
+def test_a_reset_whose_prompt_cannot_be_encoded_leaves_the_world_as_it_was():
+    async def scenario(world, group, messages):
+        session, rank = await walked(world, group, 2)
+        world._prompts.error = Busy("it is warming up")
+        with pytest.raises(Refused, match="the world stays as it was: it is warming up"):
+            await session.reset(seed=None, prompt="rain")
+        assert session.chunk_index == 2 and rank.restored == []
+        await walk(session, 2)
+        session.close()
+
+    run(scenario, prompts=FakePrompts)
+
+
+def test_prompts_in_the_window_are_not_encoded_again():
+    async def scenario(world, group, messages):
+        session, rank = await walked(world, group, 1)
+        for prompt in ("rain", "fog"):
+            await session.encode(prompt)
+            await (await start_step(session, prompt=prompt))
+        asked = list(world._prompts.asked)
+        await session.rewind(2)
+        assert world._prompts.asked == asked
+        session.close()
+
+    run(scenario, prompts=FakePrompts)
 
 
 def test_a_fork_is_kept_for_a_time():

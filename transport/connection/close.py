@@ -37,10 +37,13 @@ class CloseReason:
 
     @property
     def keeps_world(self) -> bool:
-        """The socket was lost, and nobody has ended the session: its world waits for another."""
+        """The socket was lost, and nobody has ended the session: its world waits for another.
+
+        A line that is cut without a word looks like a client that does not read or acknowledge.
+        """
         if self.client_left:
             return self.code not in CLOSED_BY_CLIENT
-        return self.handed_over or self.label == "cancelled"
+        return self.handed_over or self.label in ("cancelled", "timeout")
 
     @property
     def last(self) -> TransportError | Reconnect | None:

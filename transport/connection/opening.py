@@ -136,8 +136,9 @@ class WorldOpener:
 
     async def _send_queue_status(self, status: Queued | Starting) -> None:
         """Raises Refused for a client that would wait in silence for a world of others."""
-        if self._is_open:  # its world moves
-            await self._sender.send(self._protocol.send_notice(status))
+        if self._is_open:  # its world moves, or waits for its memory
+            if self._wants_status():
+                await self._sender.send(self._protocol.send_notice(status))
             return
         now_s = anyio.current_time()
         self._check_handed_over()

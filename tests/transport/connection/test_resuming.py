@@ -229,7 +229,7 @@ def test_a_client_in_line_is_told_to_reconnect(make_world, serve):
         (CANCELLED, True),  # Serve's proxy died, or this replica is ended
         (close_reason_for(HandedOver("replaced")), True),
         (close_reason_for(TakenOver("another")), False),
-        (close_reason_for(Refused("no ack", code="timeout", close_code=1008)), False),
+        (close_reason_for(Refused("no ack", code="timeout", close_code=1008)), True),  # a cut line
         (close_reason_for(SessionEnded("idle")), False),
         (close_reason_for(WorldLost("died")), False),
         (CloseReason(code=1000, reason="done"), False),

@@ -82,7 +82,7 @@ def test_a_client_that_reads_nothing_stops_its_world_after_two_chunks(big, liste
 
 def test_a_client_that_reads_nothing_is_closed(big, listen, dial_raw):
     with listen(big, ack_timeout_s=1.0) as port, dial_raw(port, extensions=True) as client:
-        wait_until(lambda: big.steps and not big.live, timeout_s=10)
+        wait_until(lambda: big.steps and big.live == big.detached, timeout_s=10)
         client.socket.settimeout(10)
         while client.read() is not None:
             pass
