@@ -166,10 +166,14 @@ class GroupSessions:
             self.waiting.leave(session_id)
 
     def _admit(self, session_id: str, demand: Demand) -> bool:
-        """Admit a client, if it fits."""
+        """Admit a client, if it fits. Detached sessions make room for its bytes."""
+        size, num_bytes = (demand.width, demand.height), self._bytes_of(demand)
+        takes_speed = demand.realtime and not demand.returning
+        detached = self.registry.detached()
+        for name in self.admission.to_evict(size, num_bytes, detached, realtime=takes_speed):
+            self._remove(name, "evicted")
         if self._refusal(demand) is not None:
             return False
-        size, num_bytes = (demand.width, demand.height), self._bytes_of(demand)
         self.admission.admit(session_id, size, num_bytes, realtime=demand.realtime)
         self.registry.reserve(
             session_id,
@@ -357,22 +361,20 @@ class GroupSessions:
             self._end(session_id, reason or record.end_reason)
 
     def _end(self, session_id: str, reason: EndReason) -> None:
+        if self._remove(session_id, reason):
+            self.update()
+
+    def _remove(self, session_id: str, reason: EndReason) -> bool:
+        """End a session, and admit nobody yet. False for an unknown one."""
         if record := self.registry.end(session_id, reason):
             asked_for = reason == record.end_reason
             self._drop_holder(session_id, None if asked_for else Ended(reason))
             self._release(session_id)
             self.admission.leave(session_id)
             if record.opened:
-                logger.info("session %s closed: %s", session_id, self._describe_end(reason))
-            self.update()
-
-    def _describe_end(self, reason: EndReason) -> str:
-        match reason:
-            case "expired":
-                return f"idle for over {self.registry.ttl_s:g} s"
-            case "not_resumed":
-                return f"not resumed within {self.registry.grace_s:g} s"
-        return reason
+                why = self.registry.describe_end(reason)
+                logger.info("session %s closed: %s", session_id, why)
+        return record is not None
 
     # ---- for operators and clients
 

@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
+MAX_LEFT = 1024  # replicas of a deployment that are remembered after they left
+
 Deployment = tuple[str, str]  # the names of its application and its own
 OnChange = Callable[[frozenset[str]], None]
 
@@ -22,7 +24,7 @@ class RunningReplicas:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._running: dict[Deployment, frozenset[str]] = {}
-        self._left: dict[Deployment, set[str]] = {}
+        self._left: dict[Deployment, dict[str, None]] = {}  # the last ones, by age
         self._listeners: dict[Deployment, dict[object, Callable[[frozenset[str]], None]]] = {}
 
     def get(self, deployment: Deployment) -> frozenset[str] | None:
@@ -36,7 +38,10 @@ class RunningReplicas:
             if self._running.get(deployment) == replicas:
                 return
             self._running[deployment] = replicas
-            self._left.setdefault(deployment, set()).update(before - replicas)
+            left = self._left.setdefault(deployment, {})
+            left.update(dict.fromkeys(sorted(before - replicas)))
+            for replica in list(left)[:-MAX_LEFT]:
+                del left[replica]
             for listener in self._listeners.get(deployment, {}).values():
                 listener(replicas)
 
@@ -63,7 +68,10 @@ class RunningReplicas:
         return stop
 
     def has_left(self, deployment: Deployment, replica: str) -> bool:
-        """True if this replica has run and does not run any more."""
+        """True if this replica has run and does not run any more.
+
+        A replica is forgotten after `MAX_LEFT` others have left: it has ended long before.
+        """
         with self._lock:
             running = self._running.get(deployment, frozenset())
             return replica in self._left.get(deployment, ()) and replica not in running

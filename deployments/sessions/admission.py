@@ -128,6 +128,26 @@ class Admission:
                 return "speed"
         return None
 
+    def to_evict(
+        self, size: Size, num_bytes: int, candidates: Iterable[str], *, realtime: bool = True
+    ) -> list[str]:
+        """The first candidates, without whom such a session fits. Empty if it still does not."""
+        before, chosen = self._sessions, []
+        self._sessions = dict(before)
+        try:
+            for name in candidates:
+                reason = self.refusal(size, num_bytes, realtime=realtime)
+                if reason not in ("memory", "sessions"):
+                    break
+                if reason == "memory" and self.state(name) == "suspended":
+                    continue  # it frees none
+                del self._sessions[name]
+                chosen.append(name)
+            is_enough = self.refusal(size, num_bytes, realtime=realtime) is None
+        finally:
+            self._sessions = before
+        return chosen if is_enough else []
+
     def admit(self, session_id: str, size: Size, num_bytes: int, *, realtime: bool = True) -> None:
         """Add an active session that `refusal` has let in."""
         self._sessions[session_id] = Admitted(size, num_bytes, realtime)

@@ -15,6 +15,7 @@ EndReason = Literal[
     "expired",  # its transport did not touch it for too long
     "not_resumed",  # it had no lease for too long
     "moved",  # its world was handed over
+    "evicted",  # it had no lease, and a client waited for its memory
 ]
 
 
@@ -158,6 +159,24 @@ class SessionRegistry:
         """The sessions whose lease has not touched them for more than `ttl_s`."""
         held = (record for record in self if record.detached_at is None)
         return [record for record in held if now - record.touched > self.ttl_s]
+
+    def describe_end(self, reason: EndReason) -> str:
+        """The reason in words for the log."""
+        match reason:
+            case "expired":
+                return f"idle for over {self.ttl_s:g} s"
+            case "not_resumed":
+                return f"not resumed within {self.grace_s:g} s"
+        return reason
+
+    def detached(self) -> list[str]:
+        """The sessions that wait for another lease, the longest first."""
+        waiting = [
+            (record.detached_at, record.session_id)
+            for record in self
+            if record.detached_at is not None and record.detached_at < math.inf
+        ]
+        return [session_id for _, session_id in sorted(waiting)]
 
     def forgotten(self, now: float) -> list[SessionRecord]:
         """The sessions that had no lease for more than `grace_s`."""

@@ -310,3 +310,55 @@ def test_a_new_world_for_a_suspended_session_claims_its_memory_and_no_speed():
         assert group.sessions.admission.num_bytes == 1
 
     run(scenario, num_bytes=1, suspend_after_s=10)
+
+
+def test_the_session_that_was_detached_longest_ends_for_one_that_needs_its_memory():
+    async def scenario(group):
+        await detached(group, "b")
+        group.now += 1
+        await detached(group, "a")
+        assert await group.ask("c") == [1]
+        assert group.released == ["b"] and group.sessions.registry.ends == {"evicted": 1}
+        assert await group.attach("late", "b") == [NotHere("one")]
+        assert await group.attach("second", "a") == [2]
+
+    run(scenario, num_bytes=2)
+
+
+def test_a_client_in_the_line_gets_the_memory_of_a_session_that_is_detached_meanwhile():
+    async def scenario(group):
+        await group.walk("a", STAYS)
+        waiting = await group.ask("b")
+        assert isinstance(waiting[-1], Waiting)
+        group.sessions.leave("a")
+        await settle()
+        assert waiting[-1] == 1 and group.released == ["a"]
+
+    run(scenario, num_bytes=1)
+
+
+@pytest.mark.parametrize(
+    ("width", "limits"), [(48, {"num_bytes": 2}), (16, {"max_sessions": 2, "num_bytes": 0})]
+)
+def test_no_detached_session_ends_for_a_client_that_does_not_fit_even_so(width, limits):
+    async def scenario(group):
+        group.sessions._bytes_of = lambda demand: demand.width // 16 if width > 16 else 0
+        group.sessions.measure(SIZE, 0.6)
+        group.sessions.measure((width, 16), 0.6)
+        await detached(group, "a")
+        if width == 16:
+            await group.walk("b")
+        replies = await group.ask("c", replace(WALK, width=width))
+        assert isinstance(replies[-1], Waiting) and group.released == []
+
+    run(scenario, **limits)
+
+
+def test_a_session_whose_world_is_handed_over_is_not_evicted():
+    async def scenario(group):
+        await group.walk("a", STAYS)
+        assert group.sessions.withdraw("a", group.leases["a"].secret)
+        replies = await group.ask("b")
+        assert isinstance(replies[-1], Waiting) and group.released == []
+
+    run(scenario, num_bytes=1)

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 
-from deployments.running_replicas import RunningReplicas
+from deployments.running_replicas import MAX_LEFT, RunningReplicas
 
 GROUPS, TRANSPORTS = ("lingbot", "WorldGroup"), ("lingbot", "Transport")
 
@@ -76,3 +76,11 @@ def test_a_replica_drains_once_it_has_run_and_does_not_run_any_more():
         assert running._listeners[TRANSPORTS] == {}
 
     asyncio.run(scenario())
+
+
+def test_only_the_last_replicas_that_left_are_remembered():
+    running = RunningReplicas()
+    for number in range(MAX_LEFT + 5):
+        running.update(GROUPS, frozenset([f"{number}"]))
+    assert len(running._left[GROUPS]) == MAX_LEFT
+    assert not running.has_left(GROUPS, "0") and running.has_left(GROUPS, f"{MAX_LEFT + 3}")
