@@ -14,7 +14,7 @@ from transport.wire.world import SavedWorld
 
 
 def read_snapshot(data: bytes, config: ServiceConfig) -> Snapshot:
-    """Untrusted bytes. Raises Refused with the wrong field.
+    """Untrusted bytes, which may take a second of a CPU. Raises Refused with the wrong field.
 
     The fingerprint of the weights is not compared: the rank that restores the world does.
     """
@@ -27,7 +27,7 @@ def read_snapshot(data: bytes, config: ServiceConfig) -> Snapshot:
     return snapshot
 
 
-def describe(snapshot: Snapshot, data: bytes) -> SavedWorld:
+def describe(snapshot: Snapshot) -> SavedWorld:
     """A snapshot as the transport room knows it."""
     origin = snapshot.origin
     return SavedWorld(
@@ -39,7 +39,7 @@ def describe(snapshot: Snapshot, data: bytes) -> SavedWorld:
         num_steps=origin.num_steps,
         window=origin.window,
         sink=origin.sink,
-        data=data,
+        world=snapshot,
     )
 
 

@@ -126,18 +126,18 @@ class ClusterWorld:
         )
 
     def read_snapshot(self, data: bytes) -> SavedWorld:
-        return describe(read_snapshot(data, self.config), data)
+        return describe(read_snapshot(data, self.config))
 
     async def open_snapshot(
         self, saved: SavedWorld, *, on_wait: OnWait, realtime: bool = True, resumable: bool = False
     ) -> PortableSession:
         demand = demand_of(saved, realtime=realtime, resumable=resumable)
-        return await self._restore(read_snapshot(saved.data, self.config), demand, on_wait=on_wait)
+        return await self._restore(saved.world, demand, on_wait=on_wait)
 
     async def read_fork(self, token: str) -> SavedWorld:
         if self.forks is None:
             raise SessionGone("this server keeps no forks", field="fork")
-        return self.read_snapshot(await self.forks.get(token))
+        return await asyncio.to_thread(self.read_snapshot, await self.forks.get(token))
 
     async def resume(self, token: str, *, on_wait: OnWait) -> tuple[PortableSession, SavedWorld]:
         """Attach to the session, or take its world from a group that drains."""
@@ -151,14 +151,14 @@ class ClusterWorld:
             session = await self._attach(named, on_wait=on_wait)
         if session is None:
             snapshot = await self._take_left_world(named)
-            saved = describe(snapshot, b"")
+            saved = describe(snapshot)
             demand = replace(demand_of(saved, realtime=True, resumable=True), returning=True)
             try:
                 session = await self._restore(snapshot, demand, on_wait=on_wait)
             except BaseException:
                 self.store_world(token, snapshot)  # the client may try again
                 raise
-        return session, describe(session.world_now(), b"")
+        return session, describe(session.world_now())
 
     async def draining(self) -> str:
         if self._replica is None:
@@ -327,7 +327,8 @@ class ClusterWorld:
             return handed.snapshot
         if self.forks is None:
             raise SessionGone("this session is gone", field="resume")
-        return read_snapshot(await self.forks.take(str(token)), self.config)
+        data = await self.forks.take(str(token))
+        return await asyncio.to_thread(read_snapshot, data, self.config)
 
     async def _attach(self, token: ResumeToken, *, on_wait: OnWait) -> PortableSession | None:
         """The session, where it is; None if it is not there any more."""
@@ -350,7 +351,7 @@ class ClusterWorld:
         if handed is None:  # it has ended, or its group does not answer
             lease.detach()
             return None
-        saved = describe(handed.snapshot, b"")
+        saved = describe(handed.snapshot)
         return self._keep(
             PortableSession(
                 self,

@@ -21,7 +21,7 @@ class CapacityLimits:
 
     def __init__(self) -> None:
         self.encode = CapacityLimiter(num_cpus())  # chunks of live sessions
-        # Anyone may upload images, again and again, before a world is open.
+        # Anyone may upload images and snapshots, again and again, before a world is open.
         self.decode_image = CapacityLimiter(1)
         # Clips have their own limiter: they hold a world while encoding, so uploads must not delay
         # them, and they must not delay live sessions.

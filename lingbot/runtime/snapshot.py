@@ -26,6 +26,7 @@ MAX_PROMPT_CHARS = 8000
 MAX_CHUNKS = 2**31
 MAX_JOURNAL_FRAMES = 2**18  # latent frames: 18 hours at 16 frames a second
 MAX_JOURNAL_CHARS = 2**18  # of all prompts
+MAX_JOURNAL_BYTES = 2**19  # as JSON: its parser holds Python's lock all the while, for 40 ms
 MAX_LATENT = 100.0  # clean latents are about normal
 CONDITION = "condition"  # the name of its tensor; those of chunks are their indices
 EXTRA_CHUNKS = 1  # kept before those of the window: their context; see `docs/benchmarks.md`
@@ -160,7 +161,7 @@ class StoredSnapshot(Struct, kw_only=True, forbid_unknown_fields=True):
     prompt: Index  # number of the text
     texts: list[Prompt]
     chunks: list[StoredChunk]
-    journal: StoredJournal | None
+    journal: msgspec.Raw  # a StoredJournal, or null; parsed once its length is known
 
 
 class StoredVersion(Struct):
@@ -169,8 +170,14 @@ class StoredVersion(Struct):
     version: int
 
 
+NO_JOURNAL = msgspec.Raw(b"null")
+
+
 def encode_snapshot(snapshot: Snapshot) -> bytes:
-    """A safetensors file, whose metadata has everything but the latents as JSON."""
+    """A safetensors file, whose metadata has everything but the latents as JSON.
+
+    A journal of more than MAX_JOURNAL_BYTES is left out, as that of a world that is too old.
+    """
     numbers: dict[str, int] = {}
 
     def number(text: str) -> int:
@@ -188,15 +195,15 @@ def encode_snapshot(snapshot: Snapshot) -> bytes:
             StoredChunk(chunk.index, chunk.pitch, number(chunk.prompt), list(chunk.actions))
             for chunk in snapshot.chunks
         ],
-        journal=None
-        if journal is None
-        else StoredJournal(
-            _runs(journal.actions),
-            [(index, number(prompt)) for index, prompt in journal.prompts],
-            list(journal.recached),
-        ),
+        journal=NO_JOURNAL,
     )
     stored.texts = list(numbers)
+    if journal is not None:
+        prompts = [(index, number(prompt)) for index, prompt in journal.prompts]
+        told = StoredJournal(_runs(journal.actions), prompts, list(journal.recached))
+        encoded = msgspec.json.encode(told)
+        if len(encoded) <= MAX_JOURNAL_BYTES:
+            stored.journal, stored.texts = msgspec.Raw(encoded), list(numbers)
     tensors = {CONDITION: origin.condition}
     tensors |= {str(chunk.index): chunk.latents for chunk in snapshot.chunks}
     return write_tensors(tensors, msgspec.json.encode(stored).decode())
@@ -234,12 +241,12 @@ def decode_snapshot(data: bytes, *, max_bytes: int) -> Snapshot:
     return snapshot
 
 
-def _decode_json(text: str, kind: type[Any]) -> Any:
+def _decode_json(text: str | msgspec.Raw, kind: Any, *, field: str = "snapshot") -> Any:
     try:
         return msgspec.json.decode(text, type=kind)
     except (ValueError, RecursionError) as exc:  # ValueError: msgspec's, too
         path = re.search(r" - at `\$([^`]*)`$", str(exc))
-        field = "snapshot" + (path[1] if path else "")
+        field += path[1] if path else ""
         reason = shorten(str(exc).rsplit(" - at", 1)[0], 200, placeholder=" …")
         raise LingbotError(f"{field} is not valid: {reason}", field=field) from exc
 
@@ -285,7 +292,11 @@ def _read_chunks(stored: StoredSnapshot, tensors: dict[str, NDArray[Any]]) -> tu
 
 
 def _read_journal(stored: StoredSnapshot) -> Journal | None:
-    journal = stored.journal
+    if (num_bytes := len(stored.journal)) > MAX_JOURNAL_BYTES:
+        raise wrong_field(
+            "journal", f"must have at most {MAX_JOURNAL_BYTES} bytes, not {num_bytes}"
+        )
+    journal = _decode_json(stored.journal, StoredJournal | None, field="snapshot.journal")
     if journal is None:
         return None
     num_frames = sum(count for _, count in journal.actions)

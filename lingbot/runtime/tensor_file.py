@@ -18,7 +18,7 @@ LENGTH_BYTES = 8  # before the header: its length, little-endian
 METADATA = "__metadata__"  # the one key of a header that is not a tensor
 TEXT = "text"  # the one key of the metadata
 MAX_TENSORS = 1024
-MAX_HEADER_BYTES = 8 * 2**20  # a parser may take seconds, and 15 times as much memory
+MAX_HEADER_BYTES = 2 * 2**20  # a parser holds Python's lock, and takes 15 times as much memory
 ALIGNMENT = 8  # bytes, as the safetensors library writes
 # numpy has no bfloat16: its bits are kept as uint16.
 DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "BF16": np.dtype("<u2")}

@@ -1,6 +1,7 @@
 """Snapshots and forks that clients open, and sessions of groups that drain."""
 
 import asyncio
+import threading
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from deployments.world_group import Lease
 from lingbot.runtime.history import History
 from lingbot.runtime.snapshot import Origin, encode_snapshot
 from tests.deployments.fakes import IMAGE, OPENED, SECRET, FakePrompts, FakeRank, run
+from tests.deployments.walking import running
 from transport.wire.errors import Refused, SessionGone
 
 CONFIG = ServiceConfig()
@@ -53,7 +55,8 @@ def test_a_snapshot_is_described_for_its_client():
     async def scenario(world, group, messages):
         found = world.read_snapshot(data)
         assert (found.width, found.height, found.seed) == (SIZE.width, SIZE.height, 4)
-        assert (found.prompt, found.chunk_index, found.data) == ("snow", 3, data)
+        assert (found.prompt, found.chunk_index) == ("snow", 3)
+        assert encode_snapshot(found.world) == data
 
     run(scenario)
 
@@ -178,3 +181,33 @@ def test_a_group_that_drains_is_asked_by_the_name_of_its_rank(monkeypatch, state
     found, calls = asyncio.run(scenario())
     assert found is (handed if state == "it has the session" else None)
     assert calls == ([] if state == "it is gone" else [("a", SECRET, True)])
+
+
+@pytest.mark.parametrize("source", ["a fork", "a world without a place"])
+def test_a_stored_world_is_read_beside_the_event_loop(source, monkeypatch):
+    threads = []
+
+    def read(data, config):
+        threads.append(threading.get_ident())
+        return read_snapshot(data, config)
+
+    monkeypatch.setattr("deployments.world.read_snapshot", read)
+
+    async def scenario(world, group, messages):
+        data = encode_snapshot(saved())
+        rank = FakeRank()
+        if source == "a fork":
+            world.forks.worlds["t"] = data
+            found = await world.read_fork("t")
+            session = await start(world.open_snapshot(found, on_wait=ignore), group, rank)
+        else:
+            running(world, "group-b")
+            world.forks.worlds[str(TOKEN)] = data
+            session, _ = await start(world.resume(str(TOKEN), on_wait=ignore), group, rank)
+        session.close()
+        assert len(threads) == 1 and threads[0] != threading.get_ident()
+
+    async def gone(application, token):
+        return None
+
+    run(scenario, hand_over=gone)

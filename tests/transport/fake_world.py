@@ -74,6 +74,7 @@ class FakeWorld:
         self.decoding.set()
         self.commands = []  # (session, name, arguments)
         self.forks = {}  # snapshots by token
+        self.reading_threads = []  # in which snapshots were read
         self.sessions = {}  # resumable ones by token
         self.num_tokens = 0
         self.detached = set()  # names of those that wait for a socket
@@ -86,17 +87,18 @@ class FakeWorld:
         return FakeSession(self, spec, f"s{len(self.specs)}")
 
     def read_snapshot(self, data):
+        self.reading_threads.append(threading.get_ident())
         try:
             snapshot = msgpack.decode(data, type=FakeSnapshot)
         except DecodeError as exc:
             raise Refused(f"`snapshot`: {exc}", field="snapshot") from exc
         if (snapshot.width, snapshot.height) not in self.info.sizes:
             raise Refused("`snapshot.width`: not served", field="snapshot.width")
-        return self._saved(snapshot, data)
+        return self._saved(snapshot)
 
     async def open_snapshot(self, saved, *, on_wait, realtime=True, resumable=False):
         await self._wait(on_wait)
-        snapshot = msgpack.decode(saved.data, type=FakeSnapshot)
+        snapshot = saved.world
         spec = WorldSpec(
             prompt=saved.prompt,
             seed=saved.seed,
@@ -122,7 +124,7 @@ class FakeWorld:
         self.detached.discard(older.id)
         session = FakeSession(self, older.spec, older.id, actions=older.actions)
         session.prompt, session.seed = older.prompt, older.seed
-        return session, self._saved(session.snapshot(), b"")
+        return session, self._saved(session.snapshot())
 
     async def draining(self):
         while self.drains_because is None:
@@ -143,7 +145,7 @@ class FakeWorld:
         if self.on_open:
             raise self.on_open
 
-    def _saved(self, snapshot, data):
+    def _saved(self, snapshot):
         return SavedWorld(
             width=snapshot.width,
             height=snapshot.height,
@@ -153,7 +155,7 @@ class FakeWorld:
             num_steps=None,
             window=self.info.max_window,
             sink=self.info.sink,
-            data=data,
+            world=snapshot,
         )
 
 

@@ -105,7 +105,8 @@ class WorldOpener:
             case FromSession():
                 return request.source
             case FromSnapshot(data):
-                saved = self._world.read_snapshot(data)
+                read = partial(self._world.read_snapshot, data)
+                saved = await run_in_worker(read, limiter=self._capacity.decode_image)
             case FromFork(token):
                 saved = await self._world.read_fork(token)
             case None:

@@ -78,7 +78,7 @@ async def clip(
         _check_format(fields)
         start: NewWorld | SavedStart
         if (data := uploads.get("snapshot") or fields.snapshot) is not None:
-            start = _read_saved(data, fields, uploads, world)
+            start = await _read_saved(data, fields, uploads, world, capacity=capacity)
         else:
             load = partial(_load_image, capacity=capacity, fetcher=fetcher or ImageFetcher())
             start = _read_new(fields, uploads, world.info, load)
@@ -133,8 +133,13 @@ def _read_new(
     return NewWorld(spec=spec, image=image)
 
 
-def _read_saved(
-    data: bytes | str, fields: ClipRequest, uploads: Uploads, world: World
+async def _read_saved(
+    data: bytes | str,
+    fields: ClipRequest,
+    uploads: Uploads,
+    world: World,
+    *,
+    capacity: CapacityLimits,
 ) -> SavedStart:
     """A world that goes on from a snapshot. Raises BadMessage, and Refused for a bad snapshot."""
     if isinstance(data, bytes) and fields.snapshot is not None:
@@ -148,7 +153,8 @@ def _read_saved(
         except ValueError:
             text = "`snapshot` is not valid base64, expected a saved world's base64, or its file"
             raise BadMessage(text, field="snapshot") from None
-    saved = world.read_snapshot(data)
+    read = partial(world.read_snapshot, data)
+    saved = await run_in_worker(read, limiter=capacity.decode_image)
     spec = WorldSpec(
         prompt=saved.prompt,
         seed=saved.seed,

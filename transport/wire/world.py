@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import Struct
 
@@ -116,7 +116,7 @@ class SavedWorld(Struct, frozen=True, kw_only=True):
     num_steps: int | None
     window: int
     sink: int
-    data: bytes  # the snapshot as its client sent it
+    world: Any  # the decoded snapshot; `transport` only carries it along
 
 
 class WorldSession(Protocol):
@@ -246,7 +246,7 @@ class World(Protocol):
     def read_snapshot(self, data: bytes) -> SavedWorld:
         """Checks a snapshot from a client. Raises Refused with the wrong field.
 
-        It takes milliseconds, and holds the event loop no longer.
+        The longest valid one takes a second of a CPU: call it in a worker thread.
         """
         ...
 
@@ -263,8 +263,8 @@ class World(Protocol):
     async def resume(self, token: str, *, on_wait: OnWait) -> tuple[WorldSession, SavedWorld]:
         """The world of a session whose socket was lost, and what it is.
 
-        Ends the session's hold elsewhere: an older socket of it is closed. `SavedWorld.data` may
-        be empty. Raises SessionGone, and what `open` raises.
+        Ends the session's hold elsewhere: an older socket of it is closed. `SavedWorld.world` may
+        be None. Raises SessionGone, and what `open` raises.
         """
         ...
 

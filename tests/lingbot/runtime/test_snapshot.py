@@ -10,7 +10,9 @@ from msgspec.structs import replace
 from lingbot.config import PRESETS, Size
 from lingbot.errors import LingbotError
 from lingbot.runtime.snapshot import (
+    MAX_JOURNAL_BYTES,
     MAX_JOURNAL_FRAMES,
+    KeptChunk,
     Snapshot,
     as_float32,
     decode_snapshot,
@@ -367,3 +369,32 @@ def test_a_small_file_cannot_take_much_memory():
     tracemalloc.stop()
     assert refused.value.field.startswith("snapshot.journal.actions")
     assert peak < 32 * 2**20
+
+
+def busy_walk(num_runs):
+    """A world in which the key changed at every latent frame."""
+    snapshot = make_snapshot(0)
+    frames = ["", "w"] * (num_runs // 2)
+    actions = tuple(tuple(frames[i : i + 3]) for i in range(0, num_runs, 3))
+    chunk = KeptChunk(index=0, latents=draw_latents(0), actions=(), pitch=0, prompt="a")
+    last = len(actions)
+    kept = [
+        replace(chunk, index=index, actions=actions[index])
+        for index in (0, *range(last - snapshot.origin.window_chunks, last))
+    ]
+    journal = replace(snapshot.journal, actions=actions)
+    return replace(snapshot, next_chunk=last, chunks=tuple(kept), journal=journal)
+
+
+def test_a_journal_that_takes_long_to_parse_is_not_saved():
+    assert is_same(decode(encode_snapshot(busy_walk(60_000))), busy_walk(60_000))
+    long = busy_walk(MAX_JOURNAL_FRAMES // 6 * 6)
+    data = encode_snapshot(long)
+    assert len(data) < long.num_bytes + 4096
+    assert is_same(decode(data), replace(long, journal=None))
+
+
+def test_a_journal_that_takes_long_to_parse_is_refused_unparsed():
+    with pytest.raises(LingbotError, match=f"at most {MAX_JOURNAL_BYTES} bytes") as refused:
+        decode(edited(put("journal", "actions", [["?", -1]] * 60_000)), max_bytes=2**21)
+    assert refused.value.field == "snapshot.journal"

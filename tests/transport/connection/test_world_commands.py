@@ -1,6 +1,7 @@
 """Save, fork, rewind and reset on a socket with a fake world."""
 
 import io
+import threading
 import time
 from itertools import pairwise
 
@@ -334,3 +335,25 @@ def test_saves_of_a_world_that_waits_come_once_a_second(serve_timed):
     refused = [message for _, message in socket.received if message["type"] == "error"]
     assert {one["code"] for one in refused} == {"queue_full"}
     assert len(refused) + len(times) == 12, "every one is answered"
+
+
+def test_a_snapshot_is_read_beside_the_event_loop(server, world):
+    """Untrusted, it may take long: the other sockets go on."""
+    on_wait = world._wait
+    loops = []
+
+    async def wait(send):
+        loops.append(threading.get_ident())
+        await on_wait(send)
+
+    world._wait = wait
+    with server.dial() as peer:
+        peer.init(**FAST)
+        play(peer, 1)
+        peer.event("save", None, event_id=1)
+        data = read_until(peer, "snapshot")[-1]["data"]
+        with server.dial() as other:
+            other.init(snapshot=data, **FAST)
+            assert other.read()["type"] == "session"
+    assert len(set(loops)) == 1 and not set(loops) & set(world.reading_threads)
+    assert len(world.reading_threads) == 1, "once"

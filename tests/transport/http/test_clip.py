@@ -1,5 +1,6 @@
 import base64
 import io
+import threading
 
 import anyio
 import av
@@ -478,3 +479,16 @@ def test_a_snapshot_is_given_once(server, world):
     )
     assert error_of(response) == (400, "invalid_field", "snapshot")
     assert world.specs == []
+
+
+def test_a_snapshot_is_read_beside_the_event_loop(server, world):
+    loops, on_wait = [], world._wait
+
+    async def wait(send):
+        loops.append(threading.get_ident())
+        await on_wait(send)
+
+    world._wait = wait
+    files = {"snapshot": ("world.bin", saved_world(world))}
+    assert num_frames(server.http.post("/v1/clips", data={"actions": "w-1"}, files=files))
+    assert len(world.reading_threads) == 1 and loops[-1] not in world.reading_threads

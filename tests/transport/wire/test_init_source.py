@@ -26,7 +26,7 @@ SAVED = SavedWorld(
     num_steps=2,
     window=15,
     sink=3,
-    data=b"PK",
+    world=None,
 )
 
 
