@@ -15,6 +15,7 @@ from deployments.encoded_prompt import EncodedPrompt, warn_of_truncation
 from deployments.fork_store import ClusterForks
 from deployments.group_memory import GroupMemory
 from deployments.hand_over import finish_taking, take_session
+from deployments.history_budget import budget_of, history_of
 from deployments.lease import Context, Contexts, Frames, HeldLease
 from deployments.lease_request import LeaseRequest, start_clock
 from deployments.observability.session_reports import SessionReport
@@ -115,7 +116,8 @@ class ClusterWorld:
         finally:
             if encoding is not None:
                 encoding.cancel()
-        history = History(opened.origin, prompt=spec.prompt, budget_bytes=self.config.history_bytes)
+        budget = budget_of(opened.origin, self.config)
+        history = History(opened.origin, prompt=spec.prompt, budget_bytes=budget)
         return self._keep(
             PortableSession(self, lease, history, demand=demand, on_wait=on_wait, encoded=encoded)
         )
@@ -300,7 +302,7 @@ class ClusterWorld:
     ) -> PortableSession:
         self._check_open()
         on_wait = self._while_open(on_wait)
-        history = History.of(snapshot, budget_bytes=self.config.history_bytes)
+        history = history_of(snapshot, self.config)
         needed = history.snapshot()  # the other chunks of `snapshot` are for rewinding
         contexts = await self.contexts_of(needed, {})
 
@@ -357,7 +359,7 @@ class ClusterWorld:
             PortableSession(
                 self,
                 lease,
-                History.of(handed.snapshot, budget_bytes=self.config.history_bytes),
+                history_of(handed.snapshot, self.config),
                 demand=demand_of(saved, realtime=True, resumable=True),
                 on_wait=on_wait,
                 last_frame=handed.last_frame,
