@@ -64,7 +64,8 @@ class ServiceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     step_timeout_s: PositiveFloat = 60.0  # a longer step has hung, and its group ends
     lease_ttl_s: PositiveFloat = 30.0  # an idle time after which a session ends
     resume_grace_s: NonNegativeFloat = 60.0  # how long a world waits for another socket; 0: not
-    history_bytes: NonNegativeInt = 128 * 2**20  # of latents that a session keeps, for rewinding
+    history_s: NonNegativeFloat = 120.0  # seconds of media that a session keeps, for rewinding
+    history_bytes: NonNegativeInt = 104 * 2**20  # of their latents, at most
     fork_store_bytes: NonNegativeInt = 256 * 2**20  # of all forked worlds together; 0: no forks
     fork_ttl_s: PositiveFloat = 600.0  # how long a forked world is kept
     prompt_recache: bool = False  # a new prompt rebuilds the KV window, so that the old one fades

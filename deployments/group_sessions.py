@@ -324,13 +324,17 @@ class GroupSessions:
         return self.registry.find(session_id, secret) is not None
 
     def withdraw(self, session_id: str, secret: str) -> bool:
-        """Take a session from its lease for good; `end_moved` must follow. False as in `find`."""
+        """Take a session from its lease, for `end_moved` or `give_back`. False as in `find`."""
         if self.registry.withdraw(session_id, secret) is None:
             return False
         self._drop_holder(session_id, Ended("taken_over"))
         self.admission.detach(session_id, self._clock())
         self.update()
         return True
+
+    def give_back(self, session_id: str, secret: str) -> None:
+        """Let a withdrawn session wait for its client again. An unknown one is ignored."""
+        self.registry.give_back(session_id, secret, self._clock())
 
     def end_moved(self, session_id: str) -> None:
         """End a session whose world has been handed over. An unknown one is ignored."""

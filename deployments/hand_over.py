@@ -5,7 +5,8 @@ Rank 0 of a group is a named actor, which answers while the group drains. Tested
 """
 
 import asyncio
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import ray
 
@@ -17,6 +18,8 @@ from deployments.sessions.resume_token import ResumeToken
 
 TIMEOUT_S = 30.0  # a step of the session may have to end first
 
+T = TypeVar("T")
+
 
 async def take_session(application: str, token: ResumeToken) -> HandedOver | None:
     """The world of a session, which ends there. None if its group is gone, or does not have it."""
@@ -26,6 +29,20 @@ async def take_session(application: str, token: ResumeToken) -> HandedOver | Non
         return None
     call = call_detached(rank.hand_over, token.session_id, token.secret, True)
     return await hand_over(call, timeout_s=TIMEOUT_S)
+
+
+async def finish_taking(taking: asyncio.Task[T], leave: Callable[[T], None]) -> T:
+    """What is taken from its only place. `leave` gets it if the caller is cancelled before."""
+
+    def hand_on(task: asyncio.Task[T]) -> None:
+        if not task.cancelled() and task.exception() is None:
+            leave(task.result())
+
+    try:
+        return await asyncio.shield(taking)
+    except asyncio.CancelledError:
+        taking.add_done_callback(hand_on)
+        raise
 
 
 def find_rank(application: str, group: str) -> Any:

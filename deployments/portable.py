@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from deployments.encoded_prompt import EncodedPrompt, warn_of_truncation
 from deployments.fork_store import ClusterForks
+from deployments.history_budget import history_of
 from deployments.lease import Context, Contexts, Frames, HeldLease
 from deployments.mover import Leases, Mover
 from deployments.observability.session_reports import SessionReport
@@ -210,7 +211,7 @@ class PortableSession:
             journal=Journal(actions=(), prompts=((0, prompt),)),
         )
         await self._encode_prompts_of(first)
-        self._history = History.of(first, budget_bytes=self._cluster.config.history_bytes)
+        self._history = history_of(first, self._cluster.config)
         await self._restore_here()
 
     def take_notices(self) -> list[WarningMessage | Moved]:

@@ -154,13 +154,17 @@ class SessionCalls:
             if end:
                 await self._work.finish(session_id)
             snapshot = await self._submit(TakeSnapshot(session_id))
-            return HandedOver(snapshot, self._last_frames.get(session_id))
+            handed = HandedOver(snapshot, self._last_frames.get(session_id))
         except LingbotError as exc:
             logger.warning("session %s cannot be handed over: %s", session_id, exc)
-            return None
-        finally:
+            handed = None
+        except BaseException:  # the caller has gone, without an answer
             if end:
-                self._sessions.end_moved(session_id)
+                self._sessions.give_back(session_id, secret)
+            raise
+        if end:
+            self._sessions.end_moved(session_id)
+        return handed
 
     def release(self, session_id: str) -> None:
         """Free the world of a session that has ended."""

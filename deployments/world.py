@@ -1,9 +1,10 @@
 """The cluster's worlds as the transport room sees them: sessions on any replica group."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 from weakref import WeakSet
 
 from msgspec.structs import replace
@@ -13,7 +14,8 @@ from deployments.config import ServiceConfig
 from deployments.encoded_prompt import EncodedPrompt, warn_of_truncation
 from deployments.fork_store import ClusterForks
 from deployments.group_memory import GroupMemory
-from deployments.hand_over import take_session
+from deployments.hand_over import finish_taking, take_session
+from deployments.history_budget import budget_of, history_of
 from deployments.lease import Context, Contexts, Frames, HeldLease
 from deployments.lease_request import LeaseRequest, start_clock
 from deployments.observability.session_reports import SessionReport
@@ -33,6 +35,7 @@ from transport.wire.errors import Refused, SessionGone, TransportError, WorldLos
 from transport.wire.messages import Queued, Starting, WarningMessage
 from transport.wire.world import OnWait, SavedWorld, WorldInfo, WorldMemory, WorldSpec
 
+T = TypeVar("T")
 Report = Callable[[str], SessionReport | None]
 # Takes a session of an application from its group, where it ends
 HandOver = Callable[[str, ResumeToken], Awaitable[HandedOver | None]]
@@ -113,16 +116,10 @@ class ClusterWorld:
         finally:
             if encoding is not None:
                 encoding.cancel()
-        history = History(opened.origin, prompt=spec.prompt, budget_bytes=self.config.history_bytes)
+        budget = budget_of(opened.origin, self.config)
+        history = History(opened.origin, prompt=spec.prompt, budget_bytes=budget)
         return self._keep(
-            PortableSession(
-                self,
-                lease,
-                history,
-                demand=demand,
-                on_wait=on_wait,
-                encoded=encoded,
-            )
+            PortableSession(self, lease, history, demand=demand, on_wait=on_wait, encoded=encoded)
         )
 
     def read_snapshot(self, data: bytes) -> SavedWorld:
@@ -150,7 +147,8 @@ class ClusterWorld:
         if running is None or named.group_id in running:
             session = await self._attach(named, on_wait=on_wait)
         if session is None:
-            snapshot = await self._take_left_world(named)
+            taking = self._follow(self._take_left_world(named))
+            snapshot = await finish_taking(taking, partial(self.store_world, token))
             saved = describe(snapshot)
             demand = replace(demand_of(saved, realtime=True, resumable=True), returning=True)
             try:
@@ -232,14 +230,18 @@ class ClusterWorld:
 
     def store_world(self, token: str, snapshot: Snapshot) -> None:
         if self.forks is not None:
-            storing = asyncio.create_task(self._store(self.forks, token, snapshot))
-            self._storing.add(storing)
-            storing.add_done_callback(self._storing.discard)
+            self._follow(self._store(self.forks, token, snapshot))
 
     async def finish(self) -> None:
         """Returns when all worlds without a place have been stored."""
         while self._storing:
             await asyncio.wait(self._storing)
+
+    def _follow(self, call: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(call)
+        self._storing.add(task)
+        task.add_done_callback(self._storing.discard)
+        return task
 
     async def _store(self, forks: ClusterForks, token: str, snapshot: Snapshot) -> None:
         data = await asyncio.to_thread(encode_snapshot, snapshot)
@@ -300,7 +302,7 @@ class ClusterWorld:
     ) -> PortableSession:
         self._check_open()
         on_wait = self._while_open(on_wait)
-        history = History.of(snapshot, budget_bytes=self.config.history_bytes)
+        history = history_of(snapshot, self.config)
         needed = history.snapshot()  # the other chunks of `snapshot` are for rewinding
         contexts = await self.contexts_of(needed, {})
 
@@ -356,7 +358,7 @@ class ClusterWorld:
             PortableSession(
                 self,
                 lease,
-                History.of(handed.snapshot, budget_bytes=self.config.history_bytes),
+                history_of(handed.snapshot, self.config),
                 demand=demand_of(saved, realtime=True, resumable=True),
                 on_wait=on_wait,
                 last_frame=handed.last_frame,

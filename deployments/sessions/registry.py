@@ -127,6 +127,12 @@ class SessionRegistry:
             record.detached_at = math.inf  # it is not forgotten while it is handed over
         return record
 
+    def give_back(self, session_id: str, secret: str, now: float) -> None:
+        """Undo `withdraw`: the session may be resumed. An unknown one is ignored."""
+        record = self._records.get(session_id)
+        if record is not None:
+            record.secret, record.detached_at = secret, now
+
     def detach(self, session_id: str, now: float) -> bool:
         """Take the session from its lease. False if it cannot live without one, and must end."""
         record = self._records.get(session_id)

@@ -48,11 +48,12 @@ class History:
 
     @classmethod
     def of(cls, snapshot: Snapshot, *, budget_bytes: int) -> "History":
-        """The history of a world that goes on from a snapshot."""
-        history = cls(snapshot.origin, prompt=snapshot.prompt, budget_bytes=budget_bytes)
+        """The history of a world that goes on from a snapshot, without keeping its file."""
+        origin = replace(snapshot.origin, condition=_owned(snapshot.origin.condition))
+        history = cls(origin, prompt=snapshot.prompt, budget_bytes=budget_bytes)
         history.next_chunk, history.pitch = snapshot.next_chunk, snapshot.pitch
         for chunk in snapshot.chunks:
-            history._keep(chunk)
+            history._keep(replace(chunk, latents=_owned(chunk.latents)))
         journal = snapshot.journal
         history._journal = None if journal is None else _Journal.of(journal)
         if journal is not None:
@@ -176,6 +177,11 @@ class History:
             return self.prompt
         before = (chunk.prompt for chunk in self._kept() if chunk.index == next_chunk - 1)
         return next(before, self._first_prompt)
+
+
+def _owned(latents: NDArray[Any]) -> NDArray[Any]:
+    """A copy of a view: that of a decoded snapshot would keep the client's whole file."""
+    return latents if latents.base is None else latents.copy()
 
 
 class _Journal:

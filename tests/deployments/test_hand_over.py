@@ -278,6 +278,25 @@ def test_a_world_is_handed_over_once_and_after_the_step_that_runs():
     run(scenario)
 
 
+def test_a_world_whose_taker_leaves_before_the_answer_waits_for_another_one():
+    async def scenario(rank, engine):
+        lease = await opened(rank, "a", 1, resumable=True)
+        engine.gate.clear()
+        step = start_step(rank, "a")
+        await until(rank.busy_s)
+        taking = asyncio.create_task(rank.hand_over("a", lease.secret, True))
+        await asyncio.sleep(0.01)
+        taking.cancel()
+        await asyncio.wait([taking])
+        assert states(rank) == {"a": "detached"} and rank.ends() == {}
+        engine.gate.set()
+        await step
+        assert (await rank.hand_over("a", lease.secret, True)).snapshot == FakeSnapshot(1, 1)
+        assert rank.ends() == {"moved": 1}
+
+    run(scenario)
+
+
 def test_a_world_whose_step_failed_is_not_attached_to_and_may_be_handed_over():
     async def scenario(rank, engine):
         lease = await opened(rank, "a", 1, resumable=True)

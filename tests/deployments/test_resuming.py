@@ -251,3 +251,42 @@ def test_the_first_of_two_sockets_that_resume_at_once_hears_of_the_other():
         assert group.streams[0].cancelled and world._hand_over.asked == []
 
     run(scenario, hand_over=HandOver())
+
+
+@pytest.mark.parametrize("where", ["a group that drains", "the store"])
+def test_a_world_that_is_taken_while_its_client_leaves_is_stored(monkeypatch, where):
+    """Its group, or the store, does not have it any more."""
+    monkeypatch.setattr("deployments.saved_world.check_snapshot", lambda snapshot, config: None)
+    token = f"group-a.a.{SECRET}"
+
+    async def scenario(world, group, messages):
+        running(world, "group-b")
+        asked, answer = asyncio.Event(), asyncio.Event()
+
+        async def hand_over(application, token):
+            if where == "the store":
+                return None
+            asked.set()
+            await answer.wait()
+            return HandedOver(snapshot_of(3), IMAGE)
+
+        async def take(token):
+            asked.set()
+            data = world.forks.worlds.pop(token)
+            await answer.wait()
+            return data
+
+        world._hand_over, world.forks.take = hand_over, take
+        if where == "the store":
+            world.forks.worlds[token] = encode_snapshot(snapshot_of(3))
+        resuming = asyncio.create_task(world.resume(token, on_wait=ignore))
+        await asked.wait()
+        resuming.cancel()
+        await asyncio.wait([resuming])
+        assert resuming.cancelled() and world.forks.worlds == {}
+        answer.set()
+        await world.finish()
+        kept = decode_snapshot(world.forks.worlds[token], max_bytes=2**20)
+        assert kept.next_chunk == 3 and group.streams == []
+
+    run(scenario)

@@ -141,3 +141,12 @@ def test_prompts_of_recaches_that_no_snapshot_needs_are_forgotten():
         prompt = f"prompt {index}"
         history.append(draw_latents(index), ACTIONS[1], prompt, recache=True)
     assert len(history._recaches) <= 2 + history.next_chunk - history.earliest
+
+
+def test_a_history_does_not_keep_the_file_of_its_snapshot():
+    data = encode_snapshot(make_history(7).snapshot())
+    read = decode_snapshot(data, max_bytes=2**20)
+    kept = History.of(read, budget_bytes=2**20).snapshot()
+    assert is_same(kept, read)
+    for latents in (kept.origin.condition, *(chunk.latents for chunk in kept.chunks)):
+        assert latents.base is None
