@@ -104,6 +104,7 @@ class PortableSession:
         self._cluster = cluster
         self._history = history
         self._is_resumable = demand.resumable
+        self._opened_at = asyncio.get_running_loop().time() - lease.age_s  # the first time
         self._client_waits = on_wait
         self._contexts = dict(contexts or {})
         self._notices: list[WarningMessage | Moved] = []
@@ -120,7 +121,7 @@ class PortableSession:
         self._mover = Mover(
             cluster,
             lease,
-            demand=replace(demand, returning=True),
+            demand=lambda: replace(demand, returning=True, age_s=self.age_s),
             name=self.id,
             settle=self._calls_ended,
             enter=self._enter,
@@ -136,6 +137,10 @@ class PortableSession:
     @property
     def chunk_index(self) -> int:
         return self._history.next_chunk + len(self._pending)
+
+    @property
+    def age_s(self) -> float:
+        return asyncio.get_running_loop().time() - self._opened_at
 
     @property
     def earliest_chunk(self) -> int:

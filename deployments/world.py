@@ -150,9 +150,10 @@ class ClusterWorld:
         if running is None or named.group_id in running:
             session = await self._attach(named, on_wait=on_wait)
         if session is None:
-            snapshot = await self._take_left_world(named)
+            snapshot, age_s = await self._take_left_world(named)
             saved = describe(snapshot, b"")
-            demand = replace(demand_of(saved, realtime=True, resumable=True), returning=True)
+            demand = demand_of(saved, realtime=True, resumable=True)
+            demand = replace(demand, returning=True, age_s=age_s)
             try:
                 session = await self._restore(snapshot, demand, on_wait=on_wait)
             except BaseException:
@@ -320,14 +321,14 @@ class ClusterWorld:
             )
         )
 
-    async def _take_left_world(self, token: ResumeToken) -> Snapshot:
-        """The world of a session that no running group has. Raises SessionGone."""
+    async def _take_left_world(self, token: ResumeToken) -> tuple[Snapshot, float]:
+        """The world of a session that no running group has, and its age: 0 for a stored world."""
         handed = await self._hand_over(self._application, token)
         if handed is not None:
-            return handed.snapshot
+            return handed.snapshot, handed.age_s
         if self.forks is None:
             raise SessionGone("this session is gone", field="resume")
-        return read_snapshot(await self.forks.take(str(token)), self.config)
+        return read_snapshot(await self.forks.take(str(token)), self.config), 0.0
 
     async def _attach(self, token: ResumeToken, *, on_wait: OnWait) -> PortableSession | None:
         """The session, where it is; None if it is not there any more."""

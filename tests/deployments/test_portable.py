@@ -37,6 +37,7 @@ def test_a_world_whose_group_dies_goes_on_elsewhere_at_the_same_chunk():
         die(group, first)
         await next_lease(group, 1)
         assert group.demands[1].returning and not group.demands[0].returning
+        assert 0 < group.demands[1].age_s < 60 and group.demands[0].age_s == 0
         second = grant(group, "b")
         await walk(session, 2, 3)
         (snapshot,) = second.restored

@@ -156,3 +156,10 @@ def test_a_poll_takes_microseconds(make_clock):
         clock.ended(now_s)
         clock.wait_s(now_s, busy=False)
     assert (perf_counter() - started_s) / 1000 < 200e-6  # about 5 on a quiet machine
+
+
+def test_the_time_with_other_sockets_counts_for_the_longest_session(make_clock):
+    clock = make_clock(max_session_s=100, idle_after_s=20)
+    clock.start(0.0, age_s=70.0)
+    assert [clock.ended(29.9), clock.ended(30)] == [None, "longest_session"]
+    assert clock.poll(19.9, busy=False) == [Ending("longest_session", 11)]
