@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Awaitable, Coroutine, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any, Protocol
 
 import numpy as np
@@ -115,6 +116,7 @@ class PortableSession:
         self._pending: deque[PendingChunk] = deque()
         self._calls: set[asyncio.Task[None]] = set()  # those that run on the lease
         self._is_paused = False
+        self._forked: tuple[bytes, str] | None = None  # the last fork: its digest and its token
         self._lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._known_token = str(lease.token)  # to the client
         lease.report = self._report
@@ -177,11 +179,16 @@ class PortableSession:
         return await asyncio.to_thread(encode_snapshot, self._history.snapshot())
 
     async def fork(self) -> tuple[str, int]:
-        """Raises Refused if the fork cannot be stored."""
+        """Raises Refused if the fork cannot be stored. The same world again has the same token."""
         forks = self._cluster.forks
         if forks is None:
             raise Refused("this server keeps no forks")
-        return await forks.put(await self.save()), int(forks.ttl_s)
+        data = await self.save()
+        digest = sha256(data).digest()
+        known = self._forked[1] if self._forked is not None and self._forked[0] == digest else None
+        token = await forks.put(data, token=known)
+        self._forked = digest, token
+        return token, int(forks.ttl_s)
 
     async def rewind(self, chunk_index: int) -> None:
         await self._settle()

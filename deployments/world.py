@@ -245,7 +245,7 @@ class ClusterWorld:
     async def _store(self, forks: ClusterForks, token: str, snapshot: Snapshot) -> None:
         data = await asyncio.to_thread(encode_snapshot, snapshot)
         with suppress(Refused):  # it was logged
-            await forks.put(data, token=token)
+            await forks.put(data, token=token, is_fork=False)
 
     # ---- opening
 

@@ -53,6 +53,19 @@ def test_a_world_whose_group_dies_goes_on_elsewhere_at_the_same_chunk():
     run(scenario)
 
 
+def test_the_same_world_forked_twice_is_stored_once():
+    async def scenario(world, group, messages):
+        session, rank = await opened(world, group)
+        await walk(session, 0)
+        first, again = await session.fork(), await session.fork()
+        assert first == again and len(world.forks.worlds) == 1
+        await walk(session, 1)
+        assert await session.fork() != first and len(world.forks.worlds) == 2
+        session.close()
+
+    run(scenario)
+
+
 @pytest.mark.parametrize("where", ["while it is denoised", "while it is decoded"])
 def test_chunks_on_their_way_are_repeated_in_order_and_none_is_sent_twice(where):
     async def scenario(world, group, messages):
