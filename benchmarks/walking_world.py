@@ -78,6 +78,7 @@ class WalkingSession:
         self._arrivals_file = arrivals_file
         self.chunk_index = 0
         self.earliest_chunk = 0
+        self.age_s = 0.0
         self.resume_token: str | None = None
         self.last_frame: NDArray[np.uint8] | None = None
 

@@ -21,23 +21,35 @@ logger = logging.getLogger(__name__)
 
 
 class StoredWorlds:
-    """Encoded snapshots by token, within a byte budget and for a time. The oldest go first."""
+    """Encoded snapshots by token, within a byte budget and for a time.
+
+    The oldest forks go first. The worlds of lost sockets make room for each other alone.
+    """
 
     def __init__(self, *, budget_bytes: int, ttl_s: float) -> None:
         self._budget_bytes = budget_bytes
         self._ttl_s = ttl_s
         self._worlds: dict[str, tuple[bytes, float]] = {}  # the snapshot and its time, by age
+        self._forks: set[str] = set()  # tokens
         self.num_bytes = 0
 
-    def put(self, token: str, data: bytes, *, now: float) -> bool:
-        """False for a snapshot that is larger than the budget. `now` is in seconds."""
-        if len(data) > self._budget_bytes:
-            return False
+    def put(self, token: str, data: bytes, *, now: float, is_fork: bool = True) -> bool:
+        """False for a snapshot that has no room. `now` is in seconds."""
         self.take(token, now=now)
+        forks = [name for name in self._worlds if name in self._forks]
+        others = [] if is_fork else [name for name in self._worlds if name not in self._forks]
+        may_go = [*forks, *others]
+        missing = self.num_bytes + len(data) - self._budget_bytes
+        if missing > sum(len(self._worlds[name][0]) for name in may_go):
+            return False
+        for name in may_go:
+            if self.num_bytes + len(data) <= self._budget_bytes:
+                break
+            self._drop(name)
         self._worlds[token] = data, now
         self.num_bytes += len(data)
-        while self.num_bytes > self._budget_bytes:
-            self._drop(next(iter(self._worlds)))
+        if is_fork:
+            self._forks.add(token)
         return True
 
     def get(self, token: str, *, now: float) -> bytes | None:
@@ -61,6 +73,7 @@ class StoredWorlds:
 
     def _drop(self, token: str) -> None:
         data, _ = self._worlds.pop(token)
+        self._forks.discard(token)
         self.num_bytes -= len(data)
 
 
@@ -74,9 +87,9 @@ class ForkStore:
         self._worlds = StoredWorlds(budget_bytes=budget_bytes, ttl_s=ttl_s)
         self._clock = clock
 
-    async def put(self, token: str, data: bytes) -> bool:
-        """Keep a snapshot. False for one that is larger than the store."""
-        return self._worlds.put(token, data, now=self._clock())
+    async def put(self, token: str, data: bytes, is_fork: bool = True) -> bool:
+        """Keep a snapshot. False if the store has no room for it."""
+        return self._worlds.put(token, data, now=self._clock(), is_fork=is_fork)
 
     async def get(self, token: str) -> bytes | None:
         """The snapshot, or None if it is not kept any more."""
@@ -97,19 +110,21 @@ class ClusterForks:
         self._timeout_s = timeout_s
         self.ttl_s = ttl_s
 
-    async def put(self, data: bytes, *, token: str | None = None) -> str:
+    async def put(self, data: bytes, *, token: str | None = None, is_fork: bool = True) -> str:
         """Keep a snapshot for all. Returns its token, which is drawn where there is none.
+
+        Forks make room for the worlds of lost sockets, and never the other way round.
 
         Raises Refused if it cannot be kept.
         """
         token = token or secrets.token_urlsafe(16)
         try:
-            is_kept: bool = await self._answer(self._handle.put, token, data)
+            is_kept: bool = await self._answer(self._handle.put, token, data, is_fork)
         except (TimeoutError, RayError, RayServeException) as exc:
             logger.warning("a world could not be stored: %r", exc)
             raise Refused("the world could not be stored, try again") from exc
         if not is_kept:
-            raise Refused("the world is larger than the server's store of worlds")
+            raise Refused("the server's store of worlds has no room for this one")
         return token
 
     async def get(self, token: str) -> bytes:

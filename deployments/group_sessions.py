@@ -120,6 +120,7 @@ class GroupSessions:
             epoch=record.epoch,
             secret=record.secret,
             attached=record.epoch > 1,
+            age_s=self.age_s(session_id),
         )
         await self._finish_calls(session_id)  # those of the lease before
         if not holder.ended.done():
@@ -182,6 +183,7 @@ class GroupSessions:
             num_bytes=num_bytes,
             realtime=demand.realtime,
             resumable=demand.resumable,
+            age_s=demand.age_s,
             secret=secrets.token_urlsafe(SECRET_BYTES),
         )
         self._add_holder(session_id, session_id)
@@ -318,6 +320,11 @@ class GroupSessions:
         record = self.registry.get(session_id)
         if record is not None and record.epoch == epoch:
             self._end(session_id, record.end_reason)
+
+    def age_s(self, session_id: str) -> float:
+        """Seconds since the session was reserved first; 0 for an unknown one."""
+        record = self.registry.get(session_id)
+        return 0.0 if record is None else self._clock() - record.since
 
     def find(self, session_id: str, secret: str) -> bool:
         """True if there is such a session, and its world is or was open."""

@@ -10,7 +10,7 @@ def budget_of(origin: Origin, config: ServiceConfig) -> int:
 
     At most `history_bytes`.
     """
-    chunk_bytes = origin.condition.nbytes // origin.condition.shape[1] * origin.chunk
+    chunk_bytes: int = origin.condition.nbytes // origin.condition.shape[1] * origin.chunk
     chunk_s = config.world.chunk_frames / config.world.fps
     num_chunks = int(config.history_s / chunk_s) + origin.sink_chunks + origin.kept_chunks
     return min(config.history_bytes, num_chunks * chunk_bytes)

@@ -75,6 +75,7 @@ class HeldLease:
         self.session_id = lease.session_id
         self.group_id = lease.group_id
         self.attached = lease.attached
+        self.age_s = lease.age_s  # when the lease began
         self._lease = lease
         self._rank = lease.rank
         self._stream = stream

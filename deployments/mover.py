@@ -51,7 +51,7 @@ class Mover:
         leases: Leases,
         lease: HeldLease,
         *,
-        demand: Demand,
+        demand: Callable[[], Demand],
         name: str,
         settle: Callable[[], Awaitable[None]],
         enter: Callable[[HeldLease], Awaitable[None]],
@@ -60,7 +60,7 @@ class Mover:
         on_fail: Callable[[TransportError], None],
         may_leave: Callable[[], bool],
     ) -> None:
-        """The world is open on the `lease`. `demand` is that of another one.
+        """The world is open on the `lease`. `demand` returns that of another one.
 
         `settle` returns when no call of the world runs. `enter` restores it on another lease.
         `chunk_index` is that of the next chunk to arrive. `on_wait` gets the client's status while
@@ -149,7 +149,7 @@ class Mover:
     def detach(self) -> None:
         """Leave the world to another lease, as far as it `can_detach` and is resumable."""
         lease = self.lease
-        if lease is None or not (self.can_detach and self._demand.resumable):
+        if lease is None or not (self.can_detach and self._demand().resumable):
             self.close()
             return
         self._end(WorldLost("the session is closed"))
@@ -198,7 +198,7 @@ class Mover:
     async def _find_ahead(self) -> HeldLease:
         while True:
             try:
-                return await self._leases.lease(self._demand, on_wait=ignore)
+                return await self._leases.lease(self._demand(), on_wait=ignore)
             except TransportError as exc:
                 logger.info("session %s has no other place yet: %s", self._name, exc)
                 await asyncio.sleep(self._leases.notice_period_s)
@@ -235,7 +235,7 @@ class Mover:
         clock, pause_s = start_clock(self._leases.config), self._leases.notice_period_s
 
         async def find() -> HeldLease:
-            return await self._leases.lease(self._demand, on_wait=self._on_wait, clock=clock)
+            return await self._leases.lease(self._demand(), on_wait=self._on_wait, clock=clock)
 
         def note_loss(loss: TransportError) -> None:
             self.lease = None

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Awaitable, Coroutine, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any, Protocol
 
 import numpy as np
@@ -111,6 +112,7 @@ class PortableSession:
         self._cluster = cluster
         self._history = history
         self._is_resumable = demand.resumable
+        self._opened_at = asyncio.get_running_loop().time() - lease.age_s  # the first time
         self._client_waits = on_wait
         self._contexts = dict(contexts or {})
         self._notices: list[WarningMessage | Moved] = []
@@ -121,13 +123,14 @@ class PortableSession:
         self._pending: deque[PendingChunk] = deque()
         self._calls: set[asyncio.Task[None]] = set()  # those that run on the lease
         self._is_paused = False
+        self._forked: tuple[bytes, str] | None = None  # the last fork: its digest and its token
         self._lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._known_token = str(lease.token)  # to the client
         lease.report = self._report
         self._mover = Mover(
             cluster,
             lease,
-            demand=replace(demand, returning=True),
+            demand=lambda: replace(demand, returning=True, age_s=self.age_s),
             name=self.id,
             settle=self._calls_ended,
             enter=self._enter,
@@ -143,6 +146,10 @@ class PortableSession:
     @property
     def chunk_index(self) -> int:
         return self._history.next_chunk + len(self._pending)
+
+    @property
+    def age_s(self) -> float:
+        return asyncio.get_running_loop().time() - self._opened_at
 
     @property
     def earliest_chunk(self) -> int:
@@ -180,11 +187,16 @@ class PortableSession:
         return await asyncio.to_thread(encode_snapshot, self._history.snapshot())
 
     async def fork(self) -> tuple[str, int]:
-        """Raises Refused if the fork cannot be stored."""
+        """Raises Refused if the fork cannot be stored. The same world again has the same token."""
         forks = self._cluster.forks
         if forks is None:
             raise Refused("this server keeps no forks")
-        return await forks.put(await self.save()), int(forks.ttl_s)
+        data = await self.save()
+        digest = sha256(data).digest()
+        known = self._forked[1] if self._forked is not None and self._forked[0] == digest else None
+        token = await forks.put(data, token=known)
+        self._forked = digest, token
+        return token, int(forks.ttl_s)
 
     async def rewind(self, chunk_index: int) -> None:
         await self._settle()

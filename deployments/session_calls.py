@@ -154,7 +154,8 @@ class SessionCalls:
             if end:
                 await self._work.finish(session_id)
             snapshot = await self._submit(TakeSnapshot(session_id))
-            handed = HandedOver(snapshot, self._last_frames.get(session_id))
+            last_frame = self._last_frames.get(session_id)
+            handed = HandedOver(snapshot, last_frame, self._sessions.age_s(session_id))
         except LingbotError as exc:
             logger.warning("session %s cannot be handed over: %s", session_id, exc)
             handed = None

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakSet
 
@@ -77,7 +76,7 @@ class ClusterWorld:
         self.forks = forks
         self.notice_period_s = notice_period_s
         self._sessions: WeakSet[PortableSession] = WeakSet()
-        self._storing: set[asyncio.Task[None]] = set()
+        self._storing: set[asyncio.Task[Any]] = set()
         self._closing: str | None = None
         self._prompts = prompts
         self._readiness = readiness or Readiness(group.app_name, group.deployment_name)
@@ -148,9 +147,12 @@ class ClusterWorld:
             session = await self._attach(named, on_wait=on_wait)
         if session is None:
             taking = self._follow(self._take_left_world(named))
-            snapshot = await finish_taking(taking, partial(self.store_world, token))
+            snapshot, age_s = await finish_taking(
+                taking, lambda left: self.store_world(token, left[0])
+            )
             saved = describe(snapshot)
-            demand = replace(demand_of(saved, realtime=True, resumable=True), returning=True)
+            demand = demand_of(saved, realtime=True, resumable=True)
+            demand = replace(demand, returning=True, age_s=age_s)
             try:
                 session = await self._restore(snapshot, demand, on_wait=on_wait)
             except BaseException:
@@ -246,7 +248,7 @@ class ClusterWorld:
     async def _store(self, forks: ClusterForks, token: str, snapshot: Snapshot) -> None:
         data = await asyncio.to_thread(encode_snapshot, snapshot)
         with suppress(Refused):  # it was logged
-            await forks.put(data, token=token)
+            await forks.put(data, token=token, is_fork=False)
 
     # ---- opening
 
@@ -322,15 +324,15 @@ class ClusterWorld:
             )
         )
 
-    async def _take_left_world(self, token: ResumeToken) -> Snapshot:
-        """The world of a session that no running group has. Raises SessionGone."""
+    async def _take_left_world(self, token: ResumeToken) -> tuple[Snapshot, float]:
+        """The world of a session that no running group has, and its age: 0 for a stored world."""
         handed = await self._hand_over(self._application, token)
         if handed is not None:
-            return handed.snapshot
+            return handed.snapshot, handed.age_s
         if self.forks is None:
             raise SessionGone("this session is gone", field="resume")
         data = await self.forks.take(str(token))
-        return await asyncio.to_thread(read_snapshot, data, self.config)
+        return await asyncio.to_thread(read_snapshot, data, self.config), 0.0
 
     async def _attach(self, token: ResumeToken, *, on_wait: OnWait) -> PortableSession | None:
         """The session, where it is; None if it is not there any more."""

@@ -37,6 +37,7 @@ class Lease(Struct, frozen=True):
     epoch: int = 1  # the number of the session's leases; calls of an older one are refused
     secret: str = ""  # with the id, it lets a later demand attach to the session
     attached: bool = False  # to a session that had another lease before
+    age_s: float = 0.0  # since the session was reserved first, in any group
 
 
 class WorldGroup:
@@ -134,6 +135,7 @@ class WorldGroup:
             lease.epoch,
             lease.secret,
             lease.attached,
+            lease.age_s,
         )
 
 

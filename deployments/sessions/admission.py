@@ -42,6 +42,7 @@ class Demand(Struct, frozen=True, kw_only=True):
     waited_s: float = 0.0  # since the client asked first, of this group or another one
     last_group: str | None = None  # the group that has let it go: another one may have room
     group: str | None = None  # the group that is asked first
+    age_s: float = 0.0  # of a session that was open before, elsewhere
     resumable: bool = False  # the session outlives its lease for the grace
     resume: tuple[str, str] | None = None  # id and secret of a session to attach to
     # A session that was admitted before, here or elsewhere: it goes in front of the line, and is

@@ -43,6 +43,7 @@ class Leased(Struct, frozen=True, kw_only=True):
     epoch: int  # the number of the session's leases, from 1; calls of an older one are refused
     secret: str  # with the id, it lets a later demand attach to the session
     attached: bool  # to a session that had another lease before
+    age_s: float = 0.0  # since the session was reserved first, in any group
 
 
 class Ended(Struct, frozen=True):

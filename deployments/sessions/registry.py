@@ -25,7 +25,7 @@ class SessionRecord:
 
     session_id: str
     touched: float  # when a client last used it
-    since: float  # when it was reserved
+    since: float  # when it was reserved first, in any group
     size: tuple[int, int] = (0, 0)  # width, height
     num_bytes: int = 0  # of a rank's memory, by the plan
     realtime: bool = True  # False: a clip
@@ -93,12 +93,16 @@ class SessionRegistry:
         realtime: bool = True,
         resumable: bool = False,
         secret: str = "",
+        age_s: float = 0.0,
     ) -> SessionRecord:
-        """Add a session whose world is not open yet. It expires like an open one."""
+        """Add a session whose world is not open yet. It expires like an open one.
+
+        `age_s` is the time that it was open elsewhere before.
+        """
         record = self._records[session_id] = SessionRecord(
             session_id,
             touched=now,
-            since=now,
+            since=now - age_s,
             size=size,
             num_bytes=num_bytes,
             realtime=realtime,

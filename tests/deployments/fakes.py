@@ -221,7 +221,8 @@ class FakeForks:
     def __init__(self):
         self.worlds = {}
 
-    async def put(self, data, *, token="a-fork"):
+    async def put(self, data, *, token=None, is_fork=True):
+        token = token or f"fork-{len(self.worlds)}"
         self.worlds[token] = data
         return token
 

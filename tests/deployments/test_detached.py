@@ -362,3 +362,14 @@ def test_a_session_whose_world_is_handed_over_is_not_evicted():
         assert isinstance(replies[-1], Waiting) and group.released == []
 
     run(scenario, num_bytes=1)
+
+
+def test_a_lease_knows_how_long_its_session_has_been_open_in_all_groups():
+    async def scenario(group):
+        await group.walk("a", replace(STAYS, age_s=7.0))
+        assert group.leases["a"].age_s == 7
+        group.now += 5
+        await group.attach("second", "a")
+        assert group.leases["a"].age_s == 12
+
+    run(scenario)

@@ -25,6 +25,20 @@ def test_a_world_larger_than_the_store_is_not_kept_and_removes_no_other():
     assert worlds.get("a", now=0) == bytes(10)
 
 
+def test_forks_make_room_for_worlds_of_lost_sockets_and_push_out_none():
+    worlds = StoredWorlds(budget_bytes=10, ttl_s=60)
+    worlds.put("left", bytes(4), now=0, is_fork=False)
+    assert worlds.put("fork 1", bytes(4), now=1) and worlds.put("fork 2", bytes(4), now=2)
+    assert not worlds.put("large fork", bytes(7), now=3)
+    found = [worlds.get(name, now=3) is not None for name in ("left", "fork 1", "fork 2")]
+    assert found == [True, False, True]
+    assert worlds.put("left 2", bytes(4), now=4, is_fork=False)
+    assert worlds.put("left 3", bytes(4), now=5, is_fork=False)
+    names = ("left", "fork 2", "left 2", "left 3")
+    assert [worlds.get(name, now=5) is not None for name in names] == [False, False, True, True]
+    assert worlds.num_bytes == 8
+
+
 def test_a_world_is_kept_for_its_time_and_read_any_number_of_times():
     worlds = StoredWorlds(budget_bytes=10, ttl_s=60)
     worlds.put("a", b"a", now=0)
@@ -96,7 +110,7 @@ def test_an_unknown_fork_is_gone():
 
 
 def test_a_world_larger_than_the_store_is_refused():
-    with pytest.raises(Refused, match="larger"):
+    with pytest.raises(Refused, match="no room"):
         call(lambda forks: forks.put(bytes(101)))
 
 

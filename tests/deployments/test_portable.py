@@ -37,6 +37,7 @@ def test_a_world_whose_group_dies_goes_on_elsewhere_at_the_same_chunk():
         die(group, first)
         await next_lease(group, 1)
         assert group.demands[1].returning and not group.demands[0].returning
+        assert 0 < group.demands[1].age_s < 60 and group.demands[0].age_s == 0
         second = grant(group, "b")
         await walk(session, 2, 3)
         (snapshot,) = second.restored
@@ -47,6 +48,19 @@ def test_a_world_whose_group_dies_goes_on_elsewhere_at_the_same_chunk():
         assert session.take_notices() == [Moved(2, token)] and session.resume_token == token
         assert session.id == "a" and session.chunk_index == 4
         assert first.ended == [("a", 1)] and group.streams[0].cancelled
+        session.close()
+
+    run(scenario)
+
+
+def test_the_same_world_forked_twice_is_stored_once():
+    async def scenario(world, group, messages):
+        session, rank = await opened(world, group)
+        await walk(session, 0)
+        first, again = await session.fork(), await session.fork()
+        assert first == again and len(world.forks.worlds) == 1
+        await walk(session, 1)
+        assert await session.fork() != first and len(world.forks.worlds) == 2
         session.close()
 
     run(scenario)

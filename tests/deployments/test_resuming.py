@@ -103,8 +103,9 @@ def test_a_token_attaches_to_a_session_that_waits_in_its_group():
         rank = FakeRank()
         rank.handed_over = HandedOver(snapshot_of(9), IMAGE)
         rank.next_chunk = 9
-        grant(group, "a", rank=rank, attached=True, epoch=2)
+        grant(group, "a", rank=rank, attached=True, epoch=2, age_s=70.0)
         session, saved = await resuming
+        assert 70 <= session.age_s < 80
         assert (saved.chunk_index, saved.prompt, saved.width, saved.seed) == (9, "snow", 16, 1)
         assert session.chunk_index == 9 and (session.last_frame == IMAGE).all()
         assert rank.restored == [] and session.resume_token == token
@@ -131,7 +132,7 @@ class HandOver:
 @pytest.mark.parametrize("where", ["a group that drains", "the store"])
 def test_a_token_takes_the_world_of_a_group_that_does_not_run(monkeypatch, where):
     monkeypatch.setattr("deployments.saved_world.check_snapshot", lambda snapshot, config: None)
-    handed = HandedOver(snapshot_of(3), IMAGE)
+    handed = HandedOver(snapshot_of(3), IMAGE, age_s=70.0)
     hand_over = HandOver(a=handed) if where == "a group that drains" else HandOver()
     token = f"group-a.a.{SECRET}"
 
@@ -144,6 +145,7 @@ def test_a_token_takes_the_world_of_a_group_that_does_not_run(monkeypatch, where
         await next_lease(group, 0)
         assert group.demands[0].returning and group.demands[0].resume is None
         assert group.demands[0].resumable and group.demands[0].width == 16
+        assert group.demands[0].age_s == (70 if where == "a group that drains" else 0)
         rank = FakeRank(replace(OPENED, last_frame=IMAGE))
         grant(group, "b", rank=rank)
         session, saved = await resuming

@@ -17,10 +17,10 @@ from tests.deployments.fakes import (
 RESUMABLE = replace(SPEC, prompt="snow", resumable=True)
 
 
-def grant(group, name, *, rank=None, group_id=None, attached=False, epoch=1):
+def grant(group, name, *, rank=None, group_id=None, attached=False, epoch=1, age_s=0.0):
     """Answer the newest lease call."""
     rank = rank or FakeRank()
-    lease = Lease(name, rank, group_id or f"group-{name}", epoch, SECRET, attached)
+    lease = Lease(name, rank, group_id or f"group-{name}", epoch, SECRET, attached, age_s)
     group.streams[-1].items.put_nowait(lease)
     return rank
 

@@ -189,6 +189,7 @@ class FakeSession:
         self.last_frame = None
         if self.actions:
             self.last_frame = self._frames()[-1]
+        self.age_s = 0.0
         self.resume_token = None
         if spec.resumable:
             world.num_tokens += 1

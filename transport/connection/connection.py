@@ -179,7 +179,8 @@ class Connection:
         width, height, output = request.world.width, request.world.height, request.encoding.format
         log_opened(self._client, session.id, width=width, height=height, output=output)
         self._observer.opened(anyio.current_time(), session.id, width=width, height=height)
-        self._protocol.idle.start(anyio.current_time(), may_idle=request.max_chunks is None)
+        may_idle = request.max_chunks is None
+        self._protocol.idle.start(anyio.current_time(), may_idle=may_idle, age_s=session.age_s)
         opened = self._protocol.send_session(
             session.id, chunk_index=session.chunk_index, resume_token=session.resume_token
         )

@@ -31,9 +31,12 @@ class IdleClock:
         self._announced: set[EndingReason] = set()
         self.paused: PauseReason | None = None
 
-    def start(self, now_s: float, *, may_idle: bool = True) -> None:
-        """The session is open. Without `may_idle` only a hidden page pauses it."""
-        self._opened_s = self._active_s = now_s
+    def start(self, now_s: float, *, may_idle: bool = True, age_s: float = 0.0) -> None:
+        """The session is open, and was so for `age_s` with other sockets.
+
+        Without `may_idle` only a hidden page pauses it.
+        """
+        self._opened_s, self._active_s = now_s - age_s, now_s
         self._may_idle = may_idle
 
     def note_event(self, now_s: float, *, wakes: bool = True) -> None:

@@ -126,6 +126,11 @@ class WorldSession(Protocol):
     def id(self) -> str: ...
 
     @property
+    def age_s(self) -> float:
+        """Seconds since the session was opened first; other sockets may have had it before."""
+        ...
+
+    @property
     def chunk_index(self) -> int:
         """The index of the next chunk in its world: that of the next `step`."""
         ...

@@ -24,9 +24,9 @@ def see(visibility):
 def play(make_world, monkeypatch):
     """Serves one client. Returns what it received, its session and its socket."""
 
-    def run(init, events=(), *, seconds, denoising_s=0.4, acknowledges=None, **limits):
+    def run(init, events=(), *, seconds, denoising_s=0.4, acknowledges=None, age_s=0.0, **limits):
         world = make_world()
-        sessions = take_time(world, fps=FPS, denoising_s=denoising_s, decoding_s=0.3)
+        sessions = take_time(world, fps=FPS, denoising_s=denoising_s, decoding_s=0.3, age_s=age_s)
         if acknowledges is None:
             acknowledges = init.get("extensions", False)
         socket = serve_on_virtual_clock(
@@ -203,6 +203,12 @@ def test_a_session_that_is_open_for_too_long_is_announced_and_ended(play):
     ]
     assert socket.closed_with == (1000, text)
     assert max(times_of(received, "frame_batch")) > 119
+
+
+def test_the_time_with_other_sockets_counts_for_the_longest_time(play):
+    events = [(1, hold("w"))]
+    received, _, socket = play(EXTENSIONS, events, seconds=1000, age_s=100.0, max_session_s=120)
+    assert [at_s for at_s, _ in notices(received)][-1] == 20 and socket.closed_with[0] == 1000
 
 
 def test_a_key_takes_the_announced_end_of_a_pause_back(play):

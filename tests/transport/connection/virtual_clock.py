@@ -93,6 +93,7 @@ class TimedSession:
     is_stepping: bool = False
     id: str = "s1"
     earliest_chunk: int = 0
+    age_s: float = 0.0
     resume_token: str | None = None
     last_frame: None = None
     commands: list = field(default_factory=list)  # (seconds, name)
@@ -156,7 +157,7 @@ class TimedSession:
     detach = close
 
 
-def take_time(world, *, fps, denoising_s, decoding_s, command_s=0.0):
+def take_time(world, *, fps, denoising_s, decoding_s, command_s=0.0, age_s=0.0):
     """Makes each chunk of the world take so long. Returns the list of sessions that it opens."""
     world.info = replace(world.info, fps=fps)
     sessions = []
@@ -165,7 +166,8 @@ def take_time(world, *, fps, denoising_s, decoding_s, command_s=0.0):
         def paint(num):
             return world.paint((9 if num == 1 else 12, spec.height, spec.width, 3), num)
 
-        sessions.append(TimedSession(denoising_s, decoding_s, paint, command_s=command_s))
+        timed = TimedSession(denoising_s, decoding_s, paint, command_s=command_s, age_s=age_s)
+        sessions.append(timed)
         return sessions[-1]
 
     world.open = open_timed

@@ -145,3 +145,10 @@ def test_the_end_of_a_pause_is_announced_and_a_key_takes_it_back(make_clock):
 def test_a_session_that_is_not_open_yet_has_no_end():
     clock = IdleClock(ClientLimits(max_session_s=10, max_paused_s=10))
     assert clock.ended(1e6) is None
+
+
+def test_the_time_with_other_sockets_counts_for_the_longest_session(make_clock):
+    clock = make_clock(max_session_s=100, idle_after_s=20)
+    clock.start(0.0, age_s=70.0)
+    assert [clock.ended(29.9), clock.ended(30)] == [None, "longest_session"]
+    assert clock.poll(19.9, busy=False) == [Ending("longest_session", 11)]
