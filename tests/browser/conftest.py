@@ -6,7 +6,7 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
 
 from benchmarks.chromium import MISSING, STEP_MS, VIEWPORT, find_chromium, launch
 
@@ -50,9 +50,13 @@ def page(chromium: str, browser: Browser, server: Server) -> Iterator[Page]:
         if message.type == "error":
             errors.append(message.text)
 
+    def note_failure(request: Request) -> None:
+        if request.failure != "net::ERR_ABORTED":  # a page that reloads gives up its icon
+            errors.append(f"failed: {request.url}")
+
     page.on("console", listen)
     page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("requestfailed", lambda request: errors.append(f"failed: {request.url}"))
+    page.on("requestfailed", note_failure)
     page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
     page.on("websocket", lambda socket: hosts.add(urlsplit(socket.url).netloc))
     page.goto(server.http)
