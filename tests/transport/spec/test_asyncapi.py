@@ -2,30 +2,19 @@
 
 from typing import get_args
 
-import numpy as np
 import pytest
-from jsonschema import Draft7Validator
-from jsonschema.exceptions import ValidationError
-from jsonschema.validators import extend
-from msgspec import json, msgpack
-from starlette.testclient import TestClient
+from msgspec import msgpack
 
-from transport.app import build_app
-from transport.codecs import open_encoder
-from transport.codecs.payload import build_header, split_chunk
-from transport.paths import SOCKET_PATH
-from transport.spec.asyncapi import build_asyncapi
+from tests.transport.spec.asyncapi_document import DOCUMENT, MESSAGES, SCHEMAS, errors_of
 from transport.wire import messages
 from transport.wire.errors import ErrorCode
 from transport.wire.event import KINDS
 from transport.wire.init import read_sizes
 from transport.wire.limits import ClientLimits
 from transport.wire.messages import (
-    AppliedControls,
     ChunkStats,
     ClientMessage,
     ControlAck,
-    Encoding,
     Ending,
     Error,
     Format,
@@ -41,105 +30,10 @@ from transport.wire.messages import (
     SessionOpened,
     Starting,
     WarningMessage,
-    encode_batch,
     encode_message,
 )
 from transport.wire.output_settings import EXTENSION_FORMATS
 from transport.wire.protocol import ServerProtocol
-
-DOCUMENT = build_asyncapi()
-SCHEMAS = DOCUMENT["components"]["schemas"]
-MESSAGES = DOCUMENT["components"]["messages"]
-EXTRAS = HeaderExtras(AppliedControls([["w"], [], []], [4]), cut_over=True, dropped_frames=12)
-
-
-def of_type(validator, kind, instance, schema):
-    """JSON Schema's types, where bytes are the strings of binary format, and only these."""
-    is_binary = kind == "string" and schema.get("format") == "binary"
-    good = isinstance(instance, bytes) if is_binary else validator.is_type(instance, kind)
-    if not good:
-        yield ValidationError(f"{instance!r} is not of type {kind}")
-
-
-Validator = extend(Draft7Validator, {"type": of_type})
-
-
-def errors_of(fields):
-    """The errors of a message by the schema of its tag."""
-    schema = {"components": DOCUMENT["components"]} | MESSAGES[fields["type"]]["payload"]
-    return [error.message for error in Validator(schema).iter_errors(fields)]
-
-
-def refs(node):
-    if isinstance(node, dict):
-        if "$ref" in node:
-            yield node["$ref"]
-        node = list(node.values())
-    if isinstance(node, list):
-        for inner in node:
-            yield from refs(inner)
-
-
-def batches(encoding, *, size=(64, 32), extras=None):
-    """All parts of one chunk, as a client reads them."""
-    chunk = np.random.default_rng(0).integers(0, 255, (9, *reversed(size), 3), np.uint8)
-    encoder = open_encoder(encoding, fps=16)
-    split, parts = split_chunk(chunk, encoder), []
-    for index, batch in enumerate(split):
-        payload = encoder.encode(batch)
-        header = build_header(
-            payload,
-            request_id="s-0",
-            chunk_index=0,
-            index=index,
-            num_batches=len(split),
-            event_id=3,
-        )
-        parts.append(encode_batch(header, payload.layout, payload.data, extras=extras))
-    return parts
-
-
-# ---- the document
-
-
-def test_every_reference_resolves():
-    for ref in refs(DOCUMENT):
-        place = DOCUMENT
-        for name in ref.removeprefix("#/").split("/"):
-            place = place[name]
-
-
-def test_every_schema_is_valid():
-    for schema in SCHEMAS.values():
-        Draft7Validator.check_schema(schema)
-
-
-def test_the_rules_of_asyncapi_3_hold():
-    assert DOCUMENT["asyncapi"] == "3.0.0"
-    assert {"title", "version"} <= DOCUMENT["info"].keys()
-    (channel,) = DOCUMENT["channels"].values()
-    assert channel["address"] == SOCKET_PATH
-    assert channel["bindings"]["ws"]["method"] == "GET"
-    assert channel["messages"].keys() == MESSAGES.keys()
-    for action, operation in DOCUMENT["operations"].items():
-        assert operation["action"] == action
-        assert operation["channel"] == {"$ref": "#/channels/realtime"}
-        for message in operation["messages"]:  # the channel's messages, not the components'
-            assert message["$ref"].startswith("#/channels/realtime/messages/")
-    for name in [*SCHEMAS, *MESSAGES]:
-        assert name.replace("_", "").replace("-", "").isalnum()
-
-
-def test_it_is_json():
-    assert json.decode(json.encode(DOCUMENT)) == DOCUMENT
-
-
-def test_it_is_served(world):
-    with TestClient(build_app(world)) as http:
-        answer = http.get("/asyncapi.json")
-    assert answer.headers["content-type"] == "application/json"
-    assert answer.json() == DOCUMENT
-
 
 # ---- against the Structs
 
@@ -207,45 +101,6 @@ def test_comments_of_fields_are_their_descriptions():
 
 
 # ---- against messages of the server
-
-
-@pytest.mark.parametrize("extras", [None, EXTRAS])
-@pytest.mark.parametrize("name", get_args(Format))
-def test_the_header_of_every_codec_validates(name, extras):
-    for encoding in (Encoding(format=name), Encoding(format=name, preview_max_width=32)):
-        for size in ((64, 32), (256, 128)):
-            for header, *_ in batches(encoding, size=size, extras=extras):
-                assert errors_of(msgpack.decode(header)) == []
-
-
-def test_a_header_and_a_whole_batch_have_different_types():
-    ((small,),) = batches(Encoding(format="raw"))[:1]
-    header, payload = batches(Encoding(format="raw"), size=(256, 128))[0]
-    assert msgpack.decode(small)["type"] == "frame_batch"
-    assert msgpack.decode(header)["type"] == "frame_batch_header"
-    schema = MESSAGES["payload"]["payload"]
-    assert Validator(schema).is_valid(bytes(payload))
-    assert not Validator(schema).is_valid("text")
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"payload": "text"},
-        {"payload": None},
-        {"width": "64"},
-        {"encoding": "av1"},
-        {"encoding": "jpeg"},  # has another layout
-        {"num_frames": 1.5},
-        {"applied_controls": {"actions": [["w"]]}},
-        {"applied_controls": {"actions": [[1]], "event_ids": []}},
-        {"type": "frame_batch_header", "chunk_index": None},
-    ],
-)
-def test_a_header_with_a_wrong_field_does_not_validate(changes):
-    fields = msgpack.decode(batches(Encoding(format="raw"))[0][0])
-    assert errors_of(fields) == []
-    assert errors_of(fields | changes) != []
 
 
 STATS = ChunkStats(

@@ -1,26 +1,22 @@
-import json
+"""Tokens and origins: what is refused, and what may enter."""
+
 import logging
 import time
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import msgpack
 from starlette.testclient import TestClient
-from starlette.websockets import WebSocketDisconnect
 from websockets.sync.client import connect
 
-from transport import access as access_module
+from tests.transport.access.clients import ALICE, bearer, first_message
 from transport.access import COOKIE, Access
 from transport.access_config import AccessConfig
 from transport.app import build_app
 from transport.paths import CLIPS_PATH, SOCKET_PATH
 from transport.tokens import Tokens
 
-ALICE = "alice-0123456789abcdef"
-BOB = "bob-0123456789abcdef"
 PATHS = [
     "/",
     "/health",
@@ -43,57 +39,6 @@ PATHS = [
     SOCKET_PATH,
     CLIPS_PATH,
 ]
-
-
-def bearer(text=ALICE):
-    return {"authorization": f"Bearer {text}"}
-
-
-@pytest.fixture
-def write_tokens(tmp_path):
-    """Writes the file of tokens; returns its name."""
-    file = tmp_path / "tokens.yaml"
-
-    def write(*names, **limits):
-        entries = [
-            {"name": name, "token": f"{name}-0123456789abcdef", "limits": limits} for name in names
-        ]
-        file.write_text(json.dumps(entries))
-        return str(file)
-
-    return write
-
-
-@pytest.fixture
-def guard(world, serve, write_tokens):
-    """Serves the world to alice and bob, with these limits for each."""
-
-    @contextmanager
-    def guarding(allowed_origins=(), **limits):
-        tokens = Tokens(AccessConfig(tokens_file=write_tokens("alice", "bob", **limits)))
-        access = Access(allowed_origins=allowed_origins, tokens=tokens)
-        with serve(world, access=access) as serving:
-            yield serving.http
-
-    return guarding
-
-
-@pytest.fixture
-def http(guard):
-    with guard() as client:
-        yield client
-
-
-def first_message(http, path=SOCKET_PATH, **fields):
-    """The answer to an init: its type, or an error's code, close code, text and time to wait."""
-    with http.websocket_connect(path, **fields) as socket:
-        socket.send_bytes(msgpack.encode({"type": "init", "max_chunks": 1}))
-        message = msgpack.decode(socket.receive_bytes())
-        if message["type"] != "error":
-            return message["type"]
-        with pytest.raises(WebSocketDisconnect) as closed:
-            socket.receive_bytes()
-        return message["code"], closed.value.code, message["content"], message.get("retry_after_s")
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "OPTIONS", "BREW"])
@@ -295,96 +240,6 @@ def test_a_page_of_a_listed_origin_can_read_why_it_is_refused(guard):
             "access-control-request-headers": "authorization",
         }
         assert http.options("/v1/world", headers=asked).status_code == 200
-
-
-# ---- limits
-
-
-def test_a_token_has_so_many_sessions_at_once(guard):
-    with guard(max_sessions=1) as http:
-        with http.websocket_connect(SOCKET_PATH, headers=bearer()):
-            refused = first_message(http, headers=bearer())
-            assert refused == ("busy", 1013, "this token may have 1 sessions at once", None)
-            assert first_message(http, headers=bearer(BOB)) == "frame_batch"
-        assert first_message(http, headers=bearer()) == "frame_batch"
-
-
-def test_a_token_has_so_many_opens_a_minute(guard):
-    with guard(opens_per_minute=2) as http:
-        for _ in range(2):
-            assert first_message(http, headers=bearer()) == "frame_batch"
-        code, close_code, _, retry_after_s = first_message(http, headers=bearer())
-        assert (code, close_code) == ("busy", 1013) and 50 < retry_after_s <= 60
-        answer = http.post(CLIPS_PATH, json={"actions": "w-1"}, headers=bearer())
-        assert answer.status_code == 429
-        assert 50 < int(answer.headers["retry-after"]) <= 60
-        assert http.get("/v1/world", headers=bearer()).status_code == 200
-
-
-def test_a_token_has_so_many_clips_at_once(guard, world):
-    fields = {"json": {"actions": "w-1"}, "headers": bearer()}
-    with guard(max_clips=0) as http:
-        answer = http.post(CLIPS_PATH, **fields)
-        assert answer.status_code == 429
-        assert answer.json()["error"]["content"] == "this token may have 0 clips at once"
-    with guard(max_clips=1) as http:
-        for _ in range(2):  # the first one gives its place back
-            assert http.post(CLIPS_PATH, **fields).status_code == 200
-        world.on_open = OSError("the world breaks")
-        for _ in range(2):
-            assert http.post(CLIPS_PATH, **fields).status_code == 500
-
-
-def test_a_clip_that_is_generated_takes_its_token_s_place(guard, world):
-    fields = {"json": {"actions": "w-1"}, "headers": bearer()}
-    world.running.clear()
-    with guard(max_clips=1) as http, ThreadPoolExecutor(1) as thread:
-        first = thread.submit(http.post, CLIPS_PATH, **fields)
-        assert world.stepping.wait(30)
-        assert http.post(CLIPS_PATH, **fields).status_code == 429
-        world.running.set()
-        assert (
-            http.post(CLIPS_PATH, json={"actions": "w-1"}, headers=bearer(BOB)).status_code == 200
-        )
-        assert first.result().status_code == 200
-
-
-# ---- withdrawal
-
-
-@pytest.fixture
-def reloading(monkeypatch):
-    monkeypatch.setattr(access_module, "RELOAD_PERIOD_S", 0.01)
-
-
-def test_a_running_session_of_a_withdrawn_token_is_ended(reloading, guard, world, write_tokens):
-    with (
-        guard() as http,
-        http.websocket_connect(SOCKET_PATH, headers=bearer()) as alice,
-        http.websocket_connect(SOCKET_PATH, headers=bearer(BOB)) as bob,
-    ):
-        for socket in (alice, bob):
-            socket.send_bytes(msgpack.encode({"type": "init", "extensions": True}))
-            socket.receive_bytes()
-        write_tokens("bob")
-        with pytest.raises(WebSocketDisconnect) as closed:
-            while True:
-                last = alice.receive_bytes()
-        message = msgpack.decode(last)
-        assert (message["code"], message["content"]) == (
-            "unauthorized",
-            "the token has been withdrawn",
-        )
-        assert (closed.value.code, closed.value.reason) == (1008, "the token has been withdrawn")
-        assert http.get("/v1/world", headers=bearer()).status_code == 401
-        assert len(world.live) == 1
-        bob.receive_bytes()
-
-
-def test_a_socket_that_says_nothing_is_ended_as_well(reloading, guard, write_tokens):
-    with guard() as http, http.websocket_connect(SOCKET_PATH, headers=bearer()) as alice:
-        write_tokens("bob")
-        assert msgpack.decode(alice.receive_bytes())["code"] == "unauthorized"
 
 
 # ---- a real server, and anything in the headers
