@@ -1,7 +1,7 @@
 """Checks of this machine before Ray starts, for causes of a failure that would show later."""
 
 import subprocess
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -238,18 +238,42 @@ def check_resources(file: ConfigFile, available: dict[str, float]) -> None:
     """Raise ConfigError if the deployments need more than `available`, by Ray's names."""
     if isinstance(threads := file.args.threads, int) and threads > available["CPU"]:
         raise ConfigError(f"{ARGS}.threads: {threads}, but there are {available['CPU']:g} CPUs")
-    needed: Counter[str] = Counter()
-    for deployment in file.deployments.values():
+    for resource, shares in needed_resources(file).items():
+        amount = sum(shares.values())
+        if resource in MEMORY or amount <= available.get(resource, 0) + ROUNDING:
+            continue
+        has = f"this machine has {available.get(resource, 0):g}"
+        if resource not in available:
+            has = f"no such resource, {suggest(resource, list(available))}"
+        elif resource == "CPU":
+            has += "; the bundles of WorldGroup may have less, such as {CPU: 1}"
+        asked = " and ".join(f"{key} {share:g}" for key, share in shares.items())
+        raise ConfigError(f"deployments: they need {amount:g} {resource}, {has}: {asked}")
+
+
+def needed_resources(file: ConfigFile) -> dict[str, dict[str, float]]:
+    """By resource, what each deployment needs, by the key of the file that asks for it.
+
+    A deployment without a section in the file has Ray's default. One that scales from zero counts
+    with one replica: a world needs one of each.
+    """
+    needed: defaultdict[str, dict[str, float]] = defaultdict(dict)
+    for name in file.args.deployments:
+        deployment = file.deployments.get(name, {})
         for resource, amount in replica_resources(deployment).items():
-            needed[resource] += amount * num_replicas(deployment)  # type: ignore[assignment]
-    for resource, amount in needed.items():
-        if resource not in MEMORY and amount > available.get(resource, 0) + ROUNDING:
-            has = f"this machine has {available.get(resource, 0):g}"
-            if resource == "CPU" and amount > ROUNDING:
-                has += "; the bundles of WorldGroup may have less, such as {CPU: 1}"
-            if resource not in available:
-                has = f"no such resource, {suggest(resource, list(available))}"
-            raise ConfigError(f"deployments: they need {amount:g} {resource}, {has}")
+            if amount:
+                key = f"{resource_key(deployment, resource)} of {name}"
+                needed[resource][key] = amount * max(1, num_replicas(deployment))
+    return needed
+
+
+def resource_key(deployment: dict[str, Any], resource: str) -> str:
+    """The key of a deployment's section that asks for a resource."""
+    if deployment.get("placement_group_bundles"):
+        return "placement_group_bundles"
+    key = {"CPU": "num_cpus", "GPU": "num_gpus"}.get(resource, "resources")
+    options = deployment.get("ray_actor_options") or {}
+    return f"ray_actor_options.{key}" + ("" if key in options else " (not set)")
 
 
 def replica_resources(deployment: dict[str, Any]) -> dict[str, float]:

@@ -1,6 +1,7 @@
 import json
 import re
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -249,7 +250,10 @@ def test_a_switch_that_this_machine_cannot_do_is_refused(tmp_path, monkeypatch, 
     "file, reason",
     [
         (with_args(threads=3), r"args\.threads: 3, but there are 2 CPUs"),
-        (with_group(placement_group_bundles=[{"CPU": 3}]), "need 3 CPU, this machine has 2"),
+        (
+            with_group(placement_group_bundles=[{"CPU": 3}]),
+            r"need 3 CPU, this machine has 2; .*: placement_group_bundles of WorldGroup 3$",
+        ),
         (with_group(placement_group_bundles=[{"CPU": 1.5}] * 2), "need 3 CPU, this machine has 2"),
         (with_group(autoscaling_config={"min_replicas": 3}), "need 3 CPU, this machine has 2; the"),
         (with_group(placement_group_bundles=[{"CPU": 1, "GPU": 1}]), "1 GPU, this machine has 0"),
@@ -260,6 +264,35 @@ def test_a_switch_that_this_machine_cannot_do_is_refused(tmp_path, monkeypatch, 
 def test_resources_beyond_the_machines_are_refused(file, reason):
     with pytest.raises(ConfigError, match=reason):
         check_resources(file, {"CPU": 2, "GPU": 0})
+
+
+@pytest.mark.parametrize(
+    "bundle, sections, reason",
+    [
+        # The default: no section, one CPU.
+        (2, {}, r"3 CPU, this machine has 2; .* WorldGroup 2 and .*num_cpus \(not set\) of Text"),
+        (2, {"TextEncoder": {"ray_actor_options": {"num_cpus": 0.5}}}, "num_cpus of TextEncoder 0"),
+        # From zero: the first client needs both at once.
+        (2, {"TextEncoder": {"autoscaling_config": {"min_replicas": 0}}}, "need 3 CPU"),
+        (1, {}, None),
+        (2, {"TextEncoder": {"ray_actor_options": {"num_cpus": 0}}}, None),
+        (1, {"Transport": {}}, r"3 CPU, .* ray_actor_options\.num_cpus \(not set\) of Transport 1"),
+    ],
+)
+def test_every_deployment_that_the_config_starts_counts(tmp_path, bundle, sections, reason):
+    args = parse_args({"preset": "v2-14b", "weights": str(tmp_path)})
+    file = with_group(placement_group_bundles=[{"CPU": bundle}])
+    file = replace(file, args=args, deployments=file.deployments | sections)
+    with nullcontext() if reason is None else pytest.raises(ConfigError, match=reason):
+        check_resources(file, {"CPU": 2, "GPU": 0})
+
+
+def test_groups_that_start_from_zero_fit_once():
+    autoscaling = {"min_replicas": 0, "max_replicas": 8}
+    check_resources(with_group(autoscaling_config=autoscaling), {"CPU": 1, "GPU": 0})
+    large = with_group(placement_group_bundles=[{"CPU": 2}], autoscaling_config=autoscaling)
+    with pytest.raises(ConfigError, match="need 2 CPU, this machine has 1;"):
+        check_resources(large, {"CPU": 1, "GPU": 0})
 
 
 def test_resources_within_the_machines_pass():
