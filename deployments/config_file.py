@@ -24,7 +24,13 @@ from ray.serve.config import AutoscalingConfig, ProxyLocation
 from ray.serve.schema import HTTPOptionsSchema, ServeDeploySchema
 from ray.util.placement_group import VALID_PLACEMENT_GROUP_STRATEGIES
 
-from deployments.config import ServiceConfig, parse_args, parse_group_config, parse_user_config
+from deployments.config import (
+    MAX_ONGOING,
+    ServiceConfig,
+    parse_args,
+    parse_group_config,
+    parse_user_config,
+)
 from deployments.schema_keys import ConfigError, check_choice, check_keys, suggest
 
 IMPORT_PATH = "deployments.app:build"
@@ -194,6 +200,12 @@ def _check_deployment(deployment: dict[str, Any], config: ServiceConfig, *, path
     """Check what Ray's schema leaves to a later step of the deployment."""
     check_choice(deployment["name"], config.deployments, path=f"{path}.name")
     _check_runtime_env(deployment.get("ray_actor_options") or {}, path=f"{path}.ray_actor_options")
+    max_ongoing = deployment.get("max_ongoing_requests", DEFAULT_MAX_ONGOING_REQUESTS)
+    if int(max_ongoing) > MAX_ONGOING:
+        raise ConfigError(
+            f"{path}.max_ongoing_requests: {max_ongoing}, expected at most {MAX_ONGOING}: beside "
+            "more calls a replica would not answer Serve's health checks"
+        )
     _check_amounts(deployment, path=path)
     if (user_config := deployment.get("user_config")) is not None:
         _check_user_config(deployment["name"], user_config, path=path)
@@ -211,6 +223,11 @@ def _check_line(group: dict[str, Any], config: ServiceConfig, *, path: str) -> N
     limits, source = config.group, "args.group"
     if (user_config := group.get("user_config")) is not None:
         limits, source = parse_group_config(user_config).group, "user_config.group"
+    if limits.max_waiting >= MAX_ONGOING:
+        raise ConfigError(
+            f"{path}: {source}.max_waiting: {limits.max_waiting}, expected less than {MAX_ONGOING}, "
+            "the most clients of a group, with its sessions"
+        )
     max_ongoing = group.get("max_ongoing_requests", DEFAULT_MAX_ONGOING_REQUESTS)
     if int(max_ongoing) <= limits.max_waiting:
         raise ConfigError(

@@ -155,8 +155,18 @@ def test_an_unknown_key_anywhere_fails_with_the_nearest_one(written, path, neare
         ),
         (
             (*GROUP, "user_config"),
-            {"group": {"max_waiting": 5000}},
-            r"expected more than user_config\.group\.max_waiting, 5000,",
+            {"group": {"max_waiting": 899}},
+            r"\.max_ongoing_requests: 800, expected more than user_config\.group\.max_waiting, 899,",
+        ),
+        (
+            (*APP, "args", "group"),
+            {"max_waiting": 900},
+            r"\[1\]: args\.group\.max_waiting: 900, expected less than 900",
+        ),
+        (
+            (*GROUP, "max_ongoing_requests"),
+            901,
+            r"\[1\]\.max_ongoing_requests: 901, expected at most 900: beside more calls",
         ),
         (("http_options",), None, r"^http_options: None, expected a mapping"),
         ((*APP, "deployments"), [None], r"deployments\[0\]: None, expected a mapping"),
