@@ -4,7 +4,6 @@ import asyncio
 import http.client
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -20,10 +19,10 @@ import psutil
 import pytest
 import yaml
 from msgspec import msgpack
-from safetensors.numpy import load_file, save_file
 from websockets.asyncio.client import connect as open_socket
 from websockets.exceptions import ConnectionClosed
 
+from benchmarks.failed_start import ABSENT, write_unfit_weights
 from benchmarks.local_server import (
     command_line,
     free_port,
@@ -34,9 +33,7 @@ from benchmarks.local_server import (
 )
 from deployments.schema_keys import ConfigError
 from deployments.serve import ENVIRONMENT, hold_port, main
-from lingbot.config import PRESETS
 
-POCKET = PRESETS["pocket"]
 ROOT = Path(__file__).parents[2]
 
 
@@ -121,27 +118,12 @@ def test_operators_have_the_whole_list_of_variables():
         assert f"`{name}={value}`" in text
 
 
-ABSENT = "decoder.22.weight"
-
-
-@pytest.fixture
-def unfit_weights(tmp_path):
-    """Whole files, which pass the checks of a start; the VAE lacks a tensor."""
-    folder = tmp_path / "weights"
-    shutil.copytree(POCKET.folder, folder)
-    tensors = load_file(folder / POCKET.vae_file)
-    del tensors[ABSENT]
-    save_file(tensors, folder / POCKET.vae_file)
-    return folder
-
-
 @pytest.mark.cluster
 @pytest.mark.slow
 @pytest.mark.xdist_group("serve")
-def test_a_start_that_serve_gives_up_is_told_to_the_terminal_to_health_and_to_clients(
-    unfit_weights,
-):
-    reason = f"the world failed to start: WeightsError: {unfit_weights / POCKET.vae_file}: "
+def test_a_start_that_serve_gives_up_is_told_to_the_terminal_to_health_and_to_clients(tmp_path):
+    weights = tmp_path / "weights"
+    reason = f"the world failed to start: WeightsError: {write_unfit_weights(weights)}: "
 
     async def last_message():
         async with open_socket(server.ws) as socket:
@@ -154,7 +136,7 @@ def test_a_start_that_serve_gives_up_is_told_to_the_terminal_to_health_and_to_cl
     # Ray's paths of sockets must be short, and pytest's folders are deep.
     with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder:
         port = free_port()
-        path = config_file(Path(folder), port=port, weights=str(unfit_weights))
+        path = config_file(Path(folder), port=port, weights=str(weights))
         server = start_server(path, f"127.0.0.1:{port}")
         try:
             wait_for(lambda: "Failed to update the deployments" in server.log.read_text())
