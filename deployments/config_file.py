@@ -225,8 +225,8 @@ def _check_line(group: dict[str, Any], config: ServiceConfig, *, path: str) -> N
         limits, source = parse_group_config(user_config).group, "user_config.group"
     if limits.max_waiting >= MAX_ONGOING:
         raise ConfigError(
-            f"{path}: {source}.max_waiting: {limits.max_waiting}, expected less than {MAX_ONGOING}, "
-            "the most clients of a group, with its sessions"
+            f"{path}: {source}.max_waiting: {limits.max_waiting}, expected less than "
+            f"{MAX_ONGOING}, the most clients of a group, with its sessions"
         )
     max_ongoing = group.get("max_ongoing_requests", DEFAULT_MAX_ONGOING_REQUESTS)
     if int(max_ongoing) <= limits.max_waiting:

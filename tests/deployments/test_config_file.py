@@ -156,7 +156,7 @@ def test_an_unknown_key_anywhere_fails_with_the_nearest_one(written, path, neare
         (
             (*GROUP, "user_config"),
             {"group": {"max_waiting": 899}},
-            r"\.max_ongoing_requests: 800, expected more than user_config\.group\.max_waiting, 899,",
+            r"requests: 800, expected more than user_config\.group\.max_waiting, 899,",
         ),
         (
             (*APP, "args", "group"),
