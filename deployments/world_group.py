@@ -14,7 +14,7 @@ from ray import serve
 from ray.util import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from deployments.config import ServiceConfig, parse_group_config
+from deployments.config import MAX_RANK_CALLS, ServiceConfig, parse_group_config
 from deployments.observability.logs import configure_logging
 from deployments.session_list import NAMESPACE, rank_name
 from deployments.sessions.admission import Demand
@@ -110,7 +110,7 @@ def create_ranks(config: ServiceConfig) -> list[Any]:
             namespace=NAMESPACE,
             num_cpus=bundle.get("CPU", 0),
             num_gpus=bundle.get("GPU", 0),
-            max_concurrency=1000,  # async calls that wait: each lease is one
+            max_concurrency=MAX_RANK_CALLS,
             scheduling_strategy=PlacementGroupSchedulingStrategy(
                 placement_group=group, placement_group_bundle_index=index
             ),
