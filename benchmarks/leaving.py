@@ -1,9 +1,11 @@
 """Twenty sockets that leave while their world opens: `python -m benchmarks.leaving`.
 
 Twenty clients send `init` at once and leave 0.3 s later, beside a walker and before a newcomer.
-The group is shared, and its DiT costs nothing, so that opening a world is most of the work. The
-table has the seconds to a newcomer's first frame on a quiet server and after the twenty, and the
-longest time between two chunks of the walker, of 0.75 s of media each. Then comes one JSON line.
+The group is shared, and its DiT costs nothing, so that opening a world is most of the work.
+
+Columns, in seconds: a newcomer's first frame on a quiet server, and after the twenty; the ratio of
+the two; the walker's longest time between two chunks, of 0.75 s of media each. Prints a table, then
+one JSON line.
 """
 
 import argparse
@@ -58,7 +60,7 @@ async def time_first_frame(server: LocalServer) -> float:
 
 @asynccontextmanager
 async def walker(server: LocalServer) -> AsyncIterator[Walk]:
-    """What a walker sees, from its first chunks on. It must not be ended meanwhile."""
+    """The observations of a walker, from its first chunks on. It must not be ended meanwhile."""
     seen = Walk()
     walking = asyncio.create_task(walk(server, seen))
     try:

@@ -38,14 +38,16 @@ def test_a_period_with_a_pause_in_it_does_not_count():
         await send_chunk(socket, 0)
         await send_chunk(socket, 1)
         await send(socket, type="paused", reason="idle")
-        await send_chunk(socket, 2)
+        await send_chunk(socket, 2)  # it was on its way when the pause began
+        await send(socket, type="resumed")
         await send_chunk(socket, 3)
-        for _ in range(4):
+        await send_chunk(socket, 4)
+        for _ in range(5):
             await socket.recv()  # an ack of each
 
     seen = Seen()
     asyncio.run(play_with(handler, lambda server: use_keys(server, seen, random.Random(0))))
-    assert (len(seen.arrived_s), len(seen.periods_s), seen.num_pauses) == (4, 2, 1)
+    assert (len(seen.arrived_s), len(seen.periods_s), seen.num_pauses) == (5, 3, 1)
     assert seen.close_code == 1000
 
 

@@ -19,8 +19,8 @@ pytestmark = [
 def test_sockets_that_leave_at_once_hold_up_no_newcomer_and_no_walker():
     """Without the removal of their opens, the twenty would take the time of twenty openings.
 
-    `benchmarks.leaving` measures how long a newcomer waits. The bounds here only tell that nobody
-    waited for all of them.
+    `benchmarks.leaving` measures how long a newcomer waits. The bounds here are those of a client
+    that waits for all of them.
     """
     with shared_server() as server:
         found = asyncio.run(asyncio.wait_for(measure(server, rounds=5), 300))
