@@ -1,4 +1,4 @@
-"""A client of a guarded server: its tokens, its first message and the answer to it."""
+"""A client of a guarded server: its tokens, and the answer to its init."""
 
 import pytest
 from msgspec import msgpack

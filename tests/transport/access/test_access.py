@@ -1,4 +1,4 @@
-"""Tokens and origins: refusals, and clients that enter."""
+"""Requests with and without tokens and origins: refused ones, and those that may enter."""
 
 import logging
 import time
