@@ -30,7 +30,7 @@ HostName = Annotated[str, Meta(pattern="^([a-z0-9-]+[.])+[a-z][a-z0-9-]*\\Z")]
 # `max_ongoing_requests`. An actor of Ray's answers 1,000 calls at once, and Serve's health checks
 # are calls, too: with 1,000 leases, Serve ended the group.
 MAX_ONGOING = 900
-MAX_RANK_CALLS = 4 * MAX_ONGOING  # of rank 0 at once: each lease is one, and each of its steps
+MAX_RANK_CALLS = 4 * MAX_ONGOING  # rank 0 answers these at once: each lease and each step is one
 
 
 class ServiceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,4 +1,4 @@
-"""What a client of a guarded server sends, and the answer that it gets."""
+"""A client of a guarded server: its tokens, and the answer to its init."""
 
 import pytest
 from msgspec import msgpack

@@ -1,4 +1,4 @@
-"""Tokens and origins: what is refused, and what may enter."""
+"""Requests with and without tokens and origins: refused ones, and those that may enter."""
 
 import logging
 import time
