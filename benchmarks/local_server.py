@@ -138,6 +138,10 @@ def start_server(config: Path, address: str) -> LocalServer:
     environment = [
         "RAY_DEDUP_LOGS=0",  # logs every line at once
         f"RAY_TMPDIR={folder}",
+        # Ray's own ports are fixed: two clusters of one machine would name the same exporters, and
+        # those end with the cluster that came first.
+        f"AUTOSCALER_METRIC_PORT={free_port()}",
+        f"DASHBOARD_METRIC_PORT={free_port()}",
     ]
     command = [sys.executable, "-m", "deployments.serve", str(config)]
     with open(folder / "log", "wb") as output:

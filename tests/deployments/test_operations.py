@@ -10,6 +10,7 @@ import urllib.request
 import pytest
 
 from benchmarks.local_server import local_server
+from benchmarks.server_sample import read_metrics
 from deployments.observability.metrics import METRICS
 from tests.deployments.observability.test_tracing import collector
 from transport.client import connect
@@ -41,15 +42,6 @@ def get(server, path, **headers):
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
-
-
-def read_metrics(server):
-    (targets,) = json.loads(server.metrics_targets.read_text())
-    text = ""
-    for address in targets["targets"]:
-        with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
-            text += answer.read().decode()
-    return text
 
 
 def until(condition, *, timeout_s=60):

@@ -2,17 +2,15 @@
 
 import asyncio
 import io
-import json
 import re
 import time
-import urllib.request
-from contextlib import suppress
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from benchmarks.server_sample import read_metrics
 from lingbot.config import PRESETS_FOLDER
 from lingbot.runtime.presets import load_engine, load_text_encoder
 from lingbot.runtime.session import SessionSpec
@@ -62,11 +60,5 @@ def test_every_rank_reports_its_camera_cache(pair):
 
 def ranks_with_hits(server):
     """Ranks whose hit counter is not zero, read as Prometheus would read it."""
-    found = set()
-    with suppress(OSError):  # Ray writes the file some seconds after its start
-        (targets,) = json.loads(server.metrics_targets.read_text())
-        for address in targets["targets"]:
-            with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
-                text = answer.read().decode()
-            found |= set(re.findall(r'camera_cache_hits.*rank="(\d)".*} [1-9]', text))
-    return found
+    pattern = r'camera_cache_hits.*rank="(\d)".*} [1-9]'
+    return set(re.findall(pattern, read_metrics(server)))
