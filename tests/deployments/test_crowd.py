@@ -132,6 +132,7 @@ def test_whatever_clients_do_nothing_is_left_and_nobody_waits_for_a_free_place(s
         for step in crowd.steps:
             step.result()
         assert {"closed", "client_left", "moved"} <= sessions.registry.ends.keys()
-        assert {lease.epoch for lease in group.leases.values()} >= {1, 2}
+        epochs = {lease.epoch for lease in group.leases.values()}
+        assert 1 in epochs and max(epochs) > 1  # some worlds were attached again
 
     run(scenario, num_bytes=3, max_sessions=5, suspend_after_s=10, suspended_bytes=3)

@@ -5,7 +5,7 @@ import contextlib
 import json
 
 import pytest
-from msgspec import DecodeError, msgpack
+from msgspec import DecodeError, Struct, msgpack
 from websockets.asyncio.client import connect as open_socket
 
 from benchmarks.server_sample import unended_sessions
@@ -32,10 +32,14 @@ def run(scenario):
     asyncio.run(asyncio.wait_for(scenario, TIMEOUT_S))
 
 
+class Message(Struct):
+    type: str
+
+
 def kind_of(data):
     """The type of a message; None for a bare payload."""
     with contextlib.suppress(DecodeError):
-        return msgpack.decode(data)["type"]
+        return msgpack.decode(data, type=Message).type
 
 
 async def leave(server, *, after, delay_s, abort, events=(), **init):

@@ -68,9 +68,10 @@ CANCELLED = CloseReason(code=1006, reason="cancelled")  # from outside: nothing 
 def close_reason_for(exc: Exception) -> CloseReason:
     """The reason in an exception or a group of them. It hides the text of unexpected ones."""
     failures = list(_leaves(exc))
-    for failure in failures:
-        if isinstance(failure, WebSocketDisconnect):
-            return CloseReason(code=failure.code, reason="the client left", client_left=True)
+    if codes := [failure.code for failure in failures if isinstance(failure, WebSocketDisconnect)]:
+        # A send that failed has 1006. The client's own close may have been read at that moment.
+        code = next((code for code in codes if code != 1006), 1006)
+        return CloseReason(code=code, reason="the client left", client_left=True)
     for failure in failures:
         if isinstance(failure, HandedOver):
             return CloseReason(code=1012, reason=str(failure), handed_over=True)

@@ -5,7 +5,9 @@ import time
 import anyio
 import pytest
 from msgspec import msgpack
+from starlette.websockets import WebSocketDisconnect
 
+from transport.connection.close import close_reason_for
 from transport.wire.errors import Busy, Refused, WorldFailed, WorldLost
 
 FAST = {"extensions": True, "realtime_output_pacing": False}
@@ -224,3 +226,13 @@ def test_a_cancelled_socket_leaves_its_closing_line_too(make_socket, world, capl
     closed = caplog.records[-1].getMessage()
     assert closed.startswith("session s1 closed, 1006 cancelled: 0 chunks, 0 frames, 0 bytes in ")
     assert world.live == set()
+
+
+@pytest.mark.parametrize("codes", [(1001, 1006), (1006, 1001)])
+def test_a_client_that_closes_while_a_send_fails_has_closed(codes):
+    """A send that failed has 1006, as a socket has that was lost."""
+    ends = [WebSocketDisconnect(code) for code in codes]
+    end = close_reason_for(ExceptionGroup("tasks", [ExceptionGroup("inner", ends[:1]), ends[1]]))
+    assert end.code == 1001 and end.client_left and not end.keeps_world
+    lost = close_reason_for(ExceptionGroup("tasks", [WebSocketDisconnect(1006)]))
+    assert lost.code == 1006 and lost.keeps_world
