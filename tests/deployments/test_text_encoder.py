@@ -107,6 +107,7 @@ def test_one_prompt_is_encoded_at_a_time_and_the_event_loop_stays_free():
         encoder.gate.clear()
         calls = [asyncio.create_task(deployment.encode(f"snow {number}")) for number in range(5)]
         await until(lambda: len(deployment._running) == 5)  # nothing blocks the loop
+        await until(lambda: encoder.encoded)  # in a thread, a moment later
         assert len(encoder.encoded) == 1
         encoder.gate.set()
         await asyncio.gather(*calls)
