@@ -141,8 +141,10 @@ class WorldRank:
         threading.Thread(target=self._run_worker, args=[loop], name="engine", daemon=True).start()
         if not self._worker.is_leader:
             return
+        from lingbot.runtime.warm_up import warm_up
+
         began = time.monotonic()
-        await asyncio.to_thread(self._worker.warm_up)
+        await asyncio.to_thread(warm_up, self._worker)
         logger.info("warm in %.1f s", time.monotonic() - began)
         self._sessions.log_speed()
         shortest_s = min(self._config.lease_ttl_s, self._config.resume_grace_s or math.inf)

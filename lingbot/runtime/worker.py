@@ -44,11 +44,10 @@ from lingbot.runtime.free_memory import free_host_memory
 from lingbot.runtime.restore_chain import RestoreChain
 from lingbot.runtime.restoring import Part, Restoration
 from lingbot.runtime.scheduler import Scheduler, Ticket
-from lingbot.runtime.session import Session, SessionSpec
+from lingbot.runtime.session import Session
 from lingbot.runtime.snapshot import RESUMED_CHUNKS
 
 HEARTBEAT_S = 5.0  # well within the collectives' timeout
-NUM_MEASURED = 3  # chunks of each size in warm-up
 SUSPEND_BYTES = 2**28  # of a rank in one command, so that no other session waits for long
 OPENINGS = (OpenSession, RestoreSession, ContinueRestore)
 HOST_RESERVE = 2**30  # bytes of host memory that suspended sessions leave free
@@ -102,7 +101,7 @@ class Worker:
         self._decoding = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode")
         self._busy_since: dict[int, float] = {}  # by thread
         self._last_chunk: Future[Chunk] | None = None
-        self._is_warming_up = False
+        self.is_warming_up = False  # every steady chunk is measured
         # Called on rank 0, on any thread, after a measured chunk: with its size, and with the
         # seconds that the group was busy with it, the longer of denoising and decoding. A session's
         # first chunks are not measured, nor is one that was denoised while nothing was decoded.
@@ -183,31 +182,6 @@ class Worker:
         """
         with self._changed:
             return self._scheduler.position(session_id)
-
-    def warm_up(self) -> None:
-        """On rank 0, while `run` is running: run every shape, and measure the group's speed.
-
-        Each chunk is decoded while the next one is denoised, as in play. Measured are the chunks
-        after those that compile: the window has wrapped by then.
-        """
-        self._is_warming_up = True
-        for size in self.engine.config.sizes:
-            self._warm_up(size)
-        self._is_warming_up = False
-
-    def _warm_up(self, size: Size) -> None:
-        config, name, first = self.engine.config, f"warm-up {size}", -math.inf
-        grey = np.full((size.height, size.width, 3), 128, np.uint8)
-        spec = SessionSpec(first_frame=grey)
-        self.submit(OpenSession(name, spec), deadline=first).result()
-        decoding = []
-        for index in range(-(-config.window // config.chunk) + 1 + NUM_MEASURED):
-            # A chunk of one pose has other shapes than a chunk of several.
-            step = StepSession(name, [["", "w"][index % 2]] + [""] * (config.chunk - 1))
-            decoding.append(self.submit(step, deadline=first).result())
-        for chunk in decoding:
-            chunk.result()
-        self.submit(CloseSession(name), deadline=first).result()
 
     def run(self) -> None:
         """Execute commands until Stop.
@@ -325,7 +299,7 @@ class Worker:
         session = find(self._sessions, command.session_id)
         # A chunk that is denoised while none is decoded is faster than those of a busy group.
         is_overlapped = self._last_chunk is not None and not self._last_chunk.done()
-        is_typical = (is_overlapped or self._is_warming_up) and not command.recache
+        is_typical = (is_overlapped or self.is_warming_up) and not command.recache
         is_measured = self.on_chunk is not None and is_typical and session.is_steady
         began = self._clock()
         options = {name: getattr(command, name) for name in ("context", "prompt", "recache")}

@@ -10,7 +10,8 @@ import pytest
 from lingbot.config import Size
 from lingbot.errors import LingbotError, SessionClosed
 from lingbot.runtime.commands import CloseSession, OpenSession, StepSession
-from lingbot.runtime.worker import NUM_MEASURED, Worker
+from lingbot.runtime.warm_up import NUM_MEASURED, warm_up
+from lingbot.runtime.worker import Worker
 from tests.lingbot.fake_engine import FakeEngine
 from tests.lingbot.running_worker import SOON_S, execute, running, walk_ahead
 from tests.lingbot.toy import WALK, encode, make_spec
@@ -172,7 +173,7 @@ def test_warming_up_measures_the_chunks_after_the_window_has_wrapped(engine, mon
     monkeypatch.setattr(engine, "denoise", record)
     with running(engine) as worker:
         worker.on_chunk = lambda size, busy_s: measured.append((size, busy_s > 0))
-        worker.warm_up()
+        warm_up(worker)
         assert worker._sessions == {}
     # The window is 9. Both kinds of shapes have had a full one before the first measured chunk.
     assert seen == [(0, ""), (3, "w"), (6, ""), (9, "w"), (12, ""), (15, "w"), (18, "")]
@@ -192,7 +193,7 @@ def test_warming_up_measures_chunks_that_are_decoded_at_once():
     measured = []
     with running(Instant()) as worker:
         worker.on_chunk = lambda size, busy_s: measured.append(size)
-        worker.warm_up()
+        warm_up(worker)
     assert len(measured) > NUM_MEASURED and set(measured) == {"small"}
 
 

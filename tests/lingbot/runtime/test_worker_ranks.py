@@ -24,6 +24,7 @@ from lingbot.runtime.commands import (
     Stop,
     TakeSnapshot,
 )
+from lingbot.runtime.warm_up import warm_up
 from lingbot.runtime.worker import Worker
 from tests.lingbot.running_worker import SOON_S, execute
 from tests.lingbot.toy import WALK, encode, make_engine, make_spec
@@ -77,7 +78,7 @@ def walk_together(worker):
         ),
         refusal_of(worker, StepSession("a", WALK[0])),
     ]
-    worker.warm_up()
+    warm_up(worker)
     for name, seed in (("a", 7), ("b", 2), ("c", 3)):
         execute(worker, OpenSession(name, make_spec(seed=seed)))
     refusals += [
