@@ -63,3 +63,9 @@ def relay_to():
             await relay.stop()
 
     return relaying
+
+
+@pytest.fixture
+def url(world, listen):
+    with listen(world) as port:
+        yield f"ws://127.0.0.1:{port}{SOCKET_PATH}"
