@@ -86,7 +86,7 @@ def test_a_full_server_says_when_to_come_back(url, world, tmp_path, capsys):
 
 
 def test_a_client_follows_pause_speed_and_end(world, listen):
-    limits = {"idle_after_s": 0.2, "max_paused_s": 0.8}
+    limits = {"idle_after_s": 1.5, "max_paused_s": 0.8}  # two chunks come before it is idle
 
     async def scenario(url):
         news, num_chunks = [], 0
