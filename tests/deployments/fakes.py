@@ -214,7 +214,7 @@ class FakePrompts:
 
 
 class FakeForks:
-    """Keeps worlds for ever."""
+    """Keeps worlds without a limit of time."""
 
     ttl_s = 60.0
 

@@ -1,4 +1,4 @@
-"""Clips as streams: what is generated while somebody reads, and clients that leave."""
+"""Clips are generated while somebody reads them, and end with a client that leaves."""
 
 import io
 
