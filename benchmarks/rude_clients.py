@@ -40,8 +40,8 @@ FREEZE_S = 25.0  # longer than the server waits for a pong
 CLIENT_TIMEOUT_S = 60.0
 SETTLE_S = 60.0  # the most until the last sessions have ended, and Ray's metrics show it
 SETTLE_EVERY_S = 3.0
-# A rude client needs a place beside the walker, at any speed.
-ARGS: dict[str, Any] = {"group": {"pace": "shared", "max_sessions": 4}}
+# A rude client needs a place beside the walker, at any speed. The worlds of lost sockets end soon.
+ARGS: dict[str, Any] = {"group": {"pace": "shared", "max_sessions": 4}, "resume_grace_s": 5.0}
 
 RudeClient = Callable[[LocalServer, random.Random], Awaitable[None]]
 

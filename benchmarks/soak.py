@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import json
 import sys
+import time
 from collections import Counter
 
 from msgspec import Struct
@@ -20,7 +21,7 @@ from msgspec import Struct
 from benchmarks.dashboard import placement_groups
 from benchmarks.local_server import LocalServer, local_server, one_group
 from benchmarks.machine import describe_cpus
-from benchmarks.rude_clients import ARGS, EARLY_MINUTE, Report, observe, summarize
+from benchmarks.rude_clients import ARGS, EARLY_MINUTE, SETTLE_S, Report, observe, summarize
 from benchmarks.server_sample import OTHERS, Sample, lease_ends, to_json, unended_sessions
 from benchmarks.table import print_table
 
@@ -48,6 +49,12 @@ async def soak(
 
 
 def look_around(server: LocalServer, sample: Sample) -> Ground:
+    """What is left once the last worlds have ended that waited for their clients."""
+    deadline_s = time.monotonic() + SETTLE_S
+    while unended_sessions(server.log.read_text(errors="replace")):
+        if time.monotonic() > deadline_s:
+            break
+        time.sleep(1)
     states = placement_groups(server)
     return Ground(
         sample=sample,
