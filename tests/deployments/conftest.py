@@ -12,16 +12,15 @@ def leave_room(application):
             bundle["CPU"] = 0.8
 
 
-@pytest.fixture(scope="session")
-def pair():
+@pytest.fixture
+def pair(shared_server):
     """A server with one group, of two ranks, for all tests of the xdist group "pair".
 
     `step_timeout_s` is three times the time of a step on two slow cores. In bfloat16 two halves of
     a product may round differently from the whole, and a trajectory soon shows it; hence float32.
     """
     args = {"dtype": "float32", "threads": 1, "step_timeout_s": 10, "group": {"pace": "shared"}}
-    with local_server(args, num_ranks=2, change=leave_room) as running:
-        yield running
+    return shared_server(lambda: local_server(args, num_ranks=2, change=leave_room))
 
 
 @pytest.fixture
