@@ -68,7 +68,7 @@ class StoredWorlds:
         return self._put(token, StoredWorld(left.data, now, age_s=left.age_s))
 
     def claim(self, token: str, number: int, *, now: float) -> bool:
-        """Note a lease by this token. What earlier ones leave, or have left, is not kept.
+        """Note a lease by this token. The worlds that earlier ones leave, or have left, go.
 
         False if a later one is known: an old socket may be the last to notice that it is lost.
         """

@@ -6,7 +6,7 @@ Tested in `tests/deployments/test_resuming.py`.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Struct
 
@@ -31,6 +31,7 @@ class TakenWorld(Struct, frozen=True):
     snapshot: Snapshot
     age_s: float  # of its session
     claim: int  # see `LeftWorld`
+    source: Literal["handed_over", "stored"] = "stored"
 
 
 class LeftWorlds:
@@ -67,8 +68,8 @@ class LeftWorlds:
     def claim(self, token: ResumeToken, number: int) -> None:
         """Note in the background that a lease of this number has the session.
 
-        The process of an older lease may not know yet that its socket is lost. What it stores then
-        would be a second copy of the world.
+        The process of an older lease may not know yet that its socket is lost. Its world in
+        the store would be a second copy.
         """
         if self.forks is not None:
             self._follow(self.forks.claim(str(token), number))
@@ -89,7 +90,7 @@ class LeftWorlds:
         if handed is not None:
             self.claim(token, handed.epoch)
             logger.info("session %s taken from its group", token.session_id)
-            return TakenWorld(handed.snapshot, handed.age_s, handed.epoch)
+            return TakenWorld(handed.snapshot, handed.age_s, handed.epoch, "handed_over")
         if self.forks is None:
             raise SessionGone("this session is gone", field="resume")
         left = await self.forks.take(str(token))

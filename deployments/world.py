@@ -17,6 +17,7 @@ from deployments.history_budget import budget_of, history_of
 from deployments.lease import Context, Contexts, Frames, HeldLease
 from deployments.lease_request import LeaseRequest, start_clock
 from deployments.left_worlds import HandOver, LeftWorlds, TakenWorld
+from deployments.observability.session_metrics import Source
 from deployments.observability.session_reports import SessionReport
 from deployments.place import Losses, take_place
 from deployments.portable import PortableSession
@@ -52,6 +53,7 @@ class ClusterWorld:
         readiness: Readiness | None = None,
         notice_period_s: float = 0.5,
         report: Report = lambda session_id: None,
+        on_resume: Callable[[Source], None] = lambda source: None,
         replica: tuple[str, str] | None = None,
         running: RunningReplicas = RUNNING_REPLICAS,
         hand_over: HandOver | None = None,
@@ -59,7 +61,8 @@ class ClusterWorld:
         """A waiting client gets a message every `notice_period_s`.
 
         `prompts` is None where the ranks encode the prompts, `forks` where no forks are kept.
-        `report` describes a session of this replica to its rank. `replica` is this process's
+        `report` describes a session of this replica to its rank. `on_resume` counts the tokens that
+        clients came with. `replica` is this process's
         deployment and id; None: it never drains. `hand_over` takes a session from a group that does
         not run any more.
         """
@@ -76,6 +79,7 @@ class ClusterWorld:
         self._prompts = prompts
         self._readiness = readiness or Readiness(group.app_name, group.deployment_name)
         self._report = report
+        self._on_resume = on_resume
         self._replica = replica
         self._running = running
         self._stop_following: Callable[[], None] | None = None
@@ -133,24 +137,14 @@ class ClusterWorld:
         return await asyncio.to_thread(self.read_snapshot, await self.forks.get(token))
 
     async def resume(self, token: str, *, on_wait: OnWait) -> tuple[PortableSession, SavedWorld]:
-        """Attach to the session, or take its world from a group that drains."""
+        """Attach to the session, or take its world from a group that drains, or from the store."""
         self._check_open()
-        named = parse_resume_token(token)
-        if named is None:
-            raise SessionGone("this is no token of a session", field="resume")
-        running = self.running_groups()
-        session = None
-        if running is None or named.group_id in running:
-            session = await self._attach(named, on_wait=on_wait)
-        if session is None:
-            taken = await self.left.take(named)
-            demand = demand_of(describe(taken.snapshot), realtime=True, resumable=True)
-            demand = replace(demand, returning=True, age_s=taken.age_s)
-            try:
-                session = await self._restore(taken.snapshot, demand, on_wait=on_wait)
-            except BaseException:
-                self.left.store(token, taken)  # the client may try again
-                raise
+        try:
+            session, source = await self._resume(token, on_wait=on_wait)
+        except SessionGone:
+            self._on_resume("gone")
+            raise
+        self._on_resume(source)
         return session, describe(session.world_now())
 
     async def draining(self) -> str:
@@ -307,6 +301,23 @@ class ClusterWorld:
                 contexts=contexts,
             )
         )
+
+    async def _resume(self, token: str, *, on_wait: OnWait) -> tuple[PortableSession, Source]:
+        named = parse_resume_token(token)
+        if named is None:
+            raise SessionGone("this is no token of a session", field="resume")
+        running = self.running_groups()
+        is_running = running is None or named.group_id in running
+        if is_running and (session := await self._attach(named, on_wait=on_wait)):
+            return session, "attached"
+        taken = await self.left.take(named)
+        demand = demand_of(describe(taken.snapshot), realtime=True, resumable=True)
+        demand = replace(demand, returning=True, age_s=taken.age_s)
+        try:
+            return await self._restore(taken.snapshot, demand, on_wait=on_wait), taken.source
+        except BaseException:
+            self.left.store(token, taken)  # the client may try again
+            raise
 
     async def _attach(self, token: ResumeToken, *, on_wait: OnWait) -> PortableSession | None:
         """The session, where it is; None if it is not there any more."""

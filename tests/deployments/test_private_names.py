@@ -1,4 +1,4 @@
-"""Private names of Ray that this project uses. A release may move them without a word.
+"""Private names of Ray that this project uses. A release may move them, and announces nothing.
 
 A new version of Ray is tried here first. Each name is in the table, with what we would lose.
 """

@@ -119,6 +119,7 @@ def test_a_world_that_was_resumed_elsewhere_is_there_once(event, where):
         with pytest.raises(SessionGone):
             await resumed(cluster, token)
         assert cluster.live() == []
+        assert cluster.resumes == ["attached" if "runs" in where else "handed_over", "gone"]
 
     run(scenario)
 
@@ -141,6 +142,7 @@ def test_of_two_sockets_that_are_lost_with_their_group_the_later_one_has_the_wor
         assert third.chunk_index == 5 and cluster.stored.num_bytes == 0
         with pytest.raises(SessionGone):
             await resumed(cluster, token)
+        assert cluster.resumes == ["attached", "stored", "gone"]
         third.close()
 
     run(scenario)

@@ -106,7 +106,7 @@ class Rank:
 
 
 class LeaseStream:
-    """A lease call. What the group says after `lease` waits until `heard` is set."""
+    """A lease call. The group's later replies wait until `heard` is set."""
 
     def __init__(self, rank, demand, heard):
         self.rank, self.heard, self.call_id = rank, heard, uuid.uuid4().hex
@@ -156,6 +156,7 @@ class Transport:
             forks=ClusterForks(cluster.store, ttl_s=60),
             readiness=FakeReadiness([True]),
             notice_period_s=0.01,
+            on_resume=cluster.resumes.append,
             replica=("Transport", name),
             running=self.running,
             hand_over=cluster.take,
@@ -177,7 +178,7 @@ class Transport:
 
 class Cluster:
     def __init__(self):
-        self.ranks = {name: Rank(name) for name in "ab"}
+        self.ranks, self.resumes = {name: Rank(name) for name in "ab"}, []
         store = ForkStore(budget_bytes=2**20, ttl_s=60)
         self.stored = store._worlds
         calls = ("put_fork", "put_left", "claim", "get", "take")
