@@ -27,9 +27,10 @@ logger = logging.getLogger(__name__)
 class LeftWorld(Struct, frozen=True):
     """The world of a lost socket."""
 
-    data: bytes  # the encoded snapshot
+    data: bytes  # the encoded snapshot; the newer resume token of a session that has moved
     age_s: float  # of its session
     claim: int  # the number of the lease that left it; sockets that resume later have higher ones
+    has_moved: bool = False  # the world is not here; its client may not know the newer token
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class StoredWorld:
     since: float
     fork_of: str | None = None  # the session that forked it; None: the world of a lost socket
     age_s: float = 0.0  # of the session, when it was stored
+    has_moved: bool = False  # see `LeftWorld`
 
 
 class StoredWorlds:
@@ -65,7 +67,8 @@ class StoredWorlds:
         """False for a world that has no room, or that a later socket has claimed."""
         if not self.claim(token, left.claim, now=now):
             return False
-        return self._put(token, StoredWorld(left.data, now, age_s=left.age_s))
+        age_s, has_moved = left.age_s, left.has_moved
+        return self._put(token, StoredWorld(left.data, now, age_s=age_s, has_moved=has_moved))
 
     def claim(self, token: str, number: int, *, now: float) -> bool:
         """Note a lease by this token. The worlds that earlier ones leave, or have left, go.
@@ -87,12 +90,18 @@ class StoredWorlds:
         return None if world is None or world.fork_of is None else world.data
 
     def take(self, token: str, *, now: float) -> LeftWorld | None:
-        """The world of a lost socket, for the last time, with a claim of its own."""
+        """The world of a lost socket, for the last time, with a claim of its own.
+
+        The newer token of a session that has moved may be read again.
+        """
         self._expire(now)
         world = self._worlds.get(token)
         if world is None or world.fork_of is not None:
             return None
-        number = self._claims.get(token, (0, now))[0] + 1
+        known, _ = self._claims.get(token, (0, now))
+        if world.has_moved:
+            return LeftWorld(world.data, world.age_s, known, has_moved=True)
+        number = known + 1
         self.claim(token, number, now=now)
         return LeftWorld(world.data, world.age_s + now - world.since, number)
 

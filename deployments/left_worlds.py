@@ -15,7 +15,7 @@ from deployments.fork_store import ClusterForks, LeftWorld
 from deployments.hand_over import finish_taking
 from deployments.rank_replies import HandedOver
 from deployments.saved_world import read_snapshot
-from deployments.sessions.resume_token import ResumeToken
+from deployments.sessions.resume_token import ResumeToken, parse_resume_token
 from lingbot.runtime.snapshot import Snapshot, encode_snapshot
 from transport.wire.errors import SessionGone
 
@@ -52,18 +52,31 @@ class LeftWorlds:
         self._config = config
         self._calls: set[asyncio.Task[Any]] = set()
 
-    async def take(self, token: ResumeToken) -> TakenWorld:
-        """The world of a session that no running group has. Raises SessionGone, or Busy.
+    async def take(self, token: ResumeToken) -> TakenWorld | ResumeToken:
+        """The world of a session that no running group has, or the newer token of one that moved.
 
-        It is stored for another try if the caller is cancelled.
+        The world is stored for another try if the caller is cancelled. Raises SessionGone, or Busy.
         """
-        taking = self._follow(self._take(token))
-        return await finish_taking(taking, lambda taken: self.store(str(token), taken))
+
+        def leave(taken: TakenWorld | ResumeToken) -> None:
+            if isinstance(taken, TakenWorld):
+                self.store(str(token), taken)
+
+        return await finish_taking(self._follow(self._take(token)), leave)
 
     def store(self, token: str, world: TakenWorld) -> None:
         """Keep a world in the background, for `take`."""
         if self.forks is not None:
             self._follow(self._store(self.forks, token, world))
+
+    def forward(self, token: str, number: int, to: ResumeToken) -> None:
+        """Note in the background that a session of this token and lease has moved.
+
+        A client whose socket is lost may not have received the newer token.
+        """
+        if self.forks is not None:
+            moved = LeftWorld(str(to).encode(), 0.0, number, has_moved=True)
+            self._follow(self.forks.keep(token, moved))
 
     def claim(self, token: ResumeToken, number: int) -> None:
         """Note in the background that a lease of this number has the session.
@@ -85,7 +98,7 @@ class LeftWorlds:
         task.add_done_callback(self._calls.discard)
         return task
 
-    async def _take(self, token: ResumeToken) -> TakenWorld:
+    async def _take(self, token: ResumeToken) -> TakenWorld | ResumeToken:
         handed = await self.hand_over(self._application, token)
         if handed is not None:
             self.claim(token, handed.epoch)
@@ -94,6 +107,8 @@ class LeftWorlds:
         if self.forks is None:
             raise SessionGone("this session is gone", field="resume")
         left = await self.forks.take(str(token))
+        if left.has_moved and (newer := parse_resume_token(left.data.decode())) is not None:
+            return newer
         logger.info("session %s taken from the store", token.session_id)
         snapshot = await asyncio.to_thread(read_snapshot, left.data, self._config)
         return TakenWorld(snapshot, left.age_s, left.claim)

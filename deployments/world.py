@@ -224,6 +224,9 @@ class ClusterWorld:
     def store_world(self, token: str, world: TakenWorld) -> None:
         self.left.store(token, world)
 
+    def forward(self, token: str, number: int, to: ResumeToken) -> None:
+        self.left.forward(token, number, to)
+
     async def finish(self) -> None:
         """Returns when all worlds without a place have been stored."""
         await self.left.finish()
@@ -306,17 +309,21 @@ class ClusterWorld:
         named = parse_resume_token(token)
         if named is None:
             raise SessionGone("this is no token of a session", field="resume")
-        running = self.running_groups()
-        is_running = running is None or named.group_id in running
-        if is_running and (session := await self._attach(named, on_wait=on_wait)):
-            return session, "attached"
-        taken = await self.left.take(named)
+        while True:
+            running = self.running_groups()
+            is_running = running is None or named.group_id in running
+            if is_running and (session := await self._attach(named, on_wait=on_wait)):
+                return session, "attached"
+            taken = await self.left.take(named)
+            if isinstance(taken, TakenWorld):
+                break
+            named = taken
         demand = demand_of(describe(taken.snapshot), realtime=True, resumable=True)
         demand = replace(demand, returning=True, age_s=taken.age_s)
         try:
             return await self._restore(taken.snapshot, demand, on_wait=on_wait), taken.source
         except BaseException:
-            self.left.store(token, taken)  # the client may try again
+            self.left.store(str(named), taken)  # the client may try again
             raise
 
     async def _attach(self, token: ResumeToken, *, on_wait: OnWait) -> PortableSession | None:

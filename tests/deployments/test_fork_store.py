@@ -116,6 +116,15 @@ def test_what_an_older_socket_leaves_is_not_kept_beside_a_later_one():
     assert worlds.put_left("a", left(b"new", claim=3), now=8)  # whoever took it found no place
 
 
+def test_the_newer_token_of_a_session_is_read_again_until_its_world_is_stored():
+    worlds = stored()
+    assert worlds.put_left("a", LeftWorld(b"b", 0.0, 1, has_moved=True), now=0)
+    taken = [worlds.take("a", now=1) for _ in range(2)]
+    assert taken == [LeftWorld(b"b", 0.0, 1, has_moved=True)] * 2
+    assert worlds.put_left("a", left(b"world"), now=2)
+    assert worlds.take("a", now=2) == left(b"world", claim=2)
+
+
 def test_claims_are_forgotten_after_their_time_and_are_not_without_number(monkeypatch):
     monkeypatch.setattr("deployments.fork_store.MAX_CLAIMS", 3)
     worlds = stored()

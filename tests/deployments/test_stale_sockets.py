@@ -124,6 +124,34 @@ def test_a_world_that_was_resumed_elsewhere_is_there_once(event, where):
     run(scenario)
 
 
+@pytest.mark.parametrize("news", ["on its way", "sent into the lost socket"])
+@pytest.mark.parametrize("num_moves", [1, 2])
+def test_an_older_token_leads_to_a_world_that_has_moved_meanwhile(news, num_moves):
+    async def scenario(cluster):
+        old = await opened(cluster)
+        token = old.resume_token
+        for group in "ba"[:num_moves]:
+            cluster.old.know(group)
+            await until(
+                lambda group=group: cluster.live()[0][0] == group and len(cluster.live()) == 1
+            )
+            await walk(old, old.chunk_index)
+            if news != "on its way":
+                old.take_notices()
+        await cluster.old.world.finish()
+        new = await resumed(cluster, token)
+        assert new.chunk_index == 3 + num_moves and cluster.resumes == ["attached"]
+        await step_on(cluster, old)
+        old.detach()
+        await cluster.old.world.finish()
+        assert [session for _, session in cluster.live()] == [new.id]
+        new.close()
+        with pytest.raises(SessionGone):
+            await resumed(cluster, token)
+
+    run(scenario)
+
+
 @pytest.mark.parametrize("last", ["the old one", "the new one"])
 def test_of_two_sockets_that_are_lost_with_their_group_the_later_one_has_the_world(last):
     async def scenario(cluster):
