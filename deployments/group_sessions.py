@@ -120,7 +120,7 @@ class GroupSessions:
             epoch=record.epoch,
             secret=record.secret,
             attached=record.epoch > 1,
-            age_s=self.age_s(session_id),
+            age_s=self._clock() - record.since,
         )
         await self._finish_calls(session_id)  # those of the lease before
         if not holder.ended.done():
@@ -315,16 +315,17 @@ class GroupSessions:
                 self._detach(session_id)
                 return
 
-    def end(self, session_id: str, epoch: int) -> None:
-        """End a session of which this is the last lease, whether it holds it or not."""
+    def end(self, session_id: str, epoch: int) -> bool:
+        """End a session of which this is the last lease. True if another socket has its world."""
         record = self.registry.get(session_id)
         if record is not None and record.epoch == epoch:
             self._end(session_id, record.end_reason)
+        return self.registry.is_taken_over(session_id, epoch)
 
-    def age_s(self, session_id: str) -> float:
-        """Seconds since the session was reserved first; 0 for an unknown one."""
+    def age_and_epoch(self, session_id: str) -> tuple[float, int]:
+        """Seconds since a session was reserved first, and its leases so far."""
         record = self.registry.get(session_id)
-        return 0.0 if record is None else self._clock() - record.since
+        return (0.0, 1) if record is None else (self._clock() - record.since, record.epoch)
 
     def find(self, session_id: str, secret: str) -> bool:
         """True if there is such a session, and its world is or was open."""

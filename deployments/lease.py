@@ -31,7 +31,7 @@ Context = NDArray[np.float32]
 Contexts = Mapping[str, Context]  # encoded prompts by text
 
 REPORT_PERIOD_S = 5.0  # between two reports to a rank; an operator's list is as old
-LAST_WORD_S = 1.0  # the time for which the end of a lease may come after the end of a call
+LAST_WORD_S = 1.0  # the time for which the end of a lease may come after the end of its rank
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +45,9 @@ class LeaseEnd(Struct, frozen=True):
     @property
     def error(self) -> TransportError:
         return TakenOver(self.reason) if self.is_taken_over else WorldLost(self.reason)
+
+
+TAKEN_OVER = LeaseEnd("another socket goes on with this session", is_taken_over=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,7 @@ class HeldLease:
         self.session_id = lease.session_id
         self.group_id = lease.group_id
         self.attached = lease.attached
+        self.epoch = lease.epoch
         self.age_s = lease.age_s  # when the lease began
         self._lease = lease
         self._rank = lease.rank
@@ -141,26 +145,38 @@ class HeldLease:
 
     def pause(self) -> None:
         """Free the session's share of the group's speed until its next step."""
-        self._rank.pause.remote(self.session_id, self._lease.epoch)
+        self._rank.pause.remote(self.session_id, self.epoch)
 
     def unpause(self) -> None:
         """Take a pause back while a step waits for the session's memory."""
-        self._rank.unpause.remote(self.session_id, self._lease.epoch)
+        self._rank.unpause.remote(self.session_id, self.epoch)
 
     async def ended(self) -> LeaseEnd:
         """Returns when the lease has ended."""
         return await asyncio.shield(self._ended)
 
-    async def why_lost(self) -> LeaseEnd | None:
-        """How the lease has ended, after a call that failed. None if it has not."""
-        await asyncio.wait([self._ended], timeout=LAST_WORD_S)
-        return self._ended.result() if self._ended.done() else None
+    async def give_up(self) -> bool:
+        """End the session, because its world goes on elsewhere. False if another socket has it.
+
+        The rank knows that before the end of this lease arrives here, by another process. A rank
+        that has died does not answer, but the end may still come.
+        """
+        self._touching.cancel()
+        answer = answer_of(call_detached(self._rank.end, self.session_id, self.epoch))
+        await asyncio.wait([answer], timeout=LAST_WORD_S)
+        is_answered = answer.done() and answer.exception() is None
+        if not is_answered:
+            await asyncio.wait([self._ended], timeout=LAST_WORD_S)
+        is_told = self._ended.done() and self._ended.result().is_taken_over
+        self._closed_by_us = self._closed_by_us or "moved"
+        cancel(self._stream)
+        return not (is_told or (is_answered and answer.result()))
 
     def close(self, reason: str = "closed") -> None:
         """End the session. Not async, so that nothing interrupts it. It may be called twice."""
         self._closed_by_us = self._closed_by_us or reason
         self._touching.cancel()
-        self._rank.end.remote(self.session_id, self._lease.epoch)
+        self._rank.end.remote(self.session_id, self.epoch)
         cancel(self._stream)
 
     def detach(self) -> None:
@@ -179,7 +195,7 @@ class HeldLease:
 
     def _call(self, method: Any, *args: Any) -> Any:
         """Call a method of the rank, which streams its replies."""
-        return call_detached(method, self.session_id, self._lease.epoch, *args)
+        return call_detached(method, self.session_id, self.epoch, *args)
 
     async def _next(self, replies: Any) -> Any:
         """The next reply of a call, behind its warnings. Raises WorldLost or WorldFailed."""
@@ -218,13 +234,13 @@ class HeldLease:
         """Keep the session while its socket is open. Its client may pause or owe acks."""
         while True:
             await asyncio.sleep(period_s)
-            self._rank.touch.remote(self.session_id, self._lease.epoch, self.report())
+            self._rank.touch.remote(self.session_id, self.epoch, self.report())
 
 
 def end_of(reply: Ended) -> LeaseEnd:
     """The end of a lease that the group has ended."""
     if reply.reason in ("taken_over", "moved"):
-        return LeaseEnd("another socket goes on with this session", is_taken_over=True)
+        return TAKEN_OVER
     return LeaseEnd(f"the world has ended: {reply.reason}")
 
 

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from deployments.config import ServiceConfig
-from deployments.lease import HeldLease
+from deployments.lease import TAKEN_OVER, HeldLease
 from deployments.lease_request import start_clock
 from deployments.place import Losses, find_again, take_place
 from deployments.sessions.admission import Demand
@@ -210,12 +210,10 @@ class Mover:
         try:
             if error is None:
                 await self._settle()
-            elif isinstance(error, WorldLost):
-                end = await old.why_lost()
-                if end is not None and end.is_taken_over:
-                    raise end.error
+            self._is_lost = True  # from the moment on at which the group ends the session
+            if not await old.give_up():
+                raise TAKEN_OVER.error
             self.lease = None
-            old.close("moved")
             await self._go_on(error, place)
         except TransportError as exc:
             self.fail(exc)

@@ -3,9 +3,8 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Coroutine, Generator, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Protocol
 
@@ -17,10 +16,12 @@ from deployments.encoded_prompt import EncodedPrompt, warn_of_truncation
 from deployments.fork_store import ClusterForks
 from deployments.history_budget import history_of
 from deployments.lease import Context, Contexts, Frames, HeldLease
+from deployments.left_worlds import TakenWorld
 from deployments.mover import Leases, Mover
 from deployments.observability.session_reports import SessionReport
-from deployments.rank_replies import Chunk
+from deployments.pending_chunk import PendingChunk
 from deployments.sessions.admission import Demand
+from deployments.sessions.resume_token import ResumeToken
 from lingbot.errors import LingbotError
 from lingbot.runtime.history import History
 from lingbot.runtime.snapshot import (
@@ -55,35 +56,13 @@ class Cluster(Leases, Protocol):
         """True once this process must hand its sockets over."""
         ...
 
-    def store_world(self, token: str, snapshot: Snapshot) -> None:
+    def store_world(self, token: str, world: TakenWorld) -> None:
         """Keep a world in the background, for `World.resume`."""
         ...
 
-
-@dataclass(slots=True, eq=False)
-class PendingChunk:
-    """A chunk whose latents have not arrived yet. It is repeated if its group is lost."""
-
-    actions: Sequence[str]
-    prompt: str | None
-    context: Context | None  # of the prompt, if this process encodes prompts
-    time_to_underrun_s: float
-    denoised: asyncio.Future[None] = field(default_factory=asyncio.Future)
-    frames: asyncio.Future[Frames] = field(default_factory=asyncio.Future)
-    result: Chunk | None = None
-
-    def __await__(self) -> Generator[Any, Any, Frames]:
-        return asyncio.shield(self.frames).__await__()
-
-    def note_denoised(self) -> None:
-        if not self.denoised.done():
-            self.denoised.set_result(None)
-
-    def fail(self, error: TransportError) -> None:
-        for future in (self.denoised, self.frames):
-            if not future.done():
-                future.set_exception(error)
-                future.exception()  # it may be that nobody awaits it
+    def forward(self, token: str, number: int, to: ResumeToken) -> None:
+        """Lead an older token of a session to its newer one; see `LeftWorlds.forward`."""
+        ...
 
 
 class PortableSession:
@@ -125,7 +104,7 @@ class PortableSession:
         self._is_paused = False
         self._forked: tuple[bytes, str] | None = None  # the last fork: its digest and its token
         self._lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._known_token = str(lease.token)  # to the client
+        self._known_token, self._known_epoch = str(lease.token), lease.epoch  # to the client
         lease.report = self._report
         self._mover = Mover(
             cluster,
@@ -194,7 +173,7 @@ class PortableSession:
         data = await self.save()
         digest = sha256(data).digest()
         known = self._forked[1] if self._forked is not None and self._forked[0] == digest else None
-        token = await forks.put(data, token=known)
+        token = await forks.fork(data, session=self.id, token=known)
         self._forked = digest, token
         return token, int(forks.ttl_s)
 
@@ -232,7 +211,7 @@ class PortableSession:
         notices, self._notices = self._notices, []
         for notice in notices:
             if isinstance(notice, Moved) and notice.resume_token is not None:
-                self._known_token = notice.resume_token
+                self._known_token, self._known_epoch = notice.resume_token, 1
         return notices
 
     def pause(self) -> None:
@@ -262,7 +241,8 @@ class PortableSession:
         else:
             if self._mover.error is None:
                 left = self._history.snapshot(num_more=RESUMED_CHUNKS)
-                self._cluster.store_world(self._known_token, left)
+                world = TakenWorld(left, self.age_s, self._known_epoch)
+                self._cluster.store_world(self._known_token, world)
             self._mover.close()
         self._stop()
 
@@ -369,6 +349,8 @@ class PortableSession:
         await self._restore(lease)
         lease.report = self._report
         self._mover.adopt(lease)
+        if self._is_resumable:
+            self._cluster.forward(self._known_token, self._known_epoch, lease.token)
         index = self._history.next_chunk
         self._notices = [one for one in self._notices if not isinstance(one, Moved)]
         self._notices.append(Moved(index, self.resume_token))

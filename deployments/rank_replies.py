@@ -31,3 +31,4 @@ class HandedOver(Struct, frozen=True):
     snapshot: Snapshot
     last_frame: NDArray[np.uint8] | None  # [H, W, 3]; None before the first chunk
     age_s: float = 0.0  # since the session was reserved first, in any group
+    epoch: int = 1  # the number of the session's leases, this one included

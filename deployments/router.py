@@ -11,9 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ray.exceptions import ActorDiedError, RayError
-from ray.serve._private.request_router import (  # type: ignore[attr-defined]  # Serve's default
-    PowerOfTwoChoicesRequestRouter,
-)
+from ray.serve.config import RequestRouterConfig
 from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
 
 from deployments import running_replicas  # the module: Serve copies what this one has imported
@@ -23,6 +21,8 @@ from deployments.sessions.admission import Demand
 MAX_ASKED = 32  # replicas for one call, chosen at random where there are more
 ANSWER_TIMEOUT_S = 1.0
 ON_ITS_WAY_S = 1.0  # the time after which a replica counts a call itself
+
+DefaultRouter: Any = RequestRouterConfig().get_request_router_class()
 
 
 class FewestOngoing:
@@ -66,7 +66,7 @@ class RunningReplicasMixin(RequestRouter):
         running_replicas.RUNNING_REPLICAS.update((deployment.app_name, deployment.name), running)
 
 
-class SocketRouter(RunningReplicasMixin, PowerOfTwoChoicesRequestRouter):
+class SocketRouter(RunningReplicasMixin, DefaultRouter):  # type: ignore[misc]
     """Serve's own choice of a transport replica."""
 
 

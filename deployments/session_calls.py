@@ -155,7 +155,8 @@ class SessionCalls:
                 await self._work.finish(session_id)
             snapshot = await self._submit(TakeSnapshot(session_id))
             last_frame = self._last_frames.get(session_id)
-            handed = HandedOver(snapshot, last_frame, self._sessions.age_s(session_id))
+            age_s, epoch = self._sessions.age_and_epoch(session_id)
+            handed = HandedOver(snapshot, last_frame, age_s, epoch)
         except LingbotError as exc:
             logger.warning("session %s cannot be handed over: %s", session_id, exc)
             handed = None

@@ -16,7 +16,7 @@ from deployments.config import ServiceConfig, parse_user_config
 from deployments.fork_store import ClusterForks
 from deployments.observability.fan_out import FanOut
 from deployments.observability.logs import configure_logging
-from deployments.observability.session_metrics import TransportMetrics
+from deployments.observability.session_metrics import ResumeMetrics, TransportMetrics
 from deployments.observability.session_reports import SessionReports
 from deployments.observability.tracing import Tracing, create_provider
 from deployments.prompt_encoder import PromptEncoder
@@ -72,6 +72,7 @@ class Transport:
             prompts=prompts,
             forks=forks,
             report=reports.get,
+            on_resume=ResumeMetrics().count,
             replica=None if self._own is None else (self._own.deployment_name, replica),
         )
         self._config = config

@@ -1,9 +1,8 @@
 """The cluster's worlds as the transport room sees them: sessions on any replica group."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any
 from weakref import WeakSet
 
 from msgspec.structs import replace
@@ -13,15 +12,17 @@ from deployments.config import ServiceConfig
 from deployments.encoded_prompt import EncodedPrompt, warn_of_truncation
 from deployments.fork_store import ClusterForks
 from deployments.group_memory import GroupMemory
-from deployments.hand_over import finish_taking, take_session
+from deployments.hand_over import take_session
 from deployments.history_budget import budget_of, history_of
 from deployments.lease import Context, Contexts, Frames, HeldLease
 from deployments.lease_request import LeaseRequest, start_clock
+from deployments.left_worlds import HandOver, LeftWorlds, TakenWorld
+from deployments.observability.session_metrics import Source
 from deployments.observability.session_reports import SessionReport
 from deployments.place import Losses, take_place
 from deployments.portable import PortableSession
 from deployments.prompt_encoder import PromptEncoder
-from deployments.rank_replies import HandedOver, Opened
+from deployments.rank_replies import Opened
 from deployments.readiness import Readiness
 from deployments.running_replicas import RUNNING_REPLICAS, RunningReplicas
 from deployments.saved_world import demand_of, describe, read_snapshot
@@ -29,15 +30,12 @@ from deployments.sessions.admission import Demand
 from deployments.sessions.resume_token import ResumeToken, parse_resume_token
 from deployments.sessions.wait_clock import WaitClock
 from lingbot.runtime.history import History
-from lingbot.runtime.snapshot import Snapshot, encode_snapshot, needed_prompts
-from transport.wire.errors import Refused, SessionGone, TransportError, WorldLost
+from lingbot.runtime.snapshot import Snapshot, needed_prompts
+from transport.wire.errors import SessionGone, TransportError, WorldLost
 from transport.wire.messages import Queued, Starting, WarningMessage
 from transport.wire.world import OnWait, SavedWorld, WorldInfo, WorldMemory, WorldSpec
 
-T = TypeVar("T")
 Report = Callable[[str], SessionReport | None]
-# Takes a session of an application from its group, where it ends
-HandOver = Callable[[str, ResumeToken], Awaitable[HandedOver | None]]
 DRAINING = "this server process goes away"
 
 
@@ -55,6 +53,7 @@ class ClusterWorld:
         readiness: Readiness | None = None,
         notice_period_s: float = 0.5,
         report: Report = lambda session_id: None,
+        on_resume: Callable[[Source], None] = lambda source: None,
         replica: tuple[str, str] | None = None,
         running: RunningReplicas = RUNNING_REPLICAS,
         hand_over: HandOver | None = None,
@@ -62,7 +61,8 @@ class ClusterWorld:
         """A waiting client gets a message every `notice_period_s`.
 
         `prompts` is None where the ranks encode the prompts, `forks` where no forks are kept.
-        `report` describes a session of this replica to its rank. `replica` is this process's
+        `report` describes a session of this replica to its rank. `on_resume` counts the tokens that
+        clients came with. `replica` is this process's
         deployment and id; None: it never drains. `hand_over` takes a session from a group that does
         not run any more.
         """
@@ -73,18 +73,19 @@ class ClusterWorld:
         self._deployment = group.app_name, group.deployment_name
         self.info = info
         self.config = config
-        self.forks = forks
         self.notice_period_s = notice_period_s
         self._sessions: WeakSet[PortableSession] = WeakSet()
-        self._storing: set[asyncio.Task[Any]] = set()
         self._closing: str | None = None
         self._prompts = prompts
         self._readiness = readiness or Readiness(group.app_name, group.deployment_name)
         self._report = report
+        self._on_resume = on_resume
         self._replica = replica
         self._running = running
         self._stop_following: Callable[[], None] | None = None
-        self._hand_over = hand_over or take_session
+        self.left = LeftWorlds(
+            group.app_name, config, forks=forks, hand_over=hand_over or take_session
+        )
 
     # ---- for the transport room
 
@@ -136,28 +137,14 @@ class ClusterWorld:
         return await asyncio.to_thread(self.read_snapshot, await self.forks.get(token))
 
     async def resume(self, token: str, *, on_wait: OnWait) -> tuple[PortableSession, SavedWorld]:
-        """Attach to the session, or take its world from a group that drains."""
+        """Attach to the session, or take its world from a group that drains, or from the store."""
         self._check_open()
-        named = parse_resume_token(token)
-        if named is None:
-            raise SessionGone("this is no token of a session", field="resume")
-        running = self.running_groups()
-        session = None
-        if running is None or named.group_id in running:
-            session = await self._attach(named, on_wait=on_wait)
-        if session is None:
-            taking = self._follow(self._take_left_world(named))
-            snapshot, age_s = await finish_taking(
-                taking, lambda left: self.store_world(token, left[0])
-            )
-            saved = describe(snapshot)
-            demand = demand_of(saved, realtime=True, resumable=True)
-            demand = replace(demand, returning=True, age_s=age_s)
-            try:
-                session = await self._restore(snapshot, demand, on_wait=on_wait)
-            except BaseException:
-                self.store_world(token, snapshot)  # the client may try again
-                raise
+        try:
+            session, source = await self._resume(token, on_wait=on_wait)
+        except SessionGone:
+            self._on_resume("gone")
+            raise
+        self._on_resume(source)
         return session, describe(session.world_now())
 
     async def draining(self) -> str:
@@ -203,6 +190,10 @@ class ClusterWorld:
         lease, stream = await request.lease()
         return HeldLease(lease, stream, config=self.config)
 
+    @property
+    def forks(self) -> ClusterForks | None:
+        return self.left.forks
+
     def running_groups(self) -> frozenset[str] | None:
         return self._running.get(self._deployment)
 
@@ -230,25 +221,15 @@ class ClusterWorld:
     def report(self, session_id: str) -> SessionReport | None:
         return self._report(session_id)
 
-    def store_world(self, token: str, snapshot: Snapshot) -> None:
-        if self.forks is not None:
-            self._follow(self._store(self.forks, token, snapshot))
+    def store_world(self, token: str, world: TakenWorld) -> None:
+        self.left.store(token, world)
+
+    def forward(self, token: str, number: int, to: ResumeToken) -> None:
+        self.left.forward(token, number, to)
 
     async def finish(self) -> None:
         """Returns when all worlds without a place have been stored."""
-        while self._storing:
-            await asyncio.wait(self._storing)
-
-    def _follow(self, call: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        task = asyncio.create_task(call)
-        self._storing.add(task)
-        task.add_done_callback(self._storing.discard)
-        return task
-
-    async def _store(self, forks: ClusterForks, token: str, snapshot: Snapshot) -> None:
-        data = await asyncio.to_thread(encode_snapshot, snapshot)
-        with suppress(Refused):  # it was logged
-            await forks.put(data, token=token, is_fork=False)
+        await self.left.finish()
 
     # ---- opening
 
@@ -324,15 +305,26 @@ class ClusterWorld:
             )
         )
 
-    async def _take_left_world(self, token: ResumeToken) -> tuple[Snapshot, float]:
-        """The world of a session that no running group has, and its age: 0 for a stored world."""
-        handed = await self._hand_over(self._application, token)
-        if handed is not None:
-            return handed.snapshot, handed.age_s
-        if self.forks is None:
-            raise SessionGone("this session is gone", field="resume")
-        data = await self.forks.take(str(token))
-        return await asyncio.to_thread(read_snapshot, data, self.config), 0.0
+    async def _resume(self, token: str, *, on_wait: OnWait) -> tuple[PortableSession, Source]:
+        named = parse_resume_token(token)
+        if named is None:
+            raise SessionGone("this is no token of a session", field="resume")
+        while True:
+            running = self.running_groups()
+            is_running = running is None or named.group_id in running
+            if is_running and (session := await self._attach(named, on_wait=on_wait)):
+                return session, "attached"
+            taken = await self.left.take(named)
+            if isinstance(taken, TakenWorld):
+                break
+            named = taken
+        demand = demand_of(describe(taken.snapshot), realtime=True, resumable=True)
+        demand = replace(demand, returning=True, age_s=taken.age_s)
+        try:
+            return await self._restore(taken.snapshot, demand, on_wait=on_wait), taken.source
+        except BaseException:
+            self.left.store(str(named), taken)  # the client may try again
+            raise
 
     async def _attach(self, token: ResumeToken, *, on_wait: OnWait) -> PortableSession | None:
         """The session, where it is; None if it is not there any more."""
@@ -355,6 +347,7 @@ class ClusterWorld:
         if handed is None:  # it has ended, or its group does not answer
             lease.detach()
             return None
+        self.left.claim(token, lease.epoch)
         saved = describe(handed.snapshot)
         return self._keep(
             PortableSession(

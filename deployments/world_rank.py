@@ -268,12 +268,13 @@ class WorldRank:
             if self._sessions.is_held(session_id, epoch)
         }
 
-    def end(self, session_id: str, epoch: int) -> None:
+    def end(self, session_id: str, epoch: int) -> bool:
         """End a session and free its world; its lease may have ended before.
 
-        A session that has a later lease is left as it is.
+        A session that has a later lease is left as it is. True for it, and for one that was handed
+        over: another socket goes on with its world.
         """
-        self._sessions.end(session_id, epoch)
+        return self._sessions.end(session_id, epoch)
 
     def memory(self) -> WorldMemory | None:
         """The plan by which this rank was loaded, if there is one."""

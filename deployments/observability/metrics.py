@@ -59,6 +59,7 @@ METRICS = {
     "lingbot_refusals": Spec(
         "counter", "clients that ended without a world, by reason", ("kind", "reason")
     ),
+    "lingbot_resumes": Spec("counter", "sockets that came with a resume token", ("source",)),
     "lingbot_closes": Spec("counter", "worlds that ended, by reason", ("kind", "reason")),
     "lingbot_wait_seconds": Spec(
         "histogram", "from a valid request to its world, or to giving up", ("kind",), SECONDS

@@ -4,6 +4,7 @@ Tested in `tests/deployments/observability/test_session_metrics.py`.
 """
 
 from collections import Counter
+from typing import Literal
 
 from deployments.observability.metrics import create
 from transport.observer import Client, Kind, SentChunk, SessionEnd, State
@@ -25,6 +26,20 @@ TRANSPORT_METRICS = (
     "sent_bytes",
     "event_loop_lag_seconds",
 )
+
+
+Source = Literal["attached", "handed_over", "stored", "gone"]  # of a resumed session's world
+
+
+class ResumeMetrics:
+    """One for each process."""
+
+    def __init__(self) -> None:
+        self._resumes = create("lingbot_resumes")
+
+    def count(self, source: Source) -> None:
+        """Note that a session was resumed, or that its token opens nothing any more."""
+        self._resumes.inc(1, tags={"source": source})
 
 
 class TransportMetrics:

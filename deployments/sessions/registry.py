@@ -2,7 +2,7 @@
 
 import hmac
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -17,6 +17,8 @@ EndReason = Literal[
     "moved",  # its world was handed over
     "evicted",  # it had no lease, and a client waited for its memory
 ]
+
+MAX_MOVED = 1024  # sessions that were handed over, and are remembered
 
 
 @dataclass(slots=True)
@@ -58,6 +60,7 @@ class SessionRegistry:
         self.grace_s = grace_s
         self._records: dict[str, SessionRecord] = {}
         self.ends: Counter[EndReason] = Counter()
+        self._moved: deque[str] = deque(maxlen=MAX_MOVED)
 
     def __iter__(self) -> Iterator[SessionRecord]:
         return iter(self._records.values())
@@ -153,6 +156,14 @@ class SessionRegistry:
         record.opened, record.fault, record.touched = True, None, now
         return True
 
+    def is_taken_over(self, session_id: str, epoch: int) -> bool:
+        """True if the session has a later lease than this one, or was handed over.
+
+        Those that were handed over are forgotten after `MAX_MOVED` others.
+        """
+        record = self._records.get(session_id)
+        return session_id in self._moved if record is None else record.epoch > epoch
+
     def touch(self, session_id: str, now: float) -> None:
         """Restart the session's idle time. An unknown session is ignored."""
         if record := self._records.get(session_id):
@@ -163,6 +174,8 @@ class SessionRegistry:
         record = self._records.pop(session_id, None)
         if record is not None:
             self.ends[reason] += 1
+            if reason == "moved":
+                self._moved.append(session_id)
         return record
 
     def idle(self, now: float) -> list[SessionRecord]:

@@ -67,12 +67,12 @@ class FakeRank:
         self.touch = Remote(lambda session_id, epoch, report: None)
         self.pause = Remote(lambda session_id, epoch: self.paused.append(session_id))
         self.unpause = Remote(lambda session_id, epoch: self.unpaused.append(session_id))
-        self.end = Remote(lambda session_id, epoch: self.ended.append((session_id, epoch)))
+        self.end = Remote(self.respond_end)
         self.paused, self.ended, self.requests, self.calls = [], [], [], []
         self.unpaused = []
         self.restored = []  # snapshots
         self.stepped = []  # chunk, actions, prompt
-        self.handed_over = None
+        self.handed_over, self.is_taken_over = None, False
         self.next_chunk = 0
         self.denoise, self.decode = asyncio.Event(), asyncio.Event()
         self.denoise.set(), self.decode.set()
@@ -104,6 +104,16 @@ class FakeRank:
         if self.death.is_set():
             raise self.error
         return self.handed_over
+
+    def respond_end(self, session_id, epoch):
+        self.ended.append((session_id, epoch))
+        answer = asyncio.get_running_loop().create_future()
+        if self.death.is_set():
+            answer.set_exception(self.error)
+            answer.exception()  # it may be that nobody awaits it
+        else:
+            answer.set_result(self.is_taken_over)
+        return answer
 
     def respond(self, args, replies):
         self.requests.append(REQUEST.get())
@@ -219,9 +229,11 @@ class FakeForks:
     ttl_s = 60.0
 
     def __init__(self):
-        self.worlds = {}
+        self.worlds = {}  # encoded forks
+        self.left = {}  # worlds of lost sockets
+        self.claims = []
 
-    async def put(self, data, *, token=None, is_fork=True):
+    async def fork(self, data, *, session, token=None):
         token = token or f"fork-{len(self.worlds)}"
         self.worlds[token] = data
         return token
@@ -229,8 +241,14 @@ class FakeForks:
     async def get(self, token):
         return self.worlds[token]
 
+    async def keep(self, token, left):
+        self.left[token] = left
+
+    async def claim(self, token, number):
+        self.claims.append((token, number))
+
     async def take(self, token):
-        return self.worlds.pop(token)
+        return self.left.pop(token)
 
 
 def run(scenario, *, ready=(True,), is_adding=False, prompts=None, hand_over=None, **config):

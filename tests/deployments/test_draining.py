@@ -6,6 +6,7 @@ import pytest
 
 from tests.deployments.fakes import (
     SPEC,
+    Remote,
     chunk,
     run,
 )
@@ -119,7 +120,32 @@ def test_a_world_without_another_group_goes_on_for_a_moment(monkeypatch):
         session.detach()
         await asyncio.sleep(0.05)
         assert first.ended == [] and group.streams[0].cancelled and len(group.streams) == 1
-        assert session._known_token == token and world.forks.worlds == {}
+        assert session._known_token == token and world.forks.left == {}
+
+    run(scenario)
+
+
+def test_a_socket_that_is_lost_while_its_world_leaves_a_group_does_not_lose_the_world():
+    """The group may have ended the session, and has not answered yet."""
+
+    async def scenario(world, group, messages):
+        running(world, "group-a", "group-b")
+        session, first = await walked(world, group, 1)
+        asked, token = asyncio.Event(), session.resume_token
+
+        def end(session_id, epoch):
+            asked.set()
+            return asyncio.get_running_loop().create_future()
+
+        first.end = Remote(end)
+        running(world, "group-b")
+        await next_lease(group, 1)
+        grant(group, "b")
+        await asked.wait()
+        session.detach()
+        await world.finish()
+        assert list(world.forks.left) == [token]
+        await until(lambda: all(stream.cancelled for stream in group.streams))
 
     run(scenario)
 

@@ -292,7 +292,7 @@ def test_a_world_that_the_new_group_refuses_is_restored_no_more_than_once():
 def test_a_session_that_another_socket_has_taken_over_is_not_restored(reply):
     async def scenario(world, group, messages):
         session, rank = await opened(world, group)
-        rank.replies = ()  # calls of an older lease yield nothing
+        rank.replies, rank.is_taken_over = (), True  # calls of an older lease yield nothing
         stepping = asyncio.create_task(start_step(session))
         group.streams[0].items.put_nowait(Ended(reply))
         for ending in (session.lost(), stepping, start_step(session)):

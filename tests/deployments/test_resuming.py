@@ -5,6 +5,7 @@ import asyncio
 import pytest
 from msgspec.structs import replace
 
+from deployments.fork_store import LeftWorld
 from deployments.rank_replies import HandedOver
 from deployments.sessions.lease_reply import Ended, Full, NotHere
 from deployments.sessions.resume_token import parse_resume_token
@@ -52,7 +53,7 @@ def test_a_detached_session_keeps_its_world_in_its_group():
         session, rank = await walked(world, group, 2)
         running(world, "group-b")  # a group that drains waits for such sessions
         session.detach()
-        assert group.streams[0].cancelled and rank.ended == [] and world.forks.worlds == {}
+        assert group.streams[0].cancelled and rank.ended == [] and world.forks.left == {}
         token = parse_resume_token(session.resume_token)
         assert (token.group_id, token.session_id, token.secret) == ("group-a", "a", SECRET)
 
@@ -64,7 +65,7 @@ def test_a_session_that_is_not_resumable_ends_with_its_socket():
         session, rank = await opened(world, group, spec=SPEC)
         assert session.resume_token is None
         session.detach()
-        assert rank.ended == [("a", 1)] and world.forks.worlds == {}
+        assert rank.ended == [("a", 1)] and world.forks.left == {}
 
     run(scenario)
 
@@ -86,7 +87,7 @@ def test_a_detached_session_without_a_group_to_wait_in_is_stored(state):
         session.detach()
         await world.finish()
         assert rank.ended
-        snapshot = decode_snapshot(world.forks.worlds[token], max_bytes=2**20)
+        snapshot = decode_snapshot(world.forks.left[token].data, max_bytes=2**20)
         assert snapshot.next_chunk == 2
         await until(lambda: all(stream.cancelled for stream in group.streams))
 
@@ -138,20 +139,19 @@ def test_a_token_takes_the_world_of_a_group_that_does_not_run(monkeypatch, where
 
     async def scenario(world, group, messages):
         running(world, "group-b")
-        world.forks.worlds = (
-            {token: encode_snapshot(snapshot_of(3))} if where == "the store" else {}
-        )
+        if where == "the store":
+            world.forks.left = {token: LeftWorld(encode_snapshot(snapshot_of(3)), 70.0, 2)}
         resuming = asyncio.create_task(world.resume(token, on_wait=ignore))
         await next_lease(group, 0)
         assert group.demands[0].returning and group.demands[0].resume is None
         assert group.demands[0].resumable and group.demands[0].width == 16
-        assert group.demands[0].age_s == (70 if where == "a group that drains" else 0)
+        assert group.demands[0].age_s == 70  # `max_session_s` does not begin anew
         rank = FakeRank(replace(OPENED, last_frame=IMAGE))
         grant(group, "b", rank=rank)
         session, saved = await resuming
         assert saved.chunk_index == 3 and rank.restored[0].next_chunk == 3
         assert (session.last_frame == IMAGE).all() and hand_over.asked == [token]
-        assert session.resume_token == f"group-b.b.{SECRET}" and world.forks.worlds == {}
+        assert session.resume_token == f"group-b.b.{SECRET}" and world.forks.left == {}
         session.close()
 
     run(scenario, hand_over=hand_over)
@@ -160,7 +160,7 @@ def test_a_token_takes_the_world_of_a_group_that_does_not_run(monkeypatch, where
 def test_a_session_that_its_group_does_not_have_any_more_is_looked_for_elsewhere():
     async def scenario(world, group, messages):
         running(world, "group-a")
-        world.forks = None
+        world.left.forks = None
         resuming = asyncio.create_task(world.resume(f"group-a.a.{SECRET}", on_wait=ignore))
         await next_lease(group, 0)
         group.streams[0].items.put_nowait(NotHere("group-a"))
@@ -187,7 +187,7 @@ def test_an_attached_session_that_cannot_be_read_leaves_no_lease():
         await next_lease(group, 0)
         rank = grant(group, "a", attached=True)
         rank.die()
-        world.forks = None
+        world.left.forks = None
         with pytest.raises(SessionGone):
             await resuming
         assert group.streams[0].cancelled
@@ -231,7 +231,7 @@ def test_a_world_that_was_taken_and_finds_no_place_is_stored_for_another_try(mon
         with pytest.raises(Busy):
             await resuming
         await world.finish()
-        world._hand_over = HandOver()
+        world.left.hand_over = HandOver()
         resuming = asyncio.create_task(world.resume(token, on_wait=ignore))
         await next_lease(group, 1)
         rank = grant(group, "b")
@@ -250,7 +250,7 @@ def test_the_first_of_two_sockets_that_resume_at_once_hears_of_the_other():
         group.streams[0].items.put_nowait(Ended("taken_over"))
         with pytest.raises(TakenOver):
             await resuming
-        assert group.streams[0].cancelled and world._hand_over.asked == []
+        assert group.streams[0].cancelled and world.left.hand_over.asked == []
 
     run(scenario, hand_over=HandOver())
 
@@ -274,21 +274,21 @@ def test_a_world_that_is_taken_while_its_client_leaves_is_stored(monkeypatch, wh
 
         async def take(token):
             asked.set()
-            data = world.forks.worlds.pop(token)
+            data = world.forks.left.pop(token)
             await answer.wait()
             return data
 
-        world._hand_over, world.forks.take = hand_over, take
+        world.left.hand_over, world.forks.take = hand_over, take
         if where == "the store":
-            world.forks.worlds[token] = encode_snapshot(snapshot_of(3))
+            world.forks.left[token] = LeftWorld(encode_snapshot(snapshot_of(3)), 70.0, 2)
         resuming = asyncio.create_task(world.resume(token, on_wait=ignore))
         await asked.wait()
         resuming.cancel()
         await asyncio.wait([resuming])
-        assert resuming.cancelled() and world.forks.worlds == {}
+        assert resuming.cancelled() and world.forks.left == {}
         answer.set()
         await world.finish()
-        kept = decode_snapshot(world.forks.worlds[token], max_bytes=2**20)
+        kept = decode_snapshot(world.forks.left[token].data, max_bytes=2**20)
         assert kept.next_chunk == 3 and group.streams == []
 
     run(scenario)

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from ray.exceptions import RayActorError
 
 from deployments.config import ServiceConfig
+from deployments.fork_store import LeftWorld
 from deployments.hand_over import take_session
 from deployments.rank_replies import HandedOver
 from deployments.refusal import Refusal
@@ -140,7 +141,7 @@ def test_a_rank_that_refuses_a_snapshot_refuses_it_for_the_client():
 
 def test_a_server_without_a_store_has_no_forks():
     async def scenario(world, group, messages):
-        world.forks = None
+        world.left.forks = None
         with pytest.raises(SessionGone):
             await world.read_fork("t")
         rank = FakeRank()
@@ -191,7 +192,8 @@ def test_a_stored_world_is_read_beside_the_event_loop(source, monkeypatch):
         threads.append(threading.get_ident())
         return read_snapshot(data, config)
 
-    monkeypatch.setattr("deployments.world.read_snapshot", read)
+    for module in ("world", "left_worlds"):
+        monkeypatch.setattr(f"deployments.{module}.read_snapshot", read)
 
     async def scenario(world, group, messages):
         data = encode_snapshot(saved())
@@ -202,7 +204,7 @@ def test_a_stored_world_is_read_beside_the_event_loop(source, monkeypatch):
             session = await start(world.open_snapshot(found, on_wait=ignore), group, rank)
         else:
             running(world, "group-b")
-            world.forks.worlds[str(TOKEN)] = data
+            world.forks.left[str(TOKEN)] = LeftWorld(data, 0.0, 2)
             session, _ = await start(world.resume(str(TOKEN), on_wait=ignore), group, rank)
         session.close()
         assert len(threads) == 1 and threads[0] != threading.get_ident()

@@ -1,3 +1,4 @@
+import math
 from contextlib import AsyncExitStack
 
 import anyio
@@ -99,3 +100,28 @@ def test_a_context_is_counted_until_it_ends_however_it_ends():
             pass
 
     anyio.run(scenario)
+
+
+@pytest.mark.parametrize("grace_s", [24, 48, 60, 100, 240])
+def test_a_token_holds_no_more_worlds_by_losing_sockets_than_operators_are_told(grace_s):
+    """Groups look every quarter of the grace. The bound is that of docs/operating.md."""
+    most = 2 + 5 * math.ceil(1.25 * grace_s / 60)
+    counts, sockets, lost, worlds = UsageCounts(), 0, [], []
+    for now in range(600):
+        with pytest.raises(Busy):
+            while True:
+                begin(counts, now)
+                sockets += 1
+        lost = [since for since in lost if now - since <= 1.25 * grace_s - 1]
+        worlds.append(sockets + len(lost))
+        if now % 60 == 0:  # all sockets of this minute, at once and one after the other
+            while sockets:
+                counts.end("alice", "session")
+                lost.append(now)
+                sockets -= 1
+                try:
+                    begin(counts, now)
+                    sockets += 1
+                except Busy:
+                    break
+    assert most - 2 <= max(worlds) <= most

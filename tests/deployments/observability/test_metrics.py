@@ -19,6 +19,7 @@ def test_a_metric_is_rays_of_its_kind_with_its_labels(name):
 
 def test_every_metric_is_created_by_somebody(recorded):
     session_metrics.TransportMetrics()
+    session_metrics.ResumeMetrics()
     rank_metrics.CacheMetrics(rank=0)
     rank_metrics.GroupMetrics()
     assert {f"lingbot_{name}" for name in recorded} == METRICS.keys()

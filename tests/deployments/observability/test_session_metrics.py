@@ -1,5 +1,6 @@
 import pytest
 
+from deployments.observability.session_metrics import ResumeMetrics
 from tests.deployments.observability.chunks import ended, sent
 from transport.observer import Client
 from transport.wire.messages import Queued, Starting
@@ -38,6 +39,13 @@ def test_clients_are_counted_by_their_state(followed):
     one.closed(9, ended("s2"))
     two.closed(9, ended())
     assert clients(followed) == {}
+
+
+def test_resumes_are_counted_by_where_the_world_was(recorded):
+    resumes = ResumeMetrics()
+    for source in ("stored", "attached", "stored"):
+        resumes.count(source)
+    assert recorded["resumes"].values == {("stored",): 2, ("attached",): 1}
 
 
 def test_opens_ends_and_refusals_are_counted_by_reason(followed):

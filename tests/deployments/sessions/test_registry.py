@@ -1,6 +1,6 @@
 import math
 
-from deployments.sessions.registry import SessionRecord, SessionRegistry
+from deployments.sessions.registry import MAX_MOVED, SessionRecord, SessionRegistry
 
 
 def resumable(*names, grace_s=10, opened=True):
@@ -149,3 +149,22 @@ def test_a_session_that_is_handed_over_belongs_to_nobody_until_it_ends():
     assert registry.forgotten(math.inf) == registry.idle(math.inf) == []
     registry.end("a", "moved")
     assert registry.ends == {"moved": 1}
+
+
+def test_an_older_lease_learns_that_another_socket_has_its_session():
+    registry = resumable("attached", "handed over", "given back", "ended", "mine")
+    registry.attach("attached", "ATTACHED", 1)
+    registry.withdraw("handed over", "HANDED OVER")
+    assert registry.is_taken_over("handed over", 1)  # while it is handed over
+    registry.end("handed over", "moved")
+    registry.end("ended", "closed")
+    names = ("attached", "handed over", "ended", "mine", "unknown")
+    taken = [name for name in names if registry.is_taken_over(name, 1)]
+    assert taken == ["attached", "handed over"] and not registry.is_taken_over("attached", 2)
+
+
+def test_only_the_last_sessions_that_were_handed_over_are_remembered():
+    registry = resumable(*map(str, range(MAX_MOVED + 1)))
+    for number in range(MAX_MOVED + 1):
+        registry.end(f"{number}", "moved")
+    assert [registry.is_taken_over(name, 1) for name in ("0", "1")] == [False, True]

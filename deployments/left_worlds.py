@@ -1,0 +1,118 @@
+"""The worlds of lost sockets that wait in no running group: taken by their tokens, and stored.
+
+Tested in `tests/deployments/test_resuming.py`.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Literal
+
+from msgspec import Struct
+
+from deployments.config import ServiceConfig
+from deployments.fork_store import ClusterForks, LeftWorld
+from deployments.hand_over import finish_taking
+from deployments.rank_replies import HandedOver
+from deployments.saved_world import read_snapshot
+from deployments.sessions.resume_token import ResumeToken, parse_resume_token
+from lingbot.runtime.snapshot import Snapshot, encode_snapshot
+from transport.wire.errors import SessionGone
+
+# Takes a session of an application from its group, where it ends
+HandOver = Callable[[str, ResumeToken], Awaitable[HandedOver | None]]
+
+logger = logging.getLogger(__name__)
+
+
+class TakenWorld(Struct, frozen=True):
+    """A world that was taken from its only place."""
+
+    snapshot: Snapshot
+    age_s: float  # of its session
+    claim: int  # see `LeftWorld`
+    source: Literal["handed_over", "stored"] = "stored"
+
+
+class LeftWorlds:
+    """Takes and stores them for one process."""
+
+    def __init__(
+        self,
+        application: str,
+        config: ServiceConfig,
+        *,
+        forks: ClusterForks | None,
+        hand_over: HandOver,
+    ) -> None:
+        """`forks` is None where no worlds are stored."""
+        self.forks = forks
+        self.hand_over = hand_over
+        self._application = application
+        self._config = config
+        self._calls: set[asyncio.Task[Any]] = set()
+
+    async def take(self, token: ResumeToken) -> TakenWorld | ResumeToken:
+        """The world of a session that no running group has, or the newer token of one that moved.
+
+        The world is stored for another try if the caller is cancelled. Raises SessionGone, or Busy.
+        """
+
+        def leave(taken: TakenWorld | ResumeToken) -> None:
+            if isinstance(taken, TakenWorld):
+                self.store(str(token), taken)
+
+        return await finish_taking(self._follow(self._take(token)), leave)
+
+    def store(self, token: str, world: TakenWorld) -> None:
+        """Keep a world in the background, for `take`."""
+        if self.forks is not None:
+            self._follow(self._store(self.forks, token, world))
+
+    def forward(self, token: str, number: int, to: ResumeToken) -> None:
+        """Note in the background that a session of this token and lease has moved.
+
+        A client whose socket is lost may not have received the newer token.
+        """
+        if self.forks is not None:
+            moved = LeftWorld(str(to).encode(), 0.0, number, has_moved=True)
+            self._follow(self.forks.keep(token, moved))
+
+    def claim(self, token: ResumeToken, number: int) -> None:
+        """Note in the background that a lease of this number has the session.
+
+        The process of an older lease may not know yet that its socket is lost. Its world in
+        the store would be a second copy.
+        """
+        if self.forks is not None:
+            self._follow(self.forks.claim(str(token), number))
+
+    async def finish(self) -> None:
+        """Returns when all worlds have been stored."""
+        while self._calls:
+            await asyncio.wait(self._calls)
+
+    def _follow(self, call: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
+        task = asyncio.create_task(call)
+        self._calls.add(task)
+        task.add_done_callback(self._calls.discard)
+        return task
+
+    async def _take(self, token: ResumeToken) -> TakenWorld | ResumeToken:
+        handed = await self.hand_over(self._application, token)
+        if handed is not None:
+            self.claim(token, handed.epoch)
+            logger.info("session %s taken from its group", token.session_id)
+            return TakenWorld(handed.snapshot, handed.age_s, handed.epoch, "handed_over")
+        if self.forks is None:
+            raise SessionGone("this session is gone", field="resume")
+        left = await self.forks.take(str(token))
+        if left.has_moved and (newer := parse_resume_token(left.data.decode())) is not None:
+            return newer
+        logger.info("session %s taken from the store", token.session_id)
+        snapshot = await asyncio.to_thread(read_snapshot, left.data, self._config)
+        return TakenWorld(snapshot, left.age_s, left.claim)
+
+    async def _store(self, forks: ClusterForks, token: str, world: TakenWorld) -> None:
+        data = await asyncio.to_thread(encode_snapshot, world.snapshot)
+        await forks.keep(token, LeftWorld(data, world.age_s, world.claim))
