@@ -389,11 +389,6 @@ class GroupSessions:
 
     # ---- for operators and clients
 
-    def log_speed(self) -> None:
-        """Log how long a chunk of each size takes, by the warm-up."""
-        for size, share in self.admission.shares().items():
-            logger.info("a chunk of %dx%d takes %.0f %% of its duration", *size, 100 * share)
-
     def sessions(self) -> list[SessionStatus]:
         """All sessions that have been admitted and have not ended."""
         return [self._describe(record) for record in self.registry]
