@@ -11,12 +11,11 @@ from typing import Literal
 from deployments.session_status import SessionStatus, describe_session
 from deployments.sessions.admission import Admission, Demand, GroupLimits, Reason, Size
 from deployments.sessions.lease_reply import AskAgain, Ended, Full, Leased, NotHere, Waiting
-from deployments.sessions.line import Line, LineFull
+from deployments.sessions.line import Line
 from deployments.sessions.registry import EndReason, SessionRecord, SessionRegistry
 from deployments.suspender import Suspender
-from deployments.waiting_clients import WaitingClients
+from deployments.waiting_clients import HOLD_S, KEEP_S, WaitingClients
 
-HOLD_S = 5.0  # how long a client waits in one group's line before it asks again
 SECRET_BYTES = 16  # of a session
 
 logger = logging.getLogger(__name__)
@@ -53,6 +52,7 @@ class GroupSessions:
         finish_calls: Callable[[str], Awaitable[object]],
         group_id: str = "",
         hold_s: float = HOLD_S,
+        keep_s: float = KEEP_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`ttl_s` and `grace_s` are those of `SessionRegistry`.
@@ -66,8 +66,10 @@ class GroupSessions:
         self.waiting = WaitingClients(
             max_waiting=admission.limits.max_waiting,
             hold_s=hold_s,
+            keep_s=keep_s,
             group_id=group_id,
             clock=clock,
+            changed=self.update,
         )
         self.suspender = Suspender(admission, suspend, clock=clock, changed=self.update)
         self._bytes_of = bytes_of
@@ -95,16 +97,12 @@ class GroupSessions:
                 yield NotHere(self._group_id)
                 return
         elif len(self.waiting) or not self._admit(call_id, demand):
-            try:
-                self.waiting.join(call_id, demand)
-            except LineFull:
-                yield self.waiting.full()
+            if full := self.waiting.join(call_id, demand):
+                yield full
                 return
             try:
                 self.update()
                 async for reply in self.waiting.wait(call_id):
-                    if isinstance(reply, AskAgain):
-                        self._give_up(call_id)
                     yield reply
             finally:
                 self._give_up(call_id)
@@ -147,22 +145,24 @@ class GroupSessions:
     def update(self) -> None:
         """Admit those in the line that fit, the first one first. Called after every change.
 
-        A client that waits for speed lets clips pass: they take none of it.
+        A client that waits for speed lets clips pass: they take none of it. A kept place stops
+        those behind it, as a client does that does not fit.
         """
-        for_clips = False
+        for_clips = self.waiting.keeps_free_place = False
         for session_id, demand in self.waiting.in_order():
             if demand is None:
                 if not self.suspender.make_room(session_id):
                     return
             elif for_clips and demand.realtime:
                 continue
-            elif self._admit(session_id, demand):
+            elif not self.waiting.is_kept(session_id) and self._admit(session_id, demand):
                 if not for_clips:  # a clip that passes others is no sign for their waits
                     self.line.admitted(self._clock())
             elif self._refusal(demand) == "speed":
                 for_clips = True
                 continue
             else:
+                self.waiting.keeps_free_place = self._refusal(demand) is None
                 return
             self.waiting.leave(session_id)
 
@@ -389,11 +389,6 @@ class GroupSessions:
         return record is not None
 
     # ---- for operators and clients
-
-    def log_speed(self) -> None:
-        """Log how long a chunk of each size takes, by the warm-up."""
-        for size, share in self.admission.shares().items():
-            logger.info("a chunk of %dx%d takes %.0f %% of its duration", *size, 100 * share)
 
     def sessions(self) -> list[SessionStatus]:
         """All sessions that have been admitted and have not ended."""

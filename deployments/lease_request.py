@@ -83,8 +83,8 @@ class LeaseRequest:
                 match await self._next_reply(stream):
                     case Waiting() as place:
                         self._place = place
-                    case AskAgain(group_id):
-                        self._demand = replace(self._demand, last_group=group_id)
+                    case AskAgain(group_id, kept):
+                        self._demand = replace(self._demand, last_group=group_id, place=kept)
                         return None
                     case NotHere():
                         raise SessionGone("this session is gone", field="resume")

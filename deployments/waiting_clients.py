@@ -7,8 +7,12 @@ from dataclasses import dataclass, field
 
 from deployments.sessions.admission import Demand
 from deployments.sessions.lease_reply import AskAgain, Full, Waiting
-from deployments.sessions.line import Line
+from deployments.sessions.line import Line, LineFull
 
+HOLD_S = 5.0  # how long a client waits in one group's line before it asks again
+# How long its place is kept then. Asking again takes some milliseconds, or up to a second under
+# load. The place of a client that goes elsewhere can be idle for that time.
+KEEP_S = 1.0
 NOTICE_S = 1.0  # between two looks at a waiting client's estimate
 
 
@@ -19,19 +23,35 @@ class WaitingClient:
     demand: Demand | None = None
     changed: asyncio.Event = field(default_factory=asyncio.Event)  # its position, or it has left
     is_aside: bool = False  # a session whose client is away: it waits, and not in the line
+    is_kept: bool = False  # the place of a client that asks again, and has no call now
 
 
 class WaitingClients:
     """The clients of a `Line`, each of which waits for a change of its place."""
 
     def __init__(
-        self, *, max_waiting: int, hold_s: float, group_id: str, clock: Callable[[], float]
+        self,
+        *,
+        max_waiting: int,
+        hold_s: float,
+        keep_s: float,
+        group_id: str,
+        clock: Callable[[], float],
+        changed: Callable[[], object],
     ) -> None:
-        """A client is asked to ask again after `hold_s`."""
+        """A client is asked to ask again after `hold_s`, and its place is kept for `keep_s`.
+
+        `changed` is called when a kept place is given up.
+        """
         self.line = Line(max_waiting=max_waiting)
+        # A session's place is free, and kept for a client that asks again. Nobody is sent away
+        # meanwhile: each of those behind would keep it free for longer.
+        self.keeps_free_place = False
         self._hold_s = hold_s
+        self._keep_s = keep_s
         self._group_id = group_id
         self._clock = clock
+        self._changed = changed
         self._clients: dict[str, WaitingClient] = {}
 
     def __len__(self) -> int:
@@ -46,13 +66,28 @@ class WaitingClients:
         names = sorted(in_line, key=self.line.position)
         return [(name, self._clients[name].demand) for name in names]
 
-    def join(self, client_id: str, demand: Demand) -> None:
-        """Add a client. Raises LineFull; see `Line.join`."""
-        if demand.returning:
+    def join(self, client_id: str, demand: Demand) -> Full | None:
+        """Add a client, in the place that is kept for it if there is one.
+
+        None, or the answer to a client for which the line has no place; see `Line.join`.
+        """
+        if demand.place and self._clients.pop(demand.place, None):
+            self.line.rename(demand.place, client_id)
+        elif demand.returning:
             self.line.join_first(client_id, now=self._clock())
         else:
-            self.line.join(client_id, now=self._clock(), waited_s=demand.waited_s)
+            try:
+                self.line.join(client_id, now=self._clock(), waited_s=demand.waited_s)
+            except LineFull:
+                reason = f"every world is taken, and {len(self.line)} clients wait"
+                return Full(reason, self.line.retry_after_s(self._clock()))
         self._add(client_id, WaitingClient(demand))
+        return None
+
+    def is_kept(self, client_id: str) -> bool:
+        """True for the place of a client that asks again: it cannot be admitted now."""
+        client = self._clients.get(client_id)
+        return client is not None and client.is_kept
 
     def join_suspended(self, session_id: str) -> None:
         """Add a suspended session. One that waits is left as it is."""
@@ -87,14 +122,15 @@ class WaitingClients:
         """The client's places, until it has left the line; the last may be that it asks again."""
         last, until = None, self._clock() + self._hold_s
         while client := self._clients.get(client_id):
-            if (left_s := until - self._clock()) <= 0:
-                yield AskAgain(self._group_id)
+            left_s = until - self._clock()
+            if left_s <= 0 and not self.keeps_free_place:
+                yield AskAgain(self._group_id, self._keep_place(client_id))
                 return
             if (status := self._status(client_id)) != last:
                 yield (last := status)
                 continue  # it may have been admitted meanwhile
             with suppress(TimeoutError):
-                async with asyncio.timeout(min(left_s, NOTICE_S)):
+                async with asyncio.timeout(min(left_s, NOTICE_S) if left_s > 0 else NOTICE_S):
                     await client.changed.wait()
             client.changed.clear()
 
@@ -104,10 +140,22 @@ class WaitingClients:
             await client.changed.wait()
             client.changed.clear()
 
-    def full(self) -> Full:
-        """The answer to a client for which the line has no place."""
-        reason = f"every world is taken, and {len(self.line)} clients wait"
-        return Full(reason, self.line.retry_after_s(self._clock()))
+    def _keep_place(self, client_id: str) -> str:
+        """Keep the place of a client that asks again, under the id that this returns.
+
+        It differs from the id of the call: `GroupSessions.leave` gets that one when the call ends.
+        """
+        place = f"{client_id} asks again"
+        client = self._clients.pop(client_id)
+        self.line.rename(client_id, place)
+        self._clients[place] = WaitingClient(client.demand, is_kept=True)
+        asyncio.get_running_loop().call_later(self._keep_s, self._give_up_place, place)
+        return place
+
+    def _give_up_place(self, place: str) -> None:
+        if place in self._clients:
+            self.leave(place)
+            self._changed()
 
     def _add(self, client_id: str, client: WaitingClient) -> None:
         self._clients[client_id] = client

@@ -146,7 +146,8 @@ class WorldRank:
         began = time.monotonic()
         await asyncio.to_thread(warm_up, self._worker)
         logger.info("warm in %.1f s", time.monotonic() - began)
-        self._sessions.log_speed()
+        for size, share in self._sessions.admission.shares().items():
+            logger.info("a chunk of %dx%d takes %.0f %% of its duration", *size, 100 * share)
         shortest_s = min(self._config.lease_ttl_s, self._config.resume_grace_s or math.inf)
         self._run_every(shortest_s / 4, lambda: self._sessions.expire_idle(time.monotonic()))
         self._run_every(SUSPEND_PERIOD_S, self._sessions.suspender.suspend_paused)

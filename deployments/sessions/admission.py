@@ -41,6 +41,7 @@ class Demand(Struct, frozen=True, kw_only=True):
     realtime: bool = True  # False: a clip, which may take longer than it plays
     waited_s: float = 0.0  # since the client asked first, of this group or another one
     last_group: str | None = None  # the group that has let it go: another one may have room
+    place: str | None = None  # the one that `AskAgain` named; other groups ignore it
     group: str | None = None  # the group that is asked first
     age_s: float = 0.0  # of a session that was open before, elsewhere
     resumable: bool = False  # the session outlives its lease for the grace

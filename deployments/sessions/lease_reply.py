@@ -18,9 +18,10 @@ class Waiting(Struct, frozen=True):
 
 
 class AskAgain(Struct, frozen=True):
-    """The client has left the line, and may ask again: another group may have room by now."""
+    """The client should ask again: another group may have room by now."""
 
     group_id: str  # the group that answers this
+    place: str  # the client's, kept by this group for `Demand.place` of its next call
 
 
 class Full(Struct, frozen=True):

@@ -62,6 +62,13 @@ class Line:
         """
         self._insert(Place(session_id, -math.inf), now)
 
+    def rename(self, client_id: str, new_id: str) -> None:
+        """Give a client's place to another id. An unknown client is ignored."""
+        self._places = [
+            Place(new_id, place.since) if place.client_id == client_id else place
+            for place in self._places
+        ]
+
     def leave(self, client_id: str) -> None:
         """Remove a client that was admitted, gave up or went elsewhere. It may be unknown."""
         self._places = [place for place in self._places if place.client_id != client_id]

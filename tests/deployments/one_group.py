@@ -16,7 +16,9 @@ STAYS = Demand(width=16, height=16, resumable=True)
 class Group:
     """A group of which a test plays the worker: a session of WALK's size takes a byte."""
 
-    def __init__(self, *, num_bytes=None, hold_s=60.0, suspends=True, grace_s=10.0, **limits):
+    def __init__(
+        self, *, num_bytes=None, hold_s=60.0, keep_s=60.0, suspends=True, grace_s=10.0, **limits
+    ):
         self.released, self.suspending, self.now = [], {}, 100.0
         self.working = {}  # by session: an event that is set when no call works on it any more
         admission = Admission(GroupLimits(**limits), media_s=1.0, session_bytes=num_bytes)
@@ -30,6 +32,7 @@ class Group:
             finish_calls=self.finish_calls,
             group_id="one",
             hold_s=hold_s,
+            keep_s=keep_s,
             clock=lambda: self.now,
         )
         self.calls, self.leases = {}, {}  # by call, by session

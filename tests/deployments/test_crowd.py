@@ -7,6 +7,7 @@ import random
 import pytest
 from msgspec.structs import replace
 
+from deployments.sessions.lease_reply import AskAgain
 from tests.deployments.one_group import CLIP, STAYS, WALK, run, settle
 
 NUM_CLIENTS = 12
@@ -18,11 +19,21 @@ class Crowd:
         self.chance = random.Random(seed)
         self.number = 0
         self.ids = []  # all sessions and waits so far
+        self.asked = {}  # by call: its demand, when its client asked first, the replies so far
+        self.num_returned = 0
+        self.admit, self.sessions._admit = self.sessions._admit, self.admit_first
+        self.num_overtaken = 0
+
+    def admit_first(self, name, demand):
+        """Counts those in the line who see another one admitted before them."""
+        is_admitted = self.admit(name, demand)
+        self.num_overtaken += is_admitted and self.sessions.line.first not in (None, name)
+        return is_admitted
 
     async def act(self):
         acts = [self.ask, self.ask, self.ask, self.open, self.open, self.attach, self.attach]
         acts += [self.cancel, self.end, self.pause, self.step, self.step, self.wait, self.suspend]
-        acts += [self.withdraw]
+        acts += [self.withdraw, self.come_back, self.come_back]
         live = [status.session_id for status in self.sessions.sessions()]
         names = live if live and self.chance.random() < 0.8 else self.ids[-NUM_CLIENTS:] or [""]
         pending = self.chance.choice(acts)(self.chance.choice(names))
@@ -41,9 +52,30 @@ class Crowd:
     async def ask(self, _):
         large = replace(WALK, width=32)
         returning = replace(STAYS, returning=True)
+        demand = self.chance.choice([WALK, CLIP, large, STAYS, STAYS, returning])
+        await self.call(demand, asked=self.group.now)
+
+    async def call(self, demand, *, asked):
         name = self.next_call()
         self.ids.append(name)
-        await self.group.ask(name, self.chance.choice([WALK, CLIP, large, STAYS, STAYS, returning]))
+        self.asked[name] = demand, asked, await self.group.ask(name, demand)
+
+    def kept(self):
+        """The clients that must ask again and have not, by the place that is kept."""
+        return {
+            replies[-1].place: name
+            for name, (_, _, replies) in self.asked.items()
+            if replies and isinstance(replies[-1], AskAgain)
+        }
+
+    async def come_back(self, _):
+        """A client that must ask again does so."""
+        if kept := self.kept():
+            place = self.chance.choice(list(kept))
+            demand, asked, _ = self.asked.pop(kept[place])
+            self.num_returned += 1
+            again = replace(demand, waited_s=self.group.now - asked, place=place)
+            await self.call(again, asked=asked)
 
     def open(self, name):
         self.sessions.mark_opened(name)
@@ -72,7 +104,14 @@ class Crowd:
             assert self.sessions.is_held(name, epoch)
             assert self.sessions.registry.get(name).epoch == epoch
 
+    def give_up_places(self):
+        """The time is over for which places are kept: their clients went elsewhere."""
+        for place, name in self.kept().items():
+            del self.asked[name]
+            self.sessions.leave(place)
+
     def wait(self, name):
+        self.give_up_places()
         self.group.now += self.chance.choice([1, 1, 1, 1, 1, 1, 1, 5, 11, 31])
         self.sessions.expire_idle(self.group.now)
         self.sessions.suspender.suspend_paused()
@@ -91,6 +130,7 @@ class Crowd:
     async def leave(self):
         for call in self.group.calls:
             self.sessions.leave(call)
+        self.give_up_places()
         self.sessions.expire_idle(math.inf)
         for future in self.group.suspending.values():
             future.set_exception(RuntimeError("the session has ended"))
@@ -99,8 +139,8 @@ class Crowd:
         await settle()
 
 
-def check_group(group):
-    sessions = group.sessions
+def check_group(crowd):
+    group, sessions = crowd.group, crowd.sessions
     waiting = {place.client_id for place in sessions.line._places}
     assert waiting == {name for name, _ in sessions.waiting.in_order()}
     assert len(sessions.admission) == len(sessions.registry)
@@ -108,20 +148,23 @@ def check_group(group):
     assert held == set(sessions._holders)
     assert len(group.released) == len(set(group.released)) == sessions.registry.ends.total()
     first = dict(sessions.waiting.in_order()).get(sessions.line.first)
-    assert first is None or sessions._refusal(first)
+    kept = {name for name in waiting if sessions.waiting.is_kept(name)}
+    assert first is None or sessions._refusal(first) or sessions.line.first in kept
+    assert kept == crowd.kept().keys() and crowd.num_overtaken == 0
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_whatever_clients_do_nothing_is_left_and_nobody_waits_for_a_free_place(seed):
     async def scenario(group):
         crowd, sessions = Crowd(group, seed), group.sessions
-        for _ in range(400):
+        for _ in range(480):
             await crowd.act()
             if crowd.chance.random() < 0.5:
                 await settle()
-                check_group(group)
+                check_group(crowd)
+        assert crowd.num_returned > 0
         await crowd.leave()
-        check_group(group)
+        check_group(crowd)
         assert (len(sessions.line), len(sessions.waiting), sessions.suspender._running) == (
             0,
             0,
@@ -135,4 +178,4 @@ def test_whatever_clients_do_nothing_is_left_and_nobody_waits_for_a_free_place(s
         epochs = {lease.epoch for lease in group.leases.values()}
         assert 1 in epochs and max(epochs) > 1  # some worlds were attached again
 
-    run(scenario, num_bytes=3, max_sessions=5, suspend_after_s=10, suspended_bytes=3)
+    run(scenario, num_bytes=3, max_sessions=5, suspend_after_s=10, suspended_bytes=3, hold_s=10)

@@ -67,7 +67,10 @@ def test_a_request_names_the_size_and_whether_it_is_a_clip():
     run(scenario)
 
 
-@pytest.mark.parametrize("reply", [AskAgain("one"), RayActorError()], ids=["asked to", "it died"])
+ASK_AGAIN = AskAgain("one", "kept")
+
+
+@pytest.mark.parametrize("reply", [ASK_AGAIN, RayActorError()], ids=["asked to", "it died"])
 def test_a_client_asks_again_and_keeps_its_place(reply):
     async def scenario(world, group, messages):
         opening = await start_opening(world, group, messages)
@@ -77,7 +80,8 @@ def test_a_client_asks_again_and_keeps_its_place(reply):
         await until(lambda: len(group.streams) == 2)
         demand = group.demands[1]
         assert 0.05 <= demand.waited_s < 2
-        assert demand.last_group == ("one" if isinstance(reply, AskAgain) else None)
+        known = ("one", "kept") if reply is ASK_AGAIN else (None, None)
+        assert (demand.last_group, demand.place) == known
         answer(group, Lease("a", FakeRank()))
         assert (await opening).id == "a"
         assert not group.streams[1].cancelled

@@ -154,7 +154,7 @@ def test_the_end_of_a_lease_ends_the_call_with_its_reason():
 
 
 @pytest.mark.parametrize(
-    "replies", [(Waiting(1),), (Waiting(1), AskAgain("one")), (NotHere("one"),)]
+    "replies", [(Waiting(1),), (Waiting(1), AskAgain("one", "kept")), (NotHere("one"),)]
 )
 def test_a_call_that_ends_without_a_lease_leaves_the_line(replies):
     rank = LeasingRank(*replies)

@@ -30,6 +30,16 @@ def test_a_client_that_asks_again_keeps_its_place(line):
     assert line.first == "first"
 
 
+def test_a_place_under_another_id_is_the_same_place(line):
+    for number, name in enumerate(("first", "second", "third")):
+        line.join(name, now=number)
+    line.rename("second", "again")
+    line.rename("unknown", "nobody")
+    assert [line.position(name) for name in ("first", "again", "third")] == [1, 2, 3]
+    with pytest.raises(ValueError):
+        line.position("second")
+
+
 def test_a_full_line_turns_clients_away_but_no_session(line):
     for number in range(3):
         line.join(f"{number}", now=number)
