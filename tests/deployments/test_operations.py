@@ -102,7 +102,14 @@ def test_one_session_is_seen_everywhere(traced):
     assert [span.name for span in roots] == ["session"]
 
 
-QUIET = {"stalls", "stall_seconds", "dropped_frames", "refusals", "camera_cache_evictions"}
+QUIET = {
+    "stalls",
+    "stall_seconds",
+    "dropped_frames",
+    "refusals",
+    "camera_cache_evictions",
+    "resumes",
+}
 
 
 def test_every_metric_is_exported_under_the_name_that_the_dashboard_has(traced):

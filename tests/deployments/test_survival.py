@@ -259,5 +259,7 @@ def test_a_redeploy_of_all_replicas_keeps_the_walkers_world(server, psnr_of):
 
 def test_no_error_was_logged(server):
     """Faults are expected; exceptions that nobody has handled are not."""
-    log = server.log.read_text()
-    assert not re.search("never retrieved|could not be moved|session \\w+ failed", log)
+    lines = server.log.read_text().splitlines()
+    fault = re.compile(r"never retrieved|could not be moved|session \w+ failed")
+    at = [number for number, line in enumerate(lines) if fault.search(line)]
+    assert not at, "\n".join(lines[at[0] : at[0] + 40])
