@@ -180,8 +180,8 @@ async def start_group(ranks: Sequence[Any], *, host: str, group_id: str = "") ->
     await asyncio.gather(
         *(rank.start.remote(each) for rank, each in zip(ranks, assignments, strict=True))
     )
-    warm = asyncio.gather(*(rank.start_loop.remote() for rank in ranks))
-    failures = [asyncio.ensure_future(rank.wait_failed.remote()) for rank in ranks]
+    warm = answer_of(asyncio.gather(*(rank.start_loop.remote() for rank in ranks)))
+    failures = [answer_of(rank.wait_failed.remote()) for rank in ranks]
     done, _ = await asyncio.wait([warm, *failures], return_when=FIRST_COMPLETED)
     for first in done:
         first.result()
@@ -200,7 +200,7 @@ async def watch(
     Serve then starts a new group. `timeout_s` limits a step and an answer; `period_s` is the time
     between two questions to the rank.
     """
-    failure = asyncio.ensure_future(rank.wait_failed.remote())
+    failure = answer_of(rank.wait_failed.remote())
     try:
         while not (await asyncio.wait([failure], timeout=period_s))[0]:
             async with asyncio.timeout(timeout_s):

@@ -1,6 +1,7 @@
 """How a group starts and watches its ranks, on ranks of ten lines."""
 
 import asyncio
+import gc
 
 import pytest
 from ray.exceptions import RayActorError
@@ -89,6 +90,26 @@ def test_a_rank_that_fails_in_warm_up_fails_the_start_with_its_reason():
     ranks = [FakeRank(), FakeRank(failure=RuntimeError("out of memory"))]
     with pytest.raises(RuntimeError, match="out of memory"):
         asyncio.run(start_group(ranks, host="10.0.0.1"))
+
+
+def test_ranks_that_end_later_leave_no_failure_without_an_owner(caplog):
+    async def scenario():
+        ranks = [FakeRank(), FakeRank()]
+        end = asyncio.Event()
+
+        async def fail():
+            await end.wait()
+            raise RuntimeError("killed")
+
+        for rank in ranks:
+            rank.wait_failed = Remote(fail)
+        await start_group(ranks, host="10.0.0.1")
+        end.set()
+        await asyncio.sleep(0.01)
+
+    asyncio.run(scenario())
+    gc.collect()
+    assert not caplog.text
 
 
 LEASED = Leased(session_id="a", epoch=2, secret="s", attached=True)
