@@ -9,6 +9,8 @@ Columns: `walks on`, or the walker's last error and its time; `moved`, `resumed`
 at which its world has moved to another group, and goes on over another socket; the longest time
 between two of its chunks; how many chunks of its world never came; the time of the new client's
 first frame; the state of the server's own process; leftovers. Times are seconds since the fault.
+The shipped config has no spare replica; the faults `with a spare` run beside another group and
+another transport replica. Placement groups that are PENDING are what the autoscaler asks for.
 Prints a table with a row for each try, then one JSON line.
 """
 
@@ -18,6 +20,7 @@ import json
 import signal
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -38,6 +41,7 @@ from benchmarks.local_server import (
     free_port,
     start_server,
     stop_server,
+    two_groups,
     wait_until_ready,
 )
 from benchmarks.machine import describe_cpus, shared_memory
@@ -59,8 +63,19 @@ INIT = {"type": "init", "extensions": True} | WALK
 Fault = Callable[[LocalServer], None]
 
 
-def kill(name: str) -> Fault:
-    """Kills the server's processes whose command line starts with `name`, by their ids."""
+def busiest(processes: list[psutil.Process]) -> psutil.Process:
+    """The one that uses most of the CPU within a second: it has the walker."""
+    for process in processes:
+        process.cpu_percent()
+    time.sleep(1)
+    return max(processes, key=psutil.Process.cpu_percent)
+
+
+def kill(name: str, *, spare: bool = False) -> Fault:
+    """Kills the server's processes whose command line starts with `name`, by their ids.
+
+    With a spare one, it kills the busiest alone.
+    """
 
     def strike(server: LocalServer) -> None:
         victims = [
@@ -70,6 +85,8 @@ def kill(name: str) -> Fault:
         ]
         if not victims:
             raise SystemExit(f"no process {name}")
+        if spare:
+            victims = [busiest(victims)]
         for victim in victims:
             victim.send_signal(signal.SIGKILL)
 
@@ -99,6 +116,8 @@ FAULTS: dict[str, Fault] = {
     "kill controller": kill("ray::ServeController"),
     "kill gcs": kill("gcs_server"),
     "kill raylet": kill("raylet"),
+    "kill rank, with a spare": kill("ray::WorldRank", spare=True),
+    "kill transport replica, with a spare": kill("ray::ServeReplica:lingbot:Transport", spare=True),
     "deploy limits": deploy("Transport", user_config={"limits": {"max_errors": 50}}),
     "deploy limits in args": deploy(None, limits={"max_errors": 50}),
     "deploy group": deploy(None, camera_cache_bytes=64 * 2**20),
@@ -156,8 +175,9 @@ async def first_frame(server: Callable[[], LocalServer]) -> None:
 class Supervisor:
     """Keeps one server running on one port, and notes when it had to start it again."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, spare: bool) -> None:
         self._folder = folder
+        self._spare = spare
         self._port = free_port()
         self._started: list[psutil.Process] = []
         self.exited_s: float | None = None
@@ -167,8 +187,19 @@ class Supervisor:
     def _start(self) -> LocalServer:
         folder = Path(tempfile.mkdtemp(dir=self._folder))
         path = folder / "serve_config.yaml"
-        path.write_bytes(edit_config({}, num_ranks=1, port=self._port))
+        config = edit_config(
+            {},
+            num_ranks=1,
+            port=self._port,
+            num_transports=self.num_groups,
+            change=two_groups if self._spare else None,
+        )
+        path.write_bytes(config)
         return start_server(path, f"127.0.0.1:{self._port}")
+
+    @property
+    def num_groups(self) -> int:
+        return 2 if self._spare else 1
 
     def note_processes(self) -> None:
         """Remember the server's processes, so that `stop` finds those that outlive it."""
@@ -196,13 +227,17 @@ class Supervisor:
 
 
 @contextmanager
-def supervised() -> Iterator[tuple[Supervisor, list[str]]]:
+def supervised(*, spare: bool) -> Iterator[tuple[Supervisor, list[str]]]:
     """A supervisor with a server that is ready, and the list of what outlives the server."""
     outlived: list[str] = []
     with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder:
-        supervisor = Supervisor(Path(folder))
+        supervisor = Supervisor(Path(folder), spare=spare)
         try:
             wait_until_ready(supervisor.server)
+            while len(supervisor.server.descendants("ray::WorldRank")) < supervisor.num_groups:
+                time.sleep(0.2)
+            if spare:
+                time.sleep(SETTLE_S)  # the other group warms up
             supervisor.note_processes()
             yield supervisor, outlived
         finally:
@@ -245,7 +280,7 @@ async def observe(supervisor: Supervisor, fault: Fault) -> dict[str, Any]:
             if supervisor.exited_s is None
             else f"exit {supervisor.exit_code} in {supervisor.exited_s - struck_s:.1f} s"
         ),
-        "left_over": left_over(supervisor.server, memory),
+        "left_over": left_over(supervisor.server, memory, expected=supervisor.num_groups),
     }
 
 
@@ -254,16 +289,18 @@ def told(error: TransportError | None) -> str:
     return "closed" if error is None else f"{error.code} {error.close_code or ''}".strip()
 
 
-def left_over(server: LocalServer, memory: set[str]) -> str:
-    """Ranks and placement groups beyond the one that is wanted, and shared memory of the dead."""
+def left_over(server: LocalServer, memory: set[str], *, expected: int) -> str:
+    """Ranks and placement groups beyond the expected ones, and shared memory of the dead."""
     ranks = len(server.descendants("ray::WorldRank"))
     try:
-        groups = [state for state in placement_groups(server) if state != "REMOVED"]
+        groups = Counter(placement_groups(server))
     except OSError:
         return "unknown: the cluster does not answer"
     alive = {Path(m.path).name for p in server.processes() for m in mapped(p)}
     segments = len(shared_memory() - memory - alive)
-    found = {"ranks": ranks - 1, "groups": len(groups) - 1, "segments": segments}
+    found = {"ranks": ranks - expected, "segments": segments}
+    groups["CREATED"] -= expected
+    found |= {f"groups {state}": num for state, num in groups.items() if state != "REMOVED"}
     return ", ".join(f"{number} {name}" for name, number in found.items() if number) or "nothing"
 
 
@@ -282,7 +319,7 @@ def main() -> None:
     rows: dict[str, dict[str, Any]] = {}
     for name in options.only or FAULTS:
         for number in range(options.tries):
-            with supervised() as (supervisor, outlived):
+            with supervised(spare="spare" in name) as (supervisor, outlived):
                 row = asyncio.run(observe(supervisor, FAULTS[name]))
             row["outlived"] = ", ".join(outlived) or "nothing"
             rows[f"{name} {number + 1}"] = row

@@ -201,3 +201,10 @@ def one_group(application: dict[str, Any]) -> None:
     (group,) = (d for d in application["deployments"] if d["name"] == "WorldGroup")
     group.pop("autoscaling_config", None)
     group["num_replicas"] = 1
+
+
+def two_groups(application: dict[str, Any]) -> None:
+    """Two replica groups of one rank, which both fit on two cores: a `change`."""
+    (group,) = (d for d in application["deployments"] if d["name"] == "WorldGroup")
+    group.pop("autoscaling_config", None)
+    group |= {"num_replicas": 2, "placement_group_bundles": [{"CPU": 0.5}]}

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from benchmarks.dashboard import APPLICATIONS, ask_dashboard
-from benchmarks.local_server import local_server, wait_until_ready
+from benchmarks.local_server import local_server, two_groups, wait_until_ready
 from transport.client import Reconnected, connect
 from transport.wire.messages import Moved
 
@@ -60,14 +60,6 @@ def twin(server):
     walk = asyncio.run(asyncio.wait_for(walk_through(server, lambda: None), 120))
     assert walk.news == []
     return walk.frames
-
-
-def two_groups(application):
-    for deployment in application["deployments"]:
-        if deployment["name"] == "WorldGroup":
-            deployment.pop("autoscaling_config")
-            deployment["num_replicas"] = 2
-            deployment["placement_group_bundles"] = [{"CPU": 0.5}]
 
 
 class Walk:
