@@ -60,7 +60,7 @@ WALK: dict[str, Any] = {
 }
 INIT = {"type": "init", "extensions": True} | WALK
 
-Fault = Callable[[LocalServer], None]
+Fault = Callable[[LocalServer], float]  # returns the time of the blow
 
 
 def busiest(processes: list[psutil.Process]) -> psutil.Process:
@@ -77,7 +77,7 @@ def kill(name: str, *, spare: bool = False) -> Fault:
     With a spare one, it kills the busiest alone.
     """
 
-    def strike(server: LocalServer) -> None:
+    def strike(server: LocalServer) -> float:
         victims = [
             process
             for process in server.processes()
@@ -87,8 +87,10 @@ def kill(name: str, *, spare: bool = False) -> Fault:
             raise SystemExit(f"no process {name}")
         if spare:
             victims = [busiest(victims)]
+        struck_s = time.monotonic()
         for victim in victims:
             victim.send_signal(signal.SIGKILL)
+        return struck_s
 
     return strike
 
@@ -96,14 +98,16 @@ def kill(name: str, *, spare: bool = False) -> Fault:
 def deploy(deployment: str | None, **changes: Any) -> Fault:
     """Deploys the config with `changes` in its args, or in a deployment's own section."""
 
-    def strike(server: LocalServer) -> None:
+    def strike(server: LocalServer) -> float:
         config = msgspec.yaml.decode((server.folder / "serve_config.yaml").read_bytes())
         (application,) = config["applications"]
         section = application["args"]
         if deployment is not None:
             (section,) = (d for d in application["deployments"] if d["name"] == deployment)
         section |= changes
+        struck_s = time.monotonic()
         ask_dashboard(server, APPLICATIONS, put=config)
+        return struck_s
 
     return strike
 
@@ -252,8 +256,7 @@ async def observe(supervisor: Supervisor, fault: Fault) -> dict[str, Any]:
         while len(seen.arrived_s) < STRIKE_AFTER_CHUNKS:
             await asyncio.sleep(0.02)
     supervising = asyncio.create_task(supervisor.run())
-    struck_s = time.monotonic()
-    await asyncio.to_thread(fault, supervisor.server)
+    struck_s = await asyncio.to_thread(fault, supervisor.server)
     newcomer = asyncio.create_task(first_frame(lambda: supervisor.server))
     done, _ = await asyncio.wait([newcomer], timeout=NEW_CLIENT_TIMEOUT_S)
     newcomer_s = time.monotonic() - struck_s if done else None
