@@ -1,4 +1,7 @@
-"""The warm-up of a group: every shape is run once, and the group's speed is measured."""
+"""The warm-up of a group: every shape is run once, and the group's speed is measured.
+
+Tested in `tests/lingbot/runtime/test_worker.py`.
+"""
 
 import math
 
