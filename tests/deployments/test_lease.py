@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from msgspec.structs import replace
+from msgspec.structs import fields, replace
 from ray.exceptions import RayActorError, RayError
 from ray.serve.exceptions import (
     BackPressureError,
@@ -14,7 +14,7 @@ from ray.serve.exceptions import (
 from deployments.place import MAX_LOSSES
 from deployments.refusal import Refusal
 from deployments.sessions.admission import Demand
-from deployments.sessions.lease_reply import AskAgain, Full, Waiting
+from deployments.sessions.lease_reply import AskAgain, Ended, Full, NotHere, Waiting
 from deployments.world_group import Lease
 from tests.deployments.fakes import (
     HANGS,
@@ -377,3 +377,20 @@ def test_worlds_that_are_closed_tell_their_clients_the_reason_and_no_other_one_o
         assert len(group.streams) == 1
 
     run(scenario)
+
+
+FIRST_FIELDS = {  # of the first version
+    Waiting: ["position"],
+    AskAgain: ["group_id"],
+    Full: ["reason", "retry_after_s"],
+    NotHere: ["group_id"],
+    Ended: ["reason"],
+    Lease: ["session_id", "rank"],
+    Demand: ["width", "height"],
+}
+
+
+@pytest.mark.parametrize("message", FIRST_FIELDS)
+def test_a_lease_call_understands_the_messages_of_an_older_version(message):
+    """During an upgrade, groups and transports may have different code."""
+    assert [one.name for one in fields(message) if one.required] == FIRST_FIELDS[message]
