@@ -8,6 +8,7 @@ from ray.exceptions import RayActorError, RayError
 from ray.serve.exceptions import (
     BackPressureError,
     DeploymentUnavailableError,
+    RayServeException,
     RequestCancelledError,
 )
 
@@ -332,6 +333,18 @@ def test_an_opening_that_fails_again_and_again_raises_its_reason(replies, expect
         assert [demand.returning for demand in group.demands] == [False] + [True] * (tries - 1)
 
     run(scenario, step_timeout_s=0.05)
+
+
+def test_a_call_that_cannot_be_made_is_a_lost_world():
+    async def scenario(world, group, messages):
+        def fail(demand):
+            raise RayServeException("no router")
+
+        group.lease.remote = fail
+        with pytest.raises(WorldLost, match="died while it was opened"):
+            await world.open(SPEC, IMAGE, on_wait=messages.append)
+
+    run(scenario)
 
 
 def test_frames_come_after_their_step_and_need_not_be_awaited():
