@@ -53,7 +53,7 @@ class LeaseRequest:
         self._notice_period_s = notice_period_s
         self._now = asyncio.get_running_loop().time
         self._next_notice = self._now() + notice_period_s
-        self._stream: Any = None  # of the call that runs, or has the lease
+        self._stream: Any = None  # that of the call that runs, or has the lease
         self._place: Waiting | None = None  # in the line of the group that answered last
         self._clock = clock or start_clock(config)
 

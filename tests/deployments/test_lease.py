@@ -392,7 +392,7 @@ def test_worlds_that_are_closed_tell_their_clients_the_reason_and_no_other_one_o
     run(scenario)
 
 
-FIRST_FIELDS = {  # of the first version
+FIRST_FIELDS = {  # those of the first version
     Waiting: ["position"],
     AskAgain: ["group_id"],
     Full: ["reason", "retry_after_s"],
