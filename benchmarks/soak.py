@@ -22,7 +22,14 @@ from benchmarks.dashboard import placement_groups
 from benchmarks.local_server import LocalServer, local_server, one_group
 from benchmarks.machine import describe_cpus
 from benchmarks.rude_clients import ARGS, EARLY_MINUTE, SETTLE_S, Report, observe, summarize
-from benchmarks.server_sample import OTHERS, Sample, lease_ends, to_json, unended_sessions
+from benchmarks.server_sample import (
+    OTHERS,
+    Sample,
+    lease_ends,
+    take_sample,
+    to_json,
+    unended_sessions,
+)
 from benchmarks.table import print_table
 
 MAX_GROWTH = 0.05  # a share of a process's RSS
@@ -43,12 +50,13 @@ async def soak(
     early = min(EARLY_MINUTE, minutes / 3)
     grounds = []
     for part in (early, minutes - early):
+        started_s = time.monotonic()
         report = await observe(server, minutes=part, every_s=every_s)
-        grounds.append(await asyncio.to_thread(look_around, server, report.samples[-1]))
+        grounds.append(await asyncio.to_thread(look_around, server, started_s=started_s))
     return report, grounds
 
 
-def look_around(server: LocalServer, sample: Sample) -> Ground:
+def look_around(server: LocalServer, *, started_s: float) -> Ground:
     """What is left once the last worlds have ended that waited for their clients."""
     deadline_s = time.monotonic() + SETTLE_S
     while unended_sessions(server.log.read_text(errors="replace")):
@@ -57,7 +65,7 @@ def look_around(server: LocalServer, sample: Sample) -> Ground:
         time.sleep(1)
     states = placement_groups(server)
     return Ground(
-        sample=sample,
+        sample=take_sample(server, started_s=started_s),
         groups=sum(state != "REMOVED" for state in states),
         unended=sorted(unended_sessions(server.log.read_text(errors="replace"))),
     )
@@ -124,7 +132,7 @@ def print_soak(report: Report, early: Ground, late: Ground, ends: Counter[str]) 
                 **summarize(report),
                 "lease_ends": dict(ends),
                 "failed": failed,
-                "samples": to_json([early.sample, *report.samples]),
+                "samples": to_json([early.sample, *report.samples, late.sample]),
             }
         )
     )

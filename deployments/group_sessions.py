@@ -349,11 +349,9 @@ class GroupSessions:
         self._end(session_id, "moved")
 
     def expire_idle(self, now: float) -> None:
-        """End the leases that were idle for too long, and the sessions that were not resumed.
-
-        `now` is a reading of the clock.
-        """
+        """End the leases that were idle for too long, and the sessions that were not resumed."""
         for record in self.registry.idle(now):
+            self.registry.num_expired += 1
             self._detach(record.session_id, reason="expired")
         for record in self.registry.forgotten(now):
             self._end(record.session_id, "not_resumed")

@@ -53,6 +53,7 @@ class LeaseRequest:
         self._notice_period_s = notice_period_s
         self._now = asyncio.get_running_loop().time
         self._next_notice = self._now() + notice_period_s
+        self._stream: Any = None  # that of the call that runs, or has the lease
         self._place: Waiting | None = None  # in the line of the group that answered last
         self._clock = clock or start_clock(config)
 
@@ -64,23 +65,25 @@ class LeaseRequest:
         it at the same time. No call remains if it raises or is cancelled.
         """
         while True:
-            stream = call_detached(self._call, self._next_demand())
             try:
-                lease = await self._wait_for_lease(stream)
+                lease = await self._ask_once()
             except BaseException:
-                cancel(stream)
+                if self._stream is not None:
+                    cancel(self._stream)
                 raise
             if lease is not None:
-                return lease, stream
+                return lease, self._stream
 
     def _next_demand(self) -> Demand:
         return replace(self._demand, waited_s=self._clock.waited_s(self._now()))
 
-    async def _wait_for_lease(self, stream: Any) -> Lease | None:
+    async def _ask_once(self) -> Lease | None:
         """The lease of one call; None if the client should ask again."""
+        self._stream = None
         try:
+            self._stream = call_detached(self._call, self._next_demand())
             while True:
-                match await self._next_reply(stream):
+                match await self._next_reply(self._stream):
                     case Waiting() as place:
                         self._place = place
                     case AskAgain(group_id, kept):

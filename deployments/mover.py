@@ -21,6 +21,7 @@ from transport.wire.world import OnWait
 # A redeploy drains groups and transports at once. The client of a transport that drains resumes
 # elsewhere, and takes its world along. Both drains are known within this time.
 GIVE_UP_DELAY_S = 1.0
+MAX_PAUSE_S = 8.0  # between two tries to find another place
 
 logger = logging.getLogger(__name__)
 
@@ -196,12 +197,17 @@ class Mover:
         await self._move(old, None, place=place)
 
     async def _find_ahead(self) -> HeldLease:
+        """Another place. No error ends the search: nothing would begin it again."""
+        pause_s = self._leases.notice_period_s
         while True:
             try:
                 return await self._leases.lease(self._demand(), on_wait=ignore)
             except TransportError as exc:
                 logger.info("session %s has no other place yet: %s", self._name, exc)
-                await asyncio.sleep(self._leases.notice_period_s)
+            except Exception:
+                logger.exception("session %s looks for another place again", self._name)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, MAX_PAUSE_S)
 
     async def _move(
         self, old: HeldLease, error: TransportError | None, *, place: HeldLease | None = None

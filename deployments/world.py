@@ -62,9 +62,8 @@ class ClusterWorld:
 
         `prompts` is None where the ranks encode the prompts, `forks` where no forks are kept.
         `report` describes a session of this replica to its rank. `on_resume` counts the tokens that
-        clients came with. `replica` is this process's
-        deployment and id; None: it never drains. `hand_over` takes a session from a group that does
-        not run any more.
+        clients came with. `replica` is this process's deployment and id; None: it never drains.
+        `hand_over` takes a session from a group that does not run any more.
         """
         self._memory = GroupMemory(group, ready=self.ready)
         # Through gRPC, a caller that was killed is noticed within milliseconds.

@@ -359,6 +359,7 @@ class WorldRank:
         metrics.report(
             states=Counter(session.state for session in self.sessions()),
             ends=self.ends(),
+            num_expired=self._sessions.registry.num_expired,
             num_waiting=len(self._sessions.line),
             num_bytes=self._sessions.admission.num_bytes,
             load=self._sessions.admission.load,

@@ -25,43 +25,59 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: not any(item.get_closest_marker(name) for name in FIRST))
 
 
-class SharedServer:
-    """A server that the tests of one group share. It ends with the group: an idle one takes CPU."""
+class SharedServers:
+    """Servers that the tests of one group share. They end with the group: idle ones take CPU."""
 
     def __init__(self):
         self._running = ExitStack()
-        self._server = None
+        self._servers = {}
 
-    def get(self, start):
-        if self._server is None:
-            self._server = self._running.enter_context(start())
-        return self._server
+    def get(self, name, start):
+        if name not in self._servers:
+            self._servers[name] = self._running.enter_context(start())
+        return self._servers[name]
 
     def stop(self):
-        self._server = None
+        self._servers.clear()
         self._running.close()
 
 
-SHARED = pytest.StashKey[SharedServer]()
+SHARED = pytest.StashKey[SharedServers]()
 
 
 def pytest_configure(config):
-    config.stash[SHARED] = SharedServer()
+    config.stash[SHARED] = SharedServers()
 
 
 def group_of(item):
     return item.get_closest_marker("xdist_group").args
 
 
-@pytest.hookimpl(trylast=True)
+# Wrappers stop the servers after all fixtures have ended, also when one of those raises.
+@pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item, nextitem):
-    if nextitem is None or group_of(nextitem) != group_of(item):
-        item.config.stash[SHARED].stop()
+    try:
+        return (yield)
+    finally:
+        if nextitem is None or group_of(nextitem) != group_of(item):
+            item.config.stash[SHARED].stop()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session):
+    """After Ctrl-C in a test, no teardown comes before this."""
+    try:
+        return (yield)
+    finally:
+        session.config.stash[SHARED].stop()
 
 
 @pytest.fixture
 def shared_server(request):
-    """`shared_server(start)` enters `start()` for the first test of a group, and for all of it."""
+    """`shared_server(name, start)` enters `start()` for the first test of a group, for all of it.
+
+    `name` is the caller's: each fixture has a server of its own.
+    """
     return request.config.stash[SHARED].get
 
 
@@ -75,4 +91,4 @@ def server(shared_server):
     from benchmarks.local_server import local_server
 
     group = {"pace": "shared", "max_sessions": 4, "max_waiting": 8}
-    return shared_server(lambda: local_server({"group": group, "resume_grace_s": 3}))
+    return shared_server("server", lambda: local_server({"group": group, "resume_grace_s": 3}))

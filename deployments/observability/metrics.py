@@ -104,7 +104,10 @@ METRICS = {
         "gauge", "bytes of a rank that the sessions take: KV windows, decoder states, images"
     ),
     "lingbot_group_load": Spec("gauge", "share of real time that the active sessions take"),
-    "lingbot_lease_ends": Spec("counter", "leases that ended, by reason", ("reason",)),
+    "lingbot_lease_ends": Spec("counter", "sessions that ended, by reason", ("reason",)),
+    "lingbot_expired_leases": Spec(
+        "counter", "leases that no transport replica touched for too long"
+    ),
 }
 
 

@@ -44,6 +44,8 @@ class GroupMetrics:
         self._bytes = create("lingbot_group_session_bytes")
         self._load = create("lingbot_group_load")
         self._ends = create("lingbot_lease_ends")
+        self._expired = create("lingbot_expired_leases")
+        self._reported_expired = 0
         self._states: set[str] = set()  # all that were reported: one without sessions is 0
         self._reported: dict[str, int] = {}
 
@@ -52,11 +54,15 @@ class GroupMetrics:
         *,
         states: Mapping[str, int],
         ends: Mapping[EndReason, int],
+        num_expired: int,
         num_waiting: int,
         num_bytes: int,
         load: float,
     ) -> None:
-        """`states` counts the sessions by state now, and `ends` those that ended, by reason."""
+        """`states` counts the sessions by state now, and `ends` those that ended, by reason.
+
+        `num_expired` counts all leases that were not touched for too long.
+        """
         self._states |= states.keys()
         for state in self._states:
             self._sessions.set(states.get(state, 0), tags={"state": state})
@@ -64,6 +70,9 @@ class GroupMetrics:
             if more := total - self._reported.get(reason, 0):
                 self._ends.inc(more, tags={"reason": reason})
                 self._reported[reason] = total
+        if more := num_expired - self._reported_expired:
+            self._expired.inc(more)
+            self._reported_expired = num_expired
         self._waiting.set(num_waiting)
         self._bytes.set(num_bytes)
         self._load.set(load)

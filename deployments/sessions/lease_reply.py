@@ -21,7 +21,7 @@ class AskAgain(Struct, frozen=True):
     """The client should ask again: another group may have room by now."""
 
     group_id: str  # the group that answers this
-    place: str  # the client's, kept by this group for `Demand.place` of its next call
+    place: str = ""  # the client's, kept by this group for `Demand.place` of its next call
 
 
 class Full(Struct, frozen=True):

@@ -60,6 +60,9 @@ class SessionRegistry:
         self.grace_s = grace_s
         self._records: dict[str, SessionRecord] = {}
         self.ends: Counter[EndReason] = Counter()
+        # Leases that were not touched for too long. A resumable session does not end by that, and
+        # is in `ends` by what ends it later.
+        self.num_expired = 0
         self._moved: deque[str] = deque(maxlen=MAX_MOVED)
 
     def __iter__(self) -> Iterator[SessionRecord]:

@@ -3,11 +3,14 @@
 import asyncio
 import json
 import re
+import time
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
 from benchmarks import rude_clients
+from benchmarks import soak as soaking
 from benchmarks.local_server import local_server, one_group
 from benchmarks.rude_clients import ARGS
 from benchmarks.server_sample import ProcessFigures, Sample, lease_ends, unended_sessions
@@ -67,6 +70,23 @@ def test_ends_are_read_from_the_ranks_lines_alone():
     assert lease_ends(LOG) == {"its lease ended": 1}
     assert unended_sessions(LOG) == {"b2"}
     assert lease_ends("(WorldRank pid=7) INFO session c3 closed: \n") == {"": 1}
+
+
+def test_a_sample_is_taken_once_the_last_worlds_have_ended(tmp_path, monkeypatch):
+    log = tmp_path / "log"
+    log.write_text(LOG)
+
+    def end_the_last_one(seconds):
+        log.write_text(LOG + "(WorldRank pid=7) INFO session b2 closed: not resumed\n")
+
+    def take_sample(server, *, started_s):
+        return ground(sessions=len(unended_sessions(server.log.read_text()))).sample
+
+    monkeypatch.setattr(time, "sleep", end_the_last_one)
+    monkeypatch.setattr(soaking, "take_sample", take_sample)
+    monkeypatch.setattr(soaking, "placement_groups", lambda server: ["CREATED", "REMOVED"])
+    looked = soaking.look_around(SimpleNamespace(log=log), started_s=0.0)
+    assert looked == ground()
 
 
 @pytest.fixture

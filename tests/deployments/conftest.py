@@ -20,7 +20,7 @@ def pair(shared_server):
     a product may round differently from the whole, and a trajectory soon shows it; hence float32.
     """
     args = {"dtype": "float32", "threads": 1, "step_timeout_s": 10, "group": {"pace": "shared"}}
-    return shared_server(lambda: local_server(args, num_ranks=2, change=leave_room))
+    return shared_server("pair", lambda: local_server(args, num_ranks=2, change=leave_room))
 
 
 @pytest.fixture

@@ -192,8 +192,10 @@ def test_a_lease_that_is_not_touched_detaches_its_session():
         group.sessions.expire_idle(group.now)
         await settle()
         assert replies == [1, Ended("detached")] and group.states() == {"a": "detached"}
+        registry = group.sessions.registry
+        assert registry.num_expired == 1 and not registry.ends
         group.sessions.expire_idle(group.now + 11)
-        assert group.sessions.registry.ends == {"not_resumed": 1}
+        assert registry.ends == {"not_resumed": 1} and registry.num_expired == 1
 
     run(scenario)
 

@@ -21,6 +21,7 @@ from tests.deployments.walking import (
     walk,
     walked,
 )
+from transport.wire.errors import Busy
 from transport.wire.messages import Moved
 
 TRANSPORTS = ("lingbot", "Transport")
@@ -231,6 +232,37 @@ def test_a_draining_group_that_dies_before_another_has_room_is_left_at_once():
         await next_lease(group, 2)
         assert group.streams[1].cancelled
         grant(group, "b")
+        await walk(session, 0)
+        session.close()
+
+    run(scenario)
+
+
+def test_no_error_ends_the_search_for_another_place_and_its_pauses_grow(monkeypatch):
+    async def scenario(world, group, messages):
+        running(world, "group-a", "group-b")
+        session, first = await opened(world, group)
+        lease, pauses, sleep = world.lease, [], asyncio.sleep
+        errors = [OSError("no handle"), *[Busy("full")] * 11]
+
+        async def note_pause(delay):
+            pauses.append(delay)
+            await sleep(0)
+
+        async def fail(*args, **options):
+            if errors:
+                raise errors.pop(0)
+            return await lease(*args, **options)
+
+        world.lease = fail
+        with monkeypatch.context() as patch:
+            patch.setattr("deployments.mover.asyncio.sleep", note_pause)
+            running(world, "group-b")
+            while len(group.streams) < 2:
+                await sleep(0.001)
+        assert pauses[:3] == [0.01, 0.02, 0.04] and pauses[-2:] == [8.0, 8.0]
+        second = grant(group, "b")
+        await until(lambda: second.restored)
         await walk(session, 0)
         session.close()
 

@@ -308,6 +308,7 @@ def test_a_session_that_is_not_touched_ends_and_makes_room():
         assert group.released == ["forgotten"] and second[-1] == 1
         assert replies == [1, Ended("expired")]
         assert group.sessions.registry.ends == {"expired": 1}
+        assert group.sessions.registry.num_expired == 1
 
     run(scenario, max_sessions=1)
 

@@ -3,18 +3,19 @@
 import asyncio
 
 import pytest
-from msgspec.structs import replace
+from msgspec.structs import fields, replace
 from ray.exceptions import RayActorError, RayError
 from ray.serve.exceptions import (
     BackPressureError,
     DeploymentUnavailableError,
+    RayServeException,
     RequestCancelledError,
 )
 
 from deployments.place import MAX_LOSSES
 from deployments.refusal import Refusal
 from deployments.sessions.admission import Demand
-from deployments.sessions.lease_reply import AskAgain, Full, Waiting
+from deployments.sessions.lease_reply import AskAgain, Ended, Full, NotHere, Waiting
 from deployments.world_group import Lease
 from tests.deployments.fakes import (
     HANGS,
@@ -334,6 +335,18 @@ def test_an_opening_that_fails_again_and_again_raises_its_reason(replies, expect
     run(scenario, step_timeout_s=0.05)
 
 
+def test_a_call_that_cannot_be_made_is_a_lost_world():
+    async def scenario(world, group, messages):
+        def fail(demand):
+            raise RayServeException("no router")
+
+        group.lease.remote = fail
+        with pytest.raises(WorldLost, match="died while it was opened"):
+            await world.open(SPEC, IMAGE, on_wait=messages.append)
+
+    run(scenario)
+
+
 def test_frames_come_after_their_step_and_need_not_be_awaited():
     async def scenario(world, group, messages):
         session = await opened(world, group)
@@ -377,3 +390,20 @@ def test_worlds_that_are_closed_tell_their_clients_the_reason_and_no_other_one_o
         assert len(group.streams) == 1
 
     run(scenario)
+
+
+FIRST_FIELDS = {  # those of the first version
+    Waiting: ["position"],
+    AskAgain: ["group_id"],
+    Full: ["reason", "retry_after_s"],
+    NotHere: ["group_id"],
+    Ended: ["reason"],
+    Lease: ["session_id", "rank"],
+    Demand: ["width", "height"],
+}
+
+
+@pytest.mark.parametrize("message", FIRST_FIELDS)
+def test_a_lease_call_understands_the_messages_of_an_older_version(message):
+    """During an upgrade, groups and transports may have different code."""
+    assert [one.name for one in fields(message) if one.required] == FIRST_FIELDS[message]

@@ -15,7 +15,14 @@ def test_a_cache_s_totals_are_reported_as_increments(recorded):
 
 
 def report(metrics, **fields):
-    nothing = {"states": {}, "ends": {}, "num_waiting": 0, "num_bytes": 0, "load": 0.0}
+    nothing = {
+        "states": {},
+        "ends": {},
+        "num_expired": 0,
+        "num_waiting": 0,
+        "num_bytes": 0,
+        "load": 0.0,
+    }
     metrics.report(**nothing | fields)
 
 
@@ -34,3 +41,10 @@ def test_ends_are_reported_as_increments(recorded):
     for ends in ({}, {"closed": 2}, {"closed": 2, "expired": 1}, {"closed": 5, "expired": 1}):
         report(metrics, ends=ends)
     assert recorded["lease_ends"].values == {("closed",): 5, ("expired",): 1}
+
+
+def test_expired_leases_are_reported_as_increments(recorded):
+    metrics = GroupMetrics()
+    for number in (0, 2, 2, 3):
+        report(metrics, num_expired=number)
+    assert recorded["expired_leases"].values == {(): 3}
