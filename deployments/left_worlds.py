@@ -69,13 +69,13 @@ class LeftWorlds:
         if self.forks is not None:
             self._follow(self._store(self.forks, token, world))
 
-    def forward(self, token: str, number: int, to: ResumeToken) -> None:
-        """Note in the background that a session of this token and lease has moved.
+    def forward(self, token: str, number: int, to: str) -> None:
+        """Note in the background that a session of this token and lease goes on as `to`.
 
         A client whose socket is lost may not have received the newer token.
         """
         if self.forks is not None:
-            moved = LeftWorld(str(to).encode(), 0.0, number, has_moved=True)
+            moved = LeftWorld(to.encode(), 0.0, number, has_moved=True)
             self._follow(self.forks.keep(token, moved))
 
     def claim(self, token: ResumeToken, number: int) -> None:

@@ -21,7 +21,6 @@ from deployments.mover import Leases, Mover
 from deployments.observability.session_reports import SessionReport
 from deployments.pending_chunk import PendingChunk
 from deployments.sessions.admission import Demand
-from deployments.sessions.resume_token import ResumeToken
 from lingbot.errors import LingbotError
 from lingbot.runtime.history import History
 from lingbot.runtime.snapshot import (
@@ -60,7 +59,7 @@ class Cluster(Leases, Protocol):
         """Keep a world in the background, for `World.resume`."""
         ...
 
-    def forward(self, token: str, number: int, to: ResumeToken) -> None:
+    def forward(self, token: str, number: int, to: str) -> None:
         """Lead an older token of a session to its newer one; see `LeftWorlds.forward`."""
         ...
 
@@ -350,7 +349,7 @@ class PortableSession:
         lease.report = self._report
         self._mover.adopt(lease)
         if self._is_resumable:
-            self._cluster.forward(self._known_token, self._known_epoch, lease.token)
+            self._cluster.forward(self._known_token, self._known_epoch, str(lease.token))
         index = self._history.next_chunk
         self._notices = [one for one in self._notices if not isinstance(one, Moved)]
         self._notices.append(Moved(index, self.resume_token))

@@ -224,7 +224,7 @@ class ClusterWorld:
     def store_world(self, token: str, world: TakenWorld) -> None:
         self.left.store(token, world)
 
-    def forward(self, token: str, number: int, to: ResumeToken) -> None:
+    def forward(self, token: str, number: int, to: str) -> None:
         self.left.forward(token, number, to)
 
     async def finish(self) -> None:
@@ -321,10 +321,13 @@ class ClusterWorld:
         demand = demand_of(describe(taken.snapshot), realtime=True, resumable=True)
         demand = replace(demand, returning=True, age_s=taken.age_s)
         try:
-            return await self._restore(taken.snapshot, demand, on_wait=on_wait), taken.source
+            session = await self._restore(taken.snapshot, demand, on_wait=on_wait)
         except BaseException:
             self.left.store(str(named), taken)  # the client may try again
             raise
+        if session.resume_token is not None:  # the socket may be lost before its client has it
+            self.forward(str(named), taken.claim, session.resume_token)
+        return session, taken.source
 
     async def _attach(self, token: ResumeToken, *, on_wait: OnWait) -> PortableSession | None:
         """The session, where it is; None if it is not there any more."""

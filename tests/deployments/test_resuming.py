@@ -151,7 +151,11 @@ def test_a_token_takes_the_world_of_a_group_that_does_not_run(monkeypatch, where
         session, saved = await resuming
         assert saved.chunk_index == 3 and rank.restored[0].next_chunk == 3
         assert (session.last_frame == IMAGE).all() and hand_over.asked == [token]
-        assert session.resume_token == f"group-b.b.{SECRET}" and world.forks.left == {}
+        newer = f"group-b.b.{SECRET}"
+        assert session.resume_token == newer
+        await world.finish()
+        kept = world.forks.left.pop(token)
+        assert kept.has_moved and kept.data.decode() == newer and world.forks.left == {}
         session.close()
 
     run(scenario, hand_over=hand_over)
