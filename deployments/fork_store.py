@@ -106,6 +106,7 @@ class StoredWorlds:
         return LeftWorld(world.data, world.age_s + now - world.since, number)
 
     def _put(self, token: str, world: StoredWorld) -> bool:
+        self._expire(world.since)
         if token in self._worlds:
             self._drop(token)
         may_go = [one for one in self._worlds.values() if one.fork_of or not world.fork_of]

@@ -81,6 +81,19 @@ def test_a_fork_is_kept_for_its_time_and_read_any_number_of_times():
     assert worlds.get("b", now=90) == b"b" and worlds.num_bytes == 1
 
 
+@pytest.mark.parametrize("kind", ["a fork", "a lost socket"])
+def test_worlds_that_nobody_reads_make_room_after_their_time(kind):
+    worlds = stored()
+    worlds.put_left("left", left(bytes(4)), now=0)
+    worlds.put_left("moved", LeftWorld(bytes(2), 0.0, 1, has_moved=True), now=0)
+    worlds.put_fork("fork", bytes(4), session="s", now=30)
+    if kind == "a fork":
+        assert worlds.put_fork("new", bytes(6), session="s", now=61)
+    else:
+        assert worlds.put_left("new", left(bytes(6)), now=61)
+    assert worlds.num_bytes == 10 and kept(worlds, ["fork"], now=61) == ["fork"]
+
+
 def test_a_world_that_is_taken_is_gone():
     worlds = stored()
     worlds.put_left("a", left(b"one"), now=0)
