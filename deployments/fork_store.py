@@ -67,6 +67,8 @@ class StoredWorlds:
         """False for a world that has no room, or that a later socket has claimed."""
         if not self.claim(token, left.claim, now=now):
             return False
+        if left.has_moved and token in self._worlds and not self._worlds[token].has_moved:
+            return True  # of this claim, and sent later: the session that it leads to has ended
         age_s, has_moved = left.age_s, left.has_moved
         return self._put(token, StoredWorld(left.data, now, age_s=age_s, has_moved=has_moved))
 

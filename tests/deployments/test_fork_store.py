@@ -138,6 +138,17 @@ def test_the_newer_token_of_a_session_is_read_again_until_its_world_is_stored():
     assert worlds.take("a", now=2) == left(b"world", claim=2)
 
 
+@pytest.mark.parametrize("last", ["the world", "the newer token"])
+def test_a_world_stays_where_the_newer_token_of_its_session_comes_later(last):
+    worlds = stored()
+    sent = [LeftWorld(b"b", 0.0, 1, has_moved=True), left(b"world")]
+    for one in sent if last == "the world" else sent[::-1]:
+        assert worlds.put_left("a", one, now=0)
+    assert worlds.take("a", now=1).data == b"world"
+    assert worlds.put_left("a", LeftWorld(b"c", 0.0, 2, has_moved=True), now=2)
+    assert worlds.take("a", now=2).has_moved
+
+
 def test_claims_are_forgotten_after_their_time_and_are_not_without_number(monkeypatch):
     monkeypatch.setattr("deployments.fork_store.MAX_CLAIMS", 3)
     worlds = stored()
