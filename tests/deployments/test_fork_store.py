@@ -172,7 +172,9 @@ class Handle:
         async def respond(*args):
             if fault is TimeoutError:
                 await asyncio.Event().wait()
-            if fault is not None:
+            if fault == "late":
+                await asyncio.sleep(0.1)
+            elif fault is not None:
                 raise fault
             return await call(*args)
 
@@ -208,6 +210,16 @@ def test_a_world_of_a_lost_socket_is_taken_once():
     with pytest.raises(SessionGone) as gone:
         call(scenario)
     assert gone.value.field == "resume" and gone.value.close_code is None
+
+
+def test_a_world_that_the_store_gives_away_is_waited_for():
+    async def scenario(forks):
+        with pytest.raises(Busy):
+            await forks.get("a fork, which the store still has")
+        await forks.keep("mine", left(b"world"))
+        return await forks.take("mine")
+
+    assert call(scenario, fault="late").data == b"world"
 
 
 def test_an_unknown_fork_is_gone():
