@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from deployments.config import ServiceConfig
 from deployments.fork_store import ClusterForks, LeftWorld
-from deployments.hand_over import finish_taking
+from deployments.hand_over import RETRY_AFTER_S, finish_taking
 from deployments.rank_replies import HandedOver
 from deployments.saved_world import read_snapshot
 from deployments.sessions.resume_token import ResumeToken, parse_resume_token
@@ -23,7 +23,6 @@ from transport.wire.errors import Busy, SessionGone
 HandOver = Callable[[str, ResumeToken], Awaitable[HandedOver | None]]
 
 MARGIN_S = 10.0  # beside the step of the session that may have to end first
-RETRY_AFTER_S = 5
 
 T = TypeVar("T")
 

@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 from msgspec.structs import replace
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RpcError
 
 from deployments.config import ServiceConfig
 from deployments.fork_store import LeftWorld
@@ -21,7 +21,7 @@ from lingbot.runtime.history import History
 from lingbot.runtime.snapshot import Origin, encode_snapshot
 from tests.deployments.fakes import IMAGE, OPENED, SECRET, FakePrompts, FakeRank, run
 from tests.deployments.walking import running
-from transport.wire.errors import Refused, SessionGone
+from transport.wire.errors import Busy, Refused, SessionGone
 
 CONFIG = ServiceConfig()
 SIZE = CONFIG.world.largest_size
@@ -182,6 +182,23 @@ def test_a_group_that_drains_is_asked_by_the_name_of_its_rank(monkeypatch, state
     found, calls = asyncio.run(scenario())
     assert found is (handed if state == "it has the session" else None)
     assert calls == ([] if state == "it is gone" else [("a", SECRET, True)])
+
+
+@pytest.mark.parametrize("error", [RpcError("unavailable"), OSError("refused")])
+def test_a_client_comes_back_where_the_cluster_does_not_know_its_group(monkeypatch, error):
+    """Its world may still be there."""
+
+    def get_actor(name, namespace):
+        raise error
+
+    async def scenario(world, group, messages):
+        running(world, "group-b")
+        with pytest.raises(Busy) as busy:
+            await world.resume(str(TOKEN), on_wait=ignore)
+        assert busy.value.retry_after_s == 5 and group.streams == []
+
+    monkeypatch.setattr("ray.get_actor", get_actor)
+    run(scenario)
 
 
 @pytest.mark.parametrize("source", ["a fork", "a world without a place"])
