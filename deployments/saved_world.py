@@ -10,16 +10,21 @@ from lingbot.errors import LingbotError
 from lingbot.runtime.snapshot import Snapshot, decode_snapshot
 from lingbot.runtime.snapshot_check import check_snapshot
 from transport.wire.errors import Refused
+from transport.wire.limits import ClientLimits
 from transport.wire.world import SavedWorld
 
 
-def read_snapshot(data: bytes, config: ServiceConfig) -> Snapshot:
+def read_snapshot(
+    data: bytes, config: ServiceConfig, *, limits: ClientLimits | None = None
+) -> Snapshot:
     """Untrusted bytes, which may take a second of a CPU. Raises Refused with the wrong field.
 
+    `limits` are those of the client that sent them, and None for bytes of the server's own store.
     The fingerprint of the weights is not compared: the rank that restores the world does.
     """
+    max_bytes = len(data) if limits is None else limits.max_init_bytes
     try:
-        snapshot = decode_snapshot(data, max_bytes=config.limits.max_init_bytes)
+        snapshot = decode_snapshot(data, max_bytes=max_bytes)
         check_snapshot(snapshot, config.world)
     except LingbotError as exc:
         refusal = refusal_of(exc)

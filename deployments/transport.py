@@ -84,7 +84,7 @@ class Transport:
         The limits hold for new sockets and requests. `closing` ends all worlds with that reason.
         """
         live = parse_user_config(user_config)
-        self._limits = live.limits or self._config.limits
+        self._limits = self._world.limits = live.limits or self._config.limits
         self._world.close(live.closing)
 
     def __serve_build_asgi_app__(self) -> Starlette:

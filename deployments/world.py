@@ -73,6 +73,7 @@ class ClusterWorld:
         self._deployment = group.app_name, group.deployment_name
         self.info = info
         self.config = config
+        self.limits = config.limits  # of a client; live ones take their place
         self.notice_period_s = notice_period_s
         self._sessions: WeakSet[PortableSession] = WeakSet()
         self._closing: str | None = None
@@ -123,7 +124,7 @@ class ClusterWorld:
         )
 
     def read_snapshot(self, data: bytes) -> SavedWorld:
-        return describe(read_snapshot(data, self.config))
+        return describe(read_snapshot(data, self.config, limits=self.limits))
 
     async def open_snapshot(
         self, saved: SavedWorld, *, on_wait: OnWait, realtime: bool = True, resumable: bool = False
@@ -134,7 +135,8 @@ class ClusterWorld:
     async def read_fork(self, token: str) -> SavedWorld:
         if self.forks is None:
             raise SessionGone("this server keeps no forks", field="fork")
-        return await asyncio.to_thread(self.read_snapshot, await self.forks.get(token))
+        data = await self.forks.get(token)
+        return describe(await asyncio.to_thread(read_snapshot, data, self.config))
 
     async def resume(self, token: str, *, on_wait: OnWait) -> tuple[PortableSession, SavedWorld]:
         """Attach to the session, or take its world from a group that drains, or from the store."""

@@ -56,7 +56,7 @@ def test_a_user_config_replaces_the_limits_of_the_args():
     transport = Transport(ServiceConfig(limits=ClientLimits(max_sockets=7)), Mock())
     assert transport._limits.max_sockets == 7
     reconfigure(transport, {"limits": {"max_sockets": 3}})
-    assert transport._limits == ClientLimits(max_sockets=3)
+    assert transport._limits == transport._world.limits == ClientLimits(max_sockets=3)
     with pytest.raises(ConfigError, match=r"user_config\.limits\.max_socket: unknown key"):
         reconfigure(transport, {"limits": {"max_socket": 3}})
     assert transport._limits.max_sockets == 3

@@ -22,6 +22,7 @@ from lingbot.runtime.snapshot import Origin, encode_snapshot
 from tests.deployments.fakes import IMAGE, OPENED, SECRET, FakePrompts, FakeRank, run
 from tests.deployments.walking import running
 from transport.wire.errors import Busy, Refused, SessionGone
+from transport.wire.limits import ClientLimits
 
 CONFIG = ServiceConfig()
 SIZE = CONFIG.world.largest_size
@@ -78,10 +79,15 @@ def test_a_snapshot_of_another_world_is_refused_with_its_field(data, field):
 
 
 def test_a_snapshot_larger_than_an_init_is_refused():
-    config = ServiceConfig(limits=replace(CONFIG.limits, max_init_bytes=1024))
-    with pytest.raises(Refused, match="1024") as refused:
-        read_snapshot(encode_snapshot(saved()), config)
-    assert refused.value.field == "snapshot"
+    async def scenario(world, group, messages):
+        data = encode_snapshot(saved())
+        world.read_snapshot(data)
+        world.limits = replace(CONFIG.limits, max_init_bytes=1024)  # live ones
+        with pytest.raises(Refused, match="1024") as refused:
+            world.read_snapshot(data)
+        assert refused.value.field == "snapshot"
+
+    run(scenario)
 
 
 async def ignore(status):
@@ -205,7 +211,7 @@ def test_a_client_comes_back_where_the_cluster_does_not_know_its_group(monkeypat
 def test_a_stored_world_is_read_beside_the_event_loop(source, monkeypatch):
     threads = []
 
-    def read(data, config):
+    def read(data, config):  # without the limits of a client, which has not sent it
         threads.append(threading.get_ident())
         return read_snapshot(data, config)
 
@@ -229,4 +235,4 @@ def test_a_stored_world_is_read_beside_the_event_loop(source, monkeypatch):
     async def gone(application, token):
         return None
 
-    run(scenario, hand_over=gone)
+    run(scenario, hand_over=gone, limits=ClientLimits(max_init_bytes=1024))
