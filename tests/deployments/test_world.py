@@ -13,12 +13,17 @@ from deployments.fork_store import LeftWorld
 from deployments.hand_over import take_session
 from deployments.rank_replies import HandedOver
 from deployments.refusal import Refusal
-from deployments.saved_world import read_snapshot
+from deployments.saved_world import (
+    largest_snapshot_bytes,
+    read_snapshot,
+    warn_of_large_worlds,
+)
 from deployments.session_list import NAMESPACE
 from deployments.sessions.resume_token import ResumeToken
 from deployments.world_group import Lease
 from lingbot.runtime.history import History
 from lingbot.runtime.snapshot import Origin, encode_snapshot
+from lingbot.runtime.snapshot_check import longest_condition
 from tests.deployments.fakes import IMAGE, OPENED, SECRET, FakePrompts, FakeRank, run
 from tests.deployments.walking import running
 from transport.wire.errors import Busy, Refused, SessionGone
@@ -88,6 +93,20 @@ def test_a_snapshot_larger_than_an_init_is_refused():
         assert refused.value.field == "snapshot"
 
     run(scenario)
+
+
+def test_the_largest_snapshot_is_that_of_a_world_that_has_filled_its_window():
+    world = CONFIG.world
+    frames = longest_condition(world)
+    full = saved(30, condition=np.zeros((16, frames, H, W), np.float32))
+    assert largest_snapshot_bytes(CONFIG) == full.num_bytes
+
+
+@pytest.mark.parametrize("max_init_bytes, is_warned", [(2**24, True), (2**25, False)])
+def test_worlds_that_cannot_be_saved_are_a_warning(caplog, max_init_bytes, is_warned):
+    config = ServiceConfig(preset="v2-14b", sizes=("832x480",))
+    warn_of_large_worlds(config, ClientLimits(max_init_bytes=max_init_bytes))
+    assert ("`save` will be refused" in caplog.text) == is_warned
 
 
 async def ignore(status):
