@@ -5,7 +5,7 @@ import logging
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +67,8 @@ class StoredWorlds:
         """False for a world that has no room, or that a later socket has claimed."""
         if not self.claim(token, left.claim, now=now):
             return False
+        if left.has_moved and token in self._worlds and not self._worlds[token].has_moved:
+            return True  # of this claim, and sent later: the session that it leads to has ended
         age_s, has_moved = left.age_s, left.has_moved
         return self._put(token, StoredWorld(left.data, now, age_s=age_s, has_moved=has_moved))
 
@@ -106,6 +108,7 @@ class StoredWorlds:
         return LeftWorld(world.data, world.age_s + now - world.since, number)
 
     def _put(self, token: str, world: StoredWorld) -> bool:
+        self._expire(world.since)
         if token in self._worlds:
             self._drop(token)
         may_go = [one for one in self._worlds.values() if one.fork_of or not world.fork_of]
@@ -180,7 +183,7 @@ class ClusterForks:
         self, handle: DeploymentHandle[Any], *, ttl_s: float, timeout_s: float = ANSWER_TIMEOUT_S
     ) -> None:
         self._handle = handle
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self.ttl_s = ttl_s
 
     async def fork(self, data: bytes, *, session: str, token: str | None = None) -> str:
@@ -215,17 +218,22 @@ class ClusterForks:
 
     async def get(self, token: str) -> bytes:
         """A fork. Raises SessionGone for an unknown token, and Busy without an answer."""
-        data: bytes = await self._read(self._handle.get, token, field="fork")
+        reading = self._answer(self._handle.get, token)
+        data: bytes = await self._read(reading, field="fork")
         return data
 
     async def take(self, token: str) -> LeftWorld:
-        """The world of a lost socket, which is opened once. Raises as `get` does."""
-        left: LeftWorld = await self._read(self._handle.take, token, field="resume")
+        """The world of a lost socket, which is opened once. Raises as `get` does.
+
+        It waits for the answer without a limit: the store does not have that world any more.
+        """
+        taking = answer_of(call_detached(self._handle.take, token))
+        left: LeftWorld = await self._read(taking, field="resume")
         return left
 
-    async def _read(self, method: Any, token: str, *, field: str) -> Any:
+    async def _read(self, reading: Awaitable[Any], *, field: str) -> Any:
         try:
-            world = await self._answer(method, token)
+            world = await reading
         except (TimeoutError, RayError, RayServeException) as exc:
             logger.warning("a stored world could not be read: %r", exc)
             raise Busy("the store of worlds does not answer", retry_after_s=5) from exc
@@ -235,6 +243,6 @@ class ClusterForks:
 
     async def _answer(self, method: Any, *args: Any) -> Any:
         answer = answer_of(call_detached(method, *args))
-        if not (await asyncio.wait([answer], timeout=self._timeout_s))[0]:
-            raise TimeoutError(f"no answer in {self._timeout_s:g} s")
+        if not (await asyncio.wait([answer], timeout=self.timeout_s))[0]:
+            raise TimeoutError(f"no answer in {self.timeout_s:g} s")
         return answer.result()

@@ -244,7 +244,9 @@ def end_of(reply: Ended) -> LeaseEnd:
     return LeaseEnd(f"the world has ended: {reply.reason}")
 
 
-async def hand_over(call: Awaitable[HandedOver | None], *, timeout_s: float) -> HandedOver | None:
+async def hand_over(
+    call: Awaitable[HandedOver | None], *, timeout_s: float | None
+) -> HandedOver | None:
     """The answer of a rank's `hand_over`. None if the session is gone, or its rank is."""
     answer = answer_of(call)
     if not (await asyncio.wait([answer], timeout=timeout_s))[0]:

@@ -6,21 +6,25 @@ Tested in `tests/deployments/test_resuming.py`.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from msgspec import Struct
 
 from deployments.config import ServiceConfig
 from deployments.fork_store import ClusterForks, LeftWorld
-from deployments.hand_over import finish_taking
+from deployments.hand_over import RETRY_AFTER_S, finish_taking
 from deployments.rank_replies import HandedOver
 from deployments.saved_world import read_snapshot
 from deployments.sessions.resume_token import ResumeToken, parse_resume_token
 from lingbot.runtime.snapshot import Snapshot, encode_snapshot
-from transport.wire.errors import SessionGone
+from transport.wire.errors import Busy, SessionGone
 
 # Takes a session of an application from its group, where it ends
 HandOver = Callable[[str, ResumeToken], Awaitable[HandedOver | None]]
+
+MARGIN_S = 10.0  # beside the step of the session that may have to end first
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -55,27 +59,30 @@ class LeftWorlds:
     async def take(self, token: ResumeToken) -> TakenWorld | ResumeToken:
         """The world of a session that no running group has, or the newer token of one that moved.
 
-        The world is stored for another try if the caller is cancelled. Raises SessionGone, or Busy.
+        The world is stored for another try if it comes after the caller has left, or after Busy
+        was raised. Also raises SessionGone.
         """
-
-        def leave(taken: TakenWorld | ResumeToken) -> None:
-            if isinstance(taken, TakenWorld):
-                self.store(str(token), taken)
-
-        return await finish_taking(self._follow(self._take(token)), leave)
+        timeout_s = self._config.step_timeout_s + MARGIN_S
+        taken = await self._finish(self._take_from_group(token), token, timeout_s=timeout_s)
+        if taken is not None:
+            return taken
+        if self.forks is None:
+            raise SessionGone("this session is gone", field="resume")
+        taking = self._take_from_store(self.forks, token)
+        return await self._finish(taking, token, timeout_s=self.forks.timeout_s)
 
     def store(self, token: str, world: TakenWorld) -> None:
         """Keep a world in the background, for `take`."""
         if self.forks is not None:
             self._follow(self._store(self.forks, token, world))
 
-    def forward(self, token: str, number: int, to: ResumeToken) -> None:
-        """Note in the background that a session of this token and lease has moved.
+    def forward(self, token: str, number: int, to: str) -> None:
+        """Note in the background that a session of this token and lease goes on as `to`.
 
         A client whose socket is lost may not have received the newer token.
         """
         if self.forks is not None:
-            moved = LeftWorld(str(to).encode(), 0.0, number, has_moved=True)
+            moved = LeftWorld(to.encode(), 0.0, number, has_moved=True)
             self._follow(self.forks.keep(token, moved))
 
     def claim(self, token: ResumeToken, number: int) -> None:
@@ -98,15 +105,32 @@ class LeftWorlds:
         task.add_done_callback(self._calls.discard)
         return task
 
-    async def _take(self, token: ResumeToken) -> TakenWorld | ResumeToken:
+    async def _finish(
+        self, taking: Coroutine[Any, Any, T], token: ResumeToken, *, timeout_s: float
+    ) -> T:
+        def leave(taken: T) -> None:
+            if isinstance(taken, TakenWorld):
+                logger.info("session %s is stored: its client did not wait", token.session_id)
+                self.store(str(token), taken)
+
+        try:
+            return await finish_taking(self._follow(taking), leave, timeout_s=timeout_s)
+        except TimeoutError as exc:
+            logger.warning("session %s could not be taken: %s", token.session_id, exc)
+            raise Busy("the session's place does not answer", retry_after_s=RETRY_AFTER_S) from exc
+
+    async def _take_from_group(self, token: ResumeToken) -> TakenWorld | None:
         handed = await self.hand_over(self._application, token)
-        if handed is not None:
-            self.claim(token, handed.epoch)
-            logger.info("session %s taken from its group", token.session_id)
-            return TakenWorld(handed.snapshot, handed.age_s, handed.epoch, "handed_over")
-        if self.forks is None:
-            raise SessionGone("this session is gone", field="resume")
-        left = await self.forks.take(str(token))
+        if handed is None:
+            return None
+        self.claim(token, handed.epoch)
+        logger.info("session %s taken from its group", token.session_id)
+        return TakenWorld(handed.snapshot, handed.age_s, handed.epoch, "handed_over")
+
+    async def _take_from_store(
+        self, forks: ClusterForks, token: ResumeToken
+    ) -> TakenWorld | ResumeToken:
+        left = await forks.take(str(token))
         if left.has_moved and (newer := parse_resume_token(left.data.decode())) is not None:
             return newer
         logger.info("session %s taken from the store", token.session_id)

@@ -20,8 +20,8 @@ from deployments.left_worlds import TakenWorld
 from deployments.mover import Leases, Mover
 from deployments.observability.session_reports import SessionReport
 from deployments.pending_chunk import PendingChunk
+from deployments.saved_world import check_openable
 from deployments.sessions.admission import Demand
-from deployments.sessions.resume_token import ResumeToken
 from lingbot.errors import LingbotError
 from lingbot.runtime.history import History
 from lingbot.runtime.snapshot import (
@@ -32,6 +32,7 @@ from lingbot.runtime.snapshot import (
     needed_prompts,
 )
 from transport.wire.errors import Refused, TransportError, WorldFailed, WorldLost
+from transport.wire.limits import ClientLimits
 from transport.wire.messages import Moved, Queued, Starting, WarningMessage
 from transport.wire.world import OnWait
 
@@ -40,6 +41,8 @@ logger = logging.getLogger(__name__)
 
 class Cluster(Leases, Protocol):
     """The world that opened the session, as the session uses it."""
+
+    limits: ClientLimits
 
     @property
     def forks(self) -> ClusterForks | None: ...
@@ -60,7 +63,7 @@ class Cluster(Leases, Protocol):
         """Keep a world in the background, for `World.resume`."""
         ...
 
-    def forward(self, token: str, number: int, to: ResumeToken) -> None:
+    def forward(self, token: str, number: int, to: str) -> None:
         """Lead an older token of a session to its newer one; see `LeftWorlds.forward`."""
         ...
 
@@ -162,15 +165,17 @@ class PortableSession:
             self._notices.append(warning)
 
     async def save(self) -> bytes:
-        await self._settle()
-        return await asyncio.to_thread(encode_snapshot, self._history.snapshot())
+        """Raises Refused for a world that no `init` could bring back."""
+        data = await self._encode()
+        check_openable(data, self._cluster.limits)
+        return data
 
     async def fork(self) -> tuple[str, int]:
         """Raises Refused if the fork cannot be stored. The same world again has the same token."""
         forks = self._cluster.forks
         if forks is None:
             raise Refused("this server keeps no forks")
-        data = await self.save()
+        data = await self._encode()
         digest = sha256(data).digest()
         known = self._forked[1] if self._forked is not None and self._forked[0] == digest else None
         token = await forks.fork(data, session=self.id, token=known)
@@ -313,6 +318,10 @@ class PortableSession:
             chunk.note_denoised()
             chunk.frames.set_result(result.frames)
 
+    async def _encode(self) -> bytes:
+        await self._settle()
+        return await asyncio.to_thread(encode_snapshot, self._history.snapshot())
+
     async def _settle(self) -> None:
         """Returns when all chunks have arrived. Raises the reason if the session has ended."""
         await self._mover.place()
@@ -350,7 +359,7 @@ class PortableSession:
         lease.report = self._report
         self._mover.adopt(lease)
         if self._is_resumable:
-            self._cluster.forward(self._known_token, self._known_epoch, lease.token)
+            self._cluster.forward(self._known_token, self._known_epoch, str(lease.token))
         index = self._history.next_chunk
         self._notices = [one for one in self._notices if not isinstance(one, Moved)]
         self._notices.append(Moved(index, self.resume_token))

@@ -20,6 +20,7 @@ from deployments.observability.session_metrics import ResumeMetrics, TransportMe
 from deployments.observability.session_reports import SessionReports
 from deployments.observability.tracing import Tracing, create_provider
 from deployments.prompt_encoder import PromptEncoder
+from deployments.saved_world import warn_of_large_worlds
 from deployments.serve_middleware import add_serve_middleware
 from deployments.session_list import SessionCollector
 from deployments.token_usage import ClusterUsage
@@ -84,7 +85,8 @@ class Transport:
         The limits hold for new sockets and requests. `closing` ends all worlds with that reason.
         """
         live = parse_user_config(user_config)
-        self._limits = live.limits or self._config.limits
+        self._limits = self._world.limits = live.limits or self._config.limits
+        warn_of_large_worlds(self._config, self._limits)
         self._world.close(live.closing)
 
     def __serve_build_asgi_app__(self) -> Starlette:

@@ -72,6 +72,7 @@ class ClusterWorld:
         self._deployment = group.app_name, group.deployment_name
         self.info = info
         self.config = config
+        self.limits = config.limits  # of a client; live ones take their place
         self.notice_period_s = notice_period_s
         self._sessions: WeakSet[PortableSession] = WeakSet()
         self._closing: str | None = None
@@ -122,7 +123,7 @@ class ClusterWorld:
         )
 
     def read_snapshot(self, data: bytes) -> SavedWorld:
-        return describe(read_snapshot(data, self.config))
+        return describe(read_snapshot(data, self.config, limits=self.limits))
 
     async def open_snapshot(
         self, saved: SavedWorld, *, on_wait: OnWait, realtime: bool = True, resumable: bool = False
@@ -133,7 +134,8 @@ class ClusterWorld:
     async def read_fork(self, token: str) -> SavedWorld:
         if self.forks is None:
             raise SessionGone("this server keeps no forks", field="fork")
-        return await asyncio.to_thread(self.read_snapshot, await self.forks.get(token))
+        data = await self.forks.get(token)
+        return describe(await asyncio.to_thread(read_snapshot, data, self.config))
 
     async def resume(self, token: str, *, on_wait: OnWait) -> tuple[PortableSession, SavedWorld]:
         """Attach to the session, or take its world from a group that drains, or from the store."""
@@ -223,7 +225,7 @@ class ClusterWorld:
     def store_world(self, token: str, world: TakenWorld) -> None:
         self.left.store(token, world)
 
-    def forward(self, token: str, number: int, to: ResumeToken) -> None:
+    def forward(self, token: str, number: int, to: str) -> None:
         self.left.forward(token, number, to)
 
     async def finish(self) -> None:
@@ -320,10 +322,13 @@ class ClusterWorld:
         demand = demand_of(describe(taken.snapshot), realtime=True, resumable=True)
         demand = replace(demand, returning=True, age_s=taken.age_s)
         try:
-            return await self._restore(taken.snapshot, demand, on_wait=on_wait), taken.source
+            session = await self._restore(taken.snapshot, demand, on_wait=on_wait)
         except BaseException:
             self.left.store(str(named), taken)  # the client may try again
             raise
+        if session.resume_token is not None:  # the socket may be lost before its client has it
+            self.forward(str(named), taken.claim, session.resume_token)
+        return session, taken.source
 
     async def _attach(self, token: ResumeToken, *, on_wait: OnWait) -> PortableSession | None:
         """The session, where it is; None if it is not there any more."""

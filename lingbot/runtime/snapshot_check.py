@@ -26,7 +26,7 @@ def check_snapshot(
     origin = snapshot.origin
     size = Size(origin.width, origin.height)
     expected = " or ".join(map(str, config.sizes))
-    frames, most = origin.condition.shape[1], _max_condition(config)
+    frames, most = origin.condition.shape[1], longest_condition(config)
     for name, is_right, value, must in (
         ("preset", origin.preset == config.name, origin.preset, repr(config.name)),
         ("fingerprint", fingerprint in (None, origin.fingerprint), origin.fingerprint, fingerprint),
@@ -43,8 +43,11 @@ def check_snapshot(
         )
 
 
-def _max_condition(config: WorldConfig) -> int | None:
-    """The latent frames of the longest condition: the changing ones, and a chunk that settled."""
+def longest_condition(config: WorldConfig) -> int | None:
+    """The latent frames of the longest condition: the changing ones, and a chunk that settled.
+
+    None for a world of no preset.
+    """
     preset, chunk = PRESETS.get(config.name), config.chunk
     return None if preset is None else (-(-preset.condition_frames // chunk) + 1) * chunk
 

@@ -226,7 +226,7 @@ class FakePrompts:
 class FakeForks:
     """Keeps worlds without a limit of time."""
 
-    ttl_s = 60.0
+    ttl_s = timeout_s = 60.0
 
     def __init__(self):
         self.worlds = {}  # encoded forks

@@ -81,6 +81,19 @@ def test_a_fork_is_kept_for_its_time_and_read_any_number_of_times():
     assert worlds.get("b", now=90) == b"b" and worlds.num_bytes == 1
 
 
+@pytest.mark.parametrize("kind", ["a fork", "a lost socket"])
+def test_worlds_that_nobody_reads_make_room_after_their_time(kind):
+    worlds = stored()
+    worlds.put_left("left", left(bytes(4)), now=0)
+    worlds.put_left("moved", LeftWorld(bytes(2), 0.0, 1, has_moved=True), now=0)
+    worlds.put_fork("fork", bytes(4), session="s", now=30)
+    if kind == "a fork":
+        assert worlds.put_fork("new", bytes(6), session="s", now=61)
+    else:
+        assert worlds.put_left("new", left(bytes(6)), now=61)
+    assert worlds.num_bytes == 10 and kept(worlds, ["fork"], now=61) == ["fork"]
+
+
 def test_a_world_that_is_taken_is_gone():
     worlds = stored()
     worlds.put_left("a", left(b"one"), now=0)
@@ -125,6 +138,17 @@ def test_the_newer_token_of_a_session_is_read_again_until_its_world_is_stored():
     assert worlds.take("a", now=2) == left(b"world", claim=2)
 
 
+@pytest.mark.parametrize("last", ["the world", "the newer token"])
+def test_a_world_stays_where_the_newer_token_of_its_session_comes_later(last):
+    worlds = stored()
+    sent = [LeftWorld(b"b", 0.0, 1, has_moved=True), left(b"world")]
+    for one in sent if last == "the world" else sent[::-1]:
+        assert worlds.put_left("a", one, now=0)
+    assert worlds.take("a", now=1).data == b"world"
+    assert worlds.put_left("a", LeftWorld(b"c", 0.0, 2, has_moved=True), now=2)
+    assert worlds.take("a", now=2).has_moved
+
+
 def test_claims_are_forgotten_after_their_time_and_are_not_without_number(monkeypatch):
     monkeypatch.setattr("deployments.fork_store.MAX_CLAIMS", 3)
     worlds = stored()
@@ -148,7 +172,9 @@ class Handle:
         async def respond(*args):
             if fault is TimeoutError:
                 await asyncio.Event().wait()
-            if fault is not None:
+            if fault == "late":
+                await asyncio.sleep(0.1)
+            elif fault is not None:
                 raise fault
             return await call(*args)
 
@@ -184,6 +210,16 @@ def test_a_world_of_a_lost_socket_is_taken_once():
     with pytest.raises(SessionGone) as gone:
         call(scenario)
     assert gone.value.field == "resume" and gone.value.close_code is None
+
+
+def test_a_world_that_the_store_gives_away_is_waited_for():
+    async def scenario(forks):
+        with pytest.raises(Busy):
+            await forks.get("a fork, which the store still has")
+        await forks.keep("mine", left(b"world"))
+        return await forks.take("mine")
+
+    assert call(scenario, fault="late").data == b"world"
 
 
 def test_an_unknown_fork_is_gone():

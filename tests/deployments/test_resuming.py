@@ -151,7 +151,11 @@ def test_a_token_takes_the_world_of_a_group_that_does_not_run(monkeypatch, where
         session, saved = await resuming
         assert saved.chunk_index == 3 and rank.restored[0].next_chunk == 3
         assert (session.last_frame == IMAGE).all() and hand_over.asked == [token]
-        assert session.resume_token == f"group-b.b.{SECRET}" and world.forks.left == {}
+        newer = f"group-b.b.{SECRET}"
+        assert session.resume_token == newer
+        await world.finish()
+        kept = world.forks.left.pop(token)
+        assert kept.has_moved and kept.data.decode() == newer and world.forks.left == {}
         session.close()
 
     run(scenario, hand_over=hand_over)
@@ -255,8 +259,9 @@ def test_the_first_of_two_sockets_that_resume_at_once_hears_of_the_other():
     run(scenario, hand_over=HandOver())
 
 
+@pytest.mark.parametrize("event", ["its client leaves", "the answer is late"])
 @pytest.mark.parametrize("where", ["a group that drains", "the store"])
-def test_a_world_that_is_taken_while_its_client_leaves_is_stored(monkeypatch, where):
+def test_a_world_that_is_taken_when_no_client_waits_is_stored(monkeypatch, where, event):
     """Its group, or the store, does not have it any more."""
     monkeypatch.setattr("deployments.saved_world.check_snapshot", lambda snapshot, config: None)
     token = f"group-a.a.{SECRET}"
@@ -279,16 +284,22 @@ def test_a_world_that_is_taken_while_its_client_leaves_is_stored(monkeypatch, wh
             return data
 
         world.left.hand_over, world.forks.take = hand_over, take
+        if event == "the answer is late":
+            world.forks.timeout_s = 0.01
+            monkeypatch.setattr("deployments.left_worlds.MARGIN_S", 0.0)
         if where == "the store":
             world.forks.left[token] = LeftWorld(encode_snapshot(snapshot_of(3)), 70.0, 2)
         resuming = asyncio.create_task(world.resume(token, on_wait=ignore))
         await asked.wait()
-        resuming.cancel()
+        if event == "its client leaves":
+            resuming.cancel()
         await asyncio.wait([resuming])
-        assert resuming.cancelled() and world.forks.left == {}
+        assert resuming.cancelled() == (event == "its client leaves")
+        assert resuming.cancelled() or isinstance(resuming.exception(), Busy)
+        assert world.forks.left == {}
         answer.set()
         await world.finish()
         kept = decode_snapshot(world.forks.left[token].data, max_bytes=2**20)
         assert kept.next_chunk == 3 and group.streams == []
 
-    run(scenario)
+    run(scenario, step_timeout_s=0.01 if event == "the answer is late" else 60.0)

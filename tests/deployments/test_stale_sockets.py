@@ -111,7 +111,7 @@ def test_a_world_that_was_resumed_elsewhere_is_there_once(event, where):
         await cluster.old.world.finish()
         await cluster.new.world.finish()
         assert [session for _, session in cluster.live()] == [new.id]
-        assert cluster.stored.num_bytes == 0
+        assert cluster.num_stored() == 0
         await walk(new, 3, 4)
         steps = cluster.ranks["a"].stepped + cluster.ranks["b"].stepped
         assert [number for *_, number in steps] == [0, 1, 2, 3, 4]
@@ -167,10 +167,34 @@ def test_of_two_sockets_that_are_lost_with_their_group_the_later_one_has_the_wor
             await cluster.old.world.finish()
             await cluster.new.world.finish()
         third = await resumed(cluster, token)
-        assert third.chunk_index == 5 and cluster.stored.num_bytes == 0
+        assert third.chunk_index == 5 and cluster.num_stored() == 0
+        third.close()
         with pytest.raises(SessionGone):
             await resumed(cluster, token)
         assert cluster.resumes == ["attached", "stored", "gone"]
-        third.close()
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("where", ["its group drains", "the store"])
+def test_a_token_opens_its_world_until_a_client_has_the_newer_one(where):
+    async def scenario(cluster):
+        old = await opened(cluster)
+        token = old.resume_token
+        if where == "its group drains":
+            cluster.new.know("b")
+        else:
+            cluster.die("a")
+            await until(lambda: old._mover._is_lost)
+            old.detach()
+            await cluster.old.world.finish()
+        for _ in range(3):  # each socket is lost before its client knows the token of `new`
+            new = await resumed(cluster, token)
+            assert new.chunk_index == 3 and new.resume_token != token
+            new.detach()
+            await cluster.new.world.finish()
+        taken = "handed_over" if where == "its group drains" else "stored"
+        assert cluster.resumes == [taken, "attached", "attached"]
+        assert [group for group, _ in cluster.live()] == ["b"] and cluster.num_stored() == 0
 
     run(scenario)

@@ -52,14 +52,17 @@ def test_the_application_follows_the_config(switch_interval):
         assert "does not list, expected one of: images.example.com" in answer.text
 
 
-def test_a_user_config_replaces_the_limits_of_the_args():
+def test_a_user_config_replaces_the_limits_of_the_args(caplog):
     transport = Transport(ServiceConfig(limits=ClientLimits(max_sockets=7)), Mock())
     assert transport._limits.max_sockets == 7
     reconfigure(transport, {"limits": {"max_sockets": 3}})
-    assert transport._limits == ClientLimits(max_sockets=3)
+    assert transport._limits == transport._world.limits == ClientLimits(max_sockets=3)
     with pytest.raises(ConfigError, match=r"user_config\.limits\.max_socket: unknown key"):
         reconfigure(transport, {"limits": {"max_socket": 3}})
     assert transport._limits.max_sockets == 3
+    assert not caplog.records
+    reconfigure(transport, {"limits": {"max_init_bytes": 2048}})
+    assert "limits.max_init_bytes: 2048 is too small" in caplog.text
     reconfigure(transport, {})
     assert transport._limits.max_sockets == 7
 

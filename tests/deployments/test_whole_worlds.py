@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from deployments.saved_world import INIT_BYTES
 from lingbot.runtime.snapshot import decode_snapshot
 from tests.deployments.fakes import (
     HANGS,
@@ -22,6 +23,7 @@ from tests.deployments.walking import (
     walked,
 )
 from transport.wire.errors import Busy, Refused
+from transport.wire.limits import ClientLimits
 
 
 def test_a_saved_world_holds_all_chunks_also_those_on_their_way():
@@ -35,6 +37,23 @@ def test_a_saved_world_holds_all_chunks_also_those_on_their_way():
         rank.decode.set()
         snapshot = decode_snapshot(await saving, max_bytes=2**20)
         assert snapshot.next_chunk == 3 and snapshot.prompt == "snow"
+        session.close()
+
+    run(scenario)
+
+
+def test_a_world_that_no_init_could_bring_back_is_not_saved_and_may_be_forked():
+    async def scenario(world, group, messages):
+        session, rank = await walked(world, group, 2)
+        data = await session.save()
+        world.limits = ClientLimits(max_init_bytes=INIT_BYTES + len(data))  # live ones
+        assert await session.save() == data
+        world.limits = ClientLimits(max_init_bytes=INIT_BYTES + len(data) - 1)
+        with pytest.raises(Refused, match=f"{len(data)} bytes.*max_init_bytes") as refused:
+            await session.save()
+        assert refused.value.close_code is None
+        await session.fork()
+        await walk(session, 2)
         session.close()
 
     run(scenario)

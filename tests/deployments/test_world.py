@@ -6,22 +6,28 @@ import threading
 import numpy as np
 import pytest
 from msgspec.structs import replace
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RpcError
 
 from deployments.config import ServiceConfig
 from deployments.fork_store import LeftWorld
 from deployments.hand_over import take_session
 from deployments.rank_replies import HandedOver
 from deployments.refusal import Refusal
-from deployments.saved_world import read_snapshot
+from deployments.saved_world import (
+    largest_snapshot_bytes,
+    read_snapshot,
+    warn_of_large_worlds,
+)
 from deployments.session_list import NAMESPACE
 from deployments.sessions.resume_token import ResumeToken
 from deployments.world_group import Lease
 from lingbot.runtime.history import History
 from lingbot.runtime.snapshot import Origin, encode_snapshot
+from lingbot.runtime.snapshot_check import longest_condition
 from tests.deployments.fakes import IMAGE, OPENED, SECRET, FakePrompts, FakeRank, run
 from tests.deployments.walking import running
-from transport.wire.errors import Refused, SessionGone
+from transport.wire.errors import Busy, Refused, SessionGone
+from transport.wire.limits import ClientLimits
 
 CONFIG = ServiceConfig()
 SIZE = CONFIG.world.largest_size
@@ -78,10 +84,29 @@ def test_a_snapshot_of_another_world_is_refused_with_its_field(data, field):
 
 
 def test_a_snapshot_larger_than_an_init_is_refused():
-    config = ServiceConfig(limits=replace(CONFIG.limits, max_init_bytes=1024))
-    with pytest.raises(Refused, match="1024") as refused:
-        read_snapshot(encode_snapshot(saved()), config)
-    assert refused.value.field == "snapshot"
+    async def scenario(world, group, messages):
+        data = encode_snapshot(saved())
+        world.read_snapshot(data)
+        world.limits = replace(CONFIG.limits, max_init_bytes=1024)  # live ones
+        with pytest.raises(Refused, match="1024") as refused:
+            world.read_snapshot(data)
+        assert refused.value.field == "snapshot"
+
+    run(scenario)
+
+
+def test_the_largest_snapshot_is_that_of_a_world_that_has_filled_its_window():
+    world = CONFIG.world
+    frames = longest_condition(world)
+    full = saved(30, condition=np.zeros((16, frames, H, W), np.float32))
+    assert largest_snapshot_bytes(CONFIG) == full.num_bytes
+
+
+@pytest.mark.parametrize("max_init_bytes, is_warned", [(2**24, True), (2**25, False)])
+def test_worlds_that_cannot_be_saved_are_a_warning(caplog, max_init_bytes, is_warned):
+    config = ServiceConfig(preset="v2-14b", sizes=("832x480",))
+    warn_of_large_worlds(config, ClientLimits(max_init_bytes=max_init_bytes))
+    assert ("`save` will be refused" in caplog.text) == is_warned
 
 
 async def ignore(status):
@@ -184,11 +209,28 @@ def test_a_group_that_drains_is_asked_by_the_name_of_its_rank(monkeypatch, state
     assert calls == ([] if state == "it is gone" else [("a", SECRET, True)])
 
 
+@pytest.mark.parametrize("error", [RpcError("unavailable"), OSError("refused")])
+def test_a_client_comes_back_where_the_cluster_does_not_know_its_group(monkeypatch, error):
+    """Its world may still be there."""
+
+    def get_actor(name, namespace):
+        raise error
+
+    async def scenario(world, group, messages):
+        running(world, "group-b")
+        with pytest.raises(Busy) as busy:
+            await world.resume(str(TOKEN), on_wait=ignore)
+        assert busy.value.retry_after_s == 5 and group.streams == []
+
+    monkeypatch.setattr("ray.get_actor", get_actor)
+    run(scenario)
+
+
 @pytest.mark.parametrize("source", ["a fork", "a world without a place"])
 def test_a_stored_world_is_read_beside_the_event_loop(source, monkeypatch):
     threads = []
 
-    def read(data, config):
+    def read(data, config):  # without the limits of a client, which has not sent it
         threads.append(threading.get_ident())
         return read_snapshot(data, config)
 
@@ -212,4 +254,4 @@ def test_a_stored_world_is_read_beside_the_event_loop(source, monkeypatch):
     async def gone(application, token):
         return None
 
-    run(scenario, hand_over=gone)
+    run(scenario, hand_over=gone, limits=ClientLimits(max_init_bytes=1024))

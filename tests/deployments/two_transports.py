@@ -200,6 +200,10 @@ class Cluster:
                 if stream.rank is self.ranks[name]:
                     stream.break_off(RayError("dead"))
 
+    def num_stored(self):
+        """The worlds in the store, without the tokens that lead to newer ones."""
+        return sum(not world.has_moved for world in self.stored._worlds.values())
+
     def live(self):
         """All sessions of groups that live, by their groups."""
         ranks = (rank for rank in self.ranks.values() if not rank.is_dead)

@@ -177,7 +177,7 @@ class WorldSession(Protocol):
         """Returns a snapshot of the world after its last step.
 
         No step may run meanwhile; all chunks so far must have been awaited or dropped, here and in
-        the next three methods.
+        the next three methods. Raises Refused for a world that is too large for an `init`.
         """
         ...
 
