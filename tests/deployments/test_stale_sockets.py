@@ -37,6 +37,12 @@ async def resumed(cluster, token):
     return session
 
 
+async def noticed(*sessions):
+    """Returns once these have lost their group, before they find another one."""
+    while not all(session._mover._is_lost for session in sessions):
+        await asyncio.sleep(0)
+
+
 async def step_on(cluster, session):
     with pytest.raises(TakenOver):
         await start_step(session)
@@ -160,7 +166,7 @@ def test_of_two_sockets_that_are_lost_with_their_group_the_later_one_has_the_wor
         await walk(new, 3, 4)
         await cluster.new.world.finish()
         cluster.die("a")
-        await until(lambda: old._mover._is_lost and new._mover._is_lost)
+        await noticed(old, new)
         worlds = {"the old one": [new, old], "the new one": [old, new]}
         for session in worlds[last]:
             session.detach()
@@ -185,7 +191,7 @@ def test_a_token_opens_its_world_until_a_client_has_the_newer_one(where):
             cluster.new.know("b")
         else:
             cluster.die("a")
-            await until(lambda: old._mover._is_lost)
+            await noticed(old)
             old.detach()
             await cluster.old.world.finish()
         for _ in range(3):  # each socket is lost before its client knows the token of `new`
