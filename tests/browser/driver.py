@@ -53,6 +53,17 @@ def listen_to_client(page: Page) -> list[dict[str, Any]]:
     return messages
 
 
+def payloads_of(messages: list[dict[str, Any]], kind: str) -> list[Any]:
+    """The payloads of the events of one kind. A page that plays for 10 s saves its world, too."""
+    return [message["payload"] for message in messages if message.get("kind") == kind]
+
+
+def actions_of(messages: list[dict[str, Any]]) -> list[list[str]]:
+    """The sets of held keys that the page has sent."""
+    events = payloads_of(messages, "camera_actions")
+    return [event["transitions"][0]["actions"] for event in events]
+
+
 def shown_frame(page: Page) -> tuple[tuple[int, int], Frames]:
     """(chunk index, frame index in it) and the pixels [H, W, 3] of the frame on the canvas."""
     frame = page.evaluate(

@@ -4,7 +4,13 @@ import pytest
 from playwright.sync_api import CDPSession, Page
 
 from benchmarks.page import enter
-from tests.browser.driver import fake_visibility, is_quiet, listen_to_client, wait_for_actions
+from tests.browser.driver import (
+    actions_of,
+    fake_visibility,
+    is_quiet,
+    listen_to_client,
+    wait_for_actions,
+)
 from tests.browser.fake_server import keep_visible
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("server")]
@@ -75,9 +81,7 @@ def test_a_key_held_before_the_start_counts_at_its_next_repeat(page: Page) -> No
     wait_for_actions(page, ["w"])
     page.keyboard.up("w")
     wait_for_actions(page, [])
-    events = [message["payload"] for message in sent if message["type"] == "event"]
-    held = [event["transitions"][0]["actions"] for event in events]
-    assert held == [["w"], [], ["w"], []], "a repeat that changed nothing was sent"
+    assert actions_of(sent) == [["w"], [], ["w"], []], "a repeat that changed nothing was sent"
 
 
 @pytest.mark.parametrize("num_chunks", [2, 6])  # 6 exceed the jitter buffer
@@ -203,9 +207,7 @@ def test_the_mouse_looks_while_the_pointer_is_locked(page: Page) -> None:
     page.wait_for_function("lingbot.stats.held.length === 0")  # the movement decays
     page.mouse.move(x - 200, y - 100)
     page.wait_for_function("lingbot.stats.held.length === 0")
-    events = [message for message in sent if message["type"] == "event"]
-    states = [event["payload"]["transitions"][0]["actions"] for event in events]
-    assert states[-4:] == [["j"], [], ["i"], []]
+    assert actions_of(sent)[-4:] == [["j"], [], ["i"], []]
     page.keyboard.press("Escape")
     page.wait_for_function("document.pointerLockElement === null")
     assert page.evaluate("lingbot.state") == "playing", "the first Esc only unlocks the pointer"
