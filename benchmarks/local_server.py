@@ -74,7 +74,7 @@ def local_server(
     change: Callable[[dict[str, Any]], object] | None = None,
     num_transports: int = 1,
     token: str | None = None,
-    timeout_s: float = 180.0,
+    timeout_s: float = 240.0,
 ) -> Iterator[LocalServer]:
     """Start a server on a free port of loopback, wait until a world can be opened, stop it.
 
@@ -167,7 +167,7 @@ def stop_server(server: LocalServer, *, timeout_s: float = 60.0) -> None:
 
 
 def wait_until_ready(
-    server: LocalServer, *, timeout_s: float = 180.0, token: str | None = None
+    server: LocalServer, *, timeout_s: float = 240.0, token: str | None = None
 ) -> None:
     """Returns when a world can be opened. Raises RuntimeError with the end of the log."""
     deadline = time.monotonic() + timeout_s
@@ -178,7 +178,7 @@ def wait_until_ready(
             with urllib.request.urlopen(request, timeout=5):
                 return
         except OSError:
-            time.sleep(0.2)
+            time.sleep(0.5)  # each answer asks Serve for its status, which takes CPU from the start
     log = server.log.read_text()[-5000:]
     raise RuntimeError(f"the server did not become ready:\n{log}")
 

@@ -248,9 +248,9 @@ def test_a_world_that_cannot_be_turned_back_goes_on_where_it_is(run, world):
             await client.send_actions([A] * 9)
             while len(world.steps) < 3:  # two chunks may be without an ack
                 await asyncio.sleep(0.005)
+            world.earliest_chunk = 100  # before the cut: the client may be back at once
             relay.cut()
             await has_news(news, Reconnecting)
-            world.earliest_chunk = 100
             world.decoding.set()
             chunk = await client.next_chunk()
         return news, chunk
