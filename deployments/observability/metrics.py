@@ -7,7 +7,9 @@ Tested in `tests/deployments/observability/test_metrics.py`.
 from typing import Any, Literal
 
 from msgspec import Struct
-from ray.util.metrics import Counter, Gauge, Histogram
+from ray.util.metrics import Counter, Histogram
+
+from deployments.observability.lasting_gauge import LastingGauge
 
 SECONDS = (
     0.01,
@@ -112,10 +114,10 @@ METRICS = {
 
 
 def create(name: str) -> Any:
-    """The metric of this name: a Counter, Gauge or Histogram of Ray's."""
+    """The metric of this name: a Counter or Histogram of Ray's, or a LastingGauge."""
     spec = METRICS[name]
     if spec.kind == "histogram":
         bounds = list(spec.bounds)
         return Histogram(name, description=spec.text, boundaries=bounds, tag_keys=spec.tags)
-    kind = Counter if spec.kind == "counter" else Gauge
+    kind = Counter if spec.kind == "counter" else LastingGauge
     return kind(name, description=spec.text, tag_keys=spec.tags)

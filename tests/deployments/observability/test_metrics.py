@@ -1,10 +1,11 @@
 import pytest
-from ray.util.metrics import Counter, Gauge, Histogram
+from ray.util.metrics import Counter, Histogram
 
 from deployments.observability import rank_metrics, session_metrics
+from deployments.observability.lasting_gauge import LastingGauge
 from deployments.observability.metrics import METRICS, create
 
-KINDS = {"counter": Counter, "gauge": Gauge, "histogram": Histogram}
+KINDS = {"counter": Counter, "gauge": LastingGauge, "histogram": Histogram}
 
 
 @pytest.mark.parametrize("name", METRICS)
