@@ -19,7 +19,13 @@ def pair(shared_server):
     `step_timeout_s` is three times the time of a step on two slow cores. In bfloat16 two halves of
     a product may round differently from the whole, and a trajectory soon shows it; hence float32.
     """
-    args = {"dtype": "float32", "threads": 1, "step_timeout_s": 10, "group": {"pace": "shared"}}
+    args = {
+        "dtype": "float32",
+        "threads": 1,
+        "step_timeout_s": 10,
+        "group": {"pace": "shared"},
+        "limits": {},  # no walker is paused while a group starts on a busy machine
+    }
     return shared_server("pair", lambda: local_server(args, num_ranks=2, change=leave_room))
 
 

@@ -109,6 +109,7 @@ QUIET = {
     "refusals",
     "camera_cache_evictions",
     "resumes",
+    "expired_leases",
 }
 
 
