@@ -104,14 +104,14 @@ async def stream_on(server, on_chunk, *, num_chunks):
         pytest.param(
             partial(find_rank, number=0),
             signal.SIGSTOP,
-            STEP_TIMEOUT_S + 1,
+            STEP_TIMEOUT_S + DEATH_TIMEOUT_S,
             id="hang rank 0",
             marks=pytest.mark.slow,
         ),
         pytest.param(
             partial(find_rank, number=1),
             signal.SIGSTOP,
-            STEP_TIMEOUT_S + 1,
+            STEP_TIMEOUT_S + DEATH_TIMEOUT_S,
             id="hang rank 1",
             marks=pytest.mark.slow,
         ),
