@@ -68,7 +68,7 @@ class ServiceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     history_bytes: NonNegativeInt = 104 * 2**20  # of their latents, at most
     fork_store_bytes: NonNegativeInt = 256 * 2**20  # of all forked worlds together; 0: no forks
     fork_ttl_s: PositiveFloat = 600.0  # how long a forked world is kept
-    prompt_recache: bool = False  # a new prompt rebuilds the KV window, so that the old one fades
+    prompt_recache: bool = False  # a new prompt rebuilds the KV window; slower in the pocket world
     limits: ClientLimits = ClientLimits()  # limits of one client, at the start
     group: GroupLimits = GroupLimits()  # limits of one replica group, at the start
     # Other origins whose pages may open sockets and read the HTTP endpoints; "*": every origin
