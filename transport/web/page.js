@@ -10,7 +10,7 @@ import { fetchWorld, takeSecrets } from "./server.js";
 import { Continue } from "./ui/continue.js";
 import { download } from "./ui/download.js";
 import { Hud } from "./ui/hud.js";
-import { describeRefusal, formatClock, TOO_OLD } from "./ui/notices.js";
+import * as notices from "./ui/notices.js";
 import { Card, Countdown, Toast } from "./ui/overlay.js";
 import { Settings } from "./ui/settings.js";
 import { Start } from "./ui/start.js";
@@ -24,7 +24,6 @@ const keys = new Keys([...document.querySelectorAll("[data-key]")], (held) =>
 );
 const mouse = new MouseLook(element("world"), keys);
 const inputs = [keys, new Gamepad(keys), mouse]; // keys first: the others need it enabled
-const recorder = new Recorder(element("world"), { onChange: showRecording, onFile: download });
 const start = new Start({ onEnter: enter, onOpen: openFile, onChoose: setBackdrop });
 const offer = new Continue({ onContinue: enterKept, onForget: forgetKept });
 const portable = new Portable(toast);
@@ -36,6 +35,7 @@ const ui = {
   settings: new Settings((fields) => walk.changeOutput(fields)),
 };
 let player = null; // null if this browser cannot run one
+let recorder = null; // as the player
 let world = null; // the answer of /v1/world
 let walk = null; // null on the start screen
 
@@ -57,12 +57,16 @@ async function setUp() {
   const fork = takeSecrets();
   try {
     const canvases = { world: element("world"), glow: element("glow") };
-    player = new Player({ ...canvases, onUnsupported: () => start.notify(TOO_OLD) });
+    player = new Player({ ...canvases, onUnsupported: () => start.notify(notices.TOO_OLD) });
   } catch {
-    start.notify(TOO_OLD);
+    start.notify(notices.TOO_OLD);
     return;
   }
-  element("record").hidden = !Recorder.isSupported;
+  recorder = new Recorder(player, {
+    onChange: showRecording,
+    onFile: saveRecording,
+    onFail: () => toast.show(notices.NOTHING_RECORDED),
+  });
   world = await fetchWorld((text) => start.notify(text));
   if (world === null) return;
   start.show(world);
@@ -101,7 +105,7 @@ async function enterKept({ snapshot, prompt, output }) {
 function onRefused(reason) {
   const { choice } = walk;
   leave();
-  start.notify(describeRefusal(choice, reason));
+  start.notify(notices.describeRefusal(choice, reason));
   if (choice.kind === "kept") forgetKept();
 }
 
@@ -130,7 +134,7 @@ function leave() {
 function enableInputs(enabled) {
   for (const input of inputs) input.enabled = enabled;
   element("record").disabled = !enabled;
-  if (!enabled) recorder.stop();
+  if (!enabled) recorder?.stop();
 }
 
 function showScreen(name) {
@@ -140,9 +144,20 @@ function showScreen(name) {
   if (name === "ended") element("again").focus();
 }
 
+async function takePicture() {
+  const picture = await player.takePicture();
+  if (picture === null) toast.show(notices.NO_PICTURE);
+  else download(picture, "png");
+}
+
+function saveRecording(blob, extension) {
+  if (extension === "mkv") toast.show(notices.RECORDED_AS_JPEG);
+  download(blob, extension);
+}
+
 function showRecording(seconds) {
   element("record").setAttribute("aria-pressed", String(seconds !== null));
-  element("record-text").textContent = seconds === null ? "Record" : formatClock(seconds);
+  element("record-text").textContent = seconds === null ? "Record" : notices.formatClock(seconds);
 }
 
 // ---- keys and buttons of the stage
@@ -167,6 +182,7 @@ element("again").addEventListener("click", () => {
   else enter(walk.choice);
 });
 element("record").addEventListener("click", () => recorder.toggle());
+element("picture").addEventListener("click", takePicture);
 element("change").addEventListener("submit", (event) => {
   event.preventDefault();
   const prompt = element("live-prompt").value.trim();
@@ -182,6 +198,7 @@ window.addEventListener("keydown", (event) => {
   const isPlain = !event.ctrlKey && !event.metaKey && !event.altKey && !event.repeat;
   if (walk?.session.state !== "playing" || !isPlain || isTyping(event)) return;
   if (event.code === "KeyR") recorder.toggle();
+  if (event.code === "KeyP") takePicture();
   if (event.code === "KeyB") portable.stepBack();
 });
 setUp();
