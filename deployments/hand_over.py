@@ -47,7 +47,7 @@ async def take_session(application: str, token: ResumeToken) -> HandedOver | Non
 async def finish_taking(
     taking: asyncio.Task[T], leave: Callable[[T], None], *, timeout_s: float
 ) -> T:
-    """What is taken from its only place. Raises TimeoutError when it takes too long.
+    """Await `taking`, which removes a world from its only place. Raises TimeoutError after a while.
 
     `leave` gets what comes after that, or after the caller was cancelled.
     """
