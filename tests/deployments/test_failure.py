@@ -141,7 +141,7 @@ def test_the_world_of_a_group_that_breaks_in_a_step_goes_on_in_the_next_one_and_
         while ranks & set(pair.descendants(RANK)):
             await asyncio.sleep(0.1)
 
-    asyncio.run(asyncio.wait_for(scenario(), 180))
+    asyncio.run(asyncio.wait_for(scenario(), 300))
     assert len(pair.descendants(RANK)) == 2
     *removed, group = sorted(placement_groups(pair), key=lambda state: state == "CREATED")
     assert group == "CREATED" and set(removed) == {"REMOVED"}
