@@ -57,7 +57,7 @@ async def soak(
 
 
 def look_around(server: LocalServer, *, started_s: float) -> Ground:
-    """What is left once the last worlds have ended that waited for their clients."""
+    """Look at the server when the last worlds that waited for their clients have ended."""
     deadline_s = time.monotonic() + SETTLE_S
     while unended_sessions(server.log.read_text(errors="replace")):
         if time.monotonic() > deadline_s:

@@ -68,7 +68,7 @@ class StoredWorlds:
         if not self.claim(token, left.claim, now=now):
             return False
         if left.has_moved and token in self._worlds and not self._worlds[token].has_moved:
-            return True  # of this claim, and sent later: the session that it leads to has ended
+            return True  # the stored world is newer: the session that this leads to has left it
         age_s, has_moved = left.age_s, left.has_moved
         return self._put(token, StoredWorld(left.data, now, age_s=age_s, has_moved=has_moved))
 

@@ -14,9 +14,9 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # The first test of a group waits for its server, whose start takes minutes on a busy machine.
-CLUSTER_TIMEOUT_S = 600
-# Groups that wait most of the time start first, so that the others fill the cores meanwhile.
-FIRST = ("cluster", "browser")
+SERVER_TIMEOUT_S = 600
+# These wait most of the time. They start first, so that the others fill the cores meanwhile.
+WITH_SERVER = ("cluster", "browser")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -24,10 +24,13 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(item.module.__name__))
-        is_cluster = any(item.get_closest_marker(name) for name in FIRST)
-        if is_cluster and item.get_closest_marker("timeout") is None:
-            item.add_marker(pytest.mark.timeout(CLUSTER_TIMEOUT_S))
-    items.sort(key=lambda item: not any(item.get_closest_marker(name) for name in FIRST))
+        if may_start_a_server(item) and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(SERVER_TIMEOUT_S))
+    items.sort(key=lambda item: not may_start_a_server(item))
+
+
+def may_start_a_server(item):
+    return any(item.get_closest_marker(name) for name in WITH_SERVER)
 
 
 class SharedServers:

@@ -21,7 +21,15 @@ from deployments.world import ClusterWorld
 from deployments.world_group import Lease
 from lingbot.runtime.history import History
 from lingbot.runtime.snapshot import RESUMED_CHUNKS
-from tests.deployments.fakes import DEPLOYMENT, IMAGE, ORIGIN, FakeReadiness, Remote, chunk
+from tests.deployments.fakes import (
+    DEPLOYMENT,
+    IMAGE,
+    ORIGIN,
+    FakeReadiness,
+    FakeStream,
+    Remote,
+    chunk,
+)
 
 
 class Rank:
@@ -105,12 +113,12 @@ class Rank:
         return handed
 
 
-class LeaseStream:
+class LeaseStream(FakeStream):
     """A lease call. The group's later replies wait until `heard` is set."""
 
     def __init__(self, rank, demand, heard):
+        super().__init__()
         self.rank, self.heard, self.call_id = rank, heard, uuid.uuid4().hex
-        self.items = asyncio.Queue()
         self.reading = asyncio.create_task(self.read(demand))
 
     async def read(self, demand):
@@ -121,15 +129,6 @@ class LeaseStream:
             else:
                 await self.heard.wait()
                 self.items.put_nowait(reply)
-
-    def __aiter__(self):
-        return self
-
-    async def __anext__(self):
-        item = await self.items.get()
-        if isinstance(item, Exception):
-            raise item
-        return item
 
     def cancel(self):
         self.rank.sessions.leave(self.call_id)
