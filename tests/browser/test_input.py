@@ -134,7 +134,7 @@ def test_typing_a_prompt_changes_the_world_and_holds_no_keys(page: Page) -> None
     assert page.input_value("#live-prompt") == "was die"
     assert page.evaluate("lingbot.stats.held") == []
     page.keyboard.press("Enter")
-    page.wait_for_function("document.activeElement === document.body")
+    page.wait_for_function("document.activeElement.id === 'world'")
     shown = page.evaluate("lingbot.stats.chunkIndex")
     page.wait_for_function("before => lingbot.stats.chunkIndex > before + 1", arg=shown)
     assert is_quiet(page), "the change was refused"

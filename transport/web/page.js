@@ -7,10 +7,14 @@ import { Player } from "./player/player.js";
 import { Recorder } from "./player/recorder.js";
 import { Portable } from "./portable.js";
 import { fetchWorld, takeSecrets } from "./server.js";
+import { announce } from "./ui/announcer.js";
 import { Continue } from "./ui/continue.js";
 import { download } from "./ui/download.js";
+import { takeDrops } from "./ui/drop.js";
+import { FirstHint } from "./ui/first_hint.js";
+import { focusWorld, markTabbing } from "./ui/focus.js";
 import { Hud } from "./ui/hud.js";
-import { describeRefusal, formatClock, TOO_OLD } from "./ui/notices.js";
+import { describeRefusal, formatClock, OPEN, TOO_OLD } from "./ui/notices.js";
 import { Card, Countdown, Toast } from "./ui/overlay.js";
 import { Settings } from "./ui/settings.js";
 import { Start } from "./ui/start.js";
@@ -19,9 +23,8 @@ import { forget, readKept } from "./world/kept.js";
 
 const element = (id) => document.getElementById(id);
 const toast = new Toast();
-const keys = new Keys([...document.querySelectorAll("[data-key]")], (held) =>
-  walk?.session.hold(held),
-);
+const firstHint = new FirstHint();
+const keys = new Keys([...document.querySelectorAll("[data-key]")], hold);
 const mouse = new MouseLook(element("world"), keys);
 const inputs = [keys, new Gamepad(keys), mouse]; // keys first: the others need it enabled
 const recorder = new Recorder(element("world"), { onChange: showRecording, onFile: download });
@@ -35,6 +38,7 @@ const ui = {
   hud: new Hud(element("hud")),
   settings: new Settings((fields) => walk.changeOutput(fields)),
 };
+const SHORTCUTS = { KeyR: () => recorder.toggle(), KeyB: () => portable.stepBack() };
 let player = null; // null if this browser cannot run one
 let world = null; // the answer of /v1/world
 let walk = null; // null on the start screen
@@ -92,6 +96,17 @@ async function openFile(file) {
   enter({ kind: "file", name: file.name, fields: { snapshot } });
 }
 
+/** Takes a dropped file. A picture is chosen on the start screen, where its prompt can be written. */
+async function takeFile(file) {
+  try {
+    const kind = await start.take(file);
+    if (kind === "picture" && walk !== null) leave();
+  } catch ({ message }) {
+    if (walk === null) start.notify(message);
+    else toast.show(message); // the walk goes on
+  }
+}
+
 async function enterKept({ snapshot, prompt, output }) {
   const fields = { snapshot: new Uint8Array(await snapshot.arrayBuffer()) };
   enter({ kind: "kept", name: "The world that was kept", fields, prompt, output });
@@ -133,11 +148,23 @@ function enableInputs(enabled) {
   if (!enabled) recorder.stop();
 }
 
+function hold(held) {
+  if (held.length > 0) firstHint.hide();
+  walk?.session.hold(held);
+}
+
 function showScreen(name) {
   document.body.dataset.screen = name;
   element("start").hidden = name !== "start";
   element("stage").hidden = name === "start";
+  if (name === "waiting") focusWorld(); // the focus would fall to the body with the start screen
   if (name === "ended") element("again").focus();
+  if (name === "playing") {
+    announce(OPEN);
+    firstHint.show();
+  } else {
+    firstHint.hide();
+  }
 }
 
 function showRecording(seconds) {
@@ -151,7 +178,7 @@ function showRecording(seconds) {
 function onEscape(event) {
   if (document.querySelector(":popover-open") !== null) return; // the browser closes it
   if (mouse.isLocked) mouse.release();
-  else if (isTyping(event)) event.target.blur();
+  else if (isTyping(event)) focusWorld();
   else leave();
 }
 
@@ -171,7 +198,7 @@ element("change").addEventListener("submit", (event) => {
   event.preventDefault();
   const prompt = element("live-prompt").value.trim();
   if (prompt !== "") walk.changePrompt(prompt);
-  element("live-prompt").blur(); // gives the keys back to the walk
+  focusWorld(); // gives the keys back to the walk
 });
 window.addEventListener("pointerdown", resume);
 window.addEventListener("hashchange", () => location.reload()); // a link to a fork was pasted
@@ -181,7 +208,10 @@ window.addEventListener("keydown", (event) => {
   else resume();
   const isPlain = !event.ctrlKey && !event.metaKey && !event.altKey && !event.repeat;
   if (walk?.session.state !== "playing" || !isPlain || isTyping(event)) return;
-  if (event.code === "KeyR") recorder.toggle();
-  if (event.code === "KeyB") portable.stepBack();
+  if (!(event.code in SHORTCUTS)) return;
+  event.preventDefault(); // R would choose "raw" in a list that has the focus
+  SHORTCUTS[event.code]();
 });
+takeDrops(takeFile);
+markTabbing();
 setUp();

@@ -2,7 +2,6 @@
 
 export class Player {
   #worker;
-  #canvas;
   #sessionId = 0; // late reports of earlier sessions are ignored
   #onReport = () => {};
   #pendingReads = new Map(); // id to the resolve function of its promise
@@ -14,7 +13,6 @@ export class Player {
    * onUnsupported(): called if the worker cannot run.
    */
   constructor({ world, glow, onUnsupported }) {
-    this.#canvas = world;
     const canvases = {
       world: world.transferControlToOffscreen(),
       glow: glow.transferControlToOffscreen(),
@@ -107,6 +105,6 @@ export class Player {
 
   /** The canvas element learns its new size later than the worker, so CSS gets the aspect here. */
   #setAspect({ width, height }) {
-    this.#canvas.style.setProperty("--aspect", width / height);
+    document.body.style.setProperty("--aspect", width / height);
   }
 }

@@ -13,6 +13,8 @@ export function describeQueue({ position, all_taken: allTaken, estimate_s: estim
 
 export const OPENING = { title: "Opening the world", text: "A moment." };
 
+export const OPEN = "You are in the world. Hold W, A, S or D to walk.";
+
 export const STARTING = {
   title: "A world is starting",
   text: "A machine is getting ready for you. This can take a few minutes.",

@@ -1,5 +1,6 @@
 /** The output settings of the open session: format, quality and width of its frames. */
 
+import { returnAfterPointer } from "./focus.js";
 import { isLossy, offerFormats } from "./format.js";
 
 const WIDTH_SHARES = [1, 0.75, 0.5, 0.25]; // of the world's own width
@@ -47,8 +48,8 @@ export class Settings {
     control.addEventListener("change", () => {
       this.#update();
       onChange();
-      if (control instanceof HTMLSelectElement) control.blur(); // else W would select WebP
     });
+    returnAfterPointer(control);
   }
 
   #update() {
