@@ -185,7 +185,9 @@ export class Walk {
     this.#lossText = `${reason.title}.`;
     if (!this.#goesOn) this.#showEnd(reason);
     const options = { afterS: reason.retryAfterS, atOnce: this.#goesOn };
-    if (!this.#reconnect.start(playedMs, options)) this.#showEnd(reason);
+    if (this.#reconnect.start(playedMs, options)) return;
+    this.#showEnd(reason);
+    this.#ui.card.announceRetry(notices.GAVE_UP);
   }
 
   /** Goes on with the next best source, if there is one. */

@@ -44,6 +44,7 @@ export function describeRetry(seconds, attempt, maxAttempts, { goesOn }) {
   return `${what} in ${seconds} s (try ${attempt} of ${maxAttempts}).`;
 }
 
+export const GAVE_UP = "This page has stopped trying. Walk again once the server is back.";
 export const MOVED = "Your world has moved to another machine, and goes on.";
 export const GOES_ON_FROM_KEPT =
   "The server has lost this world. It goes on where it was last kept, a few seconds earlier.";
