@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 from playwright.sync_api import Page
 
-from tests.browser.driver import fake_visibility, read_card
+from tests.browser.driver import fake_visibility, listen_to_client, read_card
 from tests.browser.fake_server import ScriptedServer, chunk, grey, serve_page
 from tests.transport.conftest import FakeWorld
 from transport.wire.limits import ClientLimits
@@ -241,6 +241,31 @@ def test_a_hidden_page_is_paused_and_comes_back(page: Page, server: SimpleNamesp
     page.wait_for_function("lingbot.state === 'paused'")
     page.evaluate("hide(false)")
     page.wait_for_function("lingbot.state === 'playing'")
+
+
+def test_a_hidden_page_lets_its_world_rest(page: Page, server: SimpleNamespace) -> None:
+    """It acknowledges nothing, and nothing that it sends wakes the world or holds its speed."""
+    sent = listen_to_client(page)
+    fake_visibility(page)
+    page.click("#enter")
+    page.wait_for_function("lingbot.state === 'playing' && lingbot.stats.chunkIndex >= 2")
+    page.keyboard.down("w")
+    page.evaluate("hide(true)")
+    num_steps, num_pauses = len(server.world.steps), len(server.world.pauses)
+    page.wait_for_function("lingbot.state === 'paused'")
+    page.wait_for_timeout(1500)
+    assert len(server.world.steps) <= num_steps + 2, "one under way, and one that was awaited"
+    assert len(server.world.pauses) > num_pauses, "it holds its speed"
+    resting = len(server.world.steps)
+    page.wait_for_timeout(1500)
+    assert len(server.world.steps) == resting
+    (hidden_at,) = (at for at, one in enumerate(sent) if one.get("payload") == "hidden")
+    meanwhile = sent[hidden_at + 1 :]
+    assert all(one["type"] != "ack" for one in meanwhile)
+    assert {one.get("kind") for one in meanwhile} <= {"camera_actions", "save"}
+    page.evaluate("hide(false)")
+    page.wait_for_function("lingbot.state === 'playing'")
+    page.wait_for_function("index => lingbot.stats.chunkIndex > index", arg=resting + 2)
 
 
 def test_a_page_that_nobody_wakes_is_ended(page: Page) -> None:

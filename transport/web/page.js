@@ -17,6 +17,7 @@ import { Hud } from "./ui/hud.js";
 import { describeRefusal, formatClock, OPEN, TOO_OLD } from "./ui/notices.js";
 import { Card, Countdown, Toast } from "./ui/overlay.js";
 import { Settings } from "./ui/settings.js";
+import { SpeedMark } from "./ui/speed_mark.js";
 import { Start } from "./ui/start.js";
 import { Walk } from "./walk.js";
 import { forget, readKept } from "./world/kept.js";
@@ -35,8 +36,9 @@ const ui = {
   card: new Card(),
   toast,
   countdown: new Countdown(),
-  hud: new Hud(element("hud")),
+  hud: new Hud(element("stage")),
   settings: new Settings((fields) => walk.changeOutput(fields)),
+  mark: new SpeedMark(),
 };
 const SHORTCUTS = { KeyR: () => recorder.toggle(), KeyB: () => portable.stepBack() };
 let player = null; // null if this browser cannot run one
