@@ -227,6 +227,7 @@ def test_the_rate_of_the_line_is_the_best_of_the_last_chunks(page: Page) -> None
         ({"periodMs": 1500, "transferMs": 1450}, 0.5, "line"),
         ({"periodMs": 1500, "transferMs": None}, 0.5, "line"),
         ({"periodMs": 1500, "decodeMs": 1400}, 0.5, "device"),
+        ({"periodMs": 1500}, 0.5, "unclear"),
     ],
 )
 def test_the_cause_of_a_slow_world_is_found(

@@ -31,6 +31,7 @@ def server() -> Iterator[SimpleNamespace]:
         ((0.75, "server"), {}, "fair", "The server makes 12 of 16 frames a second."),
         ((0.5, "server"), {}, "poor", "The server makes 8 of 16 frames a second."),
         ((0.5, "device"), {}, "poor", "This device is slow: it decodes 8 of 16 frames a second."),
+        ((0.5, "unclear"), {}, "poor", "The world is slow: 8 of 16 frames a second arrive."),
         ((0.75, "line"), {}, "fair", "Your line is slow: 12 of 16 frames a second arrive."),
         (
             (0.75, "line"),

@@ -4,7 +4,8 @@ const NUM_CHUNKS = 5;
 const MIN_CHUNKS = 2;
 const FULL_SHARE = 0.93; // of the media rate: a chunk may come a little late
 const POOR_SHARE = 0.6;
-const MAIN_SHARE = 0.75; // of a chunk's period, for the part that holds it up
+const MAIN_SHARE = 0.75; // of a chunk's period, for the server to be what holds it up
+const SOME_SHARE = 0.25; // and for the line or the device
 
 /** The chunks of the last seconds. */
 export class Speed {
@@ -23,7 +24,7 @@ export class Speed {
 
   /**
    * Returns { share, cause }, or null with too few chunks. `share`: of the media rate that arrives, at most 1.
-   * `cause`: "server", "line" or "device" if it is too small, else null.
+   * `cause`: "server", "line", "device" or "unclear" if it is too small, else null.
    */
   get verdict() {
     if (this.#chunks.length < MIN_CHUNKS) return null;
@@ -38,9 +39,10 @@ export class Speed {
   #findCause(median) {
     const part = (read) => median((chunk) => read(chunk) / Math.max(1, chunk.periodMs));
     if (part(({ serverMs }) => serverMs) >= MAIN_SHARE) return "server";
-    const ofLine = part(({ transferMs }) => transferMs ?? 0);
-    const ofDevice = part(({ decodeMs }) => decodeMs ?? 0);
-    return ofDevice > Math.max(ofLine, 1 - MAIN_SHARE) ? "device" : "line";
+    const ofLine = part(({ transferMs, periodMs }) => transferMs ?? periodMs);
+    const ofDevice = part(({ decodeMs }) => decodeMs);
+    if (Math.max(ofLine, ofDevice) < SOME_SHARE) return "unclear";
+    return ofDevice > ofLine ? "device" : "line";
   }
 }
 

@@ -22,6 +22,8 @@ export function describeSpeed(verdict, { fps, isAuto, lowered, isLowest }) {
       return { level, text: `This device is slow: it decodes ${rate}.` };
     case "line":
       return { level, text: describeLine(rate, { isAuto, isLowest }) };
+    case "unclear":
+      return { level, text: `The world is slow: ${rate} arrive.` };
     default:
       if (lowered !== null) return describeStep(lowered);
       return { level, text: `The world runs at full speed: ${fps} frames a second.` };
