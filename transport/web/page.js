@@ -14,7 +14,7 @@ import { takeDrops } from "./ui/drop.js";
 import { FirstHint } from "./ui/first_hint.js";
 import { focusWorld, markTabbing } from "./ui/focus.js";
 import { Hud } from "./ui/hud.js";
-import { describeRefusal, formatClock, OPEN, TOO_OLD } from "./ui/notices.js";
+import * as notices from "./ui/notices.js";
 import { Card, Countdown, Toast } from "./ui/overlay.js";
 import { Settings } from "./ui/settings.js";
 import { SpeedMark } from "./ui/speed_mark.js";
@@ -28,7 +28,6 @@ const firstHint = new FirstHint();
 const keys = new Keys([...document.querySelectorAll("[data-key]")], hold);
 const mouse = new MouseLook(element("world"), keys);
 const inputs = [keys, new Gamepad(keys), mouse]; // keys first: the others need it enabled
-const recorder = new Recorder(element("world"), { onChange: showRecording, onFile: download });
 const start = new Start({ onEnter: enter, onOpen: openFile, onChoose: setBackdrop });
 const offer = new Continue({ onContinue: enterKept, onForget: forgetKept });
 const portable = new Portable(toast);
@@ -40,8 +39,13 @@ const ui = {
   settings: new Settings((fields) => walk.changeOutput(fields)),
   mark: new SpeedMark(),
 };
-const SHORTCUTS = { KeyR: () => recorder.toggle(), KeyB: () => portable.stepBack() };
+const SHORTCUTS = {
+  KeyR: () => recorder.toggle(),
+  KeyP: () => takePicture(),
+  KeyB: () => portable.stepBack(),
+};
 let player = null; // null if this browser cannot run one
+let recorder = null; // as the player
 let world = null; // the answer of /v1/world
 let walk = null; // null on the start screen
 
@@ -63,12 +67,16 @@ async function setUp() {
   const fork = takeSecrets();
   try {
     const canvases = { world: element("world"), glow: element("glow") };
-    player = new Player({ ...canvases, onUnsupported: () => start.notify(TOO_OLD) });
+    player = new Player({ ...canvases, onUnsupported: () => start.notify(notices.TOO_OLD) });
   } catch {
-    start.notify(TOO_OLD);
+    start.notify(notices.TOO_OLD);
     return;
   }
-  element("record").hidden = !Recorder.isSupported;
+  recorder = new Recorder(player, {
+    onChange: showRecording,
+    onFile: saveRecording,
+    onFail: () => toast.show(notices.NOTHING_RECORDED),
+  });
   world = await fetchWorld((text) => start.notify(text));
   if (world === null) return;
   start.show(world);
@@ -118,7 +126,7 @@ async function enterKept({ snapshot, prompt, output }) {
 function onRefused(reason) {
   const { choice } = walk;
   leave();
-  start.notify(describeRefusal(choice, reason));
+  start.notify(notices.describeRefusal(choice, reason));
   if (choice.kind === "kept") forgetKept();
 }
 
@@ -147,7 +155,7 @@ function leave() {
 function enableInputs(enabled) {
   for (const input of inputs) input.enabled = enabled;
   element("record").disabled = !enabled;
-  if (!enabled) recorder.stop();
+  if (!enabled) recorder?.stop();
 }
 
 function hold(held) {
@@ -162,16 +170,27 @@ function showScreen(name) {
   if (name === "waiting") focusWorld(); // the focus would fall to the body with the start screen
   if (name === "ended") element("again").focus();
   if (name === "playing") {
-    announce(OPEN);
+    announce(notices.OPEN);
     firstHint.show();
   } else {
     firstHint.hide();
   }
 }
 
+async function takePicture() {
+  const picture = await player.takePicture();
+  if (picture === null) toast.show(notices.NO_PICTURE);
+  else download(picture, "png");
+}
+
+function saveRecording(blob, extension) {
+  if (extension === "mkv") toast.show(notices.RECORDED_AS_JPEG);
+  download(blob, extension);
+}
+
 function showRecording(seconds) {
   element("record").setAttribute("aria-pressed", String(seconds !== null));
-  element("record-text").textContent = seconds === null ? "Record" : formatClock(seconds);
+  element("record-text").textContent = seconds === null ? "Record" : notices.formatClock(seconds);
 }
 
 // ---- keys and buttons of the stage
@@ -196,6 +215,7 @@ element("again").addEventListener("click", () => {
   else enter(walk.choice);
 });
 element("record").addEventListener("click", () => recorder.toggle());
+element("picture").addEventListener("click", takePicture);
 element("change").addEventListener("submit", (event) => {
   event.preventDefault();
   const prompt = element("live-prompt").value.trim();

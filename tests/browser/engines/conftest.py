@@ -7,9 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
-from msgspec.structs import replace
 from playwright.sync_api import sync_playwright
 
 from benchmarks.chromium import find_chromium, launch
@@ -17,34 +15,18 @@ from tests.browser.engines.chromium import Chromium
 from tests.browser.engines.engine import Engine
 from tests.browser.engines.firefox import NAMES, Firefox
 from tests.browser.engines.webkit import BROWSERS, WebKit
-from tests.browser.fake_server import FPS, serve_page
-from tests.transport.fake_world import FakeWorld
-from transport.codecs.payload import Frames
+from tests.browser.painted_world import serve_painted_worlds
 
 ENGINES = {  # and what Debian calls their packages
     "chromium": "chromium",
     "firefox": "firefox-esr",
     "webkit": "webkit2gtk-driver xvfb",
 }
-WIDTH, HEIGHT = 208, 128
-
-
-def paint(shape: tuple[int, ...], index: int) -> Frames:
-    """Frames [T, H, W, 3] of one chunk: smooth colours that wander. `index` counts from 1."""
-    num_frames, height, width, _ = shape
-    times = (12 * index + np.arange(num_frames))[:, None, None] / 24
-    rows, columns = np.mgrid[:height, :width] * np.array([3 / height, 5 / width])[:, None, None]
-    waves = [np.sin(2 * np.pi * (times * 0.5 + columns + shift * rows)) for shift in (0, 0.5, 1)]
-    return np.stack([(127 + 90 * wave).astype(np.uint8) for wave in waves], axis=-1)
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[SimpleNamespace]:
-    """The whole transport around a fake world: `.http` and `.world`."""
-    world = FakeWorld(size=(WIDTH, HEIGHT))
-    world.info = replace(world.info, fps=FPS)
-    world.paint = paint
-    with serve_page(world) as running:
+    with serve_painted_worlds() as running:
         yield running
 
 

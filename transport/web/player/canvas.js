@@ -11,15 +11,23 @@ export class Canvas {
   #numPainted = 0;
   #shown = null; // { chunkIndex, frameIndex } of the frame on the canvas
 
+  recording = null; // takes the frames that are painted; null without one
+
   constructor({ world, glow }) {
     this.#world = world.getContext("2d", { alpha: false });
     this.#glow = glow.getContext("2d", { alpha: false });
     this.#glow.globalAlpha = GLOW_ALPHA;
   }
 
+  get size() {
+    const { width, height } = this.#world.canvas;
+    return { width, height };
+  }
+
   /** Paints a frame in its own size. The page's CSS scales the canvas. */
   paintFrame({ image, chunkIndex, frameIndex }) {
     this.#fill(image);
+    this.recording?.add(this.#world.canvas, performance.now());
     this.#shown = { chunkIndex, frameIndex };
     if (this.#numPainted++ % GLOW_PERIOD_FRAMES === 0) {
       const { width, height } = this.#glow.canvas;
@@ -41,6 +49,11 @@ export class Canvas {
     const copy = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
     copy.drawImage(this.#world.canvas, 0, 0);
     return { ...this.#shown, width, height, data: copy.getImageData(0, 0, width, height).data };
+  }
+
+  /** Resolves to a PNG of what is on the canvas. */
+  takePicture() {
+    return this.#world.canvas.convertToBlob({ type: "image/png" });
   }
 
   /** Resolves to a JPEG of what is on the canvas, PREVIEW_HEIGHT_PX high. */

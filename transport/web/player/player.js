@@ -4,8 +4,10 @@ export class Player {
   #worker;
   #sessionId = 0; // late reports of earlier sessions are ignored
   #onReport = () => {};
-  #pendingReads = new Map(); // id to the resolve function of its promise
-  #nextReadId = 0;
+  #pending = new Map(); // id of a question to the resolve function of its promise
+  #nextId = 0;
+  #fps = null;
+  #recording = null; // { onSecond, onEnd, onFile } and its id
   #hasReported = false;
 
   /**
@@ -31,6 +33,7 @@ export class Player {
   open({ fps, chunkFrames, onReport }) {
     this.#sessionId += 1;
     this.#onReport = onReport;
+    this.#fps = fps;
     this.#send("open", { sessionId: this.#sessionId, fps, chunkFrames });
   }
 
@@ -59,6 +62,7 @@ export class Player {
   }
 
   setPace({ fps, chunkFrames }) {
+    this.#fps = fps;
     this.#send("setPace", { fps, chunkFrames });
   }
 
@@ -79,9 +83,29 @@ export class Player {
 
   /** Resolves to the frame on the canvas, or null: see Canvas. */
   readFrame() {
-    const id = this.#nextReadId++;
-    this.#send("readFrame", { id });
-    return new Promise((resolve) => this.#pendingReads.set(id, resolve));
+    return this.#ask("readFrame");
+  }
+
+  /** Resolves to a PNG of what is shown, or null if this browser cannot make one. */
+  takePicture() {
+    return this.#ask("takePicture");
+  }
+
+  /**
+   * Records the frames that are shown from now on.
+   * listeners: onSecond(seconds), onEnd(): the recording takes no more frames, onFile(blob,
+   * extension), after `stopRecording`; the blob is null if nothing could be encoded.
+   */
+  startRecording({ canEncode, ...listeners }) {
+    this.#recording = { id: this.#nextId++, ...listeners };
+    this.#send("startRecording", { id: this.#recording.id, fps: this.#fps, canEncode });
+  }
+
+  async stopRecording() {
+    const { onFile } = this.#recording;
+    this.#recording = null;
+    const { blob, extension } = await this.#ask("stopRecording");
+    onFile(blob ?? null, extension);
   }
 
   #pause() {
@@ -92,11 +116,22 @@ export class Player {
     this.#worker.postMessage({ command, ...details }, transfer);
   }
 
+  /** Resolves to the worker's answer. */
+  #ask(command) {
+    const id = this.#nextId++;
+    this.#send(command, { id });
+    return new Promise((resolve) => this.#pending.set(id, resolve));
+  }
+
   #receive(message) {
     this.#hasReported = true;
-    if (message.report === "frame") {
-      this.#pendingReads.get(message.id)(message.frame);
-      this.#pendingReads.delete(message.id);
+    if (message.report === "answer") {
+      this.#pending.get(message.id)(message.answer);
+      this.#pending.delete(message.id);
+    } else if (message.report.startsWith("recording")) {
+      if (message.id !== this.#recording?.id) return; // it was ended meanwhile
+      if (message.report === "recording") this.#recording.onSecond(message.seconds);
+      else this.#recording.onEnd();
     } else if (message.sessionId === this.#sessionId) {
       if (message.report === "shown") this.#setAspect(message);
       this.#onReport(message);

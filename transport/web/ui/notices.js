@@ -23,6 +23,11 @@ export const STARTING = {
 export const TOO_OLD =
   "This browser cannot draw from a worker. Chrome, Edge, Firefox or Safari of 2024 or later can.";
 
+export const NOTHING_RECORDED = "This browser could not record anything. P saves a picture.";
+export const RECORDED_AS_JPEG =
+  "This browser has no video encoder. The recording is an MKV file of JPEG frames, which VLC plays.";
+export const NO_PICTURE = "This browser could not make a picture.";
+
 export const PAUSED = { title: "Paused", text: "Press any key, or touch the picture, to go on." };
 
 /** message: `ending`. Returns the sentence for each number of seconds left. */
