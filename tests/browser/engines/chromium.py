@@ -5,9 +5,9 @@ from typing import Any
 from playwright.sync_api import Browser
 
 from benchmarks.chromium import STEP_MS
-from tests.browser.engines.engine import SIZE
+from tests.browser.engines.engine import ESCAPE, SIZE
 
-NAMES = {"\ue00c": "Escape"}  # keys by WebDriver's code
+NAMES = {ESCAPE: "Escape"}  # Playwright's
 
 
 class Chromium:

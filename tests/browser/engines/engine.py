@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 STEP_S = 120.0  # limit of each step on a page; generous, for busy machines
 SIZE = (1280, 800)
+ESCAPE = "\ue00c"  # by WebDriver's code for keys without a character
 
 
 class Connection(Protocol):
