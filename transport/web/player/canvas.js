@@ -3,7 +3,6 @@
 const GLOW_PERIOD_FRAMES = 4;
 const GLOW_ALPHA = 0.3; // weight of a new frame over the older ones
 const PREVIEW_HEIGHT_PX = 120;
-const PREVIEW_QUALITY = 0.8;
 
 export class Canvas {
   #world;
@@ -56,14 +55,15 @@ export class Canvas {
     return this.#world.canvas.convertToBlob({ type: "image/png" });
   }
 
-  /** Resolves to a JPEG of what is on the canvas, PREVIEW_HEIGHT_PX high. */
+  /**
+   * Resolves to an ImageBitmap of what is on the canvas, PREVIEW_HEIGHT_PX high. A smaller canvas, or
+   * `convertToBlob`, would block this worker in Chromium until the page's thread has time.
+   */
   makePreview() {
-    const { width, height } = this.#world.canvas;
-    const previewWidth = Math.max(1, Math.round((width * PREVIEW_HEIGHT_PX) / height));
-    const preview = new OffscreenCanvas(previewWidth, PREVIEW_HEIGHT_PX);
-    const context = preview.getContext("2d", { alpha: false });
-    context.drawImage(this.#world.canvas, 0, 0, previewWidth, PREVIEW_HEIGHT_PX);
-    return preview.convertToBlob({ type: "image/jpeg", quality: PREVIEW_QUALITY });
+    const { canvas } = this.#world;
+    const resizeWidth = Math.max(1, Math.round((canvas.width * PREVIEW_HEIGHT_PX) / canvas.height));
+    const size = { resizeWidth, resizeHeight: PREVIEW_HEIGHT_PX };
+    return createImageBitmap(canvas, { ...size, resizeQuality: "medium" });
   }
 
   #fill(image) {

@@ -21,7 +21,7 @@ export class FramePlayer {
   /**
    * onReport({ report, stats, ... }): `report` is one of
    * "decoded" with numFrames and header, "shown" with width, height, eventIds and worldChunkIndex,
-   * "preview" with image (a JPEG) and worldChunkIndex, "decode_failed" with recovery ("none", "key_frame" or "jpeg"), "finished".
+   * "preview" with image (an ImageBitmap) and worldChunkIndex, "decode_failed" with recovery ("none", "key_frame" or "jpeg"), "finished".
    */
   constructor({ fps, chunkFrames, canvas, onReport }) {
     this.#canvas = canvas;

@@ -1,5 +1,7 @@
 /** The page's proxy of the player worker: sends it frame batches and receives its reports. */
 
+const PREVIEW_QUALITY = 0.8;
+
 export class Player {
   #worker;
   #sessionId = 0; // late reports of earlier sessions are ignored
@@ -29,7 +31,7 @@ export class Player {
     this.#pause();
   }
 
-  /** Starts a session. onReport({ report, stats, ... }): see FramePlayer. */
+  /** Starts a session. onReport({ report, stats, ... }): see FramePlayer. The image of a preview is a JPEG. */
   open({ fps, chunkFrames, onReport }) {
     this.#sessionId += 1;
     this.#onReport = onReport;
@@ -134,7 +136,20 @@ export class Player {
       else this.#recording.onEnd();
     } else if (message.sessionId === this.#sessionId) {
       if (message.report === "shown") this.#setAspect(message);
-      this.#onReport(message);
+      if (message.report === "preview") this.#encodePreview(message);
+      else this.#onReport(message);
+    }
+  }
+
+  /** Reports a preview as a JPEG. Its stats are old by then, and left out. */
+  async #encodePreview({ image, sessionId, worldChunkIndex }) {
+    const canvas = document.createElement("canvas");
+    Object.assign(canvas, { width: image.width, height: image.height });
+    canvas.getContext("bitmaprenderer").transferFromImageBitmap(image);
+    const encoded = (resolve) => canvas.toBlob(resolve, "image/jpeg", PREVIEW_QUALITY);
+    const jpeg = await new Promise(encoded);
+    if (jpeg !== null && sessionId === this.#sessionId) {
+      this.#onReport({ report: "preview", image: jpeg, worldChunkIndex });
     }
   }
 

@@ -15,7 +15,8 @@ const COMMANDS = {
   },
   open({ sessionId, fps, chunkFrames }) {
     framePlayer?.close();
-    const onReport = (report) => postMessage({ sessionId, ...report });
+    const onReport = ({ image, ...report }) =>
+      postMessage({ sessionId, image, ...report }, image ? [image] : []);
     framePlayer = new FramePlayer({ fps, chunkFrames, canvas, onReport });
     framePlayer.pause(paused);
   },
