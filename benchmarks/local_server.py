@@ -144,7 +144,9 @@ def start_server(config: Path, address: str) -> LocalServer:
         f"AUTOSCALER_METRIC_PORT={free_port()}",
         f"DASHBOARD_METRIC_PORT={free_port()}",
     ]
-    command = [sys.executable, "-m", "deployments.serve", str(config)]
+    # A test run or a benchmark that is killed takes its server with it.
+    with_parent = ["setpriv", "--pdeathsig", "INT"]
+    command = [*with_parent, sys.executable, "-m", "deployments.serve", str(config)]
     with open(folder / "log", "wb") as output:
         process = subprocess.Popen(
             # A shell's background job ignores SIGINT, and its children inherit that.
