@@ -68,6 +68,7 @@ def measure(browser: Browser, address: str, name: str, seconds: float) -> Row:
         "frames_per_s": round((stats["framesShown"] - before) / took_s, 1),
         "control_ms_p50": round(float(np.percentile(delays, 50))) if delays else None,
         "control_ms_p95": round(float(np.percentile(delays, 95))) if delays else None,
+        "control_ms_max": round(max(delays)) if delays else None,
         "keys": len(delays),
         "encoding": stats["codec"],
         "said": page.text_content("#speed-text"),

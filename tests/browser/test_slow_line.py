@@ -1,10 +1,12 @@
-"""The page on slow lines: the automatic format keeps the delay small, and the mark says so."""
+"""The page on slow lines: the automatic format keeps the delay small, and the mark shows it.
+
+The bounds here are wide, for busy machines. `test_line_delay.py` has the exact ones.
+"""
 
 from collections.abc import Iterator
 from types import SimpleNamespace
 from urllib.parse import urlsplit
 
-import numpy as np
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -18,7 +20,7 @@ from tests.browser.picture_world import PictureWorld
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.alone]
 
 expect.set_options(timeout=STEP_MS)  # its own is short for busy machines
-CHUNK_MS = 750
+MAX_DELAY_MS = 3000  # JPEG that is not left needs 3 to 5 s at 0.3 Mbit/s, and raw 30 s at 1 Mbit/s
 NUM_KEYS = 9
 
 
@@ -45,18 +47,17 @@ def measure_delays(page: Page, num: int) -> list[float]:
     return delays
 
 
-def test_the_delay_is_at_most_two_chunks(page: Page, server: SimpleNamespace) -> None:
+def test_the_delay_is_bounded(page: Page, server: SimpleNamespace) -> None:
     sent = listen_to_client(page)
     enter(page)
     page.wait_for_function("lingbot.stats.chunkIndex >= 12")  # it has settled
     delays = measure_delays(page, NUM_KEYS)
     print(f"{server.rate} Mbit/s: {[round(delay) for delay in delays]} ms")
-    assert np.median(delays) <= 2 * CHUNK_MS
+    assert max(delays) <= MAX_DELAY_MS
     assert not [one for one in sent if one.get("kind") == "save"], "a saved world takes seconds"
-    if server.rate < 1:  # JPEG would need twice as much
-        expect(page.locator("#live-format option:checked")).to_have_text("Automatic: H.264")
-        expect(page.locator("#speed-text")).to_contain_text("switched to H.264")
-        expect(page.locator("#speed")).to_have_attribute("data-level", "fair")
+    expect(page.locator("#live-format option:checked")).to_have_text("Automatic: H.264")
+    expect(page.locator("#speed-text")).to_contain_text("switched to H.264")
+    expect(page.locator("#speed")).to_have_attribute("data-level", "fair")
 
 
 @pytest.mark.parametrize("server", [10.0], indirect=True)

@@ -139,18 +139,18 @@ def test_the_mark_opens_the_figures_and_its_focus_shows_the_sentence(page: Page)
 def test_a_slow_line_changes_the_output_once_it_is_read(page: Page) -> None:
     """A chunk that was under way does not count; the next step is told as the encoding arrives."""
     world = enter_scripted(page)
-    play(world, period_ms=750, forward_ms=300, wait_ms=1300, num=1)
+    play(world, period_ms=750, forward_ms=300, wait_ms=2000, num=1)
     change = world.wait_for_event("output")
     assert change["payload"] == {
         "realtime_output_format": "h264",
         "output_compression": 60,
         "realtime_preview_max_width": 0,
     }
-    play(world, period_ms=750, forward_ms=300, wait_ms=1300, num=1)
+    play(world, period_ms=750, forward_ms=300, wait_ms=2000, num=1)
     page.wait_for_timeout(300)
     assert len(world.events("output")) == 1
     world.send({"type": "control_ack", "event_id": change["event_id"]})
-    play(world, period_ms=2600, forward_ms=300, wait_ms=1300, num=1)
+    play(world, period_ms=2600, forward_ms=300, wait_ms=2000, num=1)
     lower = world.wait_for_event("output", 2)
     assert lower["payload"]["output_compression"] < 60
     expect(page.locator("#speed")).to_have_attribute("data-level", "fair")

@@ -2,9 +2,10 @@
  * Which encoding a line carries. Pure; time is an argument.
  *
  * The load is the time that the line needs for a chunk, over the time until the next one.
- * A new key makes a chunk come early, so that the line needs room for it.
- * - Down: two chunks in a row with a load over 0.7, or one over 1.5. It goes to the first step with
- *   an expected load of at most 0.5, or to the lowest.
+ * A new key makes a chunk come early, so that the line needs room for it. Pictures have twice the
+ * load: they come in messages of six, so that the first one waits for half of the chunk's bytes.
+ * - Down: two chunks in a row with a load over 0.7, or one that takes the line 1.5 times as long as
+ *   there is. It goes to the first step with an expected load of at most 0.6, or to the lowest.
  * - Up: one step, once its expected load has been at most 0.4 for 8 s. If it has to go down again
  *   within 20 s, the next wait is twice as long, up to 2 min. A step that lasts resets the wait.
  * - The expected load of a step is the last one, by the share of bytes. The shares are constants
@@ -12,12 +13,13 @@
  */
 
 const HIGH_LOAD = 0.7;
-const EXTREME_LOAD = 1.5;
-const TARGET_LOAD = 0.5;
+const EXTREME_SHARE = 1.5; // of the time until the next chunk
+const TARGET_LOAD = 0.6;
 const LOW_LOAD = 0.4;
 const FIRST_HOLD_MS = 8_000;
 const MAX_HOLD_MS = 120_000;
 const TRIAL_MS = 20_000;
+const PICTURE_WEIGHT = 2;
 const MAX_CORRECTION = 4; // of a share: content differs, but not by more
 
 // `share`: of the first step's bytes, as pictures of 832x480 need them. `width`: of the world's own.
@@ -35,6 +37,7 @@ export const PICTURE_STEPS = [
   FIRST,
   { format: "webp", quality: 75, width: 1, share: 0.52 },
   { format: "webp", quality: 50, width: 0.5, share: 0.14 },
+  { format: "webp", quality: 30, width: 0.5, share: 0.11 },
   { format: "webp", quality: 30, width: 0.25, share: 0.035 },
 ];
 
@@ -70,9 +73,10 @@ export class Ladder {
   add(nowMs, { transferMs, mediaMs, serverMs, numBytes, isSettled }) {
     if (!isSettled || transferMs === null) return false;
     this.#learn(numBytes);
-    const load = transferMs / Math.max(mediaMs, serverMs);
+    const share = transferMs / Math.max(mediaMs, serverMs);
+    const load = share * weightOf(this.step);
     this.#numHigh = load > HIGH_LOAD ? this.#numHigh + 1 : 0;
-    const isTooHigh = this.#numHigh >= 2 || load > EXTREME_LOAD;
+    const isTooHigh = this.#numHigh >= 2 || share > EXTREME_SHARE;
     return isTooHigh ? this.#goDown(nowMs, load) : this.#goUp(nowMs, load);
   }
 
@@ -106,7 +110,8 @@ export class Ladder {
 
   /** The load at another step, by the share of bytes. */
   #expect(load, at) {
-    return (load * this.#shares[at]) / this.#shares[this.#at];
+    const weigh = (step) => this.#shares[step] * weightOf(this.#steps[step]);
+    return (load * weigh(at)) / weigh(this.#at);
   }
 
   #change(at) {
@@ -128,6 +133,10 @@ export class Ladder {
     }
     this.#lastBytes = numBytes;
   }
+}
+
+function weightOf({ format }) {
+  return format === "h264" ? 1 : PICTURE_WEIGHT;
 }
 
 function clamp(value, low, high) {
