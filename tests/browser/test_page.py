@@ -8,7 +8,7 @@ from PIL import Image
 from playwright.sync_api import Page, Route, ViewportSize
 
 from benchmarks.page import enter
-from tests.browser.driver import listen_to_client
+from tests.browser.driver import listen_to_client, wait_for_async
 from tests.browser.fake_server import answer_init, chunk, grey
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("server")]
@@ -37,11 +37,12 @@ def test_a_world_opens_and_its_frames_move(page: Page) -> None:
     enter(page)
     page.keyboard.down("w")
     page.evaluate("async () => { window.before = await lingbot.lastFrame(); }")
-    page.wait_for_function(
+    wait_for_async(
+        page,
         """async () => {
             const { data } = await lingbot.lastFrame();
             return before.data.filter((value, at) => value !== data[at]).length > data.length / 20;
-        }"""
+        }""",
     )
     page.wait_for_function("lingbot.stats.chunkIndex >= 3")
     stats = page.evaluate("lingbot.stats")

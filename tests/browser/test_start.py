@@ -15,10 +15,10 @@ from tests.transport.fake_world import png
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("focus")]
 
 # Drops a file as a browser does, on the element in the middle of the page.
-DROP = """({ name, type, base64 }) => {
+DROP = """({ name, type, base64, padding }) => {
     const data = Uint8Array.from(atob(base64), (char) => char.charCodeAt(0));
     const dataTransfer = new DataTransfer();
-    dataTransfer.items.add(new File([data], name, { type }));
+    dataTransfer.items.add(new File([data, new Uint8Array(padding)], name, { type }));
     const target = document.elementFromPoint(innerWidth / 2, innerHeight / 2);
     for (const kind of ["dragover", "drop"]) {
         target.dispatchEvent(
@@ -35,9 +35,10 @@ def server() -> Iterator[SimpleNamespace]:
         yield server
 
 
-def drop(page: Page, name: str, data: bytes, kind: str = "") -> None:
+def drop(page: Page, name: str, data: bytes, kind: str = "", *, padding: int = 0) -> None:
+    """Drop a file of this data and so many zeros."""
     encoded = base64.b64encode(data).decode()
-    page.evaluate(DROP, {"name": name, "type": kind, "base64": encoded})
+    page.evaluate(DROP, {"name": name, "type": kind, "base64": encoded, "padding": padding})
 
 
 def upload(page: Page, data: bytes) -> None:
@@ -159,7 +160,7 @@ def test_what_cannot_be_taken_does_not_end_the_walk(page: Page) -> None:
     enter_scripted(page)
     drop(page, "broken.png", b"no", "image/png")
     page.wait_for_selector("#toast:has-text('broken.png is not a picture')")
-    drop(page, "huge.world", bytes(16 * 2**20))
+    drop(page, "huge.world", b"", padding=16 * 2**20)
     page.wait_for_selector("#toast:has-text('huge.world has 16 MiB')")
     assert page.evaluate("lingbot.state") == "playing"
 
