@@ -51,13 +51,21 @@ def texts_with_contrast(page: Page, selector: str) -> list[tuple[str, float]]:
     style = page.add_style_tag(content=HIDE_TEXTS)
     screen = np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("RGB"), np.float64)
     style.evaluate("element => element.remove()")
-    return [(text["words"], lowest_contrast(screen, text)) for text in texts]
+    return [
+        (text["words"], lowest_contrast(behind, text))
+        for text in texts
+        if (behind := pixels_behind(screen, text)).size > 0  # else it is scrolled out of the screen
+    ]
 
 
-def lowest_contrast(screen: NDArray[np.float64], text: dict[str, Any]) -> float:
-    left, top = int(text["left"]), int(text["top"])
+def pixels_behind(screen: NDArray[np.float64], text: dict[str, Any]) -> NDArray[np.float64]:
+    """The pixels [N, 3] of the text's box."""
+    left, top = max(0, int(text["left"])), max(0, int(text["top"]))
     right, bottom = int(text["left"] + text["width"]), int(text["top"] + text["height"])
-    behind = screen[top:bottom, left:right].reshape(-1, 3)
+    return screen[top : max(0, bottom), left : max(0, right)].reshape(-1, 3)
+
+
+def lowest_contrast(behind: NDArray[np.float64], text: dict[str, Any]) -> float:
     red, green, blue, *alpha = parse_color(text["color"])
     opacity = text["opacity"] * (alpha[0] if alpha else 1.0)
     color = opacity * np.array([red, green, blue]) + (1 - opacity) * behind

@@ -9,8 +9,10 @@ from playwright.sync_api import Page, ViewportSize, expect
 
 from benchmarks.chromium import STEP_MS
 from tests.browser.contrast import texts_with_contrast
+from tests.browser.driver import wait_for_async
 from tests.browser.fake_server import chunk, grey
 from tests.browser.scripted_world import ScriptedWorld, enter_scripted, serve_worlds
+from tests.transport.fake_world import png
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("focus")]
 
@@ -19,7 +21,7 @@ RUN_AXE = """async () => {
     const { violations } = await axe.run();
     return violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(" ")}`);
 }"""
-PANELS = ("timeline", "portable", "settings")
+PANELS = ("figures", "timeline", "portable", "settings")
 PAUSED = {"type": "paused", "reason": "idle"}
 ENDED = "the session was open for 600 s, its longest time"
 AA = 4.5
@@ -45,9 +47,7 @@ def enter_world_of(page: Page, level: int) -> ScriptedWorld:
     for _ in range(2):
         world.send(*chunk(grey(12, level), index=world.num_chunks, world_index=world.num_chunks))
         world.num_chunks += 1
-    page.wait_for_function(
-        "level => lingbot.lastFrame().then((frame) => frame.data[0] === level)", arg=level
-    )
+    wait_for_async(page, "async (level) => (await lingbot.lastFrame()).data[0] === level", level)
     if level == SNOW:  # as after a long walk through it
         page.add_style_tag(content="#glow { filter: brightness(0) invert(1); transition: none; }")
     return world
@@ -103,7 +103,7 @@ def test_the_accessibility_tree_of_a_walk(page: Page) -> None:
             - combobox /Width/
           - application "The world"
           - group "Walk":
-            - button "Forward (W)"
+            - button "Walk forward (W)"
             - button "Left (A)"
             - button "Back (S)"
             - button "Right (D)"
@@ -175,6 +175,17 @@ def test_texts_are_legible_over_any_picture(
     assert [(words, ratio) for words, ratio in texts if ratio < AA] == []
     pause(page, world)
     texts = texts_with_contrast(page, "#card")
+    assert [(words, ratio) for words, ratio in texts if ratio < AA] == []
+
+
+@pytest.mark.parametrize("viewport", [(1280, 800), (320, 480)], ids=["desktop", "phone"])
+def test_the_start_screen_is_legible_over_snow(page: Page, viewport: tuple[int, int]) -> None:
+    page.set_viewport_size(ViewportSize(width=viewport[0], height=viewport[1]))
+    snow = png(30, 20, (SNOW, SNOW, SNOW))
+    page.set_input_files("#upload", {"name": "snow.png", "mimeType": "image/png", "buffer": snow})
+    page.wait_for_selector("text=Your picture")
+    texts = texts_with_contrast(page, "#start")
+    assert {"Walk into a picture", "Your picture", "Enter world"} <= {words for words, _ in texts}
     assert [(words, ratio) for words, ratio in texts if ratio < AA] == []
 
 

@@ -8,6 +8,7 @@ import pytest
 from playwright.sync_api import Browser, Page, ViewportSize
 
 from benchmarks.chromium import STEP_MS
+from tests.browser.driver import wait_for_async
 from tests.browser.fake_server import chunk, grey
 from tests.browser.scripted_world import ScriptedWorld, enter_scripted, serve_worlds
 
@@ -57,10 +58,7 @@ def show_size(page: Page, world: ScriptedWorld, width: int, height: int) -> None
     frames = grey(12, 90, width=width, height=height)
     world.send(*chunk(frames, index=world.num_chunks, world_index=world.num_chunks))
     world.num_chunks += 1
-    page.wait_for_function(
-        "width => lingbot.lastFrame().then((frame) => frame?.width === width)", arg=width
-    )
-    page.evaluate("() => new Promise((resolve) => requestAnimationFrame(resolve))")
+    wait_for_async(page, "async (width) => (await lingbot.lastFrame())?.width === width", width)
 
 
 @pytest.mark.parametrize("viewport", [DESKTOP, PORTRAIT, LANDSCAPE, SMALL])
@@ -161,11 +159,11 @@ def test_the_line_goes_away_by_itself(page: Page) -> None:
 
 def test_a_touch_screen_has_words_on_its_pads(phone: Page) -> None:
     enter_scripted(phone)
-    assert phone.inner_text(HINT) == "Hold Forward to walk"
+    assert phone.inner_text(HINT) == "Hold Walk forward"
     words = [text.split() for text in phone.locator(".pad").all_inner_texts()]
     assert words == [
-        ["Walk", "Forward", "Left", "Back", "Right"],
-        ["Look", "Up", "Left", "Down", "Right"],
+        ["Walk", "forward", "Left", "Back", "Right"],
+        ["Look", "up", "Left", "Down", "Right"],
     ]
     for button in phone.locator(".pad button").all():
         assert button.evaluate("button => button.scrollWidth <= button.clientWidth")

@@ -11,8 +11,9 @@ export class FirstHint {
     if (this.#wasShown) return;
     this.#wasShown = true;
     const key = document.createElement("kbd");
-    key.textContent = matchMedia("(pointer: coarse)").matches ? "Forward" : "W";
-    this.#line.replaceChildren("Hold ", key, " to walk");
+    const isTouch = matchMedia("(pointer: coarse)").matches;
+    key.textContent = isTouch ? "Walk forward" : "W";
+    this.#line.replaceChildren("Hold ", key, isTouch ? "" : " to walk");
     this.#line.hidden = false;
     this.#timer = setTimeout(() => this.hide(), SHOWN_MS);
   }
