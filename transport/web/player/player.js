@@ -2,7 +2,12 @@
 
 const PREVIEW_QUALITY = 0.8;
 
+// WebKit scales a canvas that a worker draws by the nearest pixel. Without a GPU, the glow behind
+// the world takes it as long to compose as the world.
+const IS_WEBKIT = navigator.vendor.startsWith("Apple");
+
 export class Player {
+  #world; // the page's canvas
   #worker;
   #sessionId = 0; // late reports of earlier sessions are ignored
   #onReport = () => {};
@@ -17,6 +22,7 @@ export class Player {
    * onUnsupported(): called if the worker cannot run.
    */
   constructor({ world, glow, onUnsupported }) {
+    this.#world = world;
     const canvases = {
       world: world.transferControlToOffscreen(),
       glow: glow.transferControlToOffscreen(),
@@ -29,6 +35,10 @@ export class Player {
     this.#send("attach", canvases, Object.values(canvases));
     document.addEventListener("visibilitychange", () => this.#pause());
     this.#pause();
+    if (IS_WEBKIT) {
+      glow.hidden = true;
+      new ResizeObserver(() => this.#enlarge()).observe(world);
+    }
   }
 
   /** Starts a session. onReport({ report, stats, ... }): see FramePlayer. The image of a preview is a JPEG. */
@@ -108,6 +118,13 @@ export class Player {
     this.#recording = null;
     const { blob, extension } = await this.#ask("stopRecording");
     onFile(blob ?? null, extension);
+  }
+
+  #enlarge() {
+    const { width, height } = this.#world.getBoundingClientRect();
+    if (width === 0 || height === 0) return; // another screen is shown
+    const size = { width: width * devicePixelRatio, height: height * devicePixelRatio };
+    this.#send("enlarge", { width: Math.round(size.width), height: Math.round(size.height) });
   }
 
   #pause() {

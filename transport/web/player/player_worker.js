@@ -13,6 +13,9 @@ const COMMANDS = {
   attach(canvases) {
     canvas = new Canvas(canvases);
   },
+  enlarge({ width, height }) {
+    canvas.enlarge({ width, height });
+  },
   open({ sessionId, fps, chunkFrames }) {
     framePlayer?.close();
     const onReport = ({ image, ...report }) =>
