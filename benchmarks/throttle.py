@@ -51,9 +51,11 @@ class SlowLine:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._port)
-        await asyncio.gather(
-            self._carry(reader, far_writer, self.up), self._carry(far_reader, writer, self.down)
-        )
+        # `stop` cancels it, and Python 3.11 logs a cancelled handler as an error.
+        with suppress(asyncio.CancelledError):
+            await asyncio.gather(
+                self._carry(reader, far_writer, self.up), self._carry(far_reader, writer, self.down)
+            )
 
     async def _carry(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, bucket: Bucket
