@@ -136,6 +136,35 @@ def test_the_mark_opens_the_figures_and_its_focus_shows_the_sentence(page: Page)
     assert box is not None and box["width"] > 100, "the sentence is not seen"
 
 
+def test_the_frames_per_second_are_no_more_than_the_world_has(page: Page) -> None:
+    """A key makes a chunk come early. The visitor's figure is bounded, the engineer's is not."""
+    shown = page.evaluate(
+        """async () => {
+            const { Hud } = await import("/static/ui/hud.js");
+            const { SessionStats } = await import("/static/session/stats.js");
+            const stats = new SessionStats();
+            stats.set({ mediaFps: 16 });
+            new Hud(document).write({ ...stats.at(0), fps: 23.3 });
+            return ["fps", "rate"].map((name) =>
+                document.querySelector(`[data-stat=${name}]`).textContent);
+        }"""
+    )
+    assert shown == ["16", "23.3"]
+
+
+@pytest.mark.parametrize("size", [(1280, 800), (844, 390), (390, 844), (320, 480)])
+def test_the_figures_cover_neither_the_mark_nor_its_bar(page: Page, size: tuple[int, int]) -> None:
+    page.set_viewport_size({"width": size[0], "height": size[1]})
+    enter_scripted(page)
+    page.click("#speed")
+    figures = page.locator("#figures").bounding_box()
+    mark = page.locator("#speed i").bounding_box()
+    assert figures is not None and mark is not None
+    assert figures["y"] >= mark["y"] + mark["height"]
+    assert figures["x"] >= 0 and figures["x"] + figures["width"] <= size[0]
+    assert figures["y"] + figures["height"] <= size[1]
+
+
 def test_a_slow_line_changes_the_output_once_it_is_read(page: Page) -> None:
     """A chunk that was under way does not count; the next step is told as the encoding arrives."""
     world = enter_scripted(page)

@@ -30,7 +30,7 @@ export class Hud {
 
 function format(stats) {
   return {
-    fps: stats.fps === null ? "–" : String(Math.round(stats.fps)),
+    fps: stats.fps === null ? "–" : String(Math.round(shownFps(stats))),
     delay: stats.controlMs === null ? "–" : `${(stats.controlMs / 1000).toFixed(1)} s`,
     rate: stats.fps?.toFixed(1) ?? "–",
     chunk: formatMs(stats.chunkMs),
@@ -43,6 +43,11 @@ function format(stats) {
     late: String(stats.framesLate),
     dropped: String(stats.framesDropped + stats.framesDroppedByServer),
   };
+}
+
+/** A key makes a chunk come early, but frames are shown no faster than the world's own rate. */
+function shownFps({ fps, mediaFps }) {
+  return Math.min(fps, mediaFps ?? fps);
 }
 
 function formatMs(value) {
