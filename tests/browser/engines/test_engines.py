@@ -252,3 +252,19 @@ def test_a_visitor_leaves_and_enters_again(engine: Engine, server: SimpleNamespa
     enter(engine)
     assert len(server.world.specs) == num_opened + 1
     wait_for_frames(engine, 12)
+
+
+def test_a_visitor_goes_on_in_the_world_that_the_browser_kept(
+    engine: Engine, server: SimpleNamespace
+) -> None:
+    enter(engine)
+    engine.evaluate("() => lingbot.keep()")
+    text = engine.evaluate("() => document.querySelector('#toast').textContent")
+    assert "does not keep" not in text
+    engine.press(ESCAPE)
+    engine.wait_for("() => lingbot.state === 'start'")
+    num_opened = len(server.world.specs)
+    engine.click("#continue")
+    engine.wait_for("() => lingbot.stats?.framesShown > 0 && lingbot.state === 'playing'")
+    assert len(server.world.specs) == num_opened + 1
+    assert engine.evaluate("() => lingbot.stats.worldChunkIndex") > 0
