@@ -1,8 +1,8 @@
 """A first visit to the page, by the page's own clock: `python -m benchmarks.first_visit`.
 
 Each visit has an empty cache. It enters as soon as it can, and holds W at the first frame.
-Columns, in ms: from the page's load until a world can be entered, and until the first frame is
-shown; from the key until the first frame that follows it. Prints a table, then one JSON line.
+Columns, in ms: from the page's load until a world can be entered (enter), and until the first frame
+is shown (frame); from the key until the first frame that follows it (key). Prints a table, then one JSON line.
 """
 
 import argparse
@@ -33,7 +33,7 @@ window.visit = (async () => {
     if (lingbot.state === "ended") throw new Error(document.querySelector("#card").innerText);
     window.dispatchEvent(new KeyboardEvent("keydown", { code: "KeyW", key: "w" }));
     await until(() => lingbot.stats.controlMs !== null);
-    return { enter: ready, first_frame: shown, key_to_frame: lingbot.stats.controlMs };
+    return { enter: ready, frame: shown, key: lingbot.stats.controlMs };
 })();
 """
 
