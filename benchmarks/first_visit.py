@@ -2,7 +2,8 @@
 
 Each visit has an empty cache. It enters as soon as it can, and holds W at the first frame.
 Columns, in ms: from the page's load until a world can be entered (enter), and until the first frame
-is shown (frame); from the key until the first frame that follows it (key). Prints a table, then one JSON line.
+is shown (frame); from the key until the first frame that follows it (key).
+Prints a table, then one JSON line.
 """
 
 import argparse
