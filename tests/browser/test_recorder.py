@@ -93,6 +93,17 @@ def test_without_h264_a_recording_seeks_in_another_format(
     assert_moves(frames)
 
 
+def test_without_an_encoder_the_page_names_a_player(page: Page) -> None:
+    page.evaluate("() => { delete window.VideoEncoder; }")
+    choose_format(page, "jpeg")
+    enter(page)
+    name, data = record(page, 12)
+    assert name.endswith(".mkv")
+    page.wait_for_selector("#toast:has-text('VLC plays')")
+    frames, _ = read_video(data)
+    assert_moves(frames)
+
+
 def test_a_pause_is_a_second_of_the_recording(page: Page) -> None:
     times = [0, 500, 1000, 60_000, 60_500]
     recorded = page.evaluate(RECORD, {"codecs": ["vp8"], "times": times})
