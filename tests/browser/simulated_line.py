@@ -4,6 +4,7 @@ The server's pacer and encoders, the page's choice of the encoding and the proxy
 the real ones. Time is an argument of all of them, so that no figure depends on the machine.
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 from random import Random
@@ -59,20 +60,39 @@ class Tap:
 class SimulatedWalk:
     """One walk. It generates, encodes, sends and acknowledges as the server and the page do."""
 
-    def __init__(self, page: Page, *, megabits_per_s: float, decodes_video: bool = True) -> None:
+    def __init__(
+        self,
+        page: Page,
+        *,
+        megabits_per_s: float,
+        decodes_video: bool = True,
+        fixed: str | None = None,
+    ) -> None:
+        """`fixed`: a format that the visitor has chosen by hand; None: the automatic one."""
         self._page = page
+        self._fixed = fixed
         self._line = Bucket(bytes_per_s=megabits_per_s * 1e6 / 8)
         self._pacer = Pacer(fps=FPS, acknowledged=True)
         self._random = Random(0)
         self._taps_s: list[float] = [1.0]  # of changes that no chunk has followed yet
         self._acks: list[tuple[float, int]] = []  # (arrival at the server, chunk index)
         self._change: tuple[float, float, dict[str, Any]] | None = None  # (arrival, id, fields)
-        self._encode(page.evaluate(OPEN, decodes_video))
+        fields = page.evaluate(OPEN, decodes_video)
+        self._encode(fields if fixed is None else {"realtime_output_format": fixed})
+        self._arrived_s: list[float] = []  # the ends of all chunks
         self.taps: list[Tap] = []
 
-    def run(self, num_chunks: int) -> None:
+    @property
+    def frames_per_s(self) -> float:
+        """Frames that arrive, at most as many as the page shows."""
+        took_s = self._arrived_s[-1] - self._arrived_s[0]
+        return min(FPS, NUM_FRAMES * (len(self._arrived_s) - 1) / took_s)
+
+    def run(self, seconds: float) -> None:
         ended_s = 0.0
-        for index in range(num_chunks):
+        for index in itertools.count():
+            if ended_s > seconds:
+                return
             started_s = self._wait_for_turn(ended_s)
             ended_s = started_s + STEP_S
             taps_s = self._take_taps(started_s)
@@ -115,6 +135,7 @@ class SimulatedWalk:
         batches = [self._carry(index, now_s, size) for size in self._sizes_of(index)]
         stats_s = now_s + self._line.take(now_s, HEADER_BYTES) + DELAY_S
         first_s, last_s = batches[0][0] / 1000, batches[-1][0] / 1000
+        self._arrived_s.append(last_s)
         self._acks.append((last_s + DECODE_S + DELAY_S, index))
         fields = self._page.evaluate(
             ADD_CHUNK,
@@ -131,7 +152,7 @@ class SimulatedWalk:
                 },
             },
         )
-        if fields is not None:
+        if fields is not None and self._fixed is None:
             self._change = stats_s + DELAY_S, 1000 * stats_s, fields
         return first_s + DECODE_S
 
