@@ -10,6 +10,20 @@ from playwright.sync_api import Page, WebSocket
 from transport.codecs.payload import Frames
 
 
+def wait_for_async(page: Page, predicate: str, arg: Any = None) -> None:
+    """Wait until an async function of the page resolves to a true value.
+
+    `wait_for_function` awaits its predicate once only: a promise is a true value.
+    """
+    page.evaluate(
+        f"""async (arg) => {{
+            const predicate = {predicate};
+            while (!(await predicate(arg))) await new Promise(requestAnimationFrame);
+        }}""",
+        arg,
+    )
+
+
 def choose_format(page: Page, name: str) -> None:
     """Choose the frames' format on the start screen."""
     page.click("summary")

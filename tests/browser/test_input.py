@@ -84,11 +84,8 @@ def test_a_key_held_before_the_start_counts_at_its_next_repeat(page: Page) -> No
     assert actions_of(sent) == [["w"], [], ["w"], []], "a repeat that changed nothing was sent"
 
 
-@pytest.mark.parametrize("num_chunks", [2, 6])  # 6 exceed the jitter buffer
-def test_hidden_time_counts_neither_as_late_nor_as_control_latency(
-    page: Page, num_chunks: int
-) -> None:
-    """From a server that sends on, as for a client without extensions."""
+def test_hidden_time_counts_neither_as_late_nor_as_control_latency(page: Page) -> None:
+    """From a server that does not pause. It sends two chunks, as a hidden page sends no acks."""
     fake_visibility(page)
     keep_visible(page)
     enter(page)
@@ -99,7 +96,7 @@ def test_hidden_time_counts_neither_as_late_nor_as_control_latency(
     assert before["held"] == []
     page.wait_for_function(
         "until => lingbot.stats.chunkIndex >= until",
-        arg=before["chunkIndex"] + num_chunks,
+        arg=before["chunkIndex"] + 2,
         polling=100,
     )
     during = page.evaluate("lingbot.stats")
@@ -115,7 +112,6 @@ def test_hidden_time_counts_neither_as_late_nor_as_control_latency(
         during,
     )
     assert after["framesLate"] < before["framesLate"] + 12, "hidden time counted as late"
-    assert after["framesDropped"] > 0 or num_chunks == 2
     page.wait_for_function(
         """num => {
             const { framesShown, framesDropped, framesCut } = lingbot.stats;
@@ -134,7 +130,7 @@ def test_typing_a_prompt_changes_the_world_and_holds_no_keys(page: Page) -> None
     assert page.input_value("#live-prompt") == "was die"
     assert page.evaluate("lingbot.stats.held") == []
     page.keyboard.press("Enter")
-    page.wait_for_function("document.activeElement === document.body")
+    page.wait_for_function("document.activeElement.id === 'world'")
     shown = page.evaluate("lingbot.stats.chunkIndex")
     page.wait_for_function("before => lingbot.stats.chunkIndex > before + 1", arg=shown)
     assert is_quiet(page), "the change was refused"

@@ -1,14 +1,16 @@
 """The page in a real Chromium, on the real stack."""
 
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 from playwright.sync_api import Page, Route, ViewportSize
 
+from benchmarks.chromium import STEP_MS
 from benchmarks.page import enter
-from tests.browser.driver import listen_to_client
+from tests.browser.driver import listen_to_client, wait_for_async
 from tests.browser.fake_server import answer_init, chunk, grey
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("server")]
@@ -37,11 +39,12 @@ def test_a_world_opens_and_its_frames_move(page: Page) -> None:
     enter(page)
     page.keyboard.down("w")
     page.evaluate("async () => { window.before = await lingbot.lastFrame(); }")
-    page.wait_for_function(
+    wait_for_async(
+        page,
         """async () => {
             const { data } = await lingbot.lastFrame();
             return before.data.filter((value, at) => value !== data[at]).length > data.length / 20;
-        }"""
+        }""",
     )
     page.wait_for_function("lingbot.stats.chunkIndex >= 3")
     stats = page.evaluate("lingbot.stats")
@@ -55,9 +58,9 @@ def test_the_statistics_are_plausible(page: Page) -> None:
     page.keyboard.press("d")
     page.wait_for_function("lingbot.stats.chunkIndex >= 6 && lingbot.stats.controlMs !== null")
     stats = page.evaluate("lingbot.stats")
-    assert 1 < stats["fps"] < 60
-    assert 0 < stats["chunkMs"] < 10_000
-    assert 20 < stats["controlMs"] < 10_000
+    assert 0 < stats["fps"] < 60
+    assert 0 < stats["chunkMs"] < STEP_MS
+    assert 20 < stats["controlMs"] < STEP_MS
     assert stats["bytesPerSecond"] > 1_000
     assert stats["codec"] == "jpeg"
     wait_for_hud(page)
@@ -101,9 +104,13 @@ def large_bmp() -> bytes:
     return data.getvalue()
 
 
-@pytest.mark.parametrize("kind", ["svg+xml", "bmp"])
-def test_what_the_server_does_not_take_is_sent_as_a_png(page: Page, kind: str) -> None:
-    upload(page, "a", SVG if kind == "svg+xml" else large_bmp(), f"image/{kind}")
+@pytest.mark.parametrize("kind", ["svg", "bmp"])
+def test_what_the_server_does_not_take_is_sent_as_a_png(
+    page: Page, kind: str, tmp_path: Path
+) -> None:
+    file = tmp_path / f"a.{kind}"
+    file.write_bytes(SVG if kind == "svg" else large_bmp())
+    page.set_input_files("#upload", file)
     page.wait_for_selector("text=Your picture")
     sent = answer_and_enter(page)
     with Image.open(io.BytesIO(sent[0]["first_frame"])) as image:
@@ -119,9 +126,11 @@ WHITE_CANVAS = """() => {
 }"""
 
 
-def test_an_upload_is_intact_where_the_canvas_cannot_be_read(page: Page) -> None:
+def test_an_upload_is_intact_where_the_canvas_cannot_be_read(page: Page, tmp_path: Path) -> None:
     page.evaluate(WHITE_CANVAS)
-    upload(page, "large.bmp", large_bmp(), "image/bmp")
+    file = tmp_path / "large.bmp"
+    file.write_bytes(large_bmp())
+    page.set_input_files("#upload", file)
     page.wait_for_selector("#start-notice:visible")
     assert "does not let pages read" in page.inner_text("#start-notice")
     data = png(3000, 2000)

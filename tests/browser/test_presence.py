@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 from playwright.sync_api import Page
 
-from tests.browser.driver import fake_visibility, read_card
+from tests.browser.driver import fake_visibility, listen_to_client, read_card
 from tests.browser.fake_server import ScriptedServer, chunk, grey, serve_page
 from tests.transport.conftest import FakeWorld
 from transport.wire.limits import ClientLimits
@@ -51,6 +51,10 @@ def play(page: Page, server: ScriptedServer, *, index: int = 0) -> None:
     shown = page.evaluate("lingbot.stats.framesShown")
     server.send(*chunk(grey(12, 90 + index), index=index))
     page.wait_for_function("shown => lingbot.stats.framesShown > shown", arg=shown)
+
+
+def acks(server: ScriptedServer) -> list[int]:
+    return [one["chunk_index"] for one in server.received if one["type"] == "ack"]
 
 
 def take_screenshot(page: Page, name: str) -> None:
@@ -163,6 +167,23 @@ def test_a_page_that_is_hidden_when_its_world_opens_says_so(
     assert scripted.events("visibility") == ["hidden", "hidden"]
 
 
+def test_a_hidden_page_acknowledges_nothing_until_it_is_shown(
+    page: Page, scripted: ScriptedServer
+) -> None:
+    """A server that has not heard that the page is hidden holds its world for want of acks."""
+    fake_visibility(page)
+    play(page, scripted)
+    page.evaluate("hide(true)")
+    for index in (1, 2):
+        scripted.send(*chunk(grey(12, 90), index=index))
+    page.wait_for_function("lingbot.stats.chunkIndex === 2", polling=50)
+    assert acks(scripted) == [0]
+    page.evaluate("hide(false)")
+    while len(acks(scripted)) < 2:
+        page.wait_for_timeout(10)
+    assert acks(scripted) == [0, 2]
+
+
 def test_an_announced_end_is_counted_down_and_may_be_taken_back(
     page: Page, scripted: ScriptedServer
 ) -> None:
@@ -241,6 +262,34 @@ def test_a_hidden_page_is_paused_and_comes_back(page: Page, server: SimpleNamesp
     page.wait_for_function("lingbot.state === 'paused'")
     page.evaluate("hide(false)")
     page.wait_for_function("lingbot.state === 'playing'")
+
+
+def test_a_hidden_page_lets_its_world_rest(page: Page, server: SimpleNamespace) -> None:
+    """It acknowledges nothing, and nothing that it sends wakes the world or holds its speed."""
+    sent = listen_to_client(page)
+    fake_visibility(page)
+    page.click("#enter")
+    page.wait_for_function("lingbot.state === 'playing'")
+    page.keyboard.down("w")
+    page.wait_for_function("lingbot.state === 'playing' && lingbot.stats.chunkIndex >= 2")
+    world = server.world
+    num_pauses = len(world.pauses)
+    page.evaluate("hide(true)")
+    page.wait_for_function("lingbot.state === 'paused'")
+    while len(world.pauses) == num_pauses:  # a step that was under way ends first
+        page.wait_for_timeout(10)
+    resting = len(world.steps)
+    assert resting <= world.pauses[-1][1] + 1
+    page.wait_for_timeout(3000)  # four chunks
+    assert len(world.steps) == resting
+    (hidden_at,) = (at for at, one in enumerate(sent) if one.get("payload") == "hidden")
+    meanwhile = sent[hidden_at + 1 :]
+    assert all(one["type"] != "ack" for one in meanwhile)
+    assert {one.get("kind") for one in meanwhile} <= {"camera_actions", "save"}
+    shown = page.evaluate("lingbot.stats.chunkIndex")
+    page.evaluate("hide(false)")
+    page.wait_for_function("lingbot.state === 'playing'")
+    page.wait_for_function("index => lingbot.stats.chunkIndex > index + 2", arg=shown)
 
 
 def test_a_page_that_nobody_wakes_is_ended(page: Page) -> None:

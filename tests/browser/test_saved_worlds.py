@@ -12,7 +12,7 @@ from PIL import Image
 from playwright.sync_api import Page
 
 from benchmarks.page import enter, wait_until_playing
-from tests.browser.driver import fake_visibility, read_card
+from tests.browser.driver import fake_visibility, read_card, wait_for_async
 from tests.browser.scripted_world import (
     OUTPUT_FIELDS,
     REFUSED,
@@ -95,7 +95,7 @@ def test_a_world_is_kept_every_ten_seconds_while_it_goes_on(page: Page) -> None:
     world.open()
     assert page.evaluate("periods") == [10_000]
     world.answer_save(1)  # the page asks for it by itself
-    page.wait_for_function("() => lingbot.keep().then(() => true)")
+    page.evaluate("lingbot.keep()")
     assert len(world.events("save")) == 1, "nothing was new"
     world.play(world_index=1)
     page.evaluate("() => { lingbot.keep(); }")
@@ -106,11 +106,12 @@ def test_a_world_is_kept_when_its_page_is_hidden(page: Page, world: ScriptedWorl
     fake_visibility(page)
     page.evaluate("hide(true)")
     world.answer_save(1)
-    page.wait_for_function(
+    wait_for_async(
+        page,
         """async () => {
             const { readKept } = await import("/static/world/kept.js");
             return (await readKept()) !== undefined;
-        }"""
+        }""",
     )
     page.reload()
     offer(page)

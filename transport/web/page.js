@@ -7,24 +7,27 @@ import { Player } from "./player/player.js";
 import { Recorder } from "./player/recorder.js";
 import { Portable } from "./portable.js";
 import { fetchWorld, takeSecrets } from "./server.js";
+import { announce } from "./ui/announcer.js";
 import { Continue } from "./ui/continue.js";
 import { download } from "./ui/download.js";
+import { takeDrops } from "./ui/drop.js";
+import { FirstHint } from "./ui/first_hint.js";
+import { focusWorld, markTabbing } from "./ui/focus.js";
 import { Hud } from "./ui/hud.js";
-import { describeRefusal, formatClock, TOO_OLD } from "./ui/notices.js";
+import * as notices from "./ui/notices.js";
 import { Card, Countdown, Toast } from "./ui/overlay.js";
 import { Settings } from "./ui/settings.js";
+import { SpeedMark } from "./ui/speed_mark.js";
 import { Start } from "./ui/start.js";
 import { Walk } from "./walk.js";
 import { forget, readKept } from "./world/kept.js";
 
 const element = (id) => document.getElementById(id);
 const toast = new Toast();
-const keys = new Keys([...document.querySelectorAll("[data-key]")], (held) =>
-  walk?.session.hold(held),
-);
+const firstHint = new FirstHint();
+const keys = new Keys([...document.querySelectorAll("[data-key]")], hold);
 const mouse = new MouseLook(element("world"), keys);
 const inputs = [keys, new Gamepad(keys), mouse]; // keys first: the others need it enabled
-const recorder = new Recorder(element("world"), { onChange: showRecording, onFile: download });
 const start = new Start({ onEnter: enter, onOpen: openFile, onChoose: setBackdrop });
 const offer = new Continue({ onContinue: enterKept, onForget: forgetKept });
 const portable = new Portable(toast);
@@ -32,10 +35,17 @@ const ui = {
   card: new Card(),
   toast,
   countdown: new Countdown(),
-  hud: new Hud(element("hud")),
+  hud: new Hud(element("stage")),
   settings: new Settings((fields) => walk.changeOutput(fields)),
+  mark: new SpeedMark(),
+};
+const SHORTCUTS = {
+  KeyR: () => recorder.toggle(),
+  KeyP: () => takePicture(),
+  KeyB: () => portable.stepBack(),
 };
 let player = null; // null if this browser cannot run one
+let recorder = null; // as the player
 let world = null; // the answer of /v1/world
 let walk = null; // null on the start screen
 
@@ -57,12 +67,16 @@ async function setUp() {
   const fork = takeSecrets();
   try {
     const canvases = { world: element("world"), glow: element("glow") };
-    player = new Player({ ...canvases, onUnsupported: () => start.notify(TOO_OLD) });
+    player = new Player({ ...canvases, onUnsupported: () => start.notify(notices.TOO_OLD) });
   } catch {
-    start.notify(TOO_OLD);
+    start.notify(notices.TOO_OLD);
     return;
   }
-  element("record").hidden = !Recorder.isSupported;
+  recorder = new Recorder(player, {
+    onChange: showRecording,
+    onFile: saveRecording,
+    onFail: () => toast.show(notices.NOTHING_RECORDED),
+  });
   world = await fetchWorld((text) => start.notify(text));
   if (world === null) return;
   start.show(world);
@@ -92,6 +106,17 @@ async function openFile(file) {
   enter({ kind: "file", name: file.name, fields: { snapshot } });
 }
 
+/** Takes a dropped file. A picture is chosen on the start screen, where its prompt can be written. */
+async function takeFile(file) {
+  try {
+    const kind = await start.take(file);
+    if (kind === "picture" && walk !== null) leave();
+  } catch ({ message }) {
+    if (walk === null) start.notify(message);
+    else toast.show(message); // the walk goes on
+  }
+}
+
 async function enterKept({ snapshot, prompt, output }) {
   const fields = { snapshot: new Uint8Array(await snapshot.arrayBuffer()) };
   enter({ kind: "kept", name: "The world that was kept", fields, prompt, output });
@@ -101,7 +126,7 @@ async function enterKept({ snapshot, prompt, output }) {
 function onRefused(reason) {
   const { choice } = walk;
   leave();
-  start.notify(describeRefusal(choice, reason));
+  start.notify(notices.describeRefusal(choice, reason));
   if (choice.kind === "kept") forgetKept();
 }
 
@@ -130,19 +155,42 @@ function leave() {
 function enableInputs(enabled) {
   for (const input of inputs) input.enabled = enabled;
   element("record").disabled = !enabled;
-  if (!enabled) recorder.stop();
+  if (!enabled) recorder?.stop();
+}
+
+function hold(held) {
+  if (held.length > 0) firstHint.hide();
+  walk?.session.hold(held);
 }
 
 function showScreen(name) {
   document.body.dataset.screen = name;
   element("start").hidden = name !== "start";
   element("stage").hidden = name === "start";
+  if (name === "waiting") focusWorld(); // the focus would fall to the body with the start screen
   if (name === "ended") element("again").focus();
+  if (name === "playing") {
+    announce(notices.OPEN);
+    firstHint.show();
+  } else {
+    firstHint.hide();
+  }
+}
+
+async function takePicture() {
+  const picture = await player.takePicture();
+  if (picture === null) toast.show(notices.NO_PICTURE);
+  else download(picture, "png");
+}
+
+function saveRecording(blob, extension) {
+  if (extension === "mkv") toast.show(notices.RECORDED_AS_JPEG);
+  download(blob, extension);
 }
 
 function showRecording(seconds) {
   element("record").setAttribute("aria-pressed", String(seconds !== null));
-  element("record-text").textContent = seconds === null ? "Record" : formatClock(seconds);
+  element("record-text").textContent = seconds === null ? "Record" : notices.formatClock(seconds);
 }
 
 // ---- keys and buttons of the stage
@@ -151,7 +199,7 @@ function showRecording(seconds) {
 function onEscape(event) {
   if (document.querySelector(":popover-open") !== null) return; // the browser closes it
   if (mouse.isLocked) mouse.release();
-  else if (isTyping(event)) event.target.blur();
+  else if (isTyping(event)) focusWorld();
   else leave();
 }
 
@@ -167,11 +215,12 @@ element("again").addEventListener("click", () => {
   else enter(walk.choice);
 });
 element("record").addEventListener("click", () => recorder.toggle());
+element("picture").addEventListener("click", takePicture);
 element("change").addEventListener("submit", (event) => {
   event.preventDefault();
   const prompt = element("live-prompt").value.trim();
   if (prompt !== "") walk.changePrompt(prompt);
-  element("live-prompt").blur(); // gives the keys back to the walk
+  focusWorld(); // gives the keys back to the walk
 });
 window.addEventListener("pointerdown", resume);
 window.addEventListener("hashchange", () => location.reload()); // a link to a fork was pasted
@@ -181,7 +230,10 @@ window.addEventListener("keydown", (event) => {
   else resume();
   const isPlain = !event.ctrlKey && !event.metaKey && !event.altKey && !event.repeat;
   if (walk?.session.state !== "playing" || !isPlain || isTyping(event)) return;
-  if (event.code === "KeyR") recorder.toggle();
-  if (event.code === "KeyB") portable.stepBack();
+  if (!(event.code in SHORTCUTS)) return;
+  event.preventDefault(); // R would choose "raw" in a list that has the focus
+  SHORTCUTS[event.code]();
 });
+takeDrops(takeFile);
+markTabbing();
 setUp();

@@ -5,6 +5,7 @@ import { explain } from "./session/close_reason.js";
 import { Reconnect } from "./session/reconnect.js";
 import { Session } from "./session/session.js";
 import { Source } from "./session/source.js";
+import { Stream } from "./stream.js";
 import { cropToCover } from "./ui/image.js";
 import * as notices from "./ui/notices.js";
 
@@ -18,6 +19,7 @@ export class Walk {
   #ui;
   #listeners;
   #source;
+  #stream;
   #session = null;
   #reconnect = new Reconnect({
     onTick: (...wait) => this.#announceAttempt(...wait),
@@ -32,9 +34,9 @@ export class Walk {
 
   /**
    * choice: { kind, name, fields, output, prompt, size, imageUrl }. `kind` is "opening", "file",
-   * "kept" or "fork"; `fields` and `output` are of an init. Only an opening has the last two.
+   * "kept" or "fork"; `fields` are of an init, for `output` see Output. Only an opening has the last two.
    * parts: player, world (the answer of /v1/world), keys, portable and ui, which is { card, toast,
-   * countdown, hud, settings }.
+   * countdown, hud, settings, mark }.
    * listeners: onScreen(name), "waiting", "playing" or "ended"; onInputs(enabled);
    * onRefused(reason): the server does not take the choice, and the walk is over;
    * onKeptRefused(): the server does not take the snapshot that was kept.
@@ -47,6 +49,7 @@ export class Walk {
     this.#keys = keys;
     this.#portable = portable;
     this.#ui = ui;
+    this.#stream = new Stream(choice.output, ui);
     this.#listeners = listeners;
     portable.begin();
     this.#open();
@@ -64,8 +67,8 @@ export class Walk {
 
   /** Changes how frames are encoded, for this session and the next ones. */
   changeOutput(fields) {
-    Object.assign(this.choice.output, fields);
-    this.#session.changeOutput(fields);
+    this.#stream.change(fields);
+    this.choice.output = this.#stream.chosen;
   }
 
   changePrompt(prompt) {
@@ -88,7 +91,7 @@ export class Walk {
     this.#playingSinceMs = null;
     this.#session = new Session(
       socketUrl(),
-      { ...init, ...this.choice.output, ...this.#source.fields },
+      { ...init, ...this.#stream.fields, ...this.#source.fields },
       {
         player: this.#player,
         world: this.#world,
@@ -97,13 +100,16 @@ export class Walk {
         onState: (state, detail) => this.#onState(state, detail),
         onFrameShown: () => ui.hud.update(performance.now(), this.#session.stats),
         onPreview: (preview) => this.#portable.addMoment(preview),
-        onCodec: (codec) => ui.settings.setFormat(codec),
+        onChunk: (chunk) => this.#stream.addChunk(chunk),
+        onCodec: (codec) => this.#stream.showCodec(codec),
+        onCodecFailed: () => this.#stream.dropVideo(),
         onNotice: (text) => ui.toast.show(text),
         onPace: (message) => ui.toast.show(notices.describePace(message)),
         onEnding: (message) => this.#onEnding(message),
         onEnd: (end) => this.#onEnd(end),
       },
     );
+    this.#stream.open(this.#session, this.choice.size);
     if (this.#isOnScreen) return; // the last frame stays
     this.#listeners.onScreen("waiting");
     ui.card.show(notices.OPENING);
@@ -113,8 +119,7 @@ export class Walk {
 
   /** Shows the opening image until the first frame. */
   async #showOpening(opened) {
-    const { size, imageUrl, output } = this.choice;
-    this.#ui.settings.show(size, output);
+    const { size, imageUrl } = this.choice;
     const image = await cropToCover(imageUrl, size.split("x").map(Number)).catch(() => null);
     if (opened === this.#session && image !== null) this.#player.showImage(image);
     else image?.close(); // it is optional
@@ -130,7 +135,7 @@ export class Walk {
       onKept: (snapshot) => this.#source.setSnapshot(snapshot),
       describe: () => ({ prompt: this.choice.prompt, output: this.choice.output }),
     });
-    this.#ui.settings.show(`${message.width}x${message.height}`, this.choice.output);
+    this.#stream.opened(message);
     if (this.#keys.held.length > 0) this.#session.hold(this.#keys.held); // since the last session
   }
 
@@ -150,6 +155,7 @@ export class Walk {
       card.show(notices.OPENING);
     } else if (state === "paused") {
       card.show({ ...notices.PAUSED, resting: true });
+      this.#stream.restart();
     } else if (state === "playing") {
       this.#isOnScreen = true;
       this.#playingSinceMs ??= performance.now();
@@ -185,7 +191,9 @@ export class Walk {
     this.#lossText = `${reason.title}.`;
     if (!this.#goesOn) this.#showEnd(reason);
     const options = { afterS: reason.retryAfterS, atOnce: this.#goesOn };
-    if (!this.#reconnect.start(playedMs, options)) this.#showEnd(reason);
+    if (this.#reconnect.start(playedMs, options)) return;
+    this.#showEnd(reason);
+    this.#ui.card.announceRetry(notices.GAVE_UP);
   }
 
   /** Goes on with the next best source, if there is one. */

@@ -5,8 +5,12 @@ const KEY_OF_CODE = {
   KeyW: "w", KeyA: "a", KeyS: "s", KeyD: "d",
   KeyI: "i", KeyJ: "j", KeyK: "k", KeyL: "l",
   ArrowUp: "i", ArrowLeft: "j", ArrowDown: "k", ArrowRight: "l",
+  Numpad8: "i", Numpad4: "j", Numpad2: "k", Numpad6: "l",
 };
+const TAP_MS = 600; // of a click without a pointer
 const ORDER = [..."wasdijkl"];
+const TEXT_FIELDS = "textarea, input:not([type=range], [type=radio], [type=file])";
+const ARROW_TAKERS = "select, input[type=range], input[type=radio]";
 
 export class Keys {
   #sources = new Map(); // source ("KeyI", "pointer 3", "gamepad") to the keys it holds
@@ -52,8 +56,8 @@ export class Keys {
       return;
     }
     const key = KEY_OF_CODE[event.code];
-    if (!this.#enabled || key === undefined || isTyping(event)) return;
-    event.preventDefault(); // arrows scroll
+    if (!this.#enabled || key === undefined || isTaken(event)) return;
+    event.preventDefault(); // arrows scroll, and W would choose WebP in a list
     // Repeats count too: the first keydown may precede the opening of the world, or a blur.
     this.hold(event.code, [key]);
   }
@@ -69,7 +73,15 @@ export class Keys {
     button.addEventListener("lostpointercapture", release);
     button.addEventListener("pointerup", release);
     button.addEventListener("pointercancel", release);
+    button.addEventListener("click", ({ detail }) => {
+      if (detail === 0) this.#tap(button.dataset.key); // a screen reader or a switch cannot hold
+    });
     button.addEventListener("contextmenu", (event) => event.preventDefault()); // from a long touch
+  }
+
+  #tap(key) {
+    this.hold(`tap ${key}`, [key]);
+    setTimeout(() => this.hold(`tap ${key}`, []), TAP_MS);
   }
 
   #update() {
@@ -84,9 +96,16 @@ export class Keys {
   }
 }
 
-/** True if the focused field takes this key. A slider takes only the arrows. */
-export function isTyping({ target, code }) {
-  if (!(target instanceof Element)) return false;
-  const field = target.closest("input, textarea, select");
-  return field !== null && (field.type !== "range" || code.startsWith("Arrow"));
+/** True if the focused element is a text field, which takes every key. */
+export function isTyping({ target }) {
+  return isIn(target, TEXT_FIELDS);
+}
+
+/** True if the focused control needs this key. A list and a slider need the arrows only. */
+function isTaken(event) {
+  return isTyping(event) || (event.key.startsWith("Arrow") && isIn(event.target, ARROW_TAKERS));
+}
+
+function isIn(target, selector) {
+  return target instanceof Element && target.closest(selector) !== null;
 }

@@ -5,20 +5,44 @@ const GLOW_ALPHA = 0.3; // weight of a new frame over the older ones
 const PREVIEW_HEIGHT_PX = 120;
 
 export class Canvas {
-  #world;
+  #screen; // the page's canvas
+  #world; // frames in their own size: the page's canvas, unless they are enlarged here
   #glow;
   #numPainted = 0;
   #shown = null; // { chunkIndex, frameIndex } of the frame on the canvas
 
+  recording = null; // takes the frames that are painted; null without one
+
   constructor({ world, glow }) {
-    this.#world = world.getContext("2d", { alpha: false });
+    this.#screen = world.getContext("2d", { alpha: false });
+    this.#world = this.#screen;
     this.#glow = glow.getContext("2d", { alpha: false });
     this.#glow.globalAlpha = GLOW_ALPHA;
   }
 
-  /** Paints a frame in its own size. The page's CSS scales the canvas. */
+  get size() {
+    const { width, height } = this.#world.canvas;
+    return { width, height };
+  }
+
+  /** From now on, enlarges frames to this many pixels. Without a call, the page's CSS does. */
+  enlarge({ width, height }) {
+    const { canvas } = this.#screen;
+    if (this.#world === this.#screen) {
+      this.#world = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d", {
+        alpha: false,
+      });
+      this.#world.drawImage(canvas, 0, 0);
+    }
+    if (canvas.width !== width || canvas.height !== height)
+      Object.assign(canvas, { width, height });
+    this.#project();
+  }
+
+  /** Paints a frame in its own size. */
   paintFrame({ image, chunkIndex, frameIndex }) {
     this.#fill(image);
+    this.recording?.add(this.#world.canvas, performance.now());
     this.#shown = { chunkIndex, frameIndex };
     if (this.#numPainted++ % GLOW_PERIOD_FRAMES === 0) {
       const { width, height } = this.#glow.canvas;
@@ -42,6 +66,11 @@ export class Canvas {
     return { ...this.#shown, width, height, data: copy.getImageData(0, 0, width, height).data };
   }
 
+  /** Resolves to a PNG of what is on the canvas. */
+  takePicture() {
+    return this.#world.canvas.convertToBlob({ type: "image/png" });
+  }
+
   /**
    * Resolves to an ImageBitmap of what is on the canvas, PREVIEW_HEIGHT_PX high. A smaller canvas, or
    * `convertToBlob`, would block this worker in Chromium until the page's thread has time.
@@ -60,5 +89,11 @@ export class Canvas {
     }
     if (image instanceof ImageData) this.#world.putImageData(image, 0, 0);
     else this.#world.drawImage(image, 0, 0);
+    if (this.#world !== this.#screen) this.#project();
+  }
+
+  #project() {
+    const { width, height } = this.#screen.canvas;
+    this.#screen.drawImage(this.#world.canvas, 0, 0, width, height);
   }
 }

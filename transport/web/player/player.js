@@ -2,13 +2,19 @@
 
 const PREVIEW_QUALITY = 0.8;
 
+// WebKit scales a canvas that a worker draws by the nearest pixel. Without a GPU, the glow behind
+// the world takes it as long to compose as the world.
+const IS_WEBKIT = navigator.vendor.startsWith("Apple");
+
 export class Player {
+  #world; // the page's canvas
   #worker;
-  #canvas;
   #sessionId = 0; // late reports of earlier sessions are ignored
   #onReport = () => {};
-  #pendingReads = new Map(); // id to the resolve function of its promise
-  #nextReadId = 0;
+  #pending = new Map(); // id of a question to the resolve function of its promise
+  #nextId = 0;
+  #fps = null;
+  #recording = null; // { onSecond, onEnd, onFile } and its id
   #hasReported = false;
 
   /**
@@ -16,7 +22,7 @@ export class Player {
    * onUnsupported(): called if the worker cannot run.
    */
   constructor({ world, glow, onUnsupported }) {
-    this.#canvas = world;
+    this.#world = world;
     const canvases = {
       world: world.transferControlToOffscreen(),
       glow: glow.transferControlToOffscreen(),
@@ -29,12 +35,17 @@ export class Player {
     this.#send("attach", canvases, Object.values(canvases));
     document.addEventListener("visibilitychange", () => this.#pause());
     this.#pause();
+    if (IS_WEBKIT) {
+      glow.hidden = true;
+      new ResizeObserver(() => this.#enlarge()).observe(world);
+    }
   }
 
   /** Starts a session. onReport({ report, stats, ... }): see FramePlayer. The image of a preview is a JPEG. */
   open({ fps, chunkFrames, onReport }) {
     this.#sessionId += 1;
     this.#onReport = onReport;
+    this.#fps = fps;
     this.#send("open", { sessionId: this.#sessionId, fps, chunkFrames });
   }
 
@@ -63,6 +74,7 @@ export class Player {
   }
 
   setPace({ fps, chunkFrames }) {
+    this.#fps = fps;
     this.#send("setPace", { fps, chunkFrames });
   }
 
@@ -83,9 +95,36 @@ export class Player {
 
   /** Resolves to the frame on the canvas, or null: see Canvas. */
   readFrame() {
-    const id = this.#nextReadId++;
-    this.#send("readFrame", { id });
-    return new Promise((resolve) => this.#pendingReads.set(id, resolve));
+    return this.#ask("readFrame");
+  }
+
+  /** Resolves to a PNG of what is shown, or null if this browser cannot make one. */
+  takePicture() {
+    return this.#ask("takePicture");
+  }
+
+  /**
+   * Records the frames that are shown from now on.
+   * listeners: onSecond(seconds), onEnd(): the recording takes no more frames, onFile(blob,
+   * extension), after `stopRecording`; the blob is null if nothing could be encoded.
+   */
+  startRecording({ canEncode, ...listeners }) {
+    this.#recording = { id: this.#nextId++, ...listeners };
+    this.#send("startRecording", { id: this.#recording.id, fps: this.#fps, canEncode });
+  }
+
+  async stopRecording() {
+    const { onFile } = this.#recording;
+    this.#recording = null;
+    const { blob, extension } = await this.#ask("stopRecording");
+    onFile(blob ?? null, extension);
+  }
+
+  #enlarge() {
+    const { width, height } = this.#world.getBoundingClientRect();
+    if (width === 0 || height === 0) return; // another screen is shown
+    const size = { width: width * devicePixelRatio, height: height * devicePixelRatio };
+    this.#send("enlarge", { width: Math.round(size.width), height: Math.round(size.height) });
   }
 
   #pause() {
@@ -96,11 +135,22 @@ export class Player {
     this.#worker.postMessage({ command, ...details }, transfer);
   }
 
+  /** Resolves to the worker's answer. */
+  #ask(command) {
+    const id = this.#nextId++;
+    this.#send(command, { id });
+    return new Promise((resolve) => this.#pending.set(id, resolve));
+  }
+
   #receive(message) {
     this.#hasReported = true;
-    if (message.report === "frame") {
-      this.#pendingReads.get(message.id)(message.frame);
-      this.#pendingReads.delete(message.id);
+    if (message.report === "answer") {
+      this.#pending.get(message.id)(message.answer);
+      this.#pending.delete(message.id);
+    } else if (message.report.startsWith("recording")) {
+      if (message.id !== this.#recording?.id) return; // it was ended meanwhile
+      if (message.report === "recording") this.#recording.onSecond(message.seconds);
+      else this.#recording.onEnd();
     } else if (message.sessionId === this.#sessionId) {
       if (message.report === "shown") this.#setAspect(message);
       if (message.report === "preview") this.#encodePreview(message);
@@ -122,6 +172,6 @@ export class Player {
 
   /** The canvas element learns its new size later than the worker, so CSS gets the aspect here. */
   #setAspect({ width, height }) {
-    this.#canvas.style.setProperty("--aspect", width / height);
+    document.body.style.setProperty("--aspect", width / height);
   }
 }

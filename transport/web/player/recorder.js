@@ -1,63 +1,55 @@
-/** Records the canvas to a file. */
-
-const TYPES = ["video/webm;codecs=vp9", "video/webm;codecs=vp8", "video/webm", "video/mp4"];
-const MAX_BITS_PER_SECOND = 8_000_000; // a small canvas takes far less
-const PERIOD_MS = 1000;
+/** Starts and ends recordings of what is shown. The player's worker makes their files. */
 
 export class Recorder {
-  #canvas;
+  #player;
+  #isRecording = false;
   #onChange;
   #onFile;
-  #recorder = null;
-  #startedMs = 0;
-  #timer = 0;
+  #onFail;
 
   /**
    * onChange(seconds): called each second of a recording, and with null when it ends.
-   * onFile(blob, extension): called with the recording.
+   * onFile(blob, extension): called with the recording. onFail(): it has no frames.
    */
-  constructor(canvas, { onChange, onFile }) {
-    this.#canvas = canvas;
+  constructor(player, { onChange, onFile, onFail }) {
+    this.#player = player;
     this.#onChange = onChange;
     this.#onFile = onFile;
-  }
-
-  static get isSupported() {
-    return "MediaRecorder" in window && "captureStream" in HTMLCanvasElement.prototype;
+    this.#onFail = onFail;
   }
 
   toggle() {
-    if (this.#recorder === null) this.#start();
-    else this.stop();
+    if (this.#isRecording) this.stop();
+    else this.#start();
   }
 
   /** Ends the recording, if there is one. */
   stop() {
-    if (this.#recorder === null) return;
-    this.#recorder.stop();
-    for (const track of this.#recorder.stream.getTracks()) track.stop();
-    this.#recorder = null;
-    clearInterval(this.#timer);
+    if (!this.#isRecording) return;
+    this.#isRecording = false;
+    this.#player.stopRecording();
     this.#onChange(null);
   }
 
   #start() {
-    const recorder = new MediaRecorder(this.#canvas.captureStream(), {
-      mimeType: TYPES.find((type) => MediaRecorder.isTypeSupported(type)),
-      videoBitsPerSecond: MAX_BITS_PER_SECOND,
+    this.#isRecording = true;
+    this.#onChange(0);
+    this.#player.startRecording({
+      canEncode: canEncode(),
+      onSecond: (seconds) => {
+        if (this.#isRecording) this.#onChange(seconds);
+      },
+      onEnd: () => this.stop(),
+      onFile: (blob, extension) => {
+        if (blob === null) this.#onFail();
+        else this.#onFile(blob, extension);
+      },
     });
-    const parts = [];
-    recorder.ondataavailable = ({ data }) => parts.push(data);
-    const extension = recorder.mimeType.includes("mp4") ? "mp4" : "webm";
-    recorder.onstop = () => this.#onFile(new Blob(parts, { type: recorder.mimeType }), extension);
-    recorder.start(PERIOD_MS);
-    this.#recorder = recorder;
-    this.#startedMs = performance.now();
-    this.#timer = setInterval(() => this.#emit(), PERIOD_MS);
-    this.#emit();
   }
+}
 
-  #emit() {
-    this.#onChange(Math.round((performance.now() - this.#startedMs) / 1000));
-  }
+function canEncode() {
+  // WebKitGTK crashes if VideoEncoder is the first to ask GStreamer for its codecs.
+  globalThis.MediaRecorder?.isTypeSupported("video/webm");
+  return "VideoEncoder" in window;
 }

@@ -17,15 +17,16 @@ export class Session {
   #requests = new Requests();
   #stats = new SessionStats();
   #onVisibility = () => {
-    // A hidden page shows no frames, so its time must not count as control latency.
-    this.#stats.controlLatency.clear();
+    this.#stats.controlLatency.clear(); // nothing was shown in a hidden page
+    if (!document.hidden) this.#wire.sendAck();
     this.#tellVisibility();
   };
 
   /**
    * world: the answer of /v1/world.
    * listeners: onOpened(message), onMoved(message), onState(state, detail), onFrameShown(),
-   * onPreview({ chunkIndex, image }), onCodec(codec), onNotice(text), onPace(message),
+   * onChunk(chunk): see LineMeter.finish, onPreview({ chunkIndex, image }), onCodec(codec),
+   * onCodecFailed(): JPEG follows, onNotice(text), onPace(message),
    * onEnding(message or null if it is taken back), onEnd({ code, reason, error, opened }).
    * States: opening, queued, starting, playing, paused, ended.
    */
@@ -38,7 +39,7 @@ export class Session {
       onReport: (report) => this.#handleReport(report),
     });
     this.#wire = new Wire(url, init, {
-      onMessage: (message, numBytes) => this.#handleMessage(message, numBytes),
+      onMessage: (...received) => this.#handleMessage(...received),
       onClose: (close) => this.#finish(close),
     });
     document.addEventListener("visibilitychange", this.#onVisibility);
@@ -53,11 +54,8 @@ export class Session {
   }
 
   hold(keys) {
-    const transition = { actions: keys, client_ts_ms: performance.now() | 0 };
-    const eventId = this.#sendEvent("camera_actions", {
-      mode: "state",
-      transitions: [transition],
-    });
+    const transitions = [{ actions: keys, client_ts_ms: performance.now() | 0 }];
+    const eventId = this.#sendEvent("camera_actions", { mode: "state", transitions });
     this.#stats.controlLatency.send(eventId, performance.now());
   }
 
@@ -67,7 +65,7 @@ export class Session {
 
   /** Changes the encoding of the next chunks. `fields` are output fields of an init. */
   changeOutput(fields) {
-    this.#sendEvent("output", fields);
+    this.#stats.line.await(this.#sendEvent("output", fields));
   }
 
   /**
@@ -104,17 +102,21 @@ export class Session {
 
   // ---- from the server
 
-  #handleMessage(message, numBytes) {
-    this.#stats.addBytes(numBytes);
+  #handleMessage(message, numBytes, headerMs) {
+    this.#stats.receive(performance.now(), message, { numBytes, headerMs });
     switch (message.type) {
       case "frame_batch":
         this.#error = null;
         this.#player.addBatch(message);
         break;
       case "chunk_stats":
-        this.#stats.set({ chunkMs: message.scheduler_forward_ms });
+        this.#countChunk(this.#stats.addChunk(message));
+        break;
+      case "control_ack":
+        this.#stats.line.accept(message.event_id);
         break;
       case "session":
+        this.#stats.set({ mediaFps: message.fps });
         this.#player.setPace({ fps: message.fps, chunkFrames: message.chunk_frames });
         this.#listeners.onOpened(message);
         if (document.hidden) this.#tellVisibility();
@@ -158,13 +160,17 @@ export class Session {
         break;
       case "warning":
         this.#listeners.onNotice(message.content);
-        // JPEG has replaced the requested codec.
-        if (message.code === "codec_failed") this.#listeners.onCodec(this.#stats.codec);
+        if (message.code === "codec_failed") this.#listeners.onCodecFailed();
         break;
       case "error":
         this.#handleError(message);
         break;
     }
+  }
+
+  #countChunk(chunk) {
+    const isWatched = !this.#isPaused && !document.hidden;
+    if (chunk !== null && isWatched) this.#listeners.onChunk(chunk);
   }
 
   #handleResumed() {
@@ -223,13 +229,16 @@ export class Session {
     this.#stats.addBatch(performance.now(), header, numFrames);
     if (codec !== this.#stats.codec) this.#listeners.onCodec(this.#stats.codec);
     if (!header.is_final_frame_batch) return;
-    this.#wire.send({ type: "ack", chunk_index: header.chunk_index });
+    this.#stats.line.addDecoded(performance.now(), header.chunk_index);
+    this.#wire.acknowledge(header.chunk_index);
   }
 
   #recover(recovery) {
     this.#listeners.onNotice(DECODE_FAILED[recovery]);
     if (recovery === "key_frame") this.#sendEvent("key_frame", null);
-    if (recovery === "jpeg") this.changeOutput({ realtime_output_format: "jpeg" });
+    if (recovery !== "jpeg") return;
+    this.#listeners.onCodecFailed();
+    this.changeOutput({ realtime_output_format: "jpeg" });
   }
 
   #setState(state, detail) {

@@ -1,5 +1,7 @@
 /** Measurements for the HUD: rates over the last seconds, control-to-frame latency, and counts. */
 
+import { LineMeter } from "./line.js";
+
 const WINDOW_MS = 3000;
 
 /**
@@ -60,10 +62,12 @@ export class SessionStats {
   #numBytes = 0; // since the last complete chunk
   #numChunkFrames = 0; // since the last complete chunk
   #figures = {
+    mediaFps: null, // of the open session
     chunkIndex: null,
     worldChunkIndex: null, // of the newest chunk
     shownChunkIndex: null, // of the chunk on the screen, in its world
     chunkMs: null,
+    transferMs: null, // what the line took for the newest chunk
     codec: null,
     applied: null,
     framesDroppedByServer: 0,
@@ -78,14 +82,16 @@ export class SessionStats {
   };
 
   controlLatency = new ControlLatency();
+  line = new LineMeter();
 
-  /** A snapshot: ms, bytes per second, generated frames per second, and counts. */
+  /** A snapshot: ms, bytes per second, bytes per ms of the line, generated frames per second, and counts. */
   at(nowMs) {
     return {
       ...this.#figures,
       fps: this.#rates.frames.at(nowMs),
       bytesPerSecond: this.#rates.bytes.at(nowMs),
       controlMs: this.controlLatency.lastMs,
+      lineRate: this.line.rate,
     };
   }
 
@@ -101,8 +107,11 @@ export class SessionStats {
     Object.assign(this.#figures, figures);
   }
 
-  addBytes(numBytes) {
+  /** A message of `numBytes` has arrived. headerMs: see `Wire`. */
+  receive(nowMs, { type, chunk_index: chunkIndex }, { numBytes, headerMs }) {
     this.#numBytes += numBytes;
+    if (type !== "frame_batch") return;
+    this.line.addBatch(nowMs, { chunkIndex, numBytes, beganMs: headerMs });
   }
 
   addBatch(nowMs, header, numFrames) {
@@ -119,6 +128,14 @@ export class SessionStats {
     this.#rates.bytes.add(nowMs, this.#numBytes);
     this.#numChunkFrames = 0;
     this.#numBytes = 0;
+  }
+
+  /** message: `chunk_stats`. Returns what the chunk tells: see `LineMeter.finish`. */
+  addChunk(message) {
+    const chunk = this.line.finish(message, this.#figures.mediaFps);
+    const transferMs = chunk?.transferMs ?? null;
+    this.set({ chunkMs: message.scheduler_forward_ms, transferMs });
+    return chunk;
   }
 
   /** Starts new rates: the time of a pause counts for none. */

@@ -5,10 +5,13 @@ const { encode, decode } = globalThis.MessagePack;
 export class Wire {
   #socket;
   #header = null; // a frame_batch_header; the next message is its bare payload
+  #headerMs = null; // when it came
+  #unacknowledged = null; // index of the newest chunk that arrived in a hidden page
 
   /**
    * Opens the socket and sends `init` first.
-   * onMessage(message, numBytes): every server message; frame_batch_header arrives as frame_batch.
+   * onMessage(message, numBytes, headerMs): every server message; frame_batch_header arrives as
+   * frame_batch. `headerMs` is when its header came, if that came alone, else null.
    * onClose({ code, reason, opened }): called once; not called after close() on this side.
    */
   constructor(url, init, { onMessage, onClose }) {
@@ -28,6 +31,22 @@ export class Wire {
     if (this.#socket.readyState === WebSocket.OPEN) this.#socket.send(encode(message));
   }
 
+  /**
+   * Acknowledges this chunk and all before it. A hidden page does not, so that its world rests
+   * even before the server has paused it.
+   */
+  acknowledge(chunkIndex) {
+    this.#unacknowledged = chunkIndex;
+    if (!document.hidden) this.sendAck();
+  }
+
+  /** The page is shown again: acknowledges what arrived meanwhile. */
+  sendAck() {
+    if (this.#unacknowledged === null) return;
+    this.send({ type: "ack", chunk_index: this.#unacknowledged });
+    this.#unacknowledged = null;
+  }
+
   close() {
     this.#socket.onmessage = null;
     this.#socket.onclose = null;
@@ -38,11 +57,15 @@ export class Wire {
     if (this.#header !== null) {
       const message = { ...this.#header, type: "frame_batch", payload: data };
       this.#header = null;
-      onMessage(message, data.length);
+      onMessage(message, data.length, this.#headerMs);
       return;
     }
     const message = decode(data);
-    if (message.type === "frame_batch_header") this.#header = message;
-    else onMessage(message, data.length);
+    if (message.type === "frame_batch_header") {
+      this.#header = message;
+      this.#headerMs = performance.now();
+    } else {
+      onMessage(message, data.length, null);
+    }
   }
 }

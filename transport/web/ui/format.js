@@ -1,12 +1,16 @@
-/** The choice of the frames' format, as far as this browser can decode them. */
+/** The choice of the video format, as far as this browser can decode it. */
+
+import { AUTO } from "../session/output.js";
 
 const FORMATS = [
+  [AUTO, "Automatic"], // first: the default
   ["jpeg", "JPEG: small"],
   ["webp", "WebP: smaller"],
   ["h264", "H.264: smallest"],
   ["delta-zstd", "zstd: lossless"],
   ["raw", "raw: lossless, large"],
 ];
+const NAMES = { jpeg: "JPEG", webp: "WebP", h264: "H.264", "delta-zstd": "zstd" };
 const H264 = "avc1.42c01f"; // baseline; the stream itself states its level
 
 /** True if the format has a quality setting. */
@@ -22,7 +26,20 @@ export async function offerFormats(select) {
   Object.assign(option, { value: "jpeg", text: "H.264: not in this browser, JPEG" });
 }
 
-async function canDecodeH264() {
+/** The name of a format in a sentence. */
+export function formatName(format) {
+  return NAMES[format] ?? format;
+}
+
+let isH264Decoded = null; // a promise, once it was asked for
+
+/** Resolves to true if this browser decodes H.264. */
+export function canDecodeH264() {
+  isH264Decoded ??= askForH264();
+  return isH264Decoded;
+}
+
+async function askForH264() {
   if (!("VideoDecoder" in window)) return false;
   const { supported } = await VideoDecoder.isConfigSupported({
     codec: H264,

@@ -1,4 +1,4 @@
-/** The HUD: formats statistics as short texts. */
+/** The HUD: formats statistics as short texts, for people in the bar and for engineers behind a click. */
 
 const PERIOD_MS = 250;
 
@@ -6,9 +6,10 @@ export class Hud {
   #cells;
   #nextMs = 0;
 
-  constructor(list) {
+  /** stage: the element whose descendants with `data-stat` show a figure. */
+  constructor(stage) {
     this.#cells = Object.fromEntries(
-      [...list.querySelectorAll("[data-stat]")].map((cell) => [cell.dataset.stat, cell]),
+      [...stage.querySelectorAll("[data-stat]")].map((cell) => [cell.dataset.stat, cell]),
     );
   }
 
@@ -29,16 +30,24 @@ export class Hud {
 
 function format(stats) {
   return {
-    fps: stats.fps?.toFixed(1) ?? "–",
+    fps: stats.fps === null ? "–" : String(Math.round(shownFps(stats))),
+    delay: stats.controlMs === null ? "–" : `${(stats.controlMs / 1000).toFixed(1)} s`,
+    rate: stats.fps?.toFixed(1) ?? "–",
     chunk: formatMs(stats.chunkMs),
     control: formatMs(stats.controlMs),
     codec: stats.codec ?? "–",
+    transfer: formatMs(stats.transferMs),
     bytes: formatRate(stats.bytesPerSecond),
     buffer: formatMs(stats.bufferMs),
     index: String(stats.chunkIndex ?? "–"),
     late: String(stats.framesLate),
     dropped: String(stats.framesDropped + stats.framesDroppedByServer),
   };
+}
+
+/** A key makes a chunk come early, but frames are shown no faster than the world's own rate. */
+function shownFps({ fps, mediaFps }) {
+  return Math.min(fps, mediaFps ?? fps);
 }
 
 function formatMs(value) {

@@ -13,6 +13,8 @@ export function describeQueue({ position, all_taken: allTaken, estimate_s: estim
 
 export const OPENING = { title: "Opening the world", text: "A moment." };
 
+export const OPEN = "You are in the world. Hold W, A, S or D to walk.";
+
 export const STARTING = {
   title: "A world is starting",
   text: "A machine is getting ready for you. This can take a few minutes.",
@@ -20,6 +22,11 @@ export const STARTING = {
 
 export const TOO_OLD =
   "This browser cannot draw from a worker. Chrome, Edge, Firefox or Safari of 2024 or later can.";
+
+export const NOTHING_RECORDED = "This browser could not record anything. P saves a picture.";
+export const RECORDED_AS_JPEG =
+  "This browser has no video encoder. The recording is an MKV file of JPEG frames, which VLC plays.";
+export const NO_PICTURE = "This browser could not make a picture.";
 
 export const PAUSED = { title: "Paused", text: "Press any key, or touch the picture, to go on." };
 
@@ -42,6 +49,7 @@ export function describeRetry(seconds, attempt, maxAttempts, { goesOn }) {
   return `${what} in ${seconds} s (try ${attempt} of ${maxAttempts}).`;
 }
 
+export const GAVE_UP = "This page has stopped trying. Walk again once the server is back.";
 export const MOVED = "Your world has moved to another machine, and goes on.";
 export const GOES_ON_FROM_KEPT =
   "The server has lost this world. It goes on where it was last kept, a few seconds earlier.";

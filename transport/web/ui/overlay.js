@@ -1,5 +1,7 @@
 /** Messages over the world: a card when no session is playing, a toast and a countdown when one is. */
 
+import { announce } from "./announcer.js";
+
 const TOAST_MS = 6000;
 
 export class Card {
@@ -15,6 +17,7 @@ export class Card {
     element("card-actions").hidden = !ended;
     element("spinner").hidden = resting || ended;
     element("card").hidden = false;
+    announce([title, text, detail].filter((part) => part !== "").join(" – "));
   }
 
   /** Announces the next automatic attempt. */
@@ -39,6 +42,7 @@ export class Toast {
   keep(text) {
     clearTimeout(this.#timer);
     write("toast", text);
+    announce(text);
   }
 
   /** As `keep`, with a link that opens a new tab. */
@@ -61,14 +65,19 @@ export class Countdown {
 
   /** describe(seconds): the sentence for so many seconds left. */
   start(seconds, describe) {
-    clearTimeout(this.#timer);
-    write("ending", describe(seconds));
-    if (seconds > 1) this.#timer = setTimeout(() => this.start(seconds - 1, describe), 1000);
+    announce(describe(seconds));
+    this.#count(seconds, describe);
   }
 
   stop() {
     clearTimeout(this.#timer);
     write("ending", "");
+  }
+
+  #count(seconds, describe) {
+    clearTimeout(this.#timer);
+    write("ending", describe(seconds));
+    if (seconds > 1) this.#timer = setTimeout(() => this.#count(seconds - 1, describe), 1000);
   }
 }
 

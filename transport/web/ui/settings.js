@@ -1,6 +1,8 @@
 /** The output settings of the open session: format, quality and width of its frames. */
 
-import { isLossy, offerFormats } from "./format.js";
+import { AUTO } from "../session/output.js";
+import { returnAfterPointer } from "./focus.js";
+import { formatName, isLossy, offerFormats } from "./format.js";
 
 const WIDTH_SHARES = [1, 0.75, 0.5, 0.25]; // of the world's own width
 const DEFAULT_QUALITY = 90;
@@ -23,23 +25,26 @@ export class Settings {
     );
   }
 
-  /** Shows the settings that an init requests in `output`. size: "WxH" of the world. */
-  show(size, output) {
+  /** Shows an `Output`: what the user chose, and what is requested now. size: "WxH" of the world. */
+  show(size, { chosen, current }) {
     const worldWidth = Number(size.split("x")[0]);
     this.#width.replaceChildren(
       ...WIDTH_SHARES.map((share) => Math.round((worldWidth * share) / 2) * 2).map((width) =>
         width === worldWidth ? new Option("as made", 0) : new Option(`${width} px`, width),
       ),
     );
-    this.#format.value = output.realtime_output_format;
-    this.#quality.value = output.output_compression ?? DEFAULT_QUALITY;
-    this.#width.value = output.realtime_preview_max_width ?? 0;
-    this.#update();
+    this.#format.value = chosen.realtime_output_format;
+    this.#quality.value = current.output_compression || DEFAULT_QUALITY;
+    this.#width.value = current.realtime_preview_max_width ?? 0;
+    this.setFormat(current.realtime_output_format);
   }
 
   /** Shows the format that arrives, which may differ from the requested one. */
   setFormat(format) {
-    this.#format.value = format;
+    const isAuto = this.#format.value === AUTO;
+    const automatic = this.#format.querySelector(`[value=${AUTO}]`);
+    automatic.text = isAuto ? `Automatic: ${formatName(format)}` : "Automatic";
+    if (!isAuto) this.#format.value = format;
     this.#update();
   }
 
@@ -47,15 +52,15 @@ export class Settings {
     control.addEventListener("change", () => {
       this.#update();
       onChange();
-      if (control instanceof HTMLSelectElement) control.blur(); // else W would select WebP
     });
+    returnAfterPointer(control);
   }
 
   #update() {
     element("live-quality-text").textContent = this.#quality.value;
-    const lossy = isLossy(this.#format.value);
-    this.#quality.disabled = !lossy;
-    this.#width.disabled = !lossy;
+    const isFixed = this.#format.value === AUTO || !isLossy(this.#format.value);
+    this.#quality.disabled = isFixed;
+    this.#width.disabled = isFixed;
   }
 }
 

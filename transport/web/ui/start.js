@@ -2,6 +2,7 @@
 
 import { offerFormats } from "./format.js";
 import { isPicture, nearestShape, readUpload } from "./image.js";
+import { Openings } from "./openings.js";
 
 // The default prompt of an upload. The field shows it, because the server replaces a missing or
 // empty prompt by that of its first opening, which describes another image.
@@ -10,13 +11,17 @@ const ANY_SIZE = "832x480"; // requested if the world serves any size; the serve
 // An init holds 16 MiB by default. Its other fields need little.
 const MAX_WORLD_BYTES = 16 * 2 ** 20 - 2 ** 16;
 const NO_OPENING = "This world has no picture of its own. Use yours to begin.";
+const WRONG_SEED = `A seed is a whole number from 0 to ${Number.MAX_SAFE_INTEGER}, or empty for any.`;
+const ANY_SEED = -1; // the server draws one
+const NOT_READY = "The server has not answered yet. Try again in a moment.";
 
 export class Start {
   #form = element("setup");
   #prompt = element("prompt");
-  #openings = []; // { name, prompt, url, bytes? }: those of the server, then the uploads
+  #seed = element("seed");
+  #openings = new Openings(() => this.#update());
   #promptIsEdited = false;
-  #sizes = []; // [width, height] each
+  #sizes = null; // [width, height] each, once the server has answered
   #onChoose;
   #onOpen;
 
@@ -31,14 +36,8 @@ export class Start {
     this.#prompt.addEventListener("input", () => {
       this.#promptIsEdited = this.#prompt.value !== "";
     });
-    element("openings").addEventListener("change", () => this.#update());
-    element("upload").addEventListener("change", (event) => this.#upload(event.target.files[0]));
-    element("open").addEventListener("change", (event) => this.#open(event.target));
-    element("start").addEventListener("dragover", (event) => event.preventDefault());
-    element("start").addEventListener("drop", (event) => {
-      event.preventDefault();
-      this.#drop(event.dataTransfer.files[0]);
-    });
+    this.#listenToFiles(element("upload"), (file) => this.#upload(file));
+    this.#listenToFiles(element("open"), (file) => this.#openWorld(file));
     this.#form.addEventListener("submit", (event) => {
       event.preventDefault();
       this.#enter(onEnter);
@@ -47,7 +46,9 @@ export class Start {
 
   /** Fills the screen from the answer of /v1/world. */
   show(world) {
-    for (const opening of world.openings) this.#addCard(opening);
+    world.openings.forEach((opening, index) => {
+      this.#openings.add({ ...opening, isDefault: index === 0 });
+    });
     const sizes = world.sizes.map(([width, height]) => `${width}x${height}`);
     element("size").replaceChildren(
       ...(sizes.length > 0 ? sizes : [ANY_SIZE]).map((size) => new Option(size)),
@@ -56,9 +57,7 @@ export class Start {
     if (sizes.length > 1) element("size").prepend(new Option("as the picture", "", true, true));
     element("size-label").hidden = sizes.length < 2;
     element("open").disabled = false;
-    element("enter").disabled = world.openings.length === 0;
-    if (world.openings.length > 0) this.#choose(0);
-    else this.notify(NO_OPENING);
+    this.#update();
   }
 
   notify(text) {
@@ -70,16 +69,26 @@ export class Start {
     element("enter").focus();
   }
 
+  /**
+   * Takes a file of the user's: chooses a picture, or opens a saved world. Resolves to "picture" or
+   * "world". Rejects with a text for the user.
+   */
+  async take(file) {
+    if (await isPicture(file)) {
+      await this.#upload(file);
+      return "picture";
+    }
+    await this.#openWorld(file);
+    return "world";
+  }
+
   /** The fields of an init that say how frames travel. */
   get output() {
     return { realtime_output_format: element("format").value };
   }
 
-  get #chosenIndex() {
-    return Number(new FormData(this.#form).get("opening"));
-  }
-
   async #enter(onEnter) {
+    if (!this.#checkSeed()) return;
     element("enter").disabled = true; // against a second click during the download
     const choice = await this.#choice().catch(() => null);
     element("enter").disabled = false;
@@ -87,79 +96,68 @@ export class Start {
     if (choice !== null) onEnter(choice);
   }
 
+  /** Says what is wrong with the seed, at its field, which may be folded away. */
+  #checkSeed() {
+    const { valid } = this.#seed.validity;
+    this.#seed.setAttribute("aria-invalid", String(!valid));
+    if (valid) return true;
+    element("options").open = true;
+    this.notify(WRONG_SEED);
+    this.#seed.focus();
+    return false;
+  }
+
   /** What to enter: see Walk. The preset's own opening needs no first_frame. */
   async #choice() {
-    const index = this.#chosenIndex;
-    const opening = this.#openings[index];
+    const opening = this.#openings.chosen;
     const size = element("size").value || (await nearestShape(opening.url, this.#sizes));
-    const fields = { size, seed: Number(element("seed").value) };
+    const seed = this.#seed.value === "" ? ANY_SEED : Number(this.#seed.value);
+    const fields = { size, seed };
     const prompt = this.#prompt.value.trim() || opening.prompt;
     if (prompt !== "") fields.prompt = prompt;
     if (opening.bytes !== undefined) fields.first_frame = opening.bytes;
-    else if (index > 0) fields.first_frame = await download(opening.url);
+    else if (!opening.isDefault) fields.first_frame = await download(opening.url);
     return { kind: "opening", fields, output: this.output, prompt, size, imageUrl: opening.url };
   }
 
-  async #drop(file) {
-    if (file === undefined) return;
-    if (await isPicture(file)) this.#upload(file);
-    else this.#openWorld(file);
+  /** onFile(file): called with each chosen file; what it rejects with is shown. */
+  #listenToFiles(input, onFile) {
+    input.addEventListener("change", async () => {
+      const [file] = input.files;
+      input.value = ""; // the same file may be chosen again
+      if (file === undefined) return;
+      try {
+        await onFile(file);
+      } catch (error) {
+        this.notify(error.message);
+      }
+    });
   }
 
-  #open(input) {
-    const [file] = input.files;
-    input.value = ""; // the same file may be chosen again
-    if (file !== undefined) this.#openWorld(file);
-  }
-
-  #openWorld(file) {
-    if (element("open").disabled) return; // the server has not answered yet, as a line says
+  async #openWorld(file) {
+    if (this.#sizes === null) throw new Error(NOT_READY);
     if (file.size > MAX_WORLD_BYTES) {
       const mebibytes = Math.ceil(file.size / 2 ** 20);
-      this.notify(`${file.name} has ${mebibytes} MiB. A saved world has less than 16.`);
-      return;
+      throw new Error(`${file.name} has ${mebibytes} MiB. A saved world has less than 16.`);
     }
     this.notify("");
     this.#onOpen(file);
   }
 
   async #upload(file) {
-    if (file === undefined) return;
-    try {
-      const { bytes, url } = await readUpload(file);
-      this.notify("");
-      this.#addCard({ name: "Your picture", prompt: UPLOAD_PROMPT, url, bytes });
-      this.#choose(this.#openings.length - 1);
-      element("enter").disabled = false;
-    } catch (error) {
-      this.notify(error.message);
-    }
-  }
-
-  #addCard(opening) {
-    const card = document.createElement("label");
-    const [radio, image, name] = ["input", "img", "span"].map((tag) => document.createElement(tag));
-    Object.assign(radio, {
-      type: "radio",
-      name: "opening",
-      value: this.#openings.length,
-      className: "visually-hidden",
-    });
-    Object.assign(image, { src: opening.url, alt: "" });
-    name.textContent = opening.name;
-    card.className = "card";
-    card.append(radio, image, name);
-    element("openings").append(card);
-    this.#openings.push(opening);
-  }
-
-  #choose(index) {
-    element("openings").children[index].querySelector("input").checked = true;
-    this.#update();
+    const { bytes, url } = await readUpload(file);
+    this.notify("");
+    this.#openings.addUpload({ prompt: UPLOAD_PROMPT, url, bytes });
   }
 
   #update() {
-    const opening = this.#openings[this.#chosenIndex];
+    const opening = this.#openings.chosen;
+    const isReady = this.#sizes !== null;
+    element("enter").disabled = opening === null || !isReady;
+    if (opening === null) {
+      if (isReady) this.notify(NO_OPENING);
+      return;
+    }
     if (!this.#promptIsEdited) this.#prompt.value = opening.prompt;
     this.#prompt.placeholder = opening.prompt; // the prompt of an emptied field
     this.#onChoose(opening.url);

@@ -1,6 +1,11 @@
-/** Saves the open world again and again while it goes on, and when its page is hidden. */
+/**
+ * Saves the open world again and again while it goes on, and when its page is hidden. A saved world
+ * holds the frames up that come behind it, so a slow line carries one only while the world rests.
+ */
 
 const PERIOD_MS = 10_000;
+const MAX_TRANSFER_MS = 1000; // of a saved world, while frames are awaited
+const USUAL_BYTES = 300_000; // of the pocket world
 
 export class Autosave {
   #session;
@@ -12,6 +17,7 @@ export class Autosave {
   };
   #isSaving = false;
   #savedIndex = null; // newest chunk at the last save
+  #numBytes = USUAL_BYTES; // of the last save
 
   /**
    * onSaved(message): called with each `snapshot` message.
@@ -21,18 +27,20 @@ export class Autosave {
     this.#session = session;
     this.#onSaved = onSaved;
     this.#onFailed = onFailed;
-    this.#timer = setInterval(() => this.save(), PERIOD_MS);
+    this.#timer = setInterval(() => this.#tick(), PERIOD_MS);
     document.addEventListener("visibilitychange", this.#onVisibility);
   }
 
   /** Saves the world unless nothing is new, or a save is under way. */
   async save() {
     const { state, stats } = this.#session;
-    if (state !== "playing" || this.#isSaving || stats.chunkIndex === this.#savedIndex) return;
+    const isOpen = state === "playing" || state === "paused";
+    if (!isOpen || this.#isSaving || stats.chunkIndex === this.#savedIndex) return;
     this.#isSaving = true;
     try {
       const message = await this.#session.ask("save");
       this.#savedIndex = stats.chunkIndex;
+      this.#numBytes = message.data.length;
       await this.#onSaved(message);
     } catch (error) {
       if (this.#session.state !== "ended") {
@@ -42,6 +50,13 @@ export class Autosave {
     } finally {
       this.#isSaving = false;
     }
+  }
+
+  /** A slow line waits for a pause, and a fast one saves no world that rests. */
+  #tick() {
+    const { state, stats } = this.#session;
+    const isSlow = stats.lineRate !== null && this.#numBytes / stats.lineRate > MAX_TRANSFER_MS;
+    if (isSlow === (state === "paused")) this.save();
   }
 
   stop() {

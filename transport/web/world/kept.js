@@ -5,12 +5,14 @@ const STORE = "worlds";
 const KEY = new URL(".", document.baseURI).pathname; // one world for each server of an origin
 
 /** Resolves to what `keep` was given, or undefined. Rejects where the browser keeps nothing. */
-export function readKept() {
-  return run("readonly", (store) => store.get(KEY));
+export async function readKept() {
+  const kept = await run("readonly", (store) => store.get(KEY));
+  return kept && { ...kept, snapshot: toBlob(kept.snapshot), preview: toBlob(kept.preview) };
 }
 
 /** kept: { snapshot: Blob, preview: Blob or null, prompt, output, seconds, savedAtMs }. */
-export function keep(kept) {
+export async function keep({ snapshot, preview, ...rest }) {
+  const kept = { ...rest, snapshot: await toBytes(snapshot), preview: await toBytes(preview) };
   return run("readwrite", (store) => store.put(kept, KEY));
 }
 
@@ -40,4 +42,14 @@ function open() {
     request.onsuccess = () => resolve(request.result);
     request.onerror = () => reject(request.error);
   });
+}
+
+/** A private window of WebKit stores bytes, but no Blob. */
+async function toBytes(blob) {
+  return blob && { type: blob.type, data: await blob.arrayBuffer() };
+}
+
+function toBlob(stored) {
+  const isBytes = stored && !(stored instanceof Blob); // earlier pages stored Blobs
+  return isBytes ? new Blob([stored.data], { type: stored.type }) : stored;
 }

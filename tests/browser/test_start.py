@@ -1,0 +1,178 @@
+"""The start screen: its seed, its pictures, and files that are dropped on the page."""
+
+import base64
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from msgspec import msgpack
+from playwright.sync_api import Page
+
+from tests.browser.scripted_world import ScriptedWorld, enter_scripted, serve_worlds
+from tests.transport.fake_world import png
+
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("focus")]
+
+# Drops a file as a browser does, on the element in the middle of the page.
+DROP = """({ name, type, base64, padding }) => {
+    const data = Uint8Array.from(atob(base64), (char) => char.charCodeAt(0));
+    const dataTransfer = new DataTransfer();
+    dataTransfer.items.add(new File([data, new Uint8Array(padding)], name, { type }));
+    const target = document.elementFromPoint(innerWidth / 2, innerHeight / 2);
+    for (const kind of ["dragover", "drop"]) {
+        target.dispatchEvent(
+            new DragEvent(kind, { dataTransfer, bubbles: true, cancelable: true }),
+        );
+        window.wasMarked = (window.wasMarked ?? false) || "drop" in document.body.dataset;
+    }
+}"""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[SimpleNamespace]:
+    with serve_worlds() as server:
+        yield server
+
+
+def drop(page: Page, name: str, data: bytes, kind: str = "", *, padding: int = 0) -> None:
+    """Drop a file of this data and so many zeros."""
+    encoded = base64.b64encode(data).decode()
+    page.evaluate(DROP, {"name": name, "type": kind, "base64": encoded, "padding": padding})
+
+
+def upload(page: Page, data: bytes) -> None:
+    page.set_input_files("#upload", {"name": "a.png", "mimeType": "image/png", "buffer": data})
+
+
+def enter(page: Page) -> dict[str, Any]:
+    """Enter a scripted world. Returns the init."""
+    world = ScriptedWorld(page)
+    page.click("#enter")
+    return world.wait_for_init(1)
+
+
+def test_an_empty_seed_lets_the_server_draw_one(page: Page) -> None:
+    page.click("summary")
+    page.fill("#seed", "")
+    page.click("summary")
+    assert enter(page)["seed"] == -1
+
+
+@pytest.mark.parametrize("seed", ["1.5", "-3", "9007199254740993"])
+def test_a_wrong_seed_is_named_and_shown(page: Page, seed: str) -> None:
+    world = ScriptedWorld(page)
+    page.click("summary")
+    page.fill("#seed", seed)
+    page.click("summary")
+    assert not page.is_visible("#seed")
+    page.focus("#enter")
+    page.keyboard.press("Enter")
+    assert "A seed is a whole number" in page.inner_text("#start-notice")
+    assert page.is_visible("#seed")
+    assert page.evaluate("document.activeElement.id") == "seed"
+    assert page.get_attribute("#seed", "aria-invalid") == "true"
+    page.fill("#seed", "7")
+    page.keyboard.press("Enter")
+    assert world.wait_for_init(1)["seed"] == 7
+    assert page.inner_text("#start-notice") == ""
+
+
+def test_all_of_the_start_screen_is_reached_by_keyboard(page: Page) -> None:
+    upload(page, png(30, 20))
+    page.wait_for_selector("text=Your picture")
+    page.evaluate("document.activeElement.blur()")
+    stops = []
+    for _ in range(9):
+        page.keyboard.press("Tab")
+        stops.append(
+            page.evaluate(
+                "[document.activeElement].map(({ id, name, className, tagName }) =>"
+                " id || name || className || tagName)[0]"
+            )
+        )
+    assert stops[:7] == ["opening", "remove", "upload", "prompt", "enter", "open", "SUMMARY"]
+    page.focus("[name=opening]:checked")
+    page.keyboard.press("ArrowLeft")
+    assert page.input_value("#prompt") == "a grey hill"
+    world = ScriptedWorld(page)
+    page.keyboard.press("Enter")  # from a radio button, too
+    assert "first_frame" not in world.wait_for_init(1)
+
+
+def test_an_upload_can_be_removed(page: Page) -> None:
+    upload(page, png(30, 20))
+    page.wait_for_selector("text=Your picture")
+    assert page.input_value("#prompt") == "A world to walk in"
+    page.click("[aria-label='Remove your picture']")
+    page.wait_for_selector("text=Your picture", state="detached")
+    assert page.input_value("#prompt") == "a grey hill"
+    assert page.is_checked("[name=opening] >> nth=0")
+    assert page.evaluate("document.activeElement.name") == "opening"
+    assert "first_frame" not in enter(page)
+
+
+def test_the_same_file_is_taken_twice(page: Page) -> None:
+    upload(page, png(30, 20))
+    page.wait_for_selector("text=Your picture")
+    page.click("[aria-label='Remove your picture']")
+    upload(page, png(30, 20))
+    page.wait_for_selector("text=Your picture 2")
+    assert enter(page)["first_frame"] == png(30, 20)
+
+
+@pytest.mark.parametrize("removed", [1, 2])
+def test_removing_one_of_two_uploads_leaves_the_other(page: Page, removed: int) -> None:
+    files = [png(30, 20), png(40, 20)]
+    for data in files:
+        upload(page, data)
+    page.wait_for_selector("text=Your picture 2")
+    page.locator(".remove").nth(removed - 1).click()
+    assert enter(page)["first_frame"] == files[2 - removed]
+
+
+def test_a_picture_dropped_on_the_start_screen_is_chosen(page: Page) -> None:
+    drop(page, "a.png", png(30, 20), "image/png")
+    page.wait_for_selector("text=Your picture")
+    assert page.evaluate("wasMarked"), "nothing says where the file may go"
+    assert not page.evaluate("'drop' in document.body.dataset")
+    assert enter(page)["first_frame"] == png(30, 20)
+
+
+def test_a_picture_dropped_on_a_walk_is_chosen_on_the_start_screen(page: Page) -> None:
+    enter_scripted(page)
+    drop(page, "a", png(30, 20))  # some systems give a file no type
+    page.wait_for_selector("text=Your picture")
+    assert page.evaluate("lingbot.state") == "start"
+    assert page.evaluate("document.activeElement.id") == "enter"
+
+
+def test_a_saved_world_dropped_on_a_walk_is_opened(page: Page) -> None:
+    world = enter_scripted(page)
+    data = msgpack.encode("a saved world")
+    drop(page, "my.world", data)
+    init = world.wait_for_init(2)
+    assert init["snapshot"] == data
+    assert len(world.sockets) == 2
+
+
+def test_what_cannot_be_taken_does_not_end_the_walk(page: Page) -> None:
+    enter_scripted(page)
+    drop(page, "broken.png", b"no", "image/png")
+    page.wait_for_selector("#toast:has-text('broken.png is not a picture')")
+    drop(page, "huge.world", b"", padding=16 * 2**20)
+    page.wait_for_selector("#toast:has-text('huge.world has 16 MiB')")
+    assert page.evaluate("lingbot.state") == "playing"
+
+
+def test_dragged_text_is_left_to_its_field(page: Page) -> None:
+    taken = page.evaluate(
+        """() => {
+            const dataTransfer = new DataTransfer();
+            dataTransfer.setData("text/plain", "a hill");
+            const event = new DragEvent("dragover", { dataTransfer, cancelable: true });
+            window.dispatchEvent(event);
+            return event.defaultPrevented;
+        }"""
+    )
+    assert not taken

@@ -1,0 +1,118 @@
+"""What the page says when a walk cannot go on: a plain line, what to do, and no close code."""
+
+import re
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import get_args
+
+import pytest
+from playwright.sync_api import Page
+
+from tests.browser.scripted_world import enter_scripted, serve_worlds
+from transport.wire.errors import ErrorCode
+
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("saved")]
+
+CLOSE_CODE = re.compile(r"\b(10[01]\d|[34]\d{3})\b")
+ADVICE = re.compile(r"walk|choose|wait|open|begin|again|look", re.IGNORECASE)
+CLOSE_CODES = [None, *range(1000, 1016), 3000, 4000]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[SimpleNamespace]:
+    with serve_worlds() as server:
+        yield server
+
+
+def test_each_cause_has_a_plain_line_and_something_to_do(page: Page) -> None:
+    """Each close code, with each error before it and with none, on a socket that opened or not."""
+    reasons = page.evaluate(
+        """async ({ codes, errors }) => {
+            const { explain } = await import("/static/session/close_reason.js");
+            const reasons = [];
+            for (const code of codes)
+                for (const name of errors)
+                    for (const opened of [true, false]) {
+                        const content = `closed with code 1012: ${name}`;
+                        const error = name === null ? null : { code: name, content };
+                        const reason = "the rank died (1011)";
+                        reasons.push(explain({ code, reason, error, opened }));
+                    }
+            return reasons;
+        }""",
+        {"codes": CLOSE_CODES, "errors": [None, *get_args(ErrorCode)]},
+    )
+    assert len({reason["cause"] for reason in reasons}) >= 15
+    for reason in reasons:
+        assert not CLOSE_CODE.search(f"{reason['title']} {reason['hint']} {reason['detail']}")
+        assert ADVICE.search(reason["hint"]), reason
+        assert reason["hint"].endswith((".", "?"))
+        assert len(reason["title"]) < 40
+
+
+@pytest.mark.parametrize(
+    ("text", "detail"),
+    [
+        ("1012", ""),
+        ("code 1006", ""),
+        ("the rank died (1012)", "the rank died"),
+        ("the session was open for 1010 s", "the session was open for 1010 s"),
+        ("expected 1008 chunks", "expected 1008 chunks"),
+    ],
+)
+def test_only_close_codes_are_left_out(page: Page, text: str, detail: str) -> None:
+    shown = page.evaluate(
+        """async (reason) => {
+            const { explain } = await import("/static/session/close_reason.js");
+            return explain({ code: 1012, reason, error: null, opened: true }).detail;
+        }""",
+        text,
+    )
+    assert shown == detail
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "text"),
+    [
+        (1012, "1012: service restart", "The world is restarting. Your walk goes on in a moment."),
+        (1001, "1001", "The server went away. Your walk goes on in a moment."),
+        (1006, "", "The connection was lost. Your walk goes on in a moment."),
+        (1013, "1013", "Every world is taken. Your walk goes on in a moment."),
+    ],
+)
+def test_a_walk_that_goes_on_says_why_in_one_line(
+    page: Page, code: int, reason: str, text: str
+) -> None:
+    """The toast of a loss: the next socket stays without an answer."""
+    world = enter_scripted(page)
+    world.close(code, reason)
+    world.wait_for_init(2)
+    assert page.inner_text("#toast") == text
+    assert not CLOSE_CODE.search(page.inner_text("body"))
+
+
+def test_a_server_that_restarts_is_told_from_the_first_word_to_the_last(page: Page) -> None:
+    """It says so, closes, and knows the walk no more; the next walk is announced."""
+    world = enter_scripted(page)
+    world.send({"type": "reconnect", "reason": "code 1012"})
+    page.wait_for_selector("text=This server goes away, and another one takes over.")
+    world.close(1012, "1012")
+    world.wait_for_init(2)
+    world.send({"type": "error", "code": "session_gone", "content": "1012: no such session"})
+    page.wait_for_selector("text=A new walk from the same picture in")
+    text = page.inner_text("body")
+    assert "That world is gone" in text
+    assert not CLOSE_CODE.search(text)
+
+
+def test_the_page_says_when_it_has_stopped_trying(page: Page) -> None:
+    page.evaluate(
+        """() => {
+            const { setTimeout } = window;
+            window.setTimeout = (run, ms) => setTimeout(run, Math.min(ms, 20));
+        }"""
+    )
+    page.route_web_socket("**/v1/realtime_video/generate", lambda socket: socket.close(code=1001))
+    page.click("#enter")
+    page.wait_for_selector("text=This page has stopped trying.")
+    assert page.is_visible("#again")

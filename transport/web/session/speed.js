@@ -1,0 +1,58 @@
+/** Whether a world keeps up, and what holds it up: the server, the line or this device. Pure. */
+
+const NUM_CHUNKS = 5;
+const MIN_CHUNKS = 2;
+const FULL_SHARE = 0.93; // of the media rate: a chunk may come a little late
+const POOR_SHARE = 0.6;
+const MAIN_SHARE = 0.75; // of a chunk's period, for the server to be what holds it up
+const SOME_SHARE = 0.25; // and for the line or the device
+
+/** The chunks of the last seconds. */
+export class Speed {
+  #chunks = [];
+
+  /** chunk: see `LineMeter.finish`. */
+  add(chunk) {
+    this.#chunks.push(chunk);
+    if (this.#chunks.length > NUM_CHUNKS) this.#chunks.shift();
+  }
+
+  /** Forgets the past: the session was paused, or its encoding has changed. */
+  restart() {
+    this.#chunks = [];
+  }
+
+  /**
+   * Returns { share, cause }, or null with too few chunks. `share`: of the media rate that arrives, at most 1.
+   * `cause`: "server", "line", "device" or "unclear" if it is too small, else null.
+   */
+  get verdict() {
+    if (this.#chunks.length < MIN_CHUNKS) return null;
+    const median = (read) => medianOf(this.#chunks.map(read));
+    const share = Math.min(
+      1,
+      median(({ mediaMs, periodMs }) => mediaMs / Math.max(1, periodMs)),
+    );
+    return { share, cause: share >= FULL_SHARE ? null : this.#findCause(median) };
+  }
+
+  #findCause(median) {
+    const part = (read) => median((chunk) => read(chunk) / Math.max(1, chunk.periodMs));
+    if (part(({ serverMs }) => serverMs) >= MAIN_SHARE) return "server";
+    const ofLine = part(({ transferMs, periodMs }) => transferMs ?? periodMs);
+    const ofDevice = part(({ decodeMs }) => decodeMs);
+    if (Math.max(ofLine, ofDevice) < SOME_SHARE) return "unclear";
+    return ofDevice > ofLine ? "device" : "line";
+  }
+}
+
+/** "good", "fair" or "poor". */
+export function levelOf({ share }) {
+  if (share >= FULL_SHARE) return "good";
+  return share >= POOR_SHARE ? "fair" : "poor";
+}
+
+function medianOf(values) {
+  const sorted = values.toSorted((a, b) => a - b);
+  return sorted[Math.floor(sorted.length / 2)];
+}
