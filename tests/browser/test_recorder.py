@@ -12,7 +12,7 @@ from PIL import Image
 from playwright.sync_api import Page
 
 from benchmarks.page import enter
-from tests.browser.driver import choose_format, wait_for_async, wait_for_actions
+from tests.browser.driver import choose_format, wait_for_actions, wait_for_async
 from tests.browser.painted_world import serve_painted_worlds
 from tests.browser.video_file import assert_moves, assert_seeks, read_video
 
