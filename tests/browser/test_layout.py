@@ -135,26 +135,15 @@ def test_a_line_says_how_to_walk_until_a_key_is_held(page: Page) -> None:
     assert not page.is_visible(HINT)
 
 
-def test_the_line_is_shown_once_in_a_visit(page: Page) -> None:
+def test_the_line_is_on_each_walk_until_a_key_was_held(page: Page) -> None:
     world = enter_scripted(page)
-    page.wait_for_selector(HINT)
-    page.keyboard.press("Escape")
-    page.click("#enter")
-    world.wait_for_init(2)
-    world.open()
-    assert not page.is_visible(HINT)
-
-
-def test_the_line_goes_away_by_itself(page: Page) -> None:
-    page.evaluate(
-        """() => {
-            const { setTimeout } = window;
-            window.setTimeout = (run, ms) => setTimeout(run, ms === 30_000 ? 500 : ms);
-        }"""
-    )
-    enter_scripted(page)
-    page.wait_for_selector(HINT)
-    page.wait_for_selector(HINT, state="hidden")
+    for num, is_shown in [(2, True), (3, False)]:
+        page.keyboard.press("Escape")
+        page.click("#enter")
+        world.wait_for_init(num)
+        world.open()
+        assert page.is_visible(HINT) is is_shown
+        page.keyboard.press("w")
 
 
 def test_a_touch_screen_has_words_on_its_pads(phone: Page) -> None:

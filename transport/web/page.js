@@ -159,7 +159,7 @@ function enableInputs(enabled) {
 }
 
 function hold(held) {
-  if (held.length > 0) firstHint.hide();
+  if (held.length > 0) firstHint.learn();
   walk?.session.hold(held);
 }
 
