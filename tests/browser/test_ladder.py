@@ -225,19 +225,19 @@ def test_the_rate_of_the_line_is_the_best_of_the_last_chunks(page: Page) -> None
 
 
 @pytest.mark.parametrize(
-    ("chunk", "share", "cause"),
+    ("chunk", "share", "level", "cause"),
     [
-        ({}, 1, None),
-        ({"periodMs": 600}, 1, None),  # a new key made it come early
-        ({"periodMs": 1000, "serverMs": 980}, 0.75, "server"),
-        ({"periodMs": 1500, "transferMs": 1450}, 0.5, "line"),
-        ({"periodMs": 1500, "transferMs": None}, 0.5, "line"),
-        ({"periodMs": 1500, "decodeMs": 1400}, 0.5, "device"),
-        ({"periodMs": 1500}, 0.5, "unclear"),
+        ({}, 1, "good", None),
+        ({"periodMs": 600}, 1, "good", None),  # a new key made it come early
+        ({"periodMs": 1000, "serverMs": 980}, 0.75, "fair", "server"),
+        ({"periodMs": 1500, "transferMs": 1450}, 0.5, "poor", "line"),
+        ({"periodMs": 1500, "transferMs": None}, 0.5, "poor", "line"),
+        ({"periodMs": 1500, "decodeMs": 1400}, 0.5, "poor", "device"),
+        ({"periodMs": 1500}, 0.5, "poor", "unclear"),
     ],
 )
 def test_the_cause_of_a_slow_world_is_found(
-    page: Page, chunk: dict[str, Any], share: float, cause: str | None
+    page: Page, chunk: dict[str, Any], share: float, level: str, cause: str | None
 ) -> None:
     usual = {"mediaMs": 750, "periodMs": 750, "serverMs": 200, "decodeMs": 10, "transferMs": 50}
     verdict = page.evaluate(
@@ -249,4 +249,4 @@ def test_the_cause_of_a_slow_world_is_found(
         }""",
         usual | chunk,
     )
-    assert verdict == {"share": share, "cause": cause}
+    assert verdict == {"share": share, "level": level, "cause": cause}

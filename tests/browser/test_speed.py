@@ -62,15 +62,23 @@ def server() -> Iterator[SimpleNamespace]:
     ],
 )
 def test_the_sentence_names_the_cause(
-    page: Page, verdict: tuple[float, str] | None, change: dict[str, Any], level: str, text: str
+    page: Page,
+    verdict: tuple[float, str | None] | None,
+    change: dict[str, Any],
+    level: str,
+    text: str,
 ) -> None:
+    given = None
+    if verdict is not None:
+        share, cause = verdict
+        given = {"share": share, "level": "good" if cause is None else level, "cause": cause}
     said = page.evaluate(
         """async ({ verdict, figures }) => {
             const { describeSpeed } = await import("/static/ui/speed_words.js");
             return describeSpeed(verdict, figures);
         }""",
         {
-            "verdict": verdict and {"share": verdict[0], "cause": verdict[1]},
+            "verdict": given,
             "figures": {"fps": 16, "isAuto": True, "lowered": None, "isLowest": False} | change,
         },
     )

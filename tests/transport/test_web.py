@@ -8,7 +8,7 @@ import pytest
 WEB = Path(__file__).parents[2] / "transport" / "web"
 INDEX = WEB / "index.html"
 MODULES = sorted(path for path in WEB.rglob("*.js") if "vendor" not in path.parts)
-IMPORT = re.compile(r'(?:\bfrom|\bimport|\bnew URL\()\s*"([^"]+\.js)"')
+IMPORT = re.compile(r'(?:\bfrom|\bimport\(?|\bnew URL\()\s*"([^"]+\.js)"')
 LINK = re.compile(r'(?:src|href)="static/([^"]+)"')
 
 

@@ -17,7 +17,12 @@ from tests.browser.video_file import assert_moves, assert_seeks, read_video
 from transport.codecs.payload import Frames
 from transport.wire.messages import Format
 
-pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("engines"), pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.slow,
+    pytest.mark.xdist_group("engines"),
+    pytest.mark.timeout(900),
+]
 
 
 def enter(engine: Engine) -> None:

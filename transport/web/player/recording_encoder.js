@@ -1,7 +1,7 @@
 /** Encoders of recordings: H.264 in MP4, else VP8 in WebM, else JPEG in Matroska. */
 
-const MP4 = "../vendor/mp4-muxer.min.js";
-const WEBM = "../vendor/webm-muxer.min.js";
+const MP4 = () => import("../vendor/mp4-muxer.min.js");
+const WEBM = () => import("../vendor/webm-muxer.min.js");
 // MP4 with H.264 plays nearly everywhere. VP8 costs the least processor time of what is left.
 const VIDEO = [
   { codec: "avc1.420028", library: MP4, track: "avc", type: "video/mp4", extension: "mp4" },
@@ -38,7 +38,7 @@ class VideoFile {
   numBytes = 0;
 
   static async open(format, width, height) {
-    return new VideoFile(await import(format.library), format, { width, height });
+    return new VideoFile(await format.library(), format, { width, height });
   }
 
   constructor({ Muxer, ArrayBufferTarget }, { track, type, extension }, size) {

@@ -2,7 +2,7 @@
 
 import { Ladder, PICTURE_STEPS, VIDEO_STEPS } from "./ladder.js";
 
-export const AUTO = "auto";
+const AUTO = "auto";
 
 export class Output {
   #chosen;

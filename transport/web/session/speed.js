@@ -23,8 +23,8 @@ export class Speed {
   }
 
   /**
-   * Returns { share, cause }, or null with too few chunks. `share`: of the media rate that arrives, at most 1.
-   * `cause`: "server", "line", "device" or "unclear" if it is too small, else null.
+   * Returns { share, level, cause }, or null with too few chunks. `share`: of the media rate that
+   * arrives, at most 1. `level`: "good", "fair" or "poor". `cause`: "server", "line", "device" or "unclear" if it is too small, else null.
    */
   get verdict() {
     if (this.#chunks.length < MIN_CHUNKS) return null;
@@ -33,7 +33,8 @@ export class Speed {
       1,
       median(({ mediaMs, periodMs }) => mediaMs / Math.max(1, periodMs)),
     );
-    return { share, cause: share >= FULL_SHARE ? null : this.#findCause(median) };
+    const level = levelOf(share);
+    return { share, level, cause: level === "good" ? null : this.#findCause(median) };
   }
 
   #findCause(median) {
@@ -46,8 +47,7 @@ export class Speed {
   }
 }
 
-/** "good", "fair" or "poor". */
-export function levelOf({ share }) {
+function levelOf(share) {
   if (share >= FULL_SHARE) return "good";
   return share >= POOR_SHARE ? "fair" : "poor";
 }

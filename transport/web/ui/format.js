@@ -1,6 +1,6 @@
 /** The choice of the video format, as far as this browser can decode it. */
 
-import { AUTO } from "../session/output.js";
+export const AUTO = "auto"; // the line decides
 
 const FORMATS = [
   [AUTO, "Automatic"], // first: the default

@@ -1,8 +1,7 @@
 /** The output settings of the open session: format, quality and width of its frames. */
 
-import { AUTO } from "../session/output.js";
 import { returnAfterPointer } from "./focus.js";
-import { formatName, isLossy, offerFormats } from "./format.js";
+import { AUTO, formatName, isLossy, offerFormats } from "./format.js";
 
 const WIDTH_SHARES = [1, 0.75, 0.5, 0.25]; // of the world's own width
 const DEFAULT_QUALITY = 90;

@@ -1,6 +1,5 @@
 /** What the mark of the speed says: one sentence. */
 
-import { levelOf } from "../session/speed.js";
 import { formatName } from "./format.js";
 
 const MEASURING = { level: "unknown", text: "Measuring the speed." };
@@ -13,7 +12,7 @@ const MEASURING = { level: "unknown", text: "Measuring the speed." };
  */
 export function describeSpeed(verdict, { fps, isAuto, lowered, isLowest }) {
   if (verdict === null) return lowered === null ? MEASURING : describeStep(lowered);
-  const level = levelOf(verdict);
+  const { level } = verdict;
   const rate = `${Math.round(verdict.share * fps)} of ${fps} frames a second`;
   switch (verdict.cause) {
     case "server":
