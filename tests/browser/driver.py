@@ -9,6 +9,14 @@ from playwright.sync_api import Page, WebSocket
 
 from transport.codecs.payload import Frames
 
+# `said` has what the page's live region has said since then.
+LISTEN_TO_ANNOUNCER = """() => {
+    window.said = [];
+    const region = document.getElementById("announcer");
+    const note = () => region.textContent && said.push(region.textContent);
+    new MutationObserver(note).observe(region, { childList: true });
+}"""
+
 
 def wait_for_async(page: Page, predicate: str, arg: Any = None) -> None:
     """Wait until an async function of the page resolves to a true value.

@@ -9,7 +9,7 @@ from playwright.sync_api import Page, ViewportSize, expect
 
 from benchmarks.chromium import STEP_MS
 from tests.browser.contrast import texts_with_contrast
-from tests.browser.driver import wait_for_async
+from tests.browser.driver import LISTEN_TO_ANNOUNCER, wait_for_async
 from tests.browser.fake_server import chunk, grey
 from tests.browser.scripted_world import ScriptedWorld, enter_scripted, serve_worlds
 from tests.transport.fake_world import png
@@ -27,12 +27,6 @@ ENDED = "the session was open for 600 s, its longest time"
 AA = 4.5
 SNOW, NIGHT = 255, 0
 RUNNING = "document.getAnimations().filter(({ playState }) => playState === 'running').length"
-LISTEN = """() => {
-    window.said = [];
-    const region = document.getElementById("announcer");
-    const note = () => region.textContent && said.push(region.textContent);
-    new MutationObserver(note).observe(region, { childList: true });
-}"""
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +130,7 @@ def test_the_accessibility_tree_of_the_start_screen(page: Page) -> None:
 
 
 def test_each_state_is_announced(page: Page) -> None:
-    page.evaluate(LISTEN)
+    page.evaluate(LISTEN_TO_ANNOUNCER)
     world = ScriptedWorld(page)
     page.click("#enter")
     world.wait_for_init(1)

@@ -173,6 +173,8 @@ def test_a_hidden_page_acknowledges_nothing_until_it_is_shown(
     """A server that has not heard that the page is hidden holds its world for want of acks."""
     fake_visibility(page)
     play(page, scripted)
+    while len(acks(scripted)) < 1:
+        page.wait_for_timeout(10)
     page.evaluate("hide(true)")
     for index in (1, 2):
         scripted.send(*chunk(grey(12, 90), index=index))

@@ -12,7 +12,12 @@ from PIL import Image
 from playwright.sync_api import Page
 
 from benchmarks.page import enter
-from tests.browser.driver import choose_format, wait_for_actions, wait_for_async
+from tests.browser.driver import (
+    LISTEN_TO_ANNOUNCER,
+    choose_format,
+    wait_for_actions,
+    wait_for_async,
+)
 from tests.browser.painted_world import serve_painted_worlds
 from tests.browser.video_file import assert_moves, assert_seeks, read_video
 
@@ -33,7 +38,7 @@ def wait_for_frames(page: Page, num_frames: int) -> None:
 def record(page: Page, num_frames: int) -> tuple[str, bytes]:
     """The name and the bytes of a recording of this many frames."""
     page.keyboard.press("r")
-    page.wait_for_selector("#record[aria-pressed=true]:has-text('0:01')")
+    page.wait_for_function("/^0:0[1-9]/.test(document.getElementById('record-text').textContent)")
     wait_for_frames(page, num_frames)
     with page.expect_download() as download:
         page.click("#record")
@@ -50,7 +55,7 @@ def test_a_recording_has_a_duration_and_seeks(page: Page) -> None:
     assert re.fullmatch(r"lingbot-[\d-]+T[\d-]+\.mp4", name)
     frames, duration_s = read_video(data)
     assert len(frames) >= 12, "of 48; a busy machine's encoder misses some"
-    assert duration_s >= 3
+    assert duration_s >= 2  # of 4 or more; its last frames may be among those
     assert_seeks(data, to_s=duration_s - 0.5)
     assert {frame.shape for frame in frames} == {(128, 208, 3)}
     assert_moves(frames)
@@ -97,9 +102,10 @@ def test_without_an_encoder_the_page_names_a_player(page: Page) -> None:
     page.evaluate("() => { delete window.VideoEncoder; }")
     choose_format(page, "jpeg")
     enter(page)
+    page.evaluate(LISTEN_TO_ANNOUNCER)
     name, data = record(page, 12)
     assert name.endswith(".mkv")
-    page.wait_for_selector("#toast:has-text('VLC plays')")
+    page.wait_for_function("said.some((text) => text.includes('VLC plays'))")
     frames, _ = read_video(data)
     assert_moves(frames)
 

@@ -148,21 +148,28 @@ def test_a_picture_dropped_on_a_walk_is_chosen_on_the_start_screen(page: Page) -
 
 
 def test_a_saved_world_dropped_on_a_walk_is_opened(page: Page) -> None:
+    """The recording of the old world ends with it."""
     world = enter_scripted(page)
+    page.click("#record")
     data = msgpack.encode("a saved world")
     drop(page, "my.world", data)
     init = world.wait_for_init(2)
     assert init["snapshot"] == data
     assert len(world.sockets) == 2
+    assert page.is_disabled("#record")
+    assert page.get_attribute("#record", "aria-pressed") == "false"
 
 
 def test_what_cannot_be_taken_does_not_end_the_walk(page: Page) -> None:
-    enter_scripted(page)
+    world = enter_scripted(page)
     drop(page, "broken.png", b"no", "image/png")
     page.wait_for_selector("#toast:has-text('broken.png is not a picture')")
     drop(page, "huge.world", b"", padding=16 * 2**20)
     page.wait_for_selector("#toast:has-text('huge.world has 16 MiB')")
+    drop(page, "notes.txt", b"no picture", "text/plain")
+    page.wait_for_selector("#toast:has-text('notes.txt is neither a picture nor a saved world')")
     assert page.evaluate("lingbot.state") == "playing"
+    assert len(world.sockets) == 1
 
 
 def test_dragged_text_is_left_to_its_field(page: Page) -> None:

@@ -92,7 +92,10 @@ function setBackdrop(url) {
 
 /** Enters a world at the user's request. chosen: see Walk. */
 function enter(chosen) {
-  walk?.leave();
+  if (walk !== null) {
+    walk.leave();
+    enableInputs(false); // a recording ends with its world
+  }
   start.notify("");
   const choice = { output: start.output, prompt: "", ...chosen };
   element("live-prompt").value = choice.prompt;

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -34,13 +35,14 @@ class Firefox:
         self._profile = tempfile.mkdtemp(prefix="firefox-")
         lines = (f"user_pref({json.dumps(k)}, {json.dumps(v)});" for k, v in PREFERENCES.items())
         (Path(self._profile) / "user.js").write_text("\n".join(lines))
-        self._process = subprocess.Popen(
-            [path, "--headless", "--no-remote", "--profile", self._profile]
-            + ["--remote-debugging-port", "0"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        self._log = Path(self._profile) / "log"
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [path, "--headless", "--no-remote", "--profile", self._profile]
+                + ["--remote-debugging-port", "0"],
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+            )
         self._ids = itertools.count()
         with ExitStack() as stack:
             stack.callback(self._end)
@@ -86,10 +88,12 @@ class Firefox:
         self._stack.close()
 
     def _read_address(self) -> str:
-        assert self._process.stderr is not None
-        for line in self._process.stderr:
-            if found := re.search(r"WebDriver BiDi listening on (ws://\S+)", line):
+        deadline_s = time.monotonic() + STEP_S
+        while time.monotonic() < deadline_s and self._process.poll() is None:
+            log = self._log.read_text()
+            if found := re.search(r"WebDriver BiDi listening on (ws://\S+)\n", log):
                 return found[1]
+            time.sleep(0.05)
         raise RuntimeError("Firefox did not start")
 
     def _send(self, method: str, **params: Any) -> Any:
@@ -106,6 +110,4 @@ class Firefox:
     def _end(self) -> None:
         self._process.terminate()
         self._process.wait()
-        assert self._process.stderr is not None
-        self._process.stderr.close()
         shutil.rmtree(self._profile, ignore_errors=True)

@@ -70,8 +70,8 @@ const COMMANDS = {
 };
 
 function tick() {
+  requestAnimationFrame(tick); // first: an error in one frame must not be the end of all
   framePlayer?.tick(performance.now());
-  requestAnimationFrame(tick);
 }
 
 self.onmessage = ({ data }) => COMMANDS[data.command](data);

@@ -56,7 +56,12 @@ export class Recording {
     if (keyFrame) this.#lastKeyMs = this.#mediaMs;
     const timestamp = Math.round(1000 * this.#mediaMs);
     const duration = Math.round(1e6 / this.#fps);
-    encoder.add(this.#copy.canvas, { timestamp, duration, keyFrame });
+    try {
+      encoder.add(this.#copy.canvas, { timestamp, duration, keyFrame });
+    } catch {
+      this.#onEnd(); // the encoder has closed itself
+      return;
+    }
     this.#announce();
   }
 

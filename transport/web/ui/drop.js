@@ -3,6 +3,9 @@
 /** onFile(file): called with the first file of each drop. Dragged text is left to its field. */
 export function takeDrops(onFile) {
   const mark = (isOver) => document.body.toggleAttribute("data-drop", isOver);
+  window.addEventListener("dragstart", (event) => {
+    if (event.target instanceof HTMLImageElement) event.preventDefault(); // it would come back as a file
+  });
   window.addEventListener("dragover", (event) => {
     if (!event.dataTransfer.types.includes("Files")) return;
     event.preventDefault(); // else the browser opens the file in place of the page

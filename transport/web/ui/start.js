@@ -70,13 +70,16 @@ export class Start {
   }
 
   /**
-   * Takes a file of the user's: chooses a picture, or opens a saved world. Resolves to "picture" or
+   * Takes a dropped file: chooses a picture, or opens a saved world. Resolves to "picture" or
    * "world". Rejects with a text for the user.
    */
   async take(file) {
     if (await isPicture(file)) {
       await this.#upload(file);
       return "picture";
+    }
+    if (!file.name.endsWith(".world")) {
+      throw new Error(`${file.name} is neither a picture nor a saved world (a .world file).`);
     }
     await this.#openWorld(file);
     return "world";
