@@ -15,7 +15,7 @@ from playwright.sync_api import Page
 from benchmarks.throttle import Bucket
 from tests.browser.picture_world import SIZE, paint
 from transport.codecs import open_encoder
-from transport.codecs.payload import split_chunk
+from transport.codecs.payload import FrameBatch, split_chunk
 from transport.wire.messages import Encoding
 from transport.wire.pacing import Pacer
 
@@ -67,10 +67,15 @@ class SimulatedWalk:
         megabits_per_s: float,
         decodes_video: bool = True,
         fixed: str | None = None,
+        encode_s: float = 0.0,
     ) -> None:
-        """`fixed`: a format that the visitor has chosen by hand; None: the automatic one."""
+        """`fixed`: a format that the visitor has chosen by hand; None: the automatic one.
+
+        `encode_s`: what the server's encoder takes for a frame.
+        """
         self._page = page
         self._fixed = fixed
+        self._encode_s = encode_s
         self._line = Bucket(bytes_per_s=megabits_per_s * 1e6 / 8)
         self._pacer = Pacer(fps=FPS, acknowledged=True)
         self._random = Random(0)
@@ -132,8 +137,12 @@ class SimulatedWalk:
             self._line.take(arrived_s, HEADER_BYTES)  # its answer
             self._encode(fields)
             accepted.append(event_id)
-        batches = [self._carry(index, now_s, size) for size in self._sizes_of(index)]
-        stats_s = now_s + self._line.take(now_s, HEADER_BYTES) + DELAY_S
+        batches, encoded_s = [], now_s
+        for batch in self._batches_of(index):
+            encoded_s = now_s + self._encoding_s(batch)
+            size = len(self._encoder.encode(batch).data) + HEADER_BYTES
+            batches.append(self._carry(index, encoded_s, size))
+        stats_s = encoded_s + self._line.take(encoded_s, HEADER_BYTES) + DELAY_S
         first_s, last_s = batches[0][0] / 1000, batches[-1][0] / 1000
         self._arrived_s.append(last_s)
         self._acks.append((last_s + DECODE_S + DELAY_S, index))
@@ -148,7 +157,7 @@ class SimulatedWalk:
                     "num_frames": NUM_FRAMES,
                     "chunk_total_ms": 1000 * NUM_FRAMES / FPS,
                     "scheduler_forward_ms": 1000 * STEP_S,
-                    "raw_payload_build_ms": 0,
+                    "raw_payload_build_ms": 1000 * (encoded_s - now_s),
                 },
             },
         )
@@ -161,11 +170,15 @@ class SimulatedWalk:
         arrived_s = now_s + self._line.take(now_s, size) + DELAY_S
         return 1000 * arrived_s, {"chunkIndex": index, "numBytes": size, "beganMs": None}
 
-    def _sizes_of(self, index: int) -> list[int]:
-        """The bytes of each message of a chunk."""
+    def _batches_of(self, index: int) -> list[FrameBatch]:
+        """Each becomes one message of a chunk."""
         frames = paint((NUM_FRAMES, *SIZE[::-1], 3), index)
-        batches = split_chunk(frames, self._encoder, position=index * NUM_FRAMES)
-        return [len(self._encoder.encode(one).data) + HEADER_BYTES for one in batches]
+        return split_chunk(frames, self._encoder, position=index * NUM_FRAMES)
+
+    def _encoding_s(self, batch: FrameBatch) -> float:
+        """From the end of generation until this batch is encoded. Only H.264 encodes in turn."""
+        num_frames = batch.stop if self._encoder.is_sequential else len(batch.frames)
+        return num_frames * self._encode_s
 
     def _encode(self, fields: dict[str, Any]) -> None:
         """Follows the output fields of an init."""

@@ -166,7 +166,12 @@ def test_h264_that_cannot_be_decoded_switches_to_jpeg(page: Page) -> None:
     received = answer_init(page, msgpack.encode(batch | {"codec": "avc1.ffffff"}))
     page.click("#enter")
     page.wait_for_function("lingbot.stats?.chunkIndex === 0")
-    assert payloads_of(received, "output") == [{"realtime_output_format": "jpeg"}]
+    full = {
+        "realtime_output_format": "jpeg",
+        "output_compression": 90,
+        "realtime_preview_max_width": 0,
+    }
+    assert payloads_of(received, "output") == [full], "the ladder starts with all of it"
     page.wait_for_selector("text=JPEG follows")
 
 
@@ -185,6 +190,8 @@ def test_a_warning_is_shown_and_the_session_goes_on(page: Page) -> None:
     page.wait_for_function("lingbot.stats.framesShown === 9 + 12")
     assert page.input_value("#live-format") == "jpeg"
     assert received[0]["realtime_cut_over"] is True
+    [output] = payloads_of(received, "output")
+    assert output["realtime_output_format"] == "jpeg", "the next session has it, too"
 
 
 def test_a_chunk_that_flushes_older_frames_is_shown_at_once(page: Page) -> None:

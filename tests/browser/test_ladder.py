@@ -162,17 +162,28 @@ def test_the_time_on_the_line_is_that_of_all_bytes(page: Page) -> None:
     assert transfer_ms == [200, 600, None]
 
 
-def test_the_time_of_encoding_is_none_of_the_line(page: Page) -> None:
+@pytest.mark.parametrize(
+    ("num_batches", "gap_ms", "build_ms", "transfer_ms"),
+    [
+        (11, 100, 1100, 0),  # each frame is sent as it is encoded
+        (11, 70, 330, 770),  # the line carries a frame while the next ones are encoded
+        (2, 300, 300, 600),  # both messages were encoded before the first one left
+        (2, 100, 300, 0),  # the second message may have left later
+    ],
+)
+def test_the_time_of_encoding_is_none_of_the_line(
+    page: Page, num_batches: int, gap_ms: int, build_ms: int, transfer_ms: int
+) -> None:
     chunk = measure(
         page,
-        """
-        for (let at = 0; at < 11; at++)
-            meter.addBatch(1000 + 100 * at, { chunkIndex: 0, numBytes: 100, beganMs: null });
-        return meter.finish({ ...stats, raw_payload_build_ms: 950 }, 16);
+        f"""
+        for (let at = 0; at < {num_batches}; at++)
+            meter.addBatch({gap_ms} * at, {{ chunkIndex: 0, numBytes: 100, beganMs: null }});
+        return meter.finish({{ ...stats, raw_payload_build_ms: {build_ms} }}, 16);
         """,
     )
-    assert chunk["transferMs"] == pytest.approx(55)
-    assert chunk["serverMs"] == 950
+    assert chunk["transferMs"] == pytest.approx(transfer_ms)
+    assert chunk["serverMs"] == max(200, build_ms)
 
 
 def test_chunks_of_the_old_encoding_do_not_count(page: Page) -> None:

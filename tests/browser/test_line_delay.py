@@ -25,9 +25,13 @@ def server() -> Iterator[SimpleNamespace]:
         yield server
 
 
-def walk(page: Page, megabits_per_s: float, *, decodes_video: bool = True) -> list[Tap]:
+def walk(
+    page: Page, megabits_per_s: float, *, decodes_video: bool = True, encode_s: float = 0.0
+) -> list[Tap]:
     """The changes of keys after the first chunks."""
-    walk = SimulatedWalk(page, megabits_per_s=megabits_per_s, decodes_video=decodes_video)
+    walk = SimulatedWalk(
+        page, megabits_per_s=megabits_per_s, decodes_video=decodes_video, encode_s=encode_s
+    )
     walk.run(SECONDS)
     taps = [tap for tap in walk.taps if tap.chunk_index > NUM_FIRST]
     assert len(taps) >= 20
@@ -41,6 +45,17 @@ def test_no_key_waits_longer_than_two_chunks(page: Page, megabits_per_s: float) 
     assert max(tap.delay_s for tap in taps) <= TWO_CHUNKS_S
     formats = {tap.step[0] for tap in taps}
     assert formats == {"jpeg" if megabits_per_s >= 2 else "h264"}
+
+
+@pytest.mark.parametrize(
+    ("megabits_per_s", "encode_s"), [(1, 0.01), (0.5, 0.025), (0.3, 0.025), (0.1, 0.025)]
+)
+def test_a_slow_encoder_hides_no_slow_line(
+    page: Page, megabits_per_s: float, encode_s: float
+) -> None:
+    """With 0.025 s a frame, 1 Mbit/s is not told from a faster line: trials of JPEG take 1.7 s."""
+    taps = walk(page, megabits_per_s, encode_s=encode_s)
+    assert max(tap.delay_s for tap in taps) <= TWO_CHUNKS_S
 
 
 @pytest.mark.parametrize("megabits_per_s", [2, 1, 0.3])

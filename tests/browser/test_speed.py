@@ -5,9 +5,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from msgspec import msgpack
 from playwright.sync_api import Page, expect
 
 from benchmarks.chromium import STEP_MS
+from tests.browser.driver import choose_format
 from tests.browser.fake_server import chunk, grey
 from tests.browser.scripted_world import ScriptedWorld, enter_scripted, serve_worlds
 
@@ -15,6 +17,11 @@ pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("saved")]
 
 expect.set_options(timeout=STEP_MS)  # its own is short for busy machines
 H264_STEP = {"format": "h264", "quality": 90, "width": 1}
+FULL_JPEG = {
+    "realtime_output_format": "jpeg",
+    "output_compression": 90,
+    "realtime_preview_max_width": 0,
+}
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +95,14 @@ def test_the_sentence_names_the_cause(
 def play(
     world: ScriptedWorld, *, period_ms: int, forward_ms: int, wait_ms: int = 0, num: int = 5
 ) -> None:
-    """Send so many chunks, their last frames `wait_ms` after the first, and their figures."""
+    """Send so many chunks, their last frames `wait_ms` after the first, and their figures.
+
+    Without a wait the second message has one frame, too few bytes for the page to measure the line:
+    the time between two messages of this process is as long as a busy machine makes it.
+    """
     for _ in range(num):
-        parts = chunk(grey(12, 90), index=world.num_chunks, name="jpeg", world_index=1)
+        frames = grey(12 if wait_ms else 7, 90)
+        parts = chunk(frames, index=world.num_chunks, name="jpeg", world_index=1)
         world.send(*parts[:-1])
         world.page.wait_for_timeout(wait_ms)
         world.send(parts[-1])
@@ -123,6 +135,11 @@ def test_a_slow_server_is_named_and_announced_once(page: Page) -> None:
     play(world, period_ms=1090, forward_ms=1090)
     expect(mark).to_have_attribute("title", "The server makes 11 of 16 frames a second.")
     expect(status).to_have_text(text)  # a number is no news
+    page.focus("#speed")
+    expect(status).to_have_text("The server makes 11 of 16 frames a second.")
+    world.send({"type": "paused", "reason": "idle"})
+    expect(mark).to_have_attribute("data-level", "unknown")
+    expect(status).to_have_text("")
     assert not [one for one in world.received if one.get("kind") == "output"]
 
 
@@ -200,11 +217,7 @@ def test_a_choice_by_hand_ends_the_automatic_one(page: Page) -> None:
     page.click("[popovertarget=settings]")
     expect(page.locator("#live-format option:checked")).to_have_text("Automatic: JPEG")
     page.select_option("#live-format", "webp")
-    by_hand = {
-        "realtime_output_format": "webp",
-        "output_compression": 90,
-        "realtime_preview_max_width": 0,
-    }
+    by_hand = FULL_JPEG | {"realtime_output_format": "webp"}
     assert world.wait_for_event("output")["payload"] == by_hand
     play(world, period_ms=2600, forward_ms=300, wait_ms=1300, num=2)
     page.wait_for_timeout(300)
@@ -216,4 +229,69 @@ def test_a_choice_by_hand_ends_the_automatic_one(page: Page) -> None:
     world.open()
     page.select_option("#live-format", "auto")
     back = world.wait_for_event("output", 2)["payload"]
-    assert back == by_hand | {"realtime_output_format": "jpeg"}
+    assert back == FULL_JPEG
+
+
+def test_h264_that_fails_on_the_server_while_lowered_gives_way_to_all_of_jpeg(page: Page) -> None:
+    """The server keeps quality and width of the failed step, and no step is above the first."""
+    world = enter_scripted(page)
+    play(world, period_ms=750, forward_ms=300, wait_ms=2000, num=1)
+    assert world.wait_for_event("output")["payload"]["realtime_output_format"] == "h264"
+    failure = {"type": "warning", "code": "codec_failed", "content": "h264 failed"}
+    world.send(failure)
+    assert world.wait_for_event("output", 2)["payload"] == FULL_JPEG
+    world.send(failure)
+    page.wait_for_timeout(300)
+    assert len(world.events("output")) == 2, "JPEG was requested already"
+
+
+def test_h264_by_hand_that_cannot_be_decoded_is_chosen_no_more(page: Page) -> None:
+    choose_format(page, "h264")
+    world = enter_scripted(page)
+    batch = msgpack.decode(chunk(grey(1, 90), index=1, name="h264")[0])
+    world.send(batch | {"codec": "avc1.ffffff"})
+    by_jpeg = world.wait_for_event("output")["payload"]
+    assert by_jpeg["realtime_output_format"] == "jpeg"
+    world.send({"type": "paused", "reason": "idle"})
+    expect(page.locator("#speed")).to_have_attribute("data-level", "unknown")
+    assert page.input_value("#live-format") == "jpeg"
+    world.close(1006)
+    assert by_jpeg.items() <= world.wait_for_init(2).items(), "the next session has it, too"
+
+
+def test_a_change_before_the_socket_is_open_goes_with_the_init(page: Page) -> None:
+    """An event would be dropped, and every chunk would wait for its answer."""
+    init, is_settled = page.evaluate(
+        """async () => {
+            const sent = [];
+            let socket;
+            const RealSocket = window.WebSocket;
+            window.WebSocket = class {
+                static CONNECTING = 0;
+                static OPEN = 1;
+                readyState = 0;
+                constructor() { socket = this; }
+                send(data) { sent.push(MessagePack.decode(data)); }
+            };
+            const { Session } = await import("/static/session/session.js");
+            const player = { open() {}, setPace() {}, addBatch() {} };
+            let isSettled = null;
+            const session = new Session("ws://a", { type: "init", output_compression: 50 }, {
+                player, world: { fps: 16, chunk_frames: 12 }, onOpened() {},
+                onChunk: (chunk) => (isSettled = chunk.isSettled),
+            });
+            session.changeOutput({ realtime_output_format: "webp", output_compression: 60 });
+            socket.readyState = 1;
+            socket.onopen();
+            const stats = { num_frames: 12, scheduler_forward_ms: 1, raw_payload_build_ms: 0 };
+            for (const message of [
+                { type: "session", fps: 16, chunk_frames: 12 },
+                { type: "frame_batch", chunk_index: 0, payload: new Uint8Array(9) },
+                { type: "chunk_stats", chunk_index: 0, chunk_total_ms: 750, ...stats },
+            ]) socket.onmessage({ data: MessagePack.encode(message) });
+            window.WebSocket = RealSocket;
+            return [sent[0], isSettled];
+        }"""
+    )
+    assert init == {"type": "init", "realtime_output_format": "webp", "output_compression": 60}
+    assert is_settled

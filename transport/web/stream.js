@@ -71,10 +71,11 @@ export class Stream {
     this.#settings.setFormat(codec);
   }
 
-  /** H.264 has failed, and JPEG follows. */
+  /** H.264 has failed, in this browser or on the server: requests JPEG. */
   dropVideo() {
-    this.#output.setVideo(false);
-    this.#show();
+    const fields = this.#output.dropVideo();
+    if (fields === null) this.#show();
+    else this.#send(fields);
     this.#settings.setFormat("jpeg");
   }
 

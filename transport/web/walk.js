@@ -102,7 +102,7 @@ export class Walk {
         onPreview: (preview) => this.#portable.addMoment(preview),
         onChunk: (chunk) => this.#stream.addChunk(chunk),
         onCodec: (codec) => this.#stream.showCodec(codec),
-        onCodecFailed: () => this.#stream.dropVideo(),
+        onCodecFailed: () => this.#dropVideo(),
         onNotice: (text) => ui.toast.show(text),
         onPace: (message) => ui.toast.show(notices.describePace(message)),
         onEnding: (message) => this.#onEnding(message),
@@ -115,6 +115,11 @@ export class Walk {
     ui.card.show(notices.OPENING);
     ui.hud.write(this.#session.stats);
     if (this.choice.kind === "opening") this.#showOpening(this.#session);
+  }
+
+  #dropVideo() {
+    this.#stream.dropVideo();
+    this.choice.output = this.#stream.chosen;
   }
 
   /** Shows the opening image until the first frame. */

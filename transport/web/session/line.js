@@ -3,6 +3,7 @@
 const MAX_SHARE_UNSEEN = 2 / 3; // of a chunk's bytes that came before its first measured moment
 const MIN_RATE_BYTES = 5_000; // fewer bytes measure the encoder instead of the line
 const NUM_RATES = 12;
+const CLEARLY_LONGER = 1.25; // than encoding: then the line was the bottleneck
 
 export class LineMeter {
   #chunk = null; // the arriving chunk
@@ -39,11 +40,13 @@ export class LineMeter {
         chunkIndex,
         beganMs: beganMs ?? nowMs,
         numBytes: 0,
+        numBatches: 0,
         numUnseen: beganMs === null ? numBytes : 0, // bytes that came before `beganMs`
         isSettled: this.#awaitedId === null,
       };
     }
     this.#chunk.numBytes += numBytes;
+    this.#chunk.numBatches += 1;
     this.#chunk.endedMs = nowMs;
     this.#ended.set(chunkIndex, nowMs);
   }
@@ -61,24 +64,28 @@ export class LineMeter {
    * mediaMs: the time that its frames last; periodMs: from chunk to chunk, with all waits;
    * serverMs: what the slower of denoising and encoding took;
    * decodeMs: what this device took after the last byte of a chunk;
-   * transferMs: what the line took for all bytes, or null if too few of them were measured;
+   * transferMs: what the line took for all bytes, or null if too few of them were measured; 0 if
+   * its bytes came as they were encoded, so that the line is at least as fast;
    * numBytes; isSettled: false if its encoding is older than the last change.
    */
   finish(stats, fps) {
     const chunk = this.#chunk;
     this.#chunk = null;
     if (chunk === null || fps === null) return null;
-    const { beganMs, endedMs, numBytes, numUnseen, isSettled } = chunk;
+    const { beganMs, endedMs, numBytes, numBatches, numUnseen, isSettled } = chunk;
     const buildMs = stats.raw_payload_build_ms;
-    this.#addRate(numBytes - numUnseen, endedMs - beganMs);
+    const measuredMs = endedMs - beganMs;
+    this.#addRate(numBytes - numUnseen, measuredMs);
     const isMeasured = numUnseen < MAX_SHARE_UNSEEN * numBytes;
-    // While the server encodes, the line may be idle.
-    const measuredMs = Math.max(0, endedMs - beganMs - buildMs);
+    // The server encodes later batches while the line carries earlier ones, so that the longer of
+    // both times is measured, not their sum. The wait for the first batch came before `beganMs`.
+    const encodingMs = (buildMs * (numBatches - 1)) / numBatches;
+    const lineMs = measuredMs > CLEARLY_LONGER * encodingMs ? measuredMs : 0;
     return {
       mediaMs: (1000 * stats.num_frames) / fps,
       periodMs: stats.chunk_total_ms,
       serverMs: Math.max(stats.scheduler_forward_ms, buildMs),
-      transferMs: isMeasured ? (measuredMs * numBytes) / (numBytes - numUnseen) : null,
+      transferMs: isMeasured ? (lineMs * numBytes) / (numBytes - numUnseen) : null,
       decodeMs: this.#decodeMs,
       numBytes,
       isSettled,

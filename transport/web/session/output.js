@@ -42,6 +42,17 @@ export class Output {
     return this.#ladder.isFirst ? { realtime_output_format: format } : this.#stepFields;
   }
 
+  /** H.264 has failed. Returns the fields to send, or null if JPEG was requested already. */
+  dropVideo() {
+    const hadVideo = this.#steps === VIDEO_STEPS;
+    this.setVideo(false);
+    // The server keeps quality and width of the step that failed, so that all fields are sent.
+    if (this.isAuto) return hadVideo ? this.#stepFields : null;
+    if (this.#chosen.realtime_output_format === "jpeg") return null;
+    this.#chosen.realtime_output_format = "jpeg";
+    return this.chosen;
+  }
+
   /** This browser decodes H.264, or it has failed to. */
   setVideo(isDecoded) {
     const steps = isDecoded ? VIDEO_STEPS : PICTURE_STEPS;

@@ -26,7 +26,7 @@ export class Session {
    * world: the answer of /v1/world.
    * listeners: onOpened(message), onMoved(message), onState(state, detail), onFrameShown(),
    * onChunk(chunk): see LineMeter.finish, onPreview({ chunkIndex, image }), onCodec(codec),
-   * onCodecFailed(): JPEG follows, onNotice(text), onPace(message),
+   * onCodecFailed(): JPEG is wanted, onNotice(text), onPace(message),
    * onEnding(message or null if it is taken back), onEnd({ code, reason, error, opened }).
    * States: opening, queued, starting, playing, paused, ended.
    */
@@ -65,6 +65,7 @@ export class Session {
 
   /** Changes the encoding of the next chunks. `fields` are output fields of an init. */
   changeOutput(fields) {
+    if (this.#wire.changeInit(fields)) return; // its answer is no control_ack
     this.#stats.line.await(this.#sendEvent("output", fields));
   }
 
@@ -236,9 +237,7 @@ export class Session {
   #recover(recovery) {
     this.#listeners.onNotice(DECODE_FAILED[recovery]);
     if (recovery === "key_frame") this.#sendEvent("key_frame", null);
-    if (recovery !== "jpeg") return;
-    this.#listeners.onCodecFailed();
-    this.changeOutput({ realtime_output_format: "jpeg" });
+    if (recovery === "jpeg") this.#listeners.onCodecFailed();
   }
 
   #setState(state, detail) {

@@ -4,6 +4,7 @@ const { encode, decode } = globalThis.MessagePack;
 
 export class Wire {
   #socket;
+  #init;
   #header = null; // a frame_batch_header; the next message is its bare payload
   #headerMs = null; // when it came
   #unacknowledged = null; // index of the newest chunk that arrived in a hidden page
@@ -16,14 +17,22 @@ export class Wire {
    */
   constructor(url, init, { onMessage, onClose }) {
     let opened = false;
+    this.#init = init;
     this.#socket = new WebSocket(url);
     this.#socket.binaryType = "arraybuffer";
     this.#socket.onopen = () => {
       opened = true;
-      this.send(init);
+      this.send(this.#init);
     };
     this.#socket.onmessage = (event) => this.#receive(new Uint8Array(event.data), onMessage);
     this.#socket.onclose = ({ code, reason }) => onClose({ code, reason, opened });
+  }
+
+  /** Changes the init. Returns false if that was sent before: then nothing has changed. */
+  changeInit(fields) {
+    if (this.#socket.readyState !== WebSocket.CONNECTING) return false;
+    this.#init = { ...this.#init, ...fields };
+    return true;
   }
 
   /** Sends a message; drops it if the socket is not open. */
