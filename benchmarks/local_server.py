@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -179,7 +180,9 @@ def wait_until_ready(
         try:
             with urllib.request.urlopen(request, timeout=5):
                 return
-        except OSError:
+        except OSError as error:
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()  # unread; the garbage collector would warn of its socket in some test
             time.sleep(0.5)  # each answer asks Serve for its status, which takes CPU from the start
     log = server.log.read_text()[-5000:]
     raise RuntimeError(f"the server did not become ready:\n{log}")

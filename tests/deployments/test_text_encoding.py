@@ -43,7 +43,8 @@ ENCODER = "ServeReplica:lingbot:TextEncoder"
 def umt5_server(weights, folder):
     """The shipped config with these weights, and a TextEncoder that starts without a replica."""
     port = free_port()
-    args = {"weights": str(weights), "dtype": "float32", "threads": 1}
+    # Without limits: no walker is paused while an encoder starts on a busy machine.
+    args = {"weights": str(weights), "dtype": "float32", "threads": 1, "limits": {}}
     config = msgspec.yaml.decode(edit_config(args, num_ranks=1, port=port))
     config["applications"][0]["deployments"].append(
         {
