@@ -9,14 +9,12 @@ Prints a table, then one JSON line.
 import argparse
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from playwright.sync_api import Browser, sync_playwright
 
 from benchmarks.chromium import MISSING, STEP_MS, VIEWPORT, find_chromium, launch
-from benchmarks.local_server import local_server
+from benchmarks.local_server import server_at
 from benchmarks.machine import describe_cpus
 from benchmarks.percentiles import percentiles
 from benchmarks.table import print_table
@@ -37,16 +35,6 @@ window.visit = (async () => {
     return { enter: ready, frame: shown, key: lingbot.stats.controlMs };
 })();
 """
-
-
-@contextmanager
-def serving(url: str | None) -> Iterator[str]:
-    """The URL, or that of a server that is started for the visits."""
-    if url is not None:
-        yield url
-    else:
-        with local_server() as server:
-            yield server.http
 
 
 def visit(browser: Browser, url: str) -> dict[str, float]:
@@ -83,7 +71,7 @@ def main() -> None:
     parser.add_argument("--url", help="of a running server; without it, one is started")
     parser.add_argument("--visits", type=int, default=9)
     options = parser.parse_args()
-    with serving(options.url) as url:
+    with server_at(options.url) as url:
         figures = summarize(measure(url, options.visits))
     print_table("a first visit", {"chromium": figures})
     load = round(os.getloadavg()[0], 1)

@@ -14,8 +14,6 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,7 +21,7 @@ import numpy as np
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from benchmarks.chromium import MISSING, STEP_MS, VIEWPORT, find_chromium, launch
-from benchmarks.local_server import local_server
+from benchmarks.local_server import server_at
 from benchmarks.machine import describe_cpus
 from benchmarks.page import enter
 from benchmarks.realtime import random_taps
@@ -94,16 +92,6 @@ def walk(page: Page, until_s: float) -> None:
         held = keys
 
 
-@contextmanager
-def find_server(url: str | None) -> Iterator[str]:
-    """The address of a server: a new one, or that of `url`."""
-    if url is not None:
-        yield url
-        return
-    with local_server() as server:
-        yield server.http
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seconds", type=float, default=60.0, help="of each walk")
@@ -114,7 +102,7 @@ def main() -> None:
     if (path := find_chromium()) is None:
         raise SystemExit(MISSING)
     rows: dict[str, Row] = {}
-    with find_server(options.url) as url, sync_playwright() as playwright:
+    with server_at(options.url) as url, sync_playwright() as playwright:
         browser = launch(playwright, path)
         port = urlsplit(url).port
         assert port is not None

@@ -101,6 +101,16 @@ def local_server(
             stop_server(server)
 
 
+@contextmanager
+def server_at(url: str | None) -> Iterator[str]:
+    """The address of the running server at `url`, or of a local one that is started without it."""
+    if url is not None:
+        yield url
+        return
+    with local_server() as server:
+        yield server.http
+
+
 def edit_config(
     args: dict[str, Any],
     *,

@@ -47,7 +47,7 @@ export class Stream {
     this.#show();
   }
 
-  /** Measures anew: what came before a pause tells nothing. */
+  /** Forgets the chunks before a pause: they say nothing about the speed after it. */
   restart() {
     this.#speed.restart();
     this.#show();

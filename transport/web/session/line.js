@@ -1,4 +1,4 @@
-/** What each chunk tells about the line, the server and this device. Pure; time is an argument. */
+/** Measures the line, the server and this device with each chunk. Pure; time is an argument. */
 
 const MAX_SHARE_UNSEEN = 2 / 3; // of a chunk's bytes that came before its first measured moment
 const MIN_RATE_BYTES = 5_000; // fewer bytes measure the encoder instead of the line

@@ -1,4 +1,4 @@
-/** What the mark of the speed says: one sentence. */
+/** The sentence behind the mark of the speed. */
 
 import { formatName } from "./format.js";
 
