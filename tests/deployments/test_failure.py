@@ -19,6 +19,7 @@ from websockets.asyncio.client import connect as open_socket
 from benchmarks.dashboard import APPLICATIONS, ask_dashboard, placement_groups
 from benchmarks.local_server import wait_until_ready
 from benchmarks.machine import shared_memory
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("pair")]
 
@@ -158,15 +159,10 @@ def test_a_group_that_cannot_start_shows_its_reason(pair):
     group["placement_group_bundles"] = [{"CPU": 0.1}] * 3
     ask_dashboard(pair, APPLICATIONS, put=config | {"applications": [running, broken]})
     try:
-        wait_for(lambda: reason in str(ask_dashboard(pair, APPLICATIONS)))
+        wait_until(lambda: reason in str(ask_dashboard(pair, APPLICATIONS)), every_s=0.5)
         assert reason in pair.log.read_text()
     finally:
         ask_dashboard(pair, APPLICATIONS, put=config)
-    wait_for(lambda: "broken" not in ask_dashboard(pair, APPLICATIONS)["applications"])
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 90
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
+    wait_until(
+        lambda: "broken" not in ask_dashboard(pair, APPLICATIONS)["applications"], every_s=0.5
+    )

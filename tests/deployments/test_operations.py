@@ -13,6 +13,7 @@ from benchmarks.local_server import local_server
 from benchmarks.server_sample import read_metrics
 from deployments.observability.metrics import METRICS
 from tests.deployments.observability.test_tracing import collector
+from tests.waiting import wait_until
 from transport.client import connect
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
@@ -44,19 +45,11 @@ def get(server, path, **headers):
         return error.code, error.read().decode()
 
 
-def until(condition, *, timeout_s=60):
-    deadline = time.monotonic() + timeout_s
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
-    return found
-
-
 async def walk(server, *, during):
     """A client that sends keys and receives chunks until `during` returns something."""
     async with connect(server.ws) as client:
         await client.send_actions([["w"]] * 6)
-        asking = asyncio.create_task(asyncio.to_thread(until, during))
+        asking = asyncio.create_task(asyncio.to_thread(wait_until, during, every_s=0.5))
         async for _ in client.chunks():
             if asking.done():
                 break
@@ -93,11 +86,11 @@ def test_one_session_is_seen_everywhere(traced):
         found = [json.loads(text) for text in texts]
         return len(found) >= 2 and found
 
-    walked, filmed = until(lines)
+    walked, filmed = wait_until(lines, every_s=0.5)
     assert (walked["session_id"], walked["label"]) == (session["id"], "client_left")
     assert walked["chunks"] > 0 and walked["duration_s"] > 0
     assert (filmed["kind"], filmed["trace_id"], filmed["bytes"]) == ("clip", TRACE, num_bytes)
-    until(lambda: {s.name for s in spans if s.trace_id.hex() == TRACE} >= {"session", "step"})
+    wait_until(lambda: {s.name for s in spans if s.trace_id.hex() == TRACE} >= {"session", "step"})
     roots = [span for span in spans if span.parent_span_id.hex() == SPAN]
     assert [span.name for span in roots] == ["session"]
 

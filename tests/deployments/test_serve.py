@@ -33,6 +33,7 @@ from benchmarks.local_server import (
 )
 from deployments.schema_keys import ConfigError
 from deployments.serve import ENVIRONMENT, hold_port, main
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -139,7 +140,7 @@ def test_a_start_that_serve_gives_up_is_told_to_the_terminal_to_health_and_to_cl
         path = config_file(Path(folder), port=port, weights=str(weights))
         server = start_server(path, f"127.0.0.1:{port}")
         try:
-            wait_for(lambda: "Failed to update the deployments" in server.log.read_text())
+            wait_until(lambda: "Failed to update the deployments" in server.log.read_text())
             given_up = time.monotonic()
             error, close_code = asyncio.run(asyncio.wait_for(last_message(), 30))
             told_s = time.monotonic() - given_up
@@ -162,13 +163,6 @@ def health_of(server):
     return answer.value.code, json.loads(answer.value.read())
 
 
-def wait_for(condition):
-    deadline = time.monotonic() + 200
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 @pytest.mark.cluster
 @pytest.mark.slow
 @pytest.mark.xdist_group("serve")
@@ -176,7 +170,7 @@ def wait_for(condition):
 def test_a_server_ends_with_a_reason_when_its_cluster_is_gone(victim):
     with local_server() as server:
         address = f"the page is open at {server.http}/"
-        wait_for(lambda: address in server.log.read_text().splitlines())
+        wait_until(lambda: address in server.log.read_text().splitlines())
         processes = server.processes()
         assert {process.nice() for process in processes} == {0}
         (process,) = (each for each in processes if each.name() == victim)
@@ -223,7 +217,7 @@ def starting_server():
         port = free_port()
         server = start_server(config_file(Path(folder), port=port), f"127.0.0.1:{port}")
         try:
-            wait_for(lambda: agents_of(server))
+            wait_until(lambda: agents_of(server))
             (agent,) = agents_of(server)
             yield server, agent
         finally:
@@ -304,7 +298,7 @@ def test_a_second_interrupt_ends_the_server_at_once():
     with local_server() as server:
         processes = server.processes()
         server.process.send_signal(signal.SIGINT)
-        wait_for(lambda: "shutting down; press Ctrl-C again" in server.log.read_text())
+        wait_until(lambda: "shutting down; press Ctrl-C again" in server.log.read_text())
         server.process.send_signal(signal.SIGINT)
         interrupted = time.monotonic()
         assert server.process.wait(30) == 1

@@ -4,7 +4,6 @@ import json
 import logging
 import re
 import socket
-import time
 
 import anyio
 import pytest
@@ -12,6 +11,7 @@ from msgspec import msgpack
 from msgspec.structs import replace
 
 from benchmarks.websocket_client import WebSocketClient
+from tests.waiting import wait_until
 from transport.wire.messages import Queued, Starting
 
 INIT = {"extensions": True, "realtime_output_format": "raw"}
@@ -19,13 +19,6 @@ HIDE = {"type": "event", "kind": "visibility", "payload": "hidden"}
 CLOSED = re.compile(
     r"(session \w+ closed, \d+ the client left|session \w+ closed: the client left)"
 )
-
-
-def wait_until(condition, timeout_s=20):
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def read_until(client, kind):

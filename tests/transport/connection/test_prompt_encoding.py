@@ -1,12 +1,12 @@
 """Prompts of a world that encodes them beside its chunks."""
 
 import threading
-import time
 
 import anyio
 import pytest
 from msgspec.structs import replace
 
+from tests.waiting import wait_until
 from transport.wire.errors import WorldLost
 
 MAX_CHUNKS = 100
@@ -17,13 +17,6 @@ def world(make_world):
     world = make_world()
     world.info = replace(world.info, encodes_prompts=True)
     return world
-
-
-def until(condition):
-    deadline = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def start(peer):
@@ -56,7 +49,7 @@ def test_the_old_prompt_stays_until_the_new_one_is_encoded(peer, world):
     start(peer)
     next_chunk(peer)
     peer.event("prompt", "rain", event_id=4)
-    until(lambda: world.encoded == ["rain"])
+    wait_until(lambda: world.encoded == ["rain"])
     for _ in range(4):  # chunks go on
         header = next_chunk(peer)
         assert header["applied_controls"]["event_ids"] == [] and "event_id" not in header
@@ -90,7 +83,7 @@ def test_the_keys_of_an_event_do_not_wait_for_its_prompt(peer, world):
 def test_of_the_prompts_that_wait_the_newest_is_encoded(peer, world):
     start(peer)
     peer.event("prompt", "rain", event_id=1)
-    until(lambda: world.encoded == ["rain"])
+    wait_until(lambda: world.encoded == ["rain"])
     peer.event("prompt", "hail", event_id=2)
     peer.event("prompt", "snow", event_id=3)
     peer.event("camera_actions", [["w"]], event_id=4)
@@ -115,9 +108,9 @@ def test_a_prompt_that_cannot_be_encoded_is_answered_and_the_old_one_stays(
         assert error["content"] == "the prompt stays as it was: the text encoder died"
         world.on_encode = None
         peer.event("prompt", "snow", event_id=5)
-        until(lambda: world.encoded == ["rain", "snow"])
+        wait_until(lambda: world.encoded == ["rain", "snow"])
         peer.read_until("chunk_stats")
-        until(lambda: prompts(world))
+        wait_until(lambda: prompts(world))
     assert list(prompts(world).values()) == ["snow"]
 
 
@@ -125,8 +118,8 @@ def test_a_client_that_leaves_ends_its_encoding(server, world):
     with server.dial() as peer:
         start(peer)
         peer.event("prompt", "rain")
-        until(lambda: world.encoded == ["rain"])
-    until(lambda: not world.live and world.num_encoding == 0)
+        wait_until(lambda: world.encoded == ["rain"])
+    wait_until(lambda: not world.live and world.num_encoding == 0)
 
 
 def test_a_prompt_that_came_while_the_world_was_opened_is_encoded_too(peer, world):

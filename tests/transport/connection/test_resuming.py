@@ -1,12 +1,12 @@
 """Sockets that are lost, and sessions that go on with another one."""
 
 import asyncio
-import time
 
 import anyio
 import pytest
 from msgspec import msgpack
 
+from tests.waiting import wait_until
 from transport.connection.close import CANCELLED, CloseReason, HandedOver, close_reason_for
 from transport.connection.connection import Connection
 from transport.wire.errors import Refused, SessionEnded, TakenOver, WorldLost
@@ -15,13 +15,6 @@ from transport.wire.messages import Moved, Queued
 from transport.worker_limits import CapacityLimits
 
 FAST = {"extensions": True, "realtime_output_pacing": False}
-
-
-def wait_until(condition):
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def lose(peer, world, *, code=1006):

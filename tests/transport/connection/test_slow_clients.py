@@ -11,6 +11,8 @@ import weakref
 import numpy as np
 import pytest
 
+from tests.waiting import wait_until
+
 SIZE = (832, 480)
 CHUNK_BYTES = 12 * 832 * 480 * 3
 # Two in flight, one in the slot, and one in generation. A thread holds one more when it ends.
@@ -48,13 +50,6 @@ def big(make_world):
 
     world.open = open_counted
     return world
-
-
-def wait_until(condition, timeout_s=20):
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def stays(condition, seconds=1.0):

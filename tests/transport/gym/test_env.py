@@ -6,6 +6,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import transport.gym
+from tests.waiting import wait_until
 from transport.gym import ENV_ID, WorldEnv
 from transport.wire.errors import TransportError
 
@@ -161,7 +162,7 @@ def test_a_closed_environment_frees_its_world(env, world):
     env.reset(seed=1)
     env.close()
     env.close()
-    assert world.live == set() and world.detached == set()
+    wait_until(lambda: world.live == set() and world.detached == set())
 
 
 def test_the_checks_find_a_world_that_is_not_deterministic(url, world, make_png):
