@@ -15,9 +15,6 @@ GPU, and prints the peak memory.
 import argparse
 import dataclasses
 import itertools
-import json
-import os
-import platform
 import random
 import statistics
 import time
@@ -28,6 +25,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from benchmarks.printing import print_json
 from benchmarks.random_world import (
     MIB,
     add_options,
@@ -166,10 +164,7 @@ def main() -> None:
 
     found = torch.cuda.is_available()
     facts: dict[str, Any] = {
-        "benchmark": "camera_cache",
         "accelerator": torch.cuda.get_device_name() if found else "none",
-        "cpus": os.cpu_count(),
-        "processor": platform.machine(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         **vars(options),
@@ -177,7 +172,7 @@ def main() -> None:
     print(f"accelerator: {facts['accelerator']}")
     if options.device.startswith("cuda") and not found:
         print("left out: it needs an accelerator")
-        print(json.dumps({**facts, "left_out": True}))
+        print_json("camera_cache", {**facts, "left_out": True})
         return
     variants = make_variants(options)
     order = random.Random(0)
@@ -202,7 +197,7 @@ def main() -> None:
         print(
             "memory:", {name: facts[name] for name in ("peak_mib", "caches_say_mib", "freed_mib")}
         )
-    print(json.dumps({**facts, "ways": results}))
+    print_json("camera_cache", {**facts, "ways": results})
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ Prints a table, then one JSON line. On a CPU, 8-bit products run for the sake of
 """
 
 import argparse
-import json
 import resource
 import statistics
 import time
@@ -31,9 +30,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.machine import describe_cpus
+from benchmarks.printing import print_json, print_table
 from benchmarks.random_world import MIB, model_shape, random_model, random_spec
-from benchmarks.table import print_table
 from benchmarks.ulysses import Traffic, watch_exchanges
 from benchmarks.work import TFLOP, chunk_flops
 from lingbot.config import LATENT_CHANNELS, SCHEDULE_V1, Size, WorldConfig
@@ -389,9 +387,8 @@ def main() -> None:
     for name, value in facts.items():
         print(f"{name:24}{value!s:>14}")
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    machine = {**describe_cpus(), "accelerator": gpu, "torch": torch.__version__}
-    result = {"benchmark": "chunk", **machine, "options": vars(options), **facts, "parts": rows}
-    print(json.dumps(result))
+    machine = {"accelerator": gpu, "torch": torch.__version__}
+    print_json("chunk", {**machine, "options": vars(options), **facts, "parts": rows})
 
 
 if __name__ == "__main__":

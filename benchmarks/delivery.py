@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.local_server import free_port
-from benchmarks.table import Row
+from benchmarks.printing import Row
 from benchmarks.walking_world import CHUNK_FRAMES, MEDIA_FPS, make_chunks
 from benchmarks.websocket_client import WebSocketClient
 from deployments.proxy import HOOK

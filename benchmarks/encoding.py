@@ -14,7 +14,7 @@ import numpy as np
 from msgspec import msgpack
 from PIL import Image
 
-from benchmarks.table import Row
+from benchmarks.printing import Row
 from benchmarks.walking_world import (
     HEIGHT,
     MEDIA_FPS,

@@ -31,8 +31,7 @@ from websockets.exceptions import ConnectionClosed
 
 from benchmarks.dashboard import APPLICATIONS, ask_dashboard
 from benchmarks.local_server import LocalServer, edit_config, free_port, start_server, stop_server
-from benchmarks.machine import describe_cpus
-from benchmarks.table import Row, print_table
+from benchmarks.printing import Row, print_json, print_table
 from lingbot.config import PRESETS
 
 ABSENT = "decoder.22.weight"
@@ -168,7 +167,7 @@ def main() -> None:
             rows[f"{name} {number + 1}"] = row
             print(name, number + 1, row, flush=True)
     print_table("seconds since Serve gave up", rows)
-    print(json.dumps({"benchmark": "failed_start", **describe_cpus(), "tries": rows}))
+    print_json("failed_start", {"tries": rows})
 
 
 if __name__ == "__main__":

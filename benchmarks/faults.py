@@ -16,7 +16,6 @@ Prints a table with a row for each try, then one JSON line.
 
 import argparse
 import asyncio
-import json
 import signal
 import tempfile
 import time
@@ -44,8 +43,8 @@ from benchmarks.local_server import (
     two_groups,
     wait_until_ready,
 )
-from benchmarks.machine import describe_cpus, shared_memory
-from benchmarks.table import print_table
+from benchmarks.machine import shared_memory
+from benchmarks.printing import print_json, print_table
 from transport.client import News, Reconnected, connect
 from transport.wire.errors import TransportError
 from transport.wire.messages import Moved
@@ -328,7 +327,7 @@ def main() -> None:
             rows[f"{name} {number + 1}"] = row
             print(name, number + 1, row, flush=True)
     print_table("faults", rows)
-    print(json.dumps({"benchmark": "faults", **describe_cpus(), "tries": rows}))
+    print_json("faults", {"tries": rows})
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ Prints a table, then one JSON line.
 """
 
 import argparse
-import json
 import os
 from typing import Any
 
@@ -15,9 +14,8 @@ from playwright.sync_api import Browser, sync_playwright
 
 from benchmarks.chromium import MISSING, STEP_MS, VIEWPORT, find_chromium, launch
 from benchmarks.local_server import server_at
-from benchmarks.machine import describe_cpus
 from benchmarks.percentiles import percentiles
-from benchmarks.table import print_table
+from benchmarks.printing import print_json, print_table
 
 # The page's clock starts with its navigation. A worker's message and a timer of 4 ms are the error.
 VISIT = """
@@ -75,7 +73,7 @@ def main() -> None:
         figures = summarize(measure(url, options.visits))
     print_table("a first visit", {"chromium": figures})
     load = round(os.getloadavg()[0], 1)
-    print(json.dumps(figures | {"load": load, "machine": describe_cpus()}))
+    print_json("first_visit", figures | {"load": load})
 
 
 if __name__ == "__main__":

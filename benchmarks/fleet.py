@@ -9,7 +9,6 @@ values gives a row for each, in every combination. The same seed gives the same 
 
 import argparse
 import itertools
-import json
 import math
 import time
 from collections import Counter
@@ -22,7 +21,7 @@ import msgspec
 from benchmarks.fleet_model import Hardware, Scenario
 from benchmarks.fleet_simulation import Fleet
 from benchmarks.percentiles import percentiles
-from benchmarks.table import Row, print_table
+from benchmarks.printing import Row, print_json, print_table
 from deployments.sessions.admission import GroupLimits
 
 GIB = 2**30
@@ -149,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"{hardware}: {next(iter(scenarios.values())).users} users",
         {label: {name: row[name] for name in (*shown, *more)} for label, row in rows.items()},
     )
-    print(json.dumps({"hardware": hardware, "rows": rows}))
+    print_json("fleet", {"hardware": hardware, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ handshake is that of the proxy and the transport replica beyond what the walker 
 
 import argparse
 import asyncio
-import json
 import time
 from typing import Any
 
@@ -19,8 +18,7 @@ from websockets.exceptions import WebSocketException
 
 from benchmarks.faults import Walk, walk
 from benchmarks.local_server import LocalServer, command_line, local_server
-from benchmarks.machine import describe_cpus
-from benchmarks.table import print_table
+from benchmarks.printing import print_json, print_table
 
 PERIOD_S = 0.75
 FRONT = ("ProxyActor", "lingbot:Transport")  # names of the processes that take sockets
@@ -110,7 +108,7 @@ def main() -> None:
     with local_server() as server:
         found = asyncio.run(measure(server, per_minute=options.per_minute, seconds=options.seconds))
     print_table("the walker", {name: found[name] for name in ("quiet", "flood")})
-    print(json.dumps(found | {"machine": describe_cpus()}))
+    print_json("handshakes", found)
 
 
 if __name__ == "__main__":

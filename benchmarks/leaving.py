@@ -10,7 +10,6 @@ one JSON line.
 
 import argparse
 import asyncio
-import json
 import statistics
 import tempfile
 import time
@@ -25,8 +24,7 @@ from websockets.asyncio.client import connect as open_socket
 
 from benchmarks.faults import Walk, first_frame, walk
 from benchmarks.local_server import LocalServer, local_server, one_group
-from benchmarks.machine import describe_cpus
-from benchmarks.table import print_table
+from benchmarks.printing import print_json, print_table
 from benchmarks.tiny_world import write_tiny_world
 
 NUM_SOCKETS, LEAVE_AFTER_S = 20, 0.3
@@ -98,7 +96,7 @@ def main() -> None:
     with shared_server() as server:
         found = asyncio.run(measure(server, rounds=options.rounds))
     print_table("twenty that leave", {f"{options.rounds} rounds": found})
-    print(json.dumps(found | {"machine": describe_cpus()}))
+    print_json("leaving", found)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ frames did not come within the run is not counted, so that `keys` is small where
 
 import argparse
 import itertools
-import json
 import os
 import time
 from typing import Any
@@ -22,10 +21,9 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from benchmarks.chromium import MISSING, STEP_MS, VIEWPORT, find_chromium, launch
 from benchmarks.local_server import server_at
-from benchmarks.machine import describe_cpus
 from benchmarks.page import enter
+from benchmarks.printing import Row, print_json, print_table
 from benchmarks.realtime import random_taps
-from benchmarks.table import Row, print_table
 from benchmarks.throttle import slow_line
 
 LINES = (10.0, 1.0, 0.3)  # Mbit/s
@@ -114,8 +112,7 @@ def main() -> None:
     shown = {name: {**row, "said": ""} for name, row in rows.items()}
     print_table("the page on slow lines", shown)
     load = round(os.getloadavg()[0], 1)
-    figures = {"seconds": options.seconds, "load": load, "rows": rows}
-    print(json.dumps({"benchmark": "lines", **describe_cpus(), **figures}))
+    print_json("lines", {"seconds": options.seconds, "load": load, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ thread, without other load. Prints a table, then one JSON line.
 """
 
 import argparse
-import json
 import statistics
 import time
 from typing import Any
@@ -15,9 +14,8 @@ from typing import Any
 import psutil
 import torch
 
-from benchmarks.machine import describe_cpus
+from benchmarks.printing import print_json, print_table
 from benchmarks.random_world import MIB, WALK, add_options, make_engine, random_model, random_spec
-from benchmarks.table import print_table
 from lingbot.runtime.engine import Engine
 
 
@@ -65,7 +63,7 @@ def main() -> None:
     facts: dict[str, Any] = {"latent_frames": len(chunk_ms) * chunk, "turned_at_chunk": turned}
     facts |= {"turned_chunk_ms": turned_ms, "ratio_ms": ratios["ms a chunk"]}
     facts |= {"ratio_memory": ratios["MiB"], "rows": rows, "options": vars(options)}
-    print(json.dumps({"benchmark": "long_world", **describe_cpus(), **facts}))
+    print_json("long_world", facts)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,13 @@ In a Ray worker, as metrics outside of one are not recorded. Spans go to a port 
 """
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from typing import Any
 
 import ray
+
+from benchmarks.printing import print_json
 
 COLUMNS = ("p50", "p95", "p99", "max")
 
@@ -85,7 +86,7 @@ def main() -> None:
     for name, rows in found.items():
         for row, values in rows.items():
             print(f"{name + ': ' + row:32}" + "".join(f"{values[c]:10.1f}" for c in COLUMNS))
-    print(json.dumps(found))
+    print_json("observability", found)
 
 
 if __name__ == "__main__":

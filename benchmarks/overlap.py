@@ -7,7 +7,6 @@ decoding have one thread each. Prints the timeline of a few chunks, a table, the
 """
 
 import argparse
-import json
 import statistics
 import threading
 import time
@@ -21,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.machine import describe_machine
+from benchmarks.printing import print_json
 from benchmarks.random_world import MIB, WALK, random_spec
 from lingbot.runtime.commands import Command, OpenSession, StepSession, Stop
 from lingbot.runtime.engine import Engine
@@ -165,7 +165,7 @@ def main() -> None:
     print()
     for name, value in walks.items():
         print(f"{name:24}{value!s:>12}")
-    print(json.dumps({"benchmark": "overlap", **machine, **walks}))
+    print_json("overlap", {**machine, **walks})
 
 
 if __name__ == "__main__":

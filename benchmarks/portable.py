@@ -10,7 +10,6 @@ one JSON line.
 """
 
 import argparse
-import json
 import math
 import statistics
 import time
@@ -27,7 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.machine import describe_machine
-from benchmarks.table import Row, print_table
+from benchmarks.printing import Row, print_json, print_table
 from lingbot.config import PRESETS
 from lingbot.parallel.process_group import spawn_ranks
 from lingbot.parallel.ulysses import SequenceParallelGroup
@@ -170,7 +169,7 @@ def main() -> None:
         }
         title = f"{num_ranks} ranks, {options.dtype}, a chunk takes {run['chunk_s']:.2f} s"
         print_table(f"{title}; last chunks kept beside the sink", marked)
-    print(json.dumps({"benchmark": "portable", **machine, "dtype": options.dtype, "runs": runs}))
+    print_json("portable", {**machine, "dtype": options.dtype, "runs": runs})
 
 
 if __name__ == "__main__":

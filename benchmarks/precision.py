@@ -9,7 +9,6 @@ flows of the public reference is the first row of a rollout. Prints tables, then
 """
 
 import argparse
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +17,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.local_server import ROOT
-from benchmarks.machine import describe_cpus
+from benchmarks.printing import Row, print_json, print_table
 from benchmarks.random_world import WALK, random_spec
-from benchmarks.table import Row, print_table
 from lingbot.dit.fp8 import quantise_blocks
 from lingbot.dit.model import WorldModel
 from lingbot.dit.precision import cast_weights
@@ -126,8 +124,7 @@ def main() -> None:
     tables["pocket"] = measure_pocket()
     for name, rows in tables.items():
         print_table(f"{name}: relative error against float32", rows)
-    facts = {**describe_cpus(), "torch": torch.__version__}
-    print(json.dumps({"benchmark": "precision", **facts, "errors": tables}))
+    print_json("precision", {"torch": torch.__version__, "errors": tables})
 
 
 if __name__ == "__main__":

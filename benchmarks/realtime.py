@@ -41,8 +41,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.local_server import LocalServer, local_server
-from benchmarks.machine import describe_cpus
 from benchmarks.percentiles import percentiles
+from benchmarks.printing import print_json
 from transport.client import Client, connect
 
 WARM_UP_CHUNKS = 6
@@ -194,7 +194,7 @@ def main() -> None:
         figures = run(server, options.chunks)
     for figure, value in figures.items():
         print(f"{figure:32} {value:>10}")
-    print(json.dumps({"benchmark": name, "device": options.device, **describe_cpus(), **figures}))
+    print_json(name, {"device": options.device, **figures})
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ Prints tables by process and by kind of client, then one JSON line with all samp
 
 import argparse
 import asyncio
-import json
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -26,10 +25,9 @@ from websockets.exceptions import ConnectionClosed
 
 from benchmarks.faults import INIT, Walk, walk
 from benchmarks.local_server import LocalServer, local_server, one_group
-from benchmarks.machine import describe_cpus
 from benchmarks.percentiles import percentiles
+from benchmarks.printing import print_json, print_table
 from benchmarks.server_sample import Sample, take_sample, to_json, to_row
-from benchmarks.table import print_table
 from transport.paths import CLIPS_PATH, SOCKET_PATH
 from transport.wire.limits import ClientLimits
 
@@ -310,10 +308,7 @@ def print_report(report: Report) -> None:
     figures = summarize(report)
     for figure, value in figures.items():
         print(f"{figure:32} {value:>10}")
-    samples = to_json(report.samples)
-    print(
-        json.dumps({"benchmark": "rude_clients", **describe_cpus(), **figures, "samples": samples})
-    )
+    print_json("rude_clients", {**figures, "samples": to_json(report.samples)})
 
 
 def summarize(report: Report) -> dict[str, float]:

@@ -11,7 +11,6 @@ Exits with status 1 if a check fails.
 
 import argparse
 import asyncio
-import json
 import sys
 import time
 from collections import Counter
@@ -20,7 +19,7 @@ from msgspec import Struct
 
 from benchmarks.dashboard import placement_groups
 from benchmarks.local_server import LocalServer, local_server, one_group
-from benchmarks.machine import describe_cpus
+from benchmarks.printing import print_json, print_table
 from benchmarks.rude_clients import ARGS, EARLY_MINUTE, SETTLE_S, Report, observe, summarize
 from benchmarks.server_sample import (
     OTHERS,
@@ -30,7 +29,6 @@ from benchmarks.server_sample import (
     to_json,
     unended_sessions,
 )
-from benchmarks.table import print_table
 
 MAX_GROWTH = 0.05  # a share of a process's RSS
 
@@ -124,18 +122,9 @@ def print_soak(report: Report, early: Ground, late: Ground, ends: Counter[str]) 
     for name, reason in checks.items():
         print(f"{name:32} {reason or 'ok'}")
     failed = {name: reason for name, reason in checks.items() if reason}
-    print(
-        json.dumps(
-            {
-                "benchmark": "soak",
-                **describe_cpus(),
-                **summarize(report),
-                "lease_ends": dict(ends),
-                "failed": failed,
-                "samples": to_json([early.sample, *report.samples, late.sample]),
-            }
-        )
-    )
+    facts = {"lease_ends": dict(ends), "failed": failed}
+    samples = to_json([early.sample, *report.samples, late.sample])
+    print_json("soak", {**summarize(report), **facts, "samples": samples})
     return not failed
 
 

@@ -14,14 +14,12 @@ Prints tables, then one JSON line.
 
 import argparse
 import asyncio
-import json
 import statistics
 from typing import Any
 
 from benchmarks.delivery import NUM_CLIENTS, measure_bare, measure_crowd, measure_one, run_server
 from benchmarks.encoding import FORMATS, measure_encoding
-from benchmarks.machine import describe_cpus
-from benchmarks.table import print_table
+from benchmarks.printing import print_json, print_table
 
 
 def measure_delivery(where: str, num_chunks: int, crowd_s: float) -> dict[str, Any]:
@@ -51,7 +49,7 @@ def main() -> None:
     print_table("encoding a chunk", figures["encoding"])
     for where in ("uvicorn", "serve"):
         figures[where] = measure_delivery(where, options.chunks, options.crowd_s)
-    print(json.dumps({"benchmark": "transport", **describe_cpus(), **figures}))
+    print_json("transport", figures)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ Prints a table, then one JSON line. --device cuda compares NCCL with one rank to
 
 import argparse
 import gc
-import json
 import statistics
 import tempfile
 import time
@@ -31,6 +30,7 @@ from torch import Tensor
 from torch.distributed import FileStore  # type: ignore[attr-defined]
 
 from benchmarks.machine import describe_machine
+from benchmarks.printing import print_json
 from benchmarks.random_world import (
     MIB,
     WALK,
@@ -233,7 +233,7 @@ def main() -> None:
     print("median chunk; bytes that a rank sends to others, mean over the ranks")
     print_table(rows)
     shape = {name: getattr(options, name) for name in ("dim", "heads", "layers", "width", "height")}
-    print(json.dumps({"benchmark": "ulysses", **machine, **shape, "runs": rows}))
+    print_json("ulysses", {**machine, **shape, "runs": rows})
 
 
 if __name__ == "__main__":

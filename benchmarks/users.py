@@ -18,7 +18,6 @@ Prints both tables, then one JSON line. All draws are seeded.
 
 import argparse
 import asyncio
-import json
 import random
 import time
 from contextlib import suppress
@@ -29,9 +28,8 @@ import numpy as np
 
 from benchmarks.key_user import HOLD_S, REST_S, Seen, use_keys
 from benchmarks.local_server import LocalServer, local_server, one_group
-from benchmarks.machine import describe_cpus
+from benchmarks.printing import Row, print_json, print_table
 from benchmarks.server_sample import cpu_seconds
-from benchmarks.table import Row, print_table
 
 MEDIA_S = 12 / 16  # a chunk of the pocket world
 REAL_TIME = 1.05  # the most that a session's mean period may be of its media
@@ -170,7 +168,7 @@ def main() -> None:
     for title, rows in (("clients at once", together), ("arrivals", arrivals)):
         if rows:
             print_table(title, rows)
-    print(json.dumps({"benchmark": "users", **describe_cpus(), **figures}))
+    print_json("users", figures)
 
 
 if __name__ == "__main__":

@@ -121,3 +121,10 @@ def is_quiet(page: Page) -> bool:
     """True without a notice, but for one of the world's speed, which a busy machine causes."""
     text = page.inner_text("#toast")
     return not text or "of its speed" in text or "its full speed" in text
+
+
+def play_until(page: Page, chunk_index: int) -> None:
+    page.wait_for_function(
+        "index => window.lingbot?.stats?.shownChunkIndex >= index && lingbot.state === 'playing'",
+        arg=chunk_index,
+    )

@@ -9,7 +9,7 @@ from benchmarks.chromium import VIEWPORT
 from benchmarks.local_server import local_server
 from benchmarks.page import enter
 from tests.browser.cuttable import make_cuttable
-from tests.browser.scripted_world import play_until
+from tests.browser.driver import play_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.xdist_group("restart")]
 

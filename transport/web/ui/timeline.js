@@ -7,7 +7,7 @@ const MAX_S = 120; // of the world's own time
 export class Timeline {
   #list = document.getElementById("moments");
   #onChoose;
-  #moments = []; // { chunkIndex, seconds, image, url, item }, oldest first
+  #moments = []; // { chunkIndex, seconds, clock, image, url, item }, oldest first
 
   /** onChoose(chunkIndex): called with the chunk before which the user wants to be. */
   constructor(onChoose) {
@@ -26,13 +26,19 @@ export class Timeline {
     return this.#moments[0]?.chunkIndex ?? Number.POSITIVE_INFINITY;
   }
 
-  /** seconds: the world's time at the start of the chunk. image: a JPEG of its first frame. */
+  /**
+   * Of two moments with the same time on the clock, only the first is shown.
+   *
+   * seconds: the world's time at the start of the chunk. image: a JPEG of its first frame.
+   */
   add({ chunkIndex, seconds, image }) {
     this.truncate(chunkIndex);
+    const clock = formatClock(seconds);
+    if (this.#moments.at(-1)?.clock === clock) return;
     const url = URL.createObjectURL(image);
-    const item = this.#makeItem(chunkIndex, formatClock(seconds), url);
+    const item = this.#makeItem(chunkIndex, clock, url);
     const isAtEnd = this.#list.scrollLeft + this.#list.clientWidth >= this.#list.scrollWidth - 4;
-    this.#moments.push({ chunkIndex, seconds, image, url, item });
+    this.#moments.push({ chunkIndex, seconds, clock, image, url, item });
     this.#list.append(item);
     while (this.#moments[0].seconds < seconds - MAX_S) this.#remove(0);
     if (isAtEnd) this.#scrollToEnd();

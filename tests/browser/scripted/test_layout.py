@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Page, ViewportSize
 from benchmarks.chromium import STEP_MS
 from tests.browser.driver import wait_for_async
 from tests.browser.fake_server import chunk, grey
-from tests.browser.scripted_world import ScriptedWorld, enter_scripted, serve_worlds
+from tests.browser.scripted.world import ScriptedWorld, enter_scripted
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("focus")]
 
@@ -18,12 +18,6 @@ DESKTOP, PORTRAIT, LANDSCAPE, SMALL = (1280, 800), (390, 844), (844, 390), (320,
 OTHERS = [(1440, 700), (1080, 700), (900, 700), (812, 375), (768, 1024), (360, 640), (568, 320)]
 SIZES = [(208, 128), (832, 480), (64, 112)]  # of a world's frames
 HINT = "#first-hint"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[SimpleNamespace]:
-    with serve_worlds() as server:
-        yield server
 
 
 @pytest.fixture

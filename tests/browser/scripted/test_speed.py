@@ -1,7 +1,5 @@
 """The mark of the speed: its sentence, its colour, and what the automatic format sends."""
 
-from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +9,7 @@ from playwright.sync_api import Page, expect
 from benchmarks.chromium import STEP_MS
 from tests.browser.driver import choose_format
 from tests.browser.fake_server import chunk, grey
-from tests.browser.scripted_world import ScriptedWorld, enter_scripted, serve_worlds
+from tests.browser.scripted.world import ScriptedWorld, enter_scripted
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("saved")]
 
@@ -22,12 +20,6 @@ FULL_JPEG = {
     "output_compression": 90,
     "realtime_preview_max_width": 0,
 }
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[SimpleNamespace]:
-    with serve_worlds() as server:
-        yield server
 
 
 @pytest.mark.parametrize(

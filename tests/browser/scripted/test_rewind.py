@@ -1,37 +1,23 @@
 """Worlds that the page turns back and forks."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 import pytest
 from playwright.sync_api import Page
 
 from benchmarks.page import enter
-from tests.browser.driver import fake_visibility, shown_frame
+from tests.browser.driver import fake_visibility, play_until, shown_frame
 from tests.browser.fake_server import chunk, grey
-from tests.browser.scripted_world import (
+from tests.browser.scripted.world import (
     GONE,
     OUTPUT_FIELDS,
     SESSION,
     SNAPSHOT,
     ScriptedWorld,
-    enter_scripted,
-    play_until,
-    serve_worlds,
 )
 
 pytestmark = [pytest.mark.browser]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[SimpleNamespace]:
-    with serve_worlds() as server:
-        yield server
-
-
-@pytest.fixture
-def world(page: Page) -> ScriptedWorld:
-    return enter_scripted(page)
 
 
 def moments(page: Page) -> list[str]:
@@ -190,22 +176,31 @@ def test_the_strip_is_used_with_the_keyboard_alone(page: Page, world: ScriptedWo
     assert page.evaluate("document.activeElement.innerText") == "Rewind"
 
 
-def test_the_strip_holds_two_minutes(page: Page) -> None:
+@pytest.mark.parametrize(
+    ("added", "shown"),
+    [
+        (range(0, 301, 10), [f"{one // 60}:{one % 60:02}" for one in range(180, 301, 10)]),
+        ([0, 0.75, 2.25, 3, 3.75], ["0:00", "0:02", "0:03"]),
+    ],
+    ids=["two minutes", "one moment a second"],
+)
+def test_the_strip_holds(page: Page, added: Sequence[float], shown: list[str]) -> None:
     clocks = page.evaluate(
-        """async () => {
+        """async (added) => {
             const { Timeline } = await import("/static/ui/timeline.js");
             const timeline = new Timeline(() => {});
             const canvas = new OffscreenCanvas(2, 1);
             canvas.getContext("2d");
             const image = await canvas.convertToBlob();
-            for (let seconds = 0; seconds <= 300; seconds += 10) {
-                timeline.add({ chunkIndex: seconds, seconds, image });
+            for (const [chunkIndex, seconds] of added.entries()) {
+                timeline.add({ chunkIndex, seconds, image });
                 await document.querySelector("#moments li:last-child img").decode();
             }
             return [...document.querySelectorAll("#moments span")].map((text) => text.innerText);
-        }"""
+        }""",
+        list(added),
     )
-    assert (clocks[0], clocks[-1], len(clocks)) == ("3:00", "5:00", 13)
+    assert clocks == shown
 
 
 def test_a_fork_opens_in_a_new_tab(page: Page, world: ScriptedWorld) -> None:

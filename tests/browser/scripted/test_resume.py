@@ -1,7 +1,6 @@
 """Worlds that go on after a socket was lost, or in another place."""
 
 import io
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,32 +10,18 @@ from PIL import Image
 from playwright.sync_api import Page, WebSocket
 
 from benchmarks.page import enter
-from tests.browser.driver import read_card, wait_for_actions
-from tests.browser.scripted_world import (
+from tests.browser.driver import play_until, read_card, wait_for_actions
+from tests.browser.scripted.world import (
     GONE,
     OUTPUT_FIELDS,
     REFUSED,
     SESSION,
     SNAPSHOT,
     ScriptedWorld,
-    enter_scripted,
     keep,
-    play_until,
-    serve_worlds,
 )
 
 pytestmark = [pytest.mark.browser]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[SimpleNamespace]:
-    with serve_worlds() as server:
-        yield server
-
-
-@pytest.fixture
-def world(page: Page) -> ScriptedWorld:
-    return enter_scripted(page)
 
 
 def last_frame() -> dict[str, Any]:

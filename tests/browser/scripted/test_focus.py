@@ -1,26 +1,11 @@
 """Which element has the focus, and which keys it takes from the walk."""
 
-from collections.abc import Iterator
-from types import SimpleNamespace
-
 import pytest
 from playwright.sync_api import Page
 
-from tests.browser.scripted_world import ScriptedWorld, enter_scripted, serve_worlds
+from tests.browser.scripted.world import ScriptedWorld
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("focus")]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[SimpleNamespace]:
-    with serve_worlds() as server:
-        yield server
-
-
-@pytest.fixture
-def world(page: Page) -> ScriptedWorld:
-    """The page plays the first chunk of a scripted world."""
-    return enter_scripted(page)
 
 
 def held(page: Page) -> list[str]:

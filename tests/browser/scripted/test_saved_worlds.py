@@ -2,9 +2,7 @@
 
 import io
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from msgspec import msgpack
@@ -12,31 +10,17 @@ from PIL import Image
 from playwright.sync_api import Page
 
 from benchmarks.page import enter, wait_until_playing
-from tests.browser.driver import fake_visibility, read_card, wait_for_async
-from tests.browser.scripted_world import (
+from tests.browser.driver import fake_visibility, play_until, read_card, wait_for_async
+from tests.browser.scripted.world import (
     OUTPUT_FIELDS,
     REFUSED,
     SNAPSHOT,
     ScriptedWorld,
-    enter_scripted,
     keep,
     offer,
-    play_until,
-    serve_worlds,
 )
 
 pytestmark = [pytest.mark.browser]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[SimpleNamespace]:
-    with serve_worlds() as server:
-        yield server
-
-
-@pytest.fixture
-def world(page: Page) -> ScriptedWorld:
-    return enter_scripted(page)
 
 
 def test_a_saved_world_is_a_file(page: Page, world: ScriptedWorld, tmp_path: Path) -> None:

@@ -1,15 +1,13 @@
 """The start screen: its seed, its pictures, and files that are dropped on the page."""
 
 import base64
-from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from msgspec import msgpack
 from playwright.sync_api import Page
 
-from tests.browser.scripted_world import ScriptedWorld, enter_scripted, serve_worlds
+from tests.browser.scripted.world import ScriptedWorld, enter_scripted
 from tests.transport.fake_world import png
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("focus")]
@@ -27,12 +25,6 @@ DROP = """({ name, type, base64, padding }) => {
         window.wasMarked = (window.wasMarked ?? false) || "drop" in document.body.dataset;
     }
 }"""
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[SimpleNamespace]:
-    with serve_worlds() as server:
-        yield server
 
 
 def drop(page: Page, name: str, data: bytes, kind: str = "", *, padding: int = 0) -> None:

@@ -1,14 +1,12 @@
 """What the page says when a walk cannot go on: a plain line, what to do, and no close code."""
 
 import re
-from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import get_args
 
 import pytest
 from playwright.sync_api import Page
 
-from tests.browser.scripted_world import enter_scripted, serve_worlds
+from tests.browser.scripted.world import enter_scripted
 from transport.wire.errors import ErrorCode
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("saved")]
@@ -16,12 +14,6 @@ pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("saved")]
 CLOSE_CODE = re.compile(r"\b(10[01]\d|[34]\d{3})\b")
 ADVICE = re.compile(r"walk|choose|wait|open|begin|again|look", re.IGNORECASE)
 CLOSE_CODES = [None, *range(1000, 1016), 3000, 4000]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[SimpleNamespace]:
-    with serve_worlds() as server:
-        yield server
 
 
 def test_each_cause_has_a_plain_line_and_something_to_do(page: Page) -> None:

@@ -1,17 +1,15 @@
 """Names, live region, contrast and motion of the page."""
 
-from collections.abc import Iterator
 from importlib import resources
-from types import SimpleNamespace
 
 import pytest
 from playwright.sync_api import Page, ViewportSize, expect
 
 from benchmarks.chromium import STEP_MS
-from tests.browser.contrast import texts_with_contrast
 from tests.browser.driver import LISTEN_TO_ANNOUNCER, wait_for_async
 from tests.browser.fake_server import chunk, grey
-from tests.browser.scripted_world import ScriptedWorld, enter_scripted, serve_worlds
+from tests.browser.scripted.contrast import texts_with_contrast
+from tests.browser.scripted.world import ScriptedWorld, enter_scripted
 from tests.transport.fake_world import png
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("focus")]
@@ -27,12 +25,6 @@ ENDED = "the session was open for 600 s, its longest time"
 AA = 4.5
 SNOW, NIGHT = 255, 0
 RUNNING = "document.getAnimations().filter(({ playState }) => playState === 'running').length"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[SimpleNamespace]:
-    with serve_worlds() as server:
-        yield server
 
 
 def enter_world_of(page: Page, level: int) -> ScriptedWorld:

@@ -118,10 +118,3 @@ def keep(page: Page, world: ScriptedWorld, world_index: int = 1) -> None:
 def offer(page: Page) -> str:
     page.wait_for_selector("#continue:visible")
     return page.inner_text("#continue")
-
-
-def play_until(page: Page, chunk_index: int) -> None:
-    page.wait_for_function(
-        "index => window.lingbot?.stats?.shownChunkIndex >= index && lingbot.state === 'playing'",
-        arg=chunk_index,
-    )
