@@ -39,11 +39,11 @@ def test_diffusers_own_methods_are_the_slow_twin(shape):
     latents, video = random_latents(seed=0, frames=4), random_video(seed=1, frames=13)
     decoded = vae.decode_video(latents, vae.new_decoder_state())
     theirs = vae.network.decode(latents * std + mean).sample
-    torch.testing.assert_close(decoded.clamp(-1, 1), theirs, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(decoded.clamp(-1, 1), theirs, rtol=1e-4, atol=2e-5)
     assert decoded.shape == (1, 3, 13, 16, 24) and theirs.std() > 0.01
     encoded = vae.encode(video, vae.new_encoder_state())
     moments = vae.network.encode(video).latent_dist.mode()
-    torch.testing.assert_close(encoded, (moments - mean) / std, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(encoded, (moments - mean) / std, rtol=1e-4, atol=2e-5)
 
 
 @torch.inference_mode()
