@@ -92,7 +92,7 @@ def test_a_tiny_vae_takes_the_latents_it_was_trained_on(tmp_path, name, latents,
         for model, taken in options.items()
     }
     shown = codec.decode_video(z, codec.new_decoder_state())
-    torch.testing.assert_close(shown, decoded[takes_model], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(shown, decoded[takes_model], rtol=1e-4, atol=1e-5)
     assert (shown - decoded[not takes_model]).norm() > 1e-3 * shown.norm()
     video = torch.rand(1, 8, 3, 16, 24)
     raw = network.encode(video).transpose(1, 2)

@@ -56,7 +56,7 @@ def test_decoding_in_pieces_equals_decoding_at_once(narrow, sizes):
     state = DecoderState()
     pieces = [narrow.decode(piece, state) for piece in latents.split(sizes, dim=1)]
     assert whole.shape == (2, 4 * sum(sizes) - 3, 3, 24, 32)
-    torch.testing.assert_close(torch.cat(pieces, dim=1), whole, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(torch.cat(pieces, dim=1), whole, rtol=1e-4, atol=1e-5)
 
 
 @torch.inference_mode()
@@ -74,7 +74,7 @@ def test_fused_decoding_equals_the_layers_one_by_one(widths, size):
             for vae, state in zip((plain, fused), states, strict=True)
         )
         assert slow.std() > 1e-3
-        torch.testing.assert_close(fast, slow, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-5)
 
 
 @torch.inference_mode()
