@@ -315,12 +315,16 @@ class GroupSessions:
                 self._detach(session_id)
                 return
 
-    def end(self, session_id: str, epoch: int) -> bool:
-        """End a session of which this is the last lease. True if another socket has its world."""
-        record = self.registry.get(session_id)
-        if record is not None and record.epoch == epoch:
+    def end(self, session_id: str, epoch: int, has_moved: bool = False) -> bool:
+        """End a session of which this is the last lease. True if another socket has its world.
+
+        `has_moved`: its holder goes on with the world in another group.
+        """
+        is_taken_over = self.registry.is_taken_over(session_id, epoch)
+        if not is_taken_over and (record := self.registry.get(session_id)):
+            record.has_moved = has_moved
             self._end(session_id, record.end_reason)
-        return self.registry.is_taken_over(session_id, epoch)
+        return is_taken_over
 
     def age_and_epoch(self, session_id: str) -> tuple[float, int]:
         """Seconds since a session was reserved first, and its leases so far."""

@@ -269,13 +269,14 @@ class WorldRank:
             if self._sessions.is_held(session_id, epoch)
         }
 
-    def end(self, session_id: str, epoch: int) -> bool:
+    def end(self, session_id: str, epoch: int, has_moved: bool = False) -> bool:
         """End a session and free its world; its lease may have ended before.
 
-        A session that has a later lease is left as it is. True for it, and for one that was handed
-        over: another socket goes on with its world.
+        `has_moved`: its holder goes on with the world in another group. A session that has a later
+        lease is left as it is. True for it, and for one that had ended as moved before: another
+        socket goes on with its world.
         """
-        return self._sessions.end(session_id, epoch)
+        return self._sessions.end(session_id, epoch, has_moved)
 
     def memory(self) -> WorldMemory | None:
         """The plan by which this rank was loaded, if there is one."""

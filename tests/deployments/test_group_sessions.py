@@ -34,6 +34,21 @@ def test_a_session_that_is_not_resumable_ends_with_its_call():
     run(scenario)
 
 
+def test_a_holder_does_not_take_its_own_move_for_another_sockets():
+    async def scenario(group):
+        replies = await group.walk("a", STAYS)
+        assert not group.sessions.end("a", 1, True)
+        await group.calls["a"]
+        assert replies == [1]
+        assert group.sessions.end("a", 0)  # an older lease, which has not heard of the newer one
+        await group.walk("b", STAYS)
+        group.sessions.mark_faulty("b", "failed")
+        assert not group.sessions.end("b", 1, True)
+        assert group.sessions.registry.ends == {"moved": 1, "failed": 1}
+
+    run(scenario)
+
+
 def test_a_client_that_leaves_between_its_admission_and_its_lease_leaves_nothing():
     async def scenario(group):
         await group.walk("a")
