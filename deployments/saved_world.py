@@ -110,6 +110,7 @@ def demand_of(world: WorldSpec | SavedWorld, *, realtime: bool, resumable: bool)
         width=world.width,
         height=world.height,
         window=world.window,
+        num_steps=world.num_steps,
         realtime=realtime,
         resumable=resumable,
     )

@@ -134,8 +134,9 @@ class WorldRank:
         """
         loop = asyncio.get_running_loop()
 
-        def measure(size: "Size", chunk_s: float) -> None:  # on a thread of the worker
-            loop.call_soon_threadsafe(self._sessions.measure, (size.width, size.height), chunk_s)
+        def measure(size: "Size", denoising_s: float, decoding_s: float) -> None:  # on a thread
+            note = partial(self._sessions.measure, (size.width, size.height))
+            loop.call_soon_threadsafe(note, denoising_s, decoding_s)
 
         self._worker.on_chunk = measure
         threading.Thread(target=self._run_worker, args=[loop], name="engine", daemon=True).start()
@@ -325,6 +326,7 @@ class WorldRank:
             self._config.group,
             media_s=engine.config.chunk_frames / engine.config.fps,
             session_bytes=sizes.all_together,
+            num_steps=engine.config.num_steps,
         )
         return GroupSessions(
             admission,
