@@ -96,7 +96,7 @@ class GroupSessions:
             if not self._attach(session_id, secret, call_id):
                 yield NotHere(self._group_id)
                 return
-        elif len(self.waiting) or not self._admit(call_id, demand):
+        elif demand.gives_way or len(self.waiting) or not self._admit(call_id, demand):
             if full := self.waiting.join(call_id, demand):
                 yield full
                 return

@@ -50,6 +50,7 @@ class Demand(Struct, frozen=True, kw_only=True):
     # A session that was admitted before, here or elsewhere: it goes in front of the line, and is
     # not refused for the group's speed.
     returning: bool = False
+    gives_way: bool = False  # its group died while it waited: the worlds that were there go first
 
     @property
     def size(self) -> Size:

@@ -251,6 +251,34 @@ def test_a_client_that_asks_again_keeps_its_place_and_is_never_turned_away():
     run(scenario, max_sessions=1, max_waiting=1)
 
 
+def test_a_client_whose_group_died_lets_the_worlds_that_were_there_go_first():
+    async def scenario(group):
+        waited = replace(WALK, waited_s=9.0, gives_way=True)
+        waiting = await group.ask("waiting", waited)
+        assert waiting == [Waiting(1)]
+        assert (await group.ask("world", replace(WALK, returning=True)))[-1] == 1
+        await settle()
+        assert waiting[-1].position == 1
+        group.sessions.end("world", 1)
+        while waiting[-1] != 1:
+            await asyncio.sleep(0.01)
+
+    run(scenario, max_sessions=1, keep_s=0.05)
+
+
+def test_a_client_that_gives_way_is_admitted_if_no_world_comes():
+    async def scenario(group):
+        waiting = await group.ask("waiting", replace(WALK, gives_way=True))
+        while waiting[-1] != 1:
+            await asyncio.sleep(0.01)
+        gone = await group.ask("gone", replace(WALK, gives_way=True))
+        group.sessions.leave("gone")
+        await asyncio.sleep(0.2)  # longer than it would have given way
+        assert "gone" not in group.states() and gone[-1] != 1
+
+    run(scenario, keep_s=0.05)
+
+
 def test_twenty_clients_that_leave_the_line_make_room_for_the_next_at_once():
     async def scenario(group):
         await group.walk("a")

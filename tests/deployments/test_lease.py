@@ -82,6 +82,7 @@ def test_a_client_asks_again_and_keeps_its_place(reply):
         assert 0.05 <= demand.waited_s < 2
         known = ("one", "kept") if reply is ASK_AGAIN else (None, None)
         assert (demand.last_group, demand.place) == known
+        assert demand.gives_way is (reply is not ASK_AGAIN)
         answer(group, Lease("a", FakeRank()))
         assert (await opening).id == "a"
         assert not group.streams[1].cancelled
