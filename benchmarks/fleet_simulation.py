@@ -9,11 +9,11 @@ from typing import Any
 
 from benchmarks.fleet_autoscaler import Autoscaler
 from benchmarks.fleet_model import Group, Node, Outcome, Scenario, Sums, User
-from deployments.sessions.admission import Admission
+from deployments.sessions.admission import Admission, Demand
 from deployments.sessions.line import Line, LineFull
 from deployments.sessions.wait_clock import WaitClock
 
-SIZE = (832, 480)
+DEMAND = Demand(width=832, height=480)
 ASK_AGAIN_S = 5.0  # how long a client waits in one group's line
 NUM_ASKED = 32  # groups that the router compares at most
 COME_BACK_S = 2.0  # after which a client whose group died asks again
@@ -167,11 +167,11 @@ class Fleet:
         return True
 
     def _fits(self, group: Group) -> bool:
-        return group.admission.refusal(SIZE, self.scenario.hardware.bytes_each) is None
+        return group.admission.refusal(DEMAND, self.scenario.hardware.bytes_each) is None
 
     def _admit(self, user: User, group: Group) -> None:
         self._account(group)
-        group.admission.admit(user.name, SIZE, self.scenario.hardware.bytes_each)
+        group.admission.admit(user.name, DEMAND, self.scenario.hardware.bytes_each)
         group.sessions[user.name] = user
         user.group = group
         user.turn += 1
@@ -314,7 +314,7 @@ class Fleet:
         admission = Admission(
             scenario.limits, media_s=hardware.media_s, session_bytes=hardware.session_bytes
         )
-        admission.measure(SIZE, hardware.chunk_s)
+        admission.measure(DEMAND.size, hardware.chunk_s)
         line = Line(max_waiting=scenario.limits.max_waiting)
         group = Group(admission, line, self._find_node(), self.now)
         group.node.groups.append(group)

@@ -168,7 +168,9 @@ class WalkingWorld:
     async def read_fork(self, token: str) -> SavedWorld:
         raise SessionGone("this world has no forks", field="fork")
 
-    async def resume(self, token: str, *, on_wait: OnWait) -> tuple[WorldSession, SavedWorld]:
+    async def resume(
+        self, token: str, *, on_wait: OnWait, realtime: bool = True
+    ) -> tuple[WorldSession, SavedWorld]:
         raise SessionGone("this world is not resumed", field="resume")
 
     async def draining(self) -> str:

@@ -17,7 +17,6 @@ TOKEN_USAGE = serve.deployment(
     name="TokenUsage",
     num_replicas=1,
     max_ongoing_requests=1_000_000,
-    ray_actor_options={"num_cpus": 0},
     graceful_shutdown_timeout_s=1,  # the transports repeat their counts to the next replica
 )(TokenUsage)
 
@@ -26,7 +25,6 @@ FORK_STORE = serve.deployment(
     name="ForkStore",
     num_replicas=1,
     max_ongoing_requests=1000,
-    ray_actor_options={"num_cpus": 0},
     graceful_shutdown_timeout_s=1,
 )(ForkStore)
 ROUTERS = "deployments.router"
@@ -45,10 +43,13 @@ def build(args: dict[str, Any]) -> Application:
     deployments = [group.bind(config)]
     if config.has_text_encoder:
         deployments.append(serve.deployment(name="TextEncoder")(TextEncoder).bind(config))
-    usage = None if config.access is None else TOKEN_USAGE.bind()
-    forks = None
+    usage = forks = None
+    options = {"num_cpus": 0, "resources": config.singleton_resources}
+    if config.access is not None:
+        usage = TOKEN_USAGE.options(ray_actor_options=options).bind()
     if config.fork_store_bytes:
-        forks = FORK_STORE.bind(budget_bytes=config.fork_store_bytes, ttl_s=config.fork_ttl_s)
+        store = FORK_STORE.options(ray_actor_options=options)
+        forks = store.bind(budget_bytes=config.fork_store_bytes, ttl_s=config.fork_ttl_s)
     application: Application = transport.bind(
         config, *deployments, token_usage=usage, fork_store=forks
     )

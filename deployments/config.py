@@ -78,6 +78,9 @@ class ServiceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     # An OpenTelemetry collector that receives spans over HTTP; None: nothing is traced
     otlp_endpoint: HttpUrl | None = None
     operator_token_file: SecretFile | None = None  # for GET /v1/sessions; None: nobody reads it
+    # Ray resources that ForkStore and TokenUsage ask for, of which there is one replica each: they
+    # run on nodes that offer these. Ray's section cannot name a deployment that may be absent
+    singleton_resources: dict[str, PositiveFloat] = {}
     # Hosts from which clients' first frames may be fetched by https URL; (): no URL is fetched
     image_hosts: tuple[HostName, ...] = ()
 
@@ -98,6 +101,12 @@ class ServiceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         """The deployments that Ray's section may configure."""
         apart = ("TextEncoder",) if self.has_text_encoder else ()
         return ("Transport", "WorldGroup", *apart)
+
+    @property
+    def singletons(self) -> tuple[str, ...]:
+        """The deployments of one replica, which Ray's section does not configure."""
+        store = ("ForkStore",) if self.fork_store_bytes else ()
+        return (*store, "TokenUsage") if self.access is not None else store
 
     @property
     def vae_kind(self) -> VaeKind:
@@ -141,7 +150,7 @@ def parse_args(args: dict[str, Any]) -> ServiceConfig:
 
 
 def check_effects(config: ServiceConfig) -> None:
-    """Raise ConfigError for a key that the preset, the VAE or the device would ignore."""
+    """Raise ConfigError for a key that the preset, the VAE, the device or Ray would not use."""
     if not config.has_text_encoder:  # the preset has all of its parts in one folder
         for name, default in (("assets", None), ("tiny_vae", None), ("text_encoder_device", "cpu")):
             if getattr(config, name) != default:
@@ -150,6 +159,8 @@ def check_effects(config: ServiceConfig) -> None:
         raise ConfigError("args.tiny_vae: has no effect, expected it with vae: tiny")
     if config.access is not None and config.access.is_empty:
         raise ConfigError("args.access: nobody could enter, expected `tokens_file` or `jwt`")
+    if built_in := sorted({"CPU", "GPU", "memory"} & config.singleton_resources.keys()):
+        raise ConfigError(f"args.singleton_resources.{built_in[0]}: expected custom resources")
     if config.device == "cpu":
         if config.fp8:
             raise ConfigError("args.fp8: needs a GPU, expected false with device: cpu")

@@ -16,7 +16,7 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.calls import answer_of, call_detached
 from deployments.observability.logs import configure_logging
-from transport.wire.errors import Busy, Refused, SessionGone
+from transport.wire.errors import RETRY_AFTER_S, Busy, Refused, SessionGone
 
 ANSWER_TIMEOUT_S = 8.0  # clients give a handshake 10 s
 MAX_CLAIMS = 100_000  # of resume tokens, some 200 bytes each
@@ -236,7 +236,7 @@ class ClusterForks:
             world = await reading
         except (TimeoutError, RayError, RayServeException) as exc:
             logger.warning("a stored world could not be read: %r", exc)
-            raise Busy("the store of worlds does not answer", retry_after_s=5) from exc
+            raise Busy("the store of worlds does not answer", retry_after_s=RETRY_AFTER_S) from exc
         if world is None:
             raise SessionGone("this world is not kept any more", field=field)
         return world

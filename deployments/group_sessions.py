@@ -96,7 +96,7 @@ class GroupSessions:
             if not self._attach(session_id, secret, call_id):
                 yield NotHere(self._group_id)
                 return
-        elif len(self.waiting) or not self._admit(call_id, demand):
+        elif demand.gives_way or len(self.waiting) or not self._admit(call_id, demand):
             if full := self.waiting.join(call_id, demand):
                 yield full
                 return
@@ -168,18 +168,16 @@ class GroupSessions:
 
     def _admit(self, session_id: str, demand: Demand) -> bool:
         """Admit a client, if it fits. Detached sessions make room for its bytes."""
-        size, num_bytes = (demand.width, demand.height), self._bytes_of(demand)
-        takes_speed = demand.realtime and not demand.returning
-        detached = self.registry.detached()
-        for name in self.admission.to_evict(size, num_bytes, detached, realtime=takes_speed):
+        num_bytes = self._bytes_of(demand)
+        for name in self.admission.to_evict(demand, num_bytes, self.registry.detached()):
             self._remove(name, "evicted")
         if self._refusal(demand) is not None:
             return False
-        self.admission.admit(session_id, size, num_bytes, realtime=demand.realtime)
+        self.admission.admit(session_id, demand, num_bytes)
         self.registry.reserve(
             session_id,
             self._clock(),
-            size=size,
+            size=demand.size,
             num_bytes=num_bytes,
             realtime=demand.realtime,
             resumable=demand.resumable,
@@ -190,9 +188,7 @@ class GroupSessions:
         return True
 
     def _refusal(self, demand: Demand) -> Reason | None:
-        size = demand.width, demand.height
-        takes_speed = demand.realtime and not demand.returning
-        return self.admission.refusal(size, self._bytes_of(demand), realtime=takes_speed)
+        return self.admission.refusal(demand, self._bytes_of(demand))
 
     def _add_holder(self, session_id: str, call_id: str) -> None:
         ended = asyncio.get_running_loop().create_future()
@@ -218,9 +214,9 @@ class GroupSessions:
         self.line.max_waiting = limits.max_waiting
         self.update()
 
-    def measure(self, size: Size, chunk_s: float) -> None:
+    def measure(self, size: Size, denoising_s: float, decoding_s: float = 0.0) -> None:
         """Note the seconds that the group was busy with one chunk of this size."""
-        self.admission.measure(size, chunk_s)
+        self.admission.measure(size, denoising_s, decoding_s)
         self.update()
 
     def mark_opened(self, session_id: str) -> bool:
@@ -315,12 +311,16 @@ class GroupSessions:
                 self._detach(session_id)
                 return
 
-    def end(self, session_id: str, epoch: int) -> bool:
-        """End a session of which this is the last lease. True if another socket has its world."""
-        record = self.registry.get(session_id)
-        if record is not None and record.epoch == epoch:
+    def end(self, session_id: str, epoch: int, has_moved: bool = False) -> bool:
+        """End a session of which this is the last lease. True if another socket has its world.
+
+        `has_moved`: its holder goes on with the world in another group.
+        """
+        is_taken_over = self.registry.is_taken_over(session_id, epoch)
+        if not is_taken_over and (record := self.registry.get(session_id)):
+            record.has_moved = has_moved
             self._end(session_id, record.end_reason)
-        return self.registry.is_taken_over(session_id, epoch)
+        return is_taken_over
 
     def age_and_epoch(self, session_id: str) -> tuple[float, int]:
         """Seconds since a session was reserved first, and its leases so far."""

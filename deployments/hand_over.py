@@ -17,9 +17,7 @@ from deployments.lease import hand_over
 from deployments.rank_replies import HandedOver
 from deployments.session_list import NAMESPACE, rank_name
 from deployments.sessions.resume_token import ResumeToken
-from transport.wire.errors import Busy
-
-RETRY_AFTER_S = 5
+from transport.wire.errors import RETRY_AFTER_S, Busy
 
 T = TypeVar("T")
 

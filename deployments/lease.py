@@ -162,7 +162,7 @@ class HeldLease:
         that has died does not answer, but the end may still come.
         """
         self._touching.cancel()
-        answer = answer_of(call_detached(self._rank.end, self.session_id, self.epoch))
+        answer = answer_of(call_detached(self._rank.end, self.session_id, self.epoch, True))
         await asyncio.wait([answer], timeout=LAST_WORD_S)
         is_answered = answer.done() and answer.exception() is None
         if not is_answered:

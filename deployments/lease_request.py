@@ -87,7 +87,9 @@ class LeaseRequest:
                     case Waiting() as place:
                         self._place = place
                     case AskAgain(group_id, kept):
-                        self._demand = replace(self._demand, last_group=group_id, place=kept)
+                        self._demand = replace(
+                            self._demand, last_group=group_id, place=kept, gives_way=False
+                        )
                         return None
                     case NotHere():
                         raise SessionGone("this session is gone", field="resume")
@@ -104,6 +106,7 @@ class LeaseRequest:
         except RayActorError as exc:
             logger.info("a group ended while a client waited for it: %s", exc)
             self._place = None
+            self._demand = replace(self._demand, gives_way=not self._demand.returning)
             await self._tell()
             await asyncio.sleep(self._notice_period_s)  # until Serve knows that it is gone
             return None

@@ -12,12 +12,12 @@ from msgspec import Struct
 
 from deployments.config import ServiceConfig
 from deployments.fork_store import ClusterForks, LeftWorld
-from deployments.hand_over import RETRY_AFTER_S, finish_taking
+from deployments.hand_over import finish_taking
 from deployments.rank_replies import HandedOver
 from deployments.saved_world import read_snapshot
 from deployments.sessions.resume_token import ResumeToken, parse_resume_token
 from lingbot.runtime.snapshot import Snapshot, encode_snapshot
-from transport.wire.errors import Busy, SessionGone
+from transport.wire.errors import RETRY_AFTER_S, Busy, SessionGone
 
 # Takes a session of an application from its group, where it ends
 HandOver = Callable[[str, ResumeToken], Awaitable[HandedOver | None]]

@@ -264,6 +264,8 @@ def needed_resources(file: ConfigFile) -> dict[str, dict[str, float]]:
             if amount:
                 key = f"{resource_key(deployment, resource)} of {name}"
                 needed[resource][key] = amount * max(1, num_replicas(deployment))
+    for resource, amount in file.args.singleton_resources.items():
+        needed[resource][f"{ARGS}.singleton_resources"] = amount * len(file.args.singletons)
     return needed
 
 

@@ -12,7 +12,7 @@ from deployments.calls import call_detached, cancel
 from deployments.config import ServiceConfig
 from deployments.encoded_prompt import EncodedPrompt
 from deployments.readiness import Readiness
-from transport.wire.errors import Busy, TransportError, WorldFailed, WorldLost
+from transport.wire.errors import RETRY_AFTER_S, Busy, TransportError, WorldFailed, WorldLost
 
 NUM_TRIES = 2  # encoding changes nothing, so that a call may be repeated when its replica has died
 
@@ -54,7 +54,8 @@ class PromptEncoder:
             except RayActorError as exc:
                 logger.warning("the text encoder died: %s", exc)
             except BackPressureError as exc:
-                raise Busy("too many prompts wait for the text encoder") from exc
+                text = "too many prompts wait for the text encoder"
+                raise Busy(text, retry_after_s=RETRY_AFTER_S) from exc
             except (RayError, RayServeException) as exc:
                 await self._readiness.ask()  # raises the reason if Serve has given up
                 raise WorldLost("the text encoder was lost") from exc
@@ -82,7 +83,8 @@ class PromptEncoder:
         if ready and waited_s > self._answer_timeout_s:
             return WorldLost(f"the text encoder did not answer for {self._answer_timeout_s:g} s")
         if not ready and waited_s > self._start_timeout_s:
+            text = "the text encoder is still warming up"
             return Busy(
-                f"the text encoder is still warming up; gave up after {self._start_timeout_s:g} s"
+                f"{text}; gave up after {self._start_timeout_s:g} s", retry_after_s=RETRY_AFTER_S
             )
         return None

@@ -16,7 +16,7 @@ from lingbot.runtime.snapshot import Origin, Snapshot, decode_snapshot
 from lingbot.runtime.snapshot_check import check_snapshot, longest_condition
 from transport.wire.errors import Refused
 from transport.wire.limits import ClientLimits
-from transport.wire.world import SavedWorld
+from transport.wire.world import SavedWorld, WorldSpec
 
 INIT_BYTES = 1024  # of an `init` beside its snapshot; a long prompt takes more
 
@@ -104,12 +104,13 @@ def describe(snapshot: Snapshot) -> SavedWorld:
     )
 
 
-def demand_of(saved: SavedWorld, *, realtime: bool, resumable: bool) -> Demand:
-    """The demand of a session that goes on with a saved world."""
+def demand_of(world: WorldSpec | SavedWorld, *, realtime: bool, resumable: bool) -> Demand:
+    """The demand of a session that opens a new world, or goes on with a saved one."""
     return Demand(
-        width=saved.width,
-        height=saved.height,
-        window=saved.window,
+        width=world.width,
+        height=world.height,
+        window=world.window,
+        num_steps=world.num_steps,
         realtime=realtime,
         resumable=resumable,
     )

@@ -17,7 +17,7 @@ from deployments.observability.logs import configure_logging
 from transport.access_config import TokenLimits
 from transport.token_usage import Kind, UsageCounts
 from transport.tokens import Token
-from transport.wire.errors import Busy
+from transport.wire.errors import RETRY_AFTER_S, Busy
 
 ANSWER_TIMEOUT_S = 8.0  # for a count; clients give a handshake 10 s
 RETRY_S = 1.0  # between two calls while the replica is replaced
@@ -110,7 +110,7 @@ class Hold:
                         reason = type(exc).__name__  # Serve starts another replica
                     await asyncio.sleep(RETRY_S)
         logger.warning("%s: its usage could not be counted: %s", self._token.name, reason)
-        raise Busy("what this token uses is not known yet", retry_after_s=5)
+        raise Busy("what this token uses is not known yet", retry_after_s=RETRY_AFTER_S)
 
     def keep(self) -> None:
         """Stay counted until `end`, also by a replica that replaces the one that counted."""

@@ -23,7 +23,7 @@ class WaitingClient:
     demand: Demand | None = None
     changed: asyncio.Event = field(default_factory=asyncio.Event)  # its position, or it has left
     is_aside: bool = False  # a session whose client is away: it waits, and not in the line
-    is_kept: bool = False  # the place of a client that asks again, and has no call now
+    is_kept: bool = False  # the place of a client that cannot be admitted now: see `is_kept`
 
 
 class WaitingClients:
@@ -81,11 +81,15 @@ class WaitingClients:
             except LineFull:
                 reason = f"every world is taken, and {len(self.line)} clients wait"
                 return Full(reason, self.line.retry_after_s(self._clock()))
-        self._add(client_id, WaitingClient(demand))
+        gives_way = demand.gives_way and not demand.place
+        self._add(client_id, WaitingClient(demand, is_kept=gives_way))
+        if gives_way:  # the worlds of its group ask again, too, and each may be late
+            loop = asyncio.get_running_loop()
+            loop.call_later(2 * self._keep_s, self._stop_giving_way, client_id)
         return None
 
     def is_kept(self, client_id: str) -> bool:
-        """True for the place of a client that asks again: it cannot be admitted now."""
+        """True for the place of a client that asks again, or gives way: it is not admitted now."""
         client = self._clients.get(client_id)
         return client is not None and client.is_kept
 
@@ -151,6 +155,11 @@ class WaitingClients:
         self._clients[place] = WaitingClient(client.demand, is_kept=True)
         asyncio.get_running_loop().call_later(self._keep_s, self._give_up_place, place)
         return place
+
+    def _stop_giving_way(self, client_id: str) -> None:
+        if client := self._clients.get(client_id):
+            client.is_kept = False
+            self._changed()
 
     def _give_up_place(self, place: str) -> None:
         if place in self._clients:

@@ -93,13 +93,7 @@ class ClusterWorld:
         """The prompt is encoded while the client waits for a lease."""
         self._check_open()
         on_wait = self._while_open(on_wait)
-        demand = Demand(
-            width=spec.width,
-            height=spec.height,
-            window=spec.window,
-            realtime=spec.realtime,
-            resumable=spec.resumable,
-        )
+        demand = demand_of(spec, realtime=spec.realtime, resumable=spec.resumable)
         encoding = self._start_encoding(spec.prompt)
         encoded: EncodedPrompt | None = None
 
@@ -137,11 +131,13 @@ class ClusterWorld:
         data = await self.forks.get(token)
         return describe(await asyncio.to_thread(read_snapshot, data, self.config))
 
-    async def resume(self, token: str, *, on_wait: OnWait) -> tuple[PortableSession, SavedWorld]:
+    async def resume(
+        self, token: str, *, on_wait: OnWait, realtime: bool = True
+    ) -> tuple[PortableSession, SavedWorld]:
         """Attach to the session, or take its world from a group that drains, or from the store."""
         self._check_open()
         try:
-            session, source = await self._resume(token, on_wait=on_wait)
+            session, source = await self._resume(token, on_wait=on_wait, realtime=realtime)
         except SessionGone:
             self._on_resume("gone")
             raise
@@ -306,20 +302,24 @@ class ClusterWorld:
             )
         )
 
-    async def _resume(self, token: str, *, on_wait: OnWait) -> tuple[PortableSession, Source]:
+    async def _resume(
+        self, token: str, *, on_wait: OnWait, realtime: bool
+    ) -> tuple[PortableSession, Source]:
         named = parse_resume_token(token)
         if named is None:
             raise SessionGone("this is no token of a session", field="resume")
         while True:
             running = self.running_groups()
             is_running = running is None or named.group_id in running
-            if is_running and (session := await self._attach(named, on_wait=on_wait)):
-                return session, "attached"
+            if is_running:
+                session = await self._attach(named, on_wait=on_wait, realtime=realtime)
+                if session is not None:
+                    return session, "attached"
             taken = await self.left.take(named)
             if isinstance(taken, TakenWorld):
                 break
             named = taken
-        demand = demand_of(describe(taken.snapshot), realtime=True, resumable=True)
+        demand = demand_of(describe(taken.snapshot), realtime=realtime, resumable=True)
         demand = replace(demand, returning=True, age_s=taken.age_s)
         try:
             session = await self._restore(taken.snapshot, demand, on_wait=on_wait)
@@ -330,15 +330,15 @@ class ClusterWorld:
             self.forward(str(named), taken.claim, session.resume_token)
         return session, taken.source
 
-    async def _attach(self, token: ResumeToken, *, on_wait: OnWait) -> PortableSession | None:
-        """The session, where it is; None if it is not there any more."""
-        asked = Demand(
-            width=0,
-            height=0,
-            resumable=True,
-            group=token.group_id,
-            resume=(token.session_id, token.secret),
-        )
+    async def _attach(
+        self, token: ResumeToken, *, on_wait: OnWait, realtime: bool
+    ) -> PortableSession | None:
+        """The session, where it is; None if it is not there any more.
+
+        There it stays what it was admitted as. `realtime` is that of a place after it.
+        """
+        named = token.session_id, token.secret
+        asked = Demand(width=0, height=0, resumable=True, group=token.group_id, resume=named)
         try:
             lease = await self.lease(asked, on_wait=on_wait)
         except SessionGone:
@@ -352,13 +352,13 @@ class ClusterWorld:
             lease.detach()
             return None
         self.left.claim(token, lease.epoch)
-        saved = describe(handed.snapshot)
+        demand = demand_of(describe(handed.snapshot), realtime=realtime, resumable=True)
         return self._keep(
             PortableSession(
                 self,
                 lease,
                 history_of(handed.snapshot, self.config),
-                demand=demand_of(saved, realtime=True, resumable=True),
+                demand=demand,
                 on_wait=on_wait,
                 last_frame=handed.last_frame,
             )

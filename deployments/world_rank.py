@@ -134,8 +134,9 @@ class WorldRank:
         """
         loop = asyncio.get_running_loop()
 
-        def measure(size: "Size", chunk_s: float) -> None:  # on a thread of the worker
-            loop.call_soon_threadsafe(self._sessions.measure, (size.width, size.height), chunk_s)
+        def measure(size: "Size", denoising_s: float, decoding_s: float) -> None:  # on a thread
+            note = partial(self._sessions.measure, (size.width, size.height))
+            loop.call_soon_threadsafe(note, denoising_s, decoding_s)
 
         self._worker.on_chunk = measure
         threading.Thread(target=self._run_worker, args=[loop], name="engine", daemon=True).start()
@@ -269,13 +270,14 @@ class WorldRank:
             if self._sessions.is_held(session_id, epoch)
         }
 
-    def end(self, session_id: str, epoch: int) -> bool:
+    def end(self, session_id: str, epoch: int, has_moved: bool = False) -> bool:
         """End a session and free its world; its lease may have ended before.
 
-        A session that has a later lease is left as it is. True for it, and for one that was handed
-        over: another socket goes on with its world.
+        `has_moved`: its holder goes on with the world in another group. A session that has a later
+        lease is left as it is. True for it, and for one that had ended as moved before: another
+        socket goes on with its world.
         """
-        return self._sessions.end(session_id, epoch)
+        return self._sessions.end(session_id, epoch, has_moved)
 
     def memory(self) -> WorldMemory | None:
         """The plan by which this rank was loaded, if there is one."""
@@ -324,6 +326,7 @@ class WorldRank:
             self._config.group,
             media_s=engine.config.chunk_frames / engine.config.fps,
             session_bytes=sizes.all_together,
+            num_steps=engine.config.num_steps,
         )
         return GroupSessions(
             admission,

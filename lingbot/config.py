@@ -146,6 +146,11 @@ class WorldConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         return max(self.sizes, key=lambda size: size.num_pixels)
 
     @property
+    def num_steps(self) -> int:
+        """The denoising steps of a session that requests no other number."""
+        return len(self.schedule.indices)
+
+    @property
     def first_chunk_frames(self) -> int:
         return 1 + TEMPORAL_STRIDE * (self.chunk - 1)
 

@@ -30,7 +30,7 @@ from transport.http.world_info import opening_route, world_route
 from transport.image_fetcher import ImageFetcher
 from transport.observer import TOKEN_KEY, NoObserver, Observer, client_of
 from transport.paths import ASYNCAPI_PATH, OPENAPI_PATH, SOCKET_PATH
-from transport.wire.errors import Busy
+from transport.wire.errors import RETRY_AFTER_S, Busy
 from transport.wire.limits import ClientLimits
 from transport.wire.world import World
 from transport.worker_limits import CapacityLimits
@@ -124,7 +124,8 @@ def socket_route(
         own_limits = limits()
         client = client_of(socket.headers, kind="stream", token=socket.scope.get(TOKEN_KEY))
         if num_sockets >= own_limits.max_sockets:
-            error = Busy(f"all {own_limits.max_sockets} sockets are taken")
+            text = f"all {own_limits.max_sockets} sockets are taken"
+            error = Busy(text, retry_after_s=RETRY_AFTER_S)
             await reject(socket, error, client=client, observer=observer)
             return
         num_sockets += 1

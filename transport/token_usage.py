@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 from transport.access_config import TokenLimits
 from transport.tokens import Token
-from transport.wire.errors import Busy
+from transport.wire.errors import RETRY_AFTER_S, Busy
 
 Kind = Literal["session", "clip"]
 
@@ -31,7 +31,8 @@ class UsageCounts:
         """Count one more. Raises Busy if a limit is reached; then nothing is counted."""
         most = limits.max_sessions if kind == "session" else limits.max_clips
         if self._held[name, kind] >= most:
-            raise Busy(f"this token may have {most} {kind}s at once")
+            text = f"this token may have {most} {kind}s at once"
+            raise Busy(text, retry_after_s=RETRY_AFTER_S if most else None)
         self._forget(now - MINUTE_S)
         opens = self._opens.get(name, deque())
         while opens and opens[0] <= now - MINUTE_S:

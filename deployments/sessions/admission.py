@@ -38,6 +38,7 @@ class Demand(Struct, frozen=True, kw_only=True):
     width: int
     height: int
     window: int | None = None  # latent frames of the KV window; None: the preset's
+    num_steps: int | None = None  # denoising steps of a chunk; None: the preset's
     realtime: bool = True  # False: a clip, which may take longer than it plays
     waited_s: float = 0.0  # since the client asked first, of this group or another one
     last_group: str | None = None  # the group that has let it go: another one may have room
@@ -49,15 +50,19 @@ class Demand(Struct, frozen=True, kw_only=True):
     # A session that was admitted before, here or elsewhere: it goes in front of the line, and is
     # not refused for the group's speed.
     returning: bool = False
+    gives_way: bool = False  # its group died while it waited: the worlds that were there go first
+
+    @property
+    def size(self) -> Size:
+        return self.width, self.height
 
 
 @dataclass(slots=True)
 class Admitted:
     """One session of the group."""
 
-    size: Size
+    demand: Demand
     num_bytes: int
-    realtime: bool
     state: State = "active"
     paused_at: float = 0.0  # if it is paused
     detached: bool = False  # no lease holds it
@@ -71,18 +76,22 @@ class Admission:
     become active again, once its bytes fit: speed is decided at its admission alone.
     """
 
-    def __init__(self, limits: GroupLimits, *, media_s: float, session_bytes: int | None) -> None:
+    def __init__(
+        self, limits: GroupLimits, *, media_s: float, session_bytes: int | None, num_steps: int = 4
+    ) -> None:
         """`media_s` is the duration of a chunk.
 
-        `session_bytes` is what all sessions together may take of a rank; None: unknown. `limits`
-        may be replaced at any time.
+        `session_bytes` is what all sessions together may take of a rank; None: unknown.
+        `num_steps` are the denoising steps of a session that asks for no other number. `limits` may
+        be replaced at any time.
         """
         self.limits = limits
         self._media_s = media_s
         self._session_bytes = session_bytes
+        self._num_steps = num_steps
         self._sessions: dict[str, Admitted] = {}
-        self._measured: dict[Size, deque[float]] = {}
-        self._chunk_s: dict[Size, float] = {}
+        self._measured: dict[Size, deque[tuple[float, float]]] = {}  # denoising, decoding
+        self._chunk_s: dict[tuple[Size, int], float] = {}  # by steps; those that were asked for
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -92,15 +101,18 @@ class Admission:
         session = self._sessions.get(session_id)
         return None if session is None else session.state
 
-    def measure(self, size: Size, chunk_s: float) -> None:
-        """Note the seconds that a group was busy with one chunk of this size."""
+    def measure(self, size: Size, denoising_s: float, decoding_s: float = 0.0) -> None:
+        """Note the seconds that a group was busy with one chunk of this size and default steps.
+
+        The longer of both counts: a chunk is decoded while the next one is denoised.
+        """
         measured = self._measured.setdefault(size, deque(maxlen=NUM_MEASURED))
-        measured.append(chunk_s)
-        self._chunk_s[size] = median(measured)
+        measured.append((denoising_s, decoding_s))
+        self._chunk_s.clear()
 
     def shares(self) -> dict[Size, float]:
         """The share of real time that one active session takes, by measured size."""
-        return {size: self._share(size) for size in self._chunk_s}
+        return {size: self._share(Demand(width=size[0], height=size[1])) for size in self._measured}
 
     @property
     def load(self) -> float:
@@ -117,42 +129,40 @@ class Admission:
         """Bytes of a rank's host memory that the suspended sessions take."""
         return sum(s.num_bytes for s in self._sessions.values() if s.state == "suspended")
 
-    def refusal(self, size: Size, num_bytes: int, *, realtime: bool = True) -> Reason | None:
-        """Why such a session does not fit now; None if it does."""
+    def refusal(self, demand: Demand, num_bytes: int) -> Reason | None:
+        """Why a session of so many bytes does not fit now; None if it does."""
         max_sessions = self.limits.max_sessions
         if max_sessions is not None and len(self._sessions) >= max_sessions:
             return "sessions"
         if not self._fits(num_bytes):
             return "memory"
-        if self.limits.pace == "realtime" and realtime:
+        if self.limits.pace == "realtime" and demand.realtime and not demand.returning:
             load = self._load(paused_share=self.limits.paused_share)
-            if load > 0 and load + self._share(size) > FULL:  # one alone is served at any speed
+            if load > 0 and load + self._share(demand) > FULL:  # one alone is served at any speed
                 return "speed"
         return None
 
-    def to_evict(
-        self, size: Size, num_bytes: int, candidates: Iterable[str], *, realtime: bool = True
-    ) -> list[str]:
+    def to_evict(self, demand: Demand, num_bytes: int, candidates: Iterable[str]) -> list[str]:
         """The first candidates, without whom such a session fits. Empty if it still does not."""
         before, chosen = self._sessions, []
         self._sessions = dict(before)
         try:
             for name in candidates:
-                reason = self.refusal(size, num_bytes, realtime=realtime)
+                reason = self.refusal(demand, num_bytes)
                 if reason not in ("memory", "sessions"):
                     break
                 if reason == "memory" and self.state(name) == "suspended":
                     continue  # it frees none
                 del self._sessions[name]
                 chosen.append(name)
-            is_enough = self.refusal(size, num_bytes, realtime=realtime) is None
+            is_enough = self.refusal(demand, num_bytes) is None
         finally:
             self._sessions = before
         return chosen if is_enough else []
 
-    def admit(self, session_id: str, size: Size, num_bytes: int, *, realtime: bool = True) -> None:
+    def admit(self, session_id: str, demand: Demand, num_bytes: int) -> None:
         """Add an active session that `refusal` has let in."""
-        self._sessions[session_id] = Admitted(size, num_bytes, realtime)
+        self._sessions[session_id] = Admitted(demand, num_bytes)
 
     def move(self, session_id: str, state: State, now: float) -> None:
         """Note a session's new state. An unknown session is ignored.
@@ -240,8 +250,19 @@ class Admission:
 
     def _load(self, *, paused_share: float) -> float:
         parts = {"active": 1.0, "paused": paused_share, "suspended": 0.0}
-        sessions = (s for s in self._sessions.values() if s.realtime and not s.detached)
-        return sum(parts[session.state] * self._share(session.size) for session in sessions)
+        sessions = (s for s in self._sessions.values() if s.demand.realtime and not s.detached)
+        return sum(parts[session.state] * self._share(session.demand) for session in sessions)
 
-    def _share(self, size: Size) -> float:
-        return self._chunk_s.get(size, 0.0) / self._media_s
+    def _share(self, demand: Demand) -> float:
+        """The share of real time that one such active session takes; 0 before its size is measured.
+
+        Denoising takes as long as it has passes: one for each step, and one that writes the cache.
+        """
+        size, num_steps = demand.size, demand.num_steps or self._num_steps
+        if size not in self._measured:
+            return 0.0
+        if (size, num_steps) not in self._chunk_s:
+            more = (num_steps + 1) / (self._num_steps + 1)
+            busy_s = [max(more * denoising_s, other) for denoising_s, other in self._measured[size]]
+            self._chunk_s[size, num_steps] = median(busy_s)
+        return self._chunk_s[size, num_steps] / self._media_s

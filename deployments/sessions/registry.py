@@ -14,11 +14,11 @@ EndReason = Literal[
     "failed",  # the engine raised
     "expired",  # its transport did not touch it for too long
     "not_resumed",  # it had no lease for too long
-    "moved",  # its world was handed over
+    "moved",  # its world goes on in another group
     "evicted",  # it had no lease, and a client waited for its memory
 ]
 
-MAX_MOVED = 1024  # sessions that were handed over, and are remembered
+MAX_MOVED = 1024  # sessions whose worlds went on elsewhere, and that are remembered
 
 
 @dataclass(slots=True)
@@ -38,10 +38,13 @@ class SessionRecord:
     opened: bool = False  # its world exists
     num_chunks: int = 0  # denoised
     fault: Literal["refused", "failed"] | None = None  # why it will end
+    has_moved: bool = False  # its holder goes on with its world elsewhere
 
     @property
     def end_reason(self) -> EndReason:
         """The reason of an end that its lease asked for."""
+        if self.fault is None and self.has_moved:
+            return "moved"
         return self.fault or ("closed" if self.opened else "client_left")
 
 
@@ -160,9 +163,9 @@ class SessionRegistry:
         return True
 
     def is_taken_over(self, session_id: str, epoch: int) -> bool:
-        """True if the session has a later lease than this one, or was handed over.
+        """True if the session has a later lease than this one, or its world went on elsewhere.
 
-        Those that were handed over are forgotten after `MAX_MOVED` others.
+        Those whose worlds went on elsewhere are forgotten after `MAX_MOVED` others.
         """
         record = self._records.get(session_id)
         return session_id in self._moved if record is None else record.epoch > epoch

@@ -275,6 +275,7 @@ class Engine:
     def new_session(self, origin: Origin, condition: ImageCondition, *, prompt: str) -> Session:
         """A session without a past, and without its prompt's keys and values."""
         size, config = Size(origin.width, origin.height), self.config
+        steps = build_steps(config.schedule, num_steps=origin.num_steps)
         return Session(
             size=size,
             window=KVWindow.empty(
@@ -290,9 +291,10 @@ class Engine:
             ),
             text=(),
             condition=condition,
-            steps=build_steps(config.schedule, num_steps=origin.num_steps),
+            steps=steps,
             decoder=self.vae.new_decoder_state(),
             history=History(origin, prompt=prompt, budget_bytes=0, num_more=RESUMED_CHUNKS),
+            has_default_speed=(len(steps), origin.window) == (config.num_steps, config.window),
         )
 
     def embed_context(self, context: NDArray[np.float32] | None) -> tuple[TextKV, ...]:

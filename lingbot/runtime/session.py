@@ -44,6 +44,7 @@ class Session:
     steps: tuple[DenoisingStep, ...]
     decoder: Any  # the VAE's own state
     history: History  # of the chunks in the window, in host memory
+    has_default_speed: bool  # its steps and its window are the config's
     trajectory: Trajectory = field(default_factory=Trajectory)
     next_chunk: int = 0
     # Set when denoise or decode raised: the session must be closed. Two flags, because only rank 0

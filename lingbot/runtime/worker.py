@@ -103,9 +103,9 @@ class Worker:
         self._last_chunk: Future[Chunk] | None = None
         self.is_warming_up = False  # every steady chunk is measured
         # Called on rank 0, on any thread, after a measured chunk: with its size, and with the
-        # seconds that the group was busy with it, the longer of denoising and decoding. A session's
-        # first chunks are not measured, nor is one that was denoised while nothing was decoded.
-        self.on_chunk: Callable[[Size, float], None] | None = None
+        # seconds of its denoising and decoding. A session's first chunks are not measured, nor is
+        # one that was denoised while nothing was decoded, nor one of other steps or another window.
+        self.on_chunk: Callable[[Size, float, float], None] | None = None
 
     @property
     def is_leader(self) -> bool:
@@ -299,8 +299,13 @@ class Worker:
         session = find(self._sessions, command.session_id)
         # A chunk that is denoised while none is decoded is faster than those of a busy group.
         is_overlapped = self._last_chunk is not None and not self._last_chunk.done()
-        is_typical = (is_overlapped or self.is_warming_up) and not command.recache
-        is_measured = self.on_chunk is not None and is_typical and session.is_steady
+        is_measured = (
+            self.on_chunk is not None
+            and (is_overlapped or self.is_warming_up)
+            and not command.recache
+            and session.is_steady
+            and session.has_default_speed
+        )
         began = self._clock()
         options = {name: getattr(command, name) for name in ("context", "prompt", "recache")}
         latents = self._timed(partial(self.engine.denoise, session, command.actions, **options))
@@ -318,7 +323,7 @@ class Worker:
         began = self._clock()
         frames = self._timed(self.engine.decode, session, latents)
         if self.on_chunk is not None and denoising_s is not None:
-            self.on_chunk(session.size, max(denoising_s, self._clock() - began))
+            self.on_chunk(session.size, denoising_s, self._clock() - began)
         return frames, kept
 
     def _suspend(self, command: SuspendSession, result: "Future[bool]") -> None:

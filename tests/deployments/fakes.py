@@ -105,7 +105,7 @@ class FakeRank:
             raise self.error
         return self.handed_over
 
-    def respond_end(self, session_id, epoch):
+    def respond_end(self, session_id, epoch, has_moved=False):
         self.ended.append((session_id, epoch))
         answer = asyncio.get_running_loop().create_future()
         if self.death.is_set():

@@ -22,7 +22,7 @@ IMAGE = np.zeros((1, 1, 3), np.uint8)
 
 
 class FakeSession(int):
-    is_steady, size = False, Size(16, 16)  # of unknown speed
+    is_steady, has_default_speed, size = False, True, Size(16, 16)  # of unknown speed
     suspension, num_chunks = None, 0
 
     @property
@@ -45,7 +45,9 @@ class FakeEngine:
     """A session is its seed, and its frames are filled with it."""
 
     group, memory, suspend_frees_memory = SINGLE, None, False
-    config = SimpleNamespace(sizes=(Size(16, 16),), window=1, chunk=1, chunk_frames=4, fps=16)
+    config = SimpleNamespace(
+        sizes=(Size(16, 16),), window=1, chunk=1, chunk_frames=4, fps=16, num_steps=4
+    )
 
     def __init__(self):
         self.opened, self.live, self.order, self.broken = [], [], [], None

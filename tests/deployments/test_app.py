@@ -89,6 +89,8 @@ def test_a_store_of_no_bytes_is_not_bound():
         ),
         ({"otlp_endpoint": "collector:4318"}, r"^args\.otlp_endpoint: .*https\?"),
         ({"operator_token_file": "token"}, r"^args\.operator_token_file: .*regex"),
+        ({"singleton_resources": {"transport": 0}}, r"^args\.singleton_resources.*> 0"),
+        ({"singleton_resources": {"CPU": 1}}, r"^args\.singleton_resources\.CPU: expected custom"),
         ({"image_hosts": ["https://example.com"]}, r"^args\.image_hosts\[0\]: .*regex"),
         ({"image_hosts": ["a.org", "10.0.0.1"]}, r"^args\.image_hosts\[1\]: .*regex"),
         ({"image_hosts": ["example.com:8443"]}, r"^args\.image_hosts\[0\]: .*regex"),

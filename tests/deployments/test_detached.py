@@ -128,6 +128,18 @@ def test_the_end_that_arrives_behind_the_end_of_its_call_ends_the_session():
     run(scenario)
 
 
+def test_an_attached_session_stays_what_it_was_admitted_as():
+    async def scenario(group):
+        group.sessions.measure(SIZE, 0.6)
+        await group.walk("a", replace(STAYS, realtime=False))
+        group.sessions.leave("a")
+        await group.attach("second", "a")
+        assert await group.sessions.activate("a", 2)
+        assert group.sessions.is_clip("a") and group.sessions.admission.load == 0
+
+    run(scenario)
+
+
 def test_an_attached_session_outlives_the_grace():
     async def scenario(group):
         await detached(group, "a")

@@ -134,7 +134,7 @@ def test_a_socket_that_is_lost_while_its_world_leaves_a_group_does_not_lose_the_
         session, first = await walked(world, group, 1)
         asked, token = asyncio.Event(), session.resume_token
 
-        def end(session_id, epoch):
+        def end(session_id, epoch, has_moved=False):
             asked.set()
             return asyncio.get_running_loop().create_future()
 

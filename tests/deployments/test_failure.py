@@ -137,7 +137,8 @@ def test_the_world_of_a_group_that_breaks_in_a_step_goes_on_in_the_next_one_and_
         later = [(at, message["type"]) for at, message in messages if struck and at > struck[0]]
         later = [(at, kind) for at, kind in later if kind != "paced"]  # of a busy machine
         types = [kind for _, kind in later]
-        assert types[0] == "starting" and types[-1] == "moved"
+        # It is in a line once the next group's process runs, and its ranks do not yet.
+        assert types[0] in ("starting", "queued") and types[-1] == "moved"
         assert later[0][0] - struck[0] < timeout_s
         while ranks & set(pair.descendants(RANK)):
             await asyncio.sleep(0.1)

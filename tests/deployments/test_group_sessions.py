@@ -34,6 +34,21 @@ def test_a_session_that_is_not_resumable_ends_with_its_call():
     run(scenario)
 
 
+def test_a_holder_does_not_take_its_own_move_for_another_sockets():
+    async def scenario(group):
+        replies = await group.walk("a", STAYS)
+        assert not group.sessions.end("a", 1, True)
+        await group.calls["a"]
+        assert replies == [1]
+        assert group.sessions.end("a", 0)  # an older lease, which has not heard of the newer one
+        await group.walk("b", STAYS)
+        group.sessions.mark_faulty("b", "failed")
+        assert not group.sessions.end("b", 1, True)
+        assert group.sessions.registry.ends == {"moved": 1, "failed": 1}
+
+    run(scenario)
+
+
 def test_a_client_that_leaves_between_its_admission_and_its_lease_leaves_nothing():
     async def scenario(group):
         await group.walk("a")
@@ -234,6 +249,34 @@ def test_a_client_that_asks_again_keeps_its_place_and_is_never_turned_away():
         assert group.sessions.line.position("new") == 2
 
     run(scenario, max_sessions=1, max_waiting=1)
+
+
+def test_a_client_whose_group_died_lets_the_worlds_that_were_there_go_first():
+    async def scenario(group):
+        waited = replace(WALK, waited_s=9.0, gives_way=True)
+        waiting = await group.ask("waiting", waited)
+        assert waiting == [Waiting(1)]
+        assert (await group.ask("world", replace(WALK, returning=True)))[-1] == 1
+        await settle()
+        assert waiting[-1].position == 1
+        group.sessions.end("world", 1)
+        while waiting[-1] != 1:
+            await asyncio.sleep(0.01)
+
+    run(scenario, max_sessions=1, keep_s=0.05)
+
+
+def test_a_client_that_gives_way_is_admitted_if_no_world_comes():
+    async def scenario(group):
+        waiting = await group.ask("waiting", replace(WALK, gives_way=True))
+        while waiting[-1] != 1:
+            await asyncio.sleep(0.01)
+        gone = await group.ask("gone", replace(WALK, gives_way=True))
+        group.sessions.leave("gone")
+        await asyncio.sleep(0.2)  # longer than it would have given way
+        assert "gone" not in group.states() and gone[-1] != 1
+
+    run(scenario, keep_s=0.05)
 
 
 def test_twenty_clients_that_leave_the_line_make_room_for_the_next_at_once():

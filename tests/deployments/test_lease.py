@@ -55,13 +55,12 @@ def test_a_waiting_client_gets_its_position_in_the_groups_line():
     run(scenario)
 
 
-def test_a_request_names_the_size_and_whether_it_is_a_clip():
+def test_a_request_names_all_that_its_admission_depends_on():
     async def scenario(world, group, messages):
-        spec = replace(SPEC, width=32, height=16, realtime=False)
+        asked = {"width": 32, "height": 16, "window": 6, "num_steps": 8, "realtime": False}
+        spec = replace(SPEC, **asked)
         opening = await start_opening(world, group, messages, spec=spec)
-        assert group.demands[0] == Demand(
-            width=32, height=16, realtime=False, waited_s=pytest.approx(0, abs=0.1)
-        )
+        assert group.demands[0] == Demand(**asked, waited_s=pytest.approx(0, abs=0.1))
         answer(group, Lease("a", FakeRank()))
         await opening
 
@@ -83,6 +82,7 @@ def test_a_client_asks_again_and_keeps_its_place(reply):
         assert 0.05 <= demand.waited_s < 2
         known = ("one", "kept") if reply is ASK_AGAIN else (None, None)
         assert (demand.last_group, demand.place) == known
+        assert demand.gives_way is (reply is not ASK_AGAIN)
         answer(group, Lease("a", FakeRank()))
         assert (await opening).id == "a"
         assert not group.streams[1].cancelled

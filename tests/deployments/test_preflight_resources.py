@@ -23,6 +23,10 @@ from tests.deployments.shipped_file import FILE, with_args, with_group
     [
         (with_args(threads=3), r"args\.threads: 3, but there are 2 CPUs"),
         (
+            with_args(singleton_resources={"transport": 0.01}),
+            r"need 0\.01 transport, no such resource, .*args\.singleton_resources 0\.01$",
+        ),
+        (
             with_group(placement_group_bundles=[{"CPU": 3}]),
             r"need 3 CPU, this machine has 2; .*: placement_group_bundles of WorldGroup 3$",
         ),

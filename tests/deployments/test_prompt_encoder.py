@@ -98,6 +98,7 @@ def test_a_call_that_fails_raises_its_reason(failure, expected, text):
         with pytest.raises(expected, match=text) as raised:
             await encoder.encode("snow")
         assert "secret" not in str(raised.value) and len(handle.calls) == 1
+        assert (raised.value.retry_after_s is not None) == (expected is Busy)
 
     run(scenario, failure)
 
@@ -138,9 +139,10 @@ def test_a_call_that_hangs_ends_with_a_reason_and_is_cancelled(
     ready, warm_up_timeout_s, expected, text
 ):
     async def scenario(encoder, handle):
-        with pytest.raises(expected, match=text):
+        with pytest.raises(expected, match=text) as raised:
             await encoder.encode("snow")
         assert handle.calls[0].cancelled and len(handle.calls) == 1
+        assert (raised.value.retry_after_s is not None) == (expected is Busy)
 
     run(scenario, ready=ready, step_timeout_s=0.05, warm_up_timeout_s=warm_up_timeout_s)
 

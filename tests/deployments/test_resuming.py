@@ -175,6 +175,33 @@ def test_a_session_that_its_group_does_not_have_any_more_is_looked_for_elsewhere
     run(scenario, hand_over=HandOver())
 
 
+@pytest.mark.parametrize("realtime", [True, False])
+@pytest.mark.parametrize("where", ["its group", "the store"])
+def test_a_resumed_world_asks_for_a_place_as_its_new_socket_plays(monkeypatch, where, realtime):
+    monkeypatch.setattr("deployments.saved_world.check_snapshot", lambda snapshot, config: None)
+    token = f"group-a.a.{SECRET}"
+
+    async def scenario(world, group, messages):
+        running(world, "group-a" if where == "its group" else "group-b")
+        world.forks.left[token] = LeftWorld(encode_snapshot(snapshot_of(3)), 70.0, 2)
+        resuming = asyncio.create_task(world.resume(token, on_wait=ignore, realtime=realtime))
+        await next_lease(group, 0)
+        rank = FakeRank()
+        if where == "its group":
+            rank.handed_over = HandedOver(snapshot_of(3), IMAGE)
+            grant(group, "a", rank=rank, attached=True, epoch=2)
+            session, _ = await resuming
+            running(world, "group-b")  # it moves
+            await next_lease(group, 1)
+        else:
+            grant(group, "b", rank=rank)
+            session, _ = await resuming
+        assert group.demands[-1].resume is None and group.demands[-1].realtime == realtime
+        session.close()
+
+    run(scenario, hand_over=HandOver())
+
+
 @pytest.mark.parametrize("token", ["", "a.b", "a.b.short", f"a.b/c.{SECRET}", f"a.b.{SECRET}\n"])
 def test_a_text_that_is_no_token_asks_nobody(token):
     async def scenario(world, group, messages):

@@ -43,6 +43,23 @@ async def noticed(*sessions):
         await asyncio.sleep(0)
 
 
+@pytest.mark.parametrize("others", [("b",), ()], ids=["another group", "no other group"])
+def test_a_world_that_leaves_a_group_is_counted_there_as_moved(others):
+    async def scenario(cluster):
+        session = await cluster.old.world.open(RESUMABLE, IMAGE, on_wait=ignore)
+        await walk(session, 0)
+        cluster.old.know(*others)
+        await until(lambda: cluster.ranks["a"].sessions.registry.ends)
+        cluster.old.know("b")
+        await walk(session, 1)
+        assert [one for one, _ in cluster.live()] == ["b"]
+        assert cluster.ranks["a"].sessions.registry.ends == {"moved": 1}
+        session.close()
+        assert cluster.ranks["b"].sessions.registry.ends == {"closed": 1}
+
+    run(scenario)
+
+
 async def step_on(cluster, session):
     with pytest.raises(TakenOver):
         await start_step(session)

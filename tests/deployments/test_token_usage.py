@@ -212,7 +212,7 @@ def test_the_deployment_counts_until_the_caller_is_gone():
         first = hold()
         assert await anext(first) is None
         refused = hold()
-        assert await anext(refused) == Refusal("this token may have 1 sessions at once", None)
+        assert await anext(refused) == Refusal("this token may have 1 sessions at once", 5)
         with pytest.raises(StopAsyncIteration):
             await anext(refused)
         resumed = hold(resumed=True)

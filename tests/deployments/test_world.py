@@ -125,7 +125,7 @@ async def start(opening, group, rank):
 @pytest.mark.parametrize("source", ["a file", "a fork"])
 def test_a_saved_world_goes_on_where_it_was(source):
     async def scenario(world, group, messages):
-        data = encode_snapshot(saved())
+        data = encode_snapshot(saved(num_steps=8))
         world.forks.worlds["t"] = data
         found = world.read_snapshot(data) if source == "a file" else await world.read_fork("t")
         rank = FakeRank(replace(OPENED, last_frame=IMAGE))
@@ -133,6 +133,7 @@ def test_a_saved_world_goes_on_where_it_was(source):
         session = await start(opening, group, rank)
         (demand,) = group.demands
         assert (demand.width, demand.realtime, demand.resumable) == (SIZE.width, False, True)
+        assert demand.num_steps == 8
         assert not demand.returning  # it is a new world for the group
         assert rank.restored[0].next_chunk == session.chunk_index == 3
         assert (session.last_frame == IMAGE).all() and session.earliest_chunk <= 3

@@ -16,6 +16,7 @@ from tests.deployments.one_rank import (
     FakeSession,
     LeaseCall,
     opened,
+    reserved,
     run,
     start_step,
     until,
@@ -47,7 +48,7 @@ def test_the_measured_speed_decides_who_is_admitted_and_a_pause_makes_room(monke
         assert (16, 16) in admission.shares()  # since the warm-up
         await opened(rank, "a", 1)
         for _ in range(NUM_MEASURED):
-            rank._worker.on_chunk(Size(16, 16), 0.2)  # of 0.25 s
+            rank._worker.on_chunk(Size(16, 16), 0.2, 0.1)  # of 0.25 s
         second = LeaseCall(rank, "b")
         await until(lambda: len(rank._sessions.line))
         rank.pause("a", 1)
@@ -62,6 +63,20 @@ def test_the_measured_speed_decides_who_is_admitted_and_a_pause_makes_room(monke
         rank.end("b", 1)
         await second.task
         assert [type(reply) for reply in second.replies] == [Waiting, Leased]
+
+    run(scenario)
+
+
+def test_a_session_of_more_steps_than_the_presets_takes_more_of_the_speed():
+    async def scenario(rank, engine):
+        for _ in range(NUM_MEASURED):
+            rank._worker.on_chunk(Size(16, 16), 0.1, 0.1)  # of 0.25 s, for 4 steps
+        await opened(rank, "a", 1)
+        long = LeaseCall(rank, "long", num_steps=8)
+        await until(lambda: len(rank._sessions.line))
+        rank.leave("long")
+        await long.task
+        assert await reserved(rank, "b", num_steps=4)
 
     run(scenario)
 

@@ -6,6 +6,7 @@ import threading
 import anyio
 import numpy as np
 from msgspec import DecodeError, Struct, msgpack
+from msgspec.structs import replace
 from PIL import Image
 
 from transport.wire.errors import Refused, SessionGone, TakenOver
@@ -115,14 +116,15 @@ class FakeWorld:
             raise SessionGone("this fork is gone", field="fork")
         return self.read_snapshot(self.forks[token])
 
-    async def resume(self, token, *, on_wait):
+    async def resume(self, token, *, on_wait, realtime=True):
         if token not in self.sessions:
             raise SessionGone("this session is gone", field="resume")
         await self._wait(on_wait)
         older = self.sessions.pop(token)
         older.is_taken_over = True
         self.detached.discard(older.id)
-        session = FakeSession(self, older.spec, older.id, actions=older.actions)
+        spec = replace(older.spec, realtime=realtime)
+        session = FakeSession(self, spec, older.id, actions=older.actions)
         session.prompt, session.seed = older.prompt, older.seed
         return session, self._saved(session.snapshot())
 

@@ -41,6 +41,7 @@ def test_a_socket_over_the_limit_is_closed_as_busy(world, serve):
         with server.dial(), server.dial() as third:
             error = third.read()
             assert (error["code"], error["content"]) == ("busy", "all 2 sockets are taken")
+            assert error["retry_after_s"] == 5
             assert third.close_of() == (1013, "all 2 sockets are taken")
         with server.dial() as fourth:  # takes the place of the second
             fourth.init()

@@ -27,13 +27,18 @@ def test_sessions_and_clips_at_once_are_counted_apart_and_by_token():
     counts = UsageCounts()
     begin(counts, 0)
     begin(counts, 0)
-    assert refusal(counts, 1) == ("this token may have 2 sessions at once", None)
+    assert refusal(counts, 1) == ("this token may have 2 sessions at once", 5)
     begin(counts, 1, kind="clip")
-    assert refusal(counts, 2, kind="clip") == ("this token may have 1 clips at once", None)
+    assert refusal(counts, 2, kind="clip") == ("this token may have 1 clips at once", 5)
     begin(counts, 2, name="bob")
     counts.end("alice", "session")
     begin(counts, 3)
     refusal(counts, 4)
+
+
+@pytest.mark.parametrize("limit", ["max_sessions", "opens_per_minute"])
+def test_nobody_is_told_to_come_back_for_what_is_never_allowed(limit):
+    assert refusal(UsageCounts(), 0, limits=TokenLimits(**{limit: 0}))[1] is None
 
 
 def test_opens_in_any_minute_are_limited_and_the_refusal_has_the_time_to_wait():

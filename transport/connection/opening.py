@@ -123,7 +123,8 @@ class WorldOpener:
         spec, on_wait = request.world, self._send_queue_status
         match source:
             case FromSession(token):
-                session, saved = await self._world.resume(token, on_wait=on_wait)
+                resuming = self._world.resume(token, on_wait=on_wait, realtime=spec.realtime)
+                session, saved = await resuming
                 self._protocol.accept_saved(saved)
                 return session
             case SavedWorld():

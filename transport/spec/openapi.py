@@ -89,13 +89,14 @@ def _clips() -> Schema:
         "403": "The page of another origin is not allowed.",
         "408": "The body stopped.",
         "413": "The body is too large.",
-        "429": "A limit of the token is reached. For opens, `Retry-After` has the wait.",
+        "429": "A limit of the token is reached.",
         "500": "The world failed.",
         "503": "Every world is in use, or the world was lost. Try again later.",
     }
     answers = {status: _answer(text, _json("Failure")) for status, text in refusals.items()}
     retry_after = _header("Seconds after which a try may succeed; absent if unknown.", "integer")
-    answers["503"]["headers"] = {"retry-after": retry_after}
+    for status in ("429", "503"):
+        answers[status]["headers"] = {"retry-after": retry_after}
     headers = {
         "x-seed": _header("The seed of the world.", "integer"),
         "x-warning": _header("What is not as requested; absent if nothing is.", "string"),

@@ -29,6 +29,7 @@ ErrorCode = Literal[
 
 MAX_QUOTED_CHARS = 48
 MAX_REASON_BYTES = 123  # in a close frame
+RETRY_AFTER_S = 5  # of `busy`, where nobody knows when it ends
 
 
 class TransportError(Exception):

@@ -265,8 +265,13 @@ class World(Protocol):
         """The world of a token from `WorldSession.fork`. Raises SessionGone."""
         ...
 
-    async def resume(self, token: str, *, on_wait: OnWait) -> tuple[WorldSession, SavedWorld]:
+    async def resume(
+        self, token: str, *, on_wait: OnWait, realtime: bool = True
+    ) -> tuple[WorldSession, SavedWorld]:
         """The world of a session whose socket was lost, and what it is.
+
+        A world that must be opened again is admitted as `realtime` says. One that waits in its
+        place stays what it was.
 
         Ends the session's hold elsewhere: an older socket of it is closed. `SavedWorld.world` may
         be None. Raises SessionGone, and what `open` raises.

@@ -12,6 +12,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from benchmarks.local_server import ROOT
+from deployments.app import build
 from deployments.config import parse_args
 from deployments.config_file import read_config_file
 from deployments.serve import ENVIRONMENT
@@ -112,6 +113,7 @@ def test_embedded_config_is_the_shipped_one_but_for_named_keys(config):
     expected["http_options"]["host"] = "0.0.0.0"
     (application,) = expected["applications"]
     application["args"]["device"] = "cuda"
+    application["args"]["singleton_resources"] = {"transport": 0.01}
     application["args"]["limits"]["max_session_s"] = 3600
     for deployment in application["deployments"]:
         deployment |= DEPLOYMENT_DIFFERENCES[deployment["name"]]
@@ -156,14 +158,29 @@ def test_each_pod_has_shared_memory_and_fixed_resources_and_is_not_root(cluster)
         assert pod["restartPolicy"] == "Never"  # autoscaler v2 needs it
 
 
+def bound_once(config):
+    """The deployments of one replica, with all that the config may switch on."""
+    access = {"tokens_file": "/etc/tokens.yaml"}
+    transport = build(config["applications"][0]["args"] | {"access": access})._bound_deployment
+    bound = (transport.init_kwargs[name] for name in ("fork_store", "token_usage"))
+    return [application._bound_deployment for application in bound]
+
+
 def test_replicas_go_where_they_belong(config, cluster, workers):
     deployments = {d["name"]: d for d in config["applications"][0]["deployments"]}
     assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
     # A shell unpacks the parameter.
     (text,) = shlex.split(workers["transports"]["rayStartParams"]["resources"])
     offered = json.loads(text)
-    wanted = deployments["Transport"]["ray_actor_options"]["resources"]
-    assert wanted.keys() == offered.keys()
+    wanted = deployments["Transport"]["ray_actor_options"]
+    assert wanted["resources"].keys() == offered.keys()
+    singletons = [deployment.ray_actor_options for deployment in bound_once(config)]
+    assert [one["resources"].keys() for one in singletons] == [offered.keys()] * 2
+    (container,) = workers["transports"]["template"]["spec"]["containers"]
+    num_transports = int(container["resources"]["limits"]["cpu"]) // wanted["num_cpus"]
+    for name, amount in offered.items():
+        used = sum(one["resources"][name] for one in singletons)
+        assert num_transports * wanted["resources"][name] + used <= amount
     assert "resources" not in workers["worlds"]["rayStartParams"]
     (bundle,) = deployments["WorldGroup"]["placement_group_bundles"]
     (container,) = workers["worlds"]["template"]["spec"]["containers"]

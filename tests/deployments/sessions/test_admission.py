@@ -1,8 +1,10 @@
 import pytest
+from msgspec.structs import replace
 
-from deployments.sessions.admission import FULL, Admission, GroupLimits
+from deployments.sessions.admission import FULL, Admission, Demand, GroupLimits
 
-SMALL, LARGE = (208, 128), (832, 480)
+SMALL, LARGE = Demand(width=208, height=128), Demand(width=832, height=480)
+CLIP = replace(SMALL, realtime=False)
 MEDIA_S = 0.75
 
 
@@ -10,14 +12,14 @@ def create_admission(*, session_bytes=100, chunk_s=0.3, **limits):
     """Two sessions of 0.3 s a chunk keep up with 0.75 s of media, three do not."""
     admission = Admission(GroupLimits(**limits), media_s=MEDIA_S, session_bytes=session_bytes)
     if chunk_s is not None:
-        admission.measure(SMALL, chunk_s)
+        admission.measure(SMALL.size, chunk_s)
     return admission
 
 
-def admit(admission, *names, num_bytes=10, realtime=True):
+def admit(admission, *names, num_bytes=10, demand=SMALL):
     for name in names:
-        assert admission.refusal(SMALL, num_bytes, realtime=realtime) is None
-        admission.admit(name, SMALL, num_bytes, realtime=realtime)
+        assert admission.refusal(demand, num_bytes) is None
+        admission.admit(name, demand, num_bytes)
 
 
 def test_as_many_sessions_are_admitted_as_the_group_keeps_up_with():
@@ -56,7 +58,7 @@ def test_before_the_first_chunk_bytes_alone_decide():
 
 def test_each_size_has_its_own_speed():
     admission = create_admission()
-    admission.measure(LARGE, 0.5)
+    admission.measure(LARGE.size, 0.5)
     admission.admit("large", LARGE, 10)
     assert admission.load == pytest.approx(0.5 / MEDIA_S)
     assert admission.refusal(SMALL, 10) == "speed"
@@ -67,25 +69,53 @@ def test_each_size_has_its_own_speed():
 
 def test_the_speed_is_the_median_of_the_latest_chunks():
     admission = create_admission(chunk_s=0.3)
-    admission.measure(SMALL, 30.0)  # one that was held up
-    admission.measure(SMALL, 0.2)
-    assert admission.shares() == {SMALL: pytest.approx(0.3 / MEDIA_S)}
+    admission.measure(SMALL.size, 30.0)  # one that was held up
+    admission.measure(SMALL.size, 0.2)
+    assert admission.shares() == {SMALL.size: pytest.approx(0.3 / MEDIA_S)}
     for _ in range(16):
-        admission.measure(SMALL, 0.5)
-    assert admission.shares() == {SMALL: pytest.approx(0.5 / MEDIA_S)}
+        admission.measure(SMALL.size, 0.5)
+    assert admission.shares() == {SMALL.size: pytest.approx(0.5 / MEDIA_S)}
+
+
+@pytest.mark.parametrize(
+    "num_steps, load",
+    [(None, 0.4), (4, 0.4), (8, 0.4 * 9 / 5), (3, 0.4 * 4 / 5), (1, 0.2 / MEDIA_S)],
+)
+def test_a_sessions_share_of_the_speed_follows_its_passes_until_decoding_takes_longer(
+    num_steps, load
+):
+    admission = create_admission(chunk_s=None)
+    admission.measure(SMALL.size, 0.3, 0.2)
+    admit(admission, "a", demand=replace(SMALL, num_steps=num_steps))
+    assert admission.load == pytest.approx(load)
+    assert admission.shares() == {SMALL.size: pytest.approx(0.4)}
+    admission.measure(SMALL.size, 0.3, 3.0)
+    admission.measure(SMALL.size, 0.3, 3.0)
+    assert admission.load == pytest.approx(3.0 / MEDIA_S)
+
+
+def test_a_session_of_many_steps_is_admitted_where_they_are_no_burden_to_others():
+    """Two sessions of 4 steps, or one of 8, keep up with the media."""
+    admission, long = create_admission(), replace(SMALL, num_steps=8)
+    admit(admission, "a")
+    assert admission.refusal(long, 10) == "speed"
+    assert admission.refusal(replace(long, returning=True), 10) is None
+    admission.leave("a")
+    admit(admission, "long", demand=long)
+    assert admission.refusal(SMALL, 10) == "speed"
 
 
 def test_a_clip_takes_bytes_and_no_speed():
     admission = create_admission()
     admit(admission, "a", "b")
-    admit(admission, "clip", realtime=False)
+    admit(admission, "clip", demand=CLIP)
     assert admission.load == pytest.approx(0.8)
-    assert admission.refusal(SMALL, 71, realtime=False) == "memory"
+    assert admission.refusal(CLIP, 71) == "memory"
 
 
 def test_a_session_alone_beside_clips_is_admitted_at_any_speed():
     admission = create_admission(chunk_s=2.3)
-    admit(admission, "clip", realtime=False)
+    admit(admission, "clip", demand=CLIP)
     admit(admission, "a")
 
 

@@ -4,7 +4,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from deployments.sessions.admission import FULL, Admission, GroupLimits
+from deployments.sessions.admission import FULL, Admission, Demand, GroupLimits
 from deployments.sessions.line import Line, LineFull
 
 MEDIA_S = 0.75
@@ -61,14 +61,14 @@ class Group(RuleBasedStateMachine):
                 self.line.admitted(self.now)
 
     def try_to_admit(self, name):
-        size, num_bytes, realtime = self.demands[name]
+        demand, num_bytes = self.demands[name]
         admission = self.admission
         before = admission.load
-        if admission.refusal(size, num_bytes, realtime=realtime) is not None:
+        if admission.refusal(demand, num_bytes) is not None:
             return False
-        admission.admit(name, size, num_bytes, realtime=realtime)
+        admission.admit(name, demand, num_bytes)
         self.sessions.append(name)
-        if realtime:  # it made nobody late
+        if demand.realtime:  # it made nobody late
             assert admission.load <= FULL or before == 0
         return True
 
@@ -76,11 +76,14 @@ class Group(RuleBasedStateMachine):
         size=st.sampled_from(sorted(CHUNK_S)),
         num_bytes=st.integers(1, SESSION_BYTES),
         realtime=st.booleans(),
+        num_steps=st.none() | st.integers(1, 8),
     )
-    def ask(self, size, num_bytes, realtime):
+    def ask(self, size, num_bytes, realtime, num_steps):
         self.number += 1
         name = f"{self.number}"
-        self.demands[name] = (size, num_bytes, realtime)
+        width, height = size
+        demand = Demand(width=width, height=height, realtime=realtime, num_steps=num_steps)
+        self.demands[name] = (demand, num_bytes)
         if self.line.first is None and self.try_to_admit(name):
             return
         num_clients = len(self.asked)

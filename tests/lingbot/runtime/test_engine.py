@@ -203,6 +203,21 @@ def test_the_passes_of_a_chunk_prefer_the_engines_attention(spec, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    "changes, is_default",
+    [
+        ({}, True),
+        ({"num_steps": 4, "window": 9, "sink": 3}, True),
+        ({"num_steps": 8}, False),
+        ({"window": 6}, False),
+    ],
+)
+def test_a_session_of_other_steps_or_another_window_has_another_speed(
+    engine, spec, changes, is_default
+):
+    assert engine.open(spec(**changes)).has_default_speed == is_default
+
+
+@pytest.mark.parametrize(
     "changes, field",
     [
         ({"num_steps": 0}, "num_steps"),

@@ -172,7 +172,7 @@ def test_warming_up_measures_the_chunks_after_the_window_has_wrapped(engine, mon
 
     monkeypatch.setattr(engine, "denoise", record)
     with running(engine) as worker:
-        worker.on_chunk = lambda size, busy_s: measured.append((size, busy_s > 0))
+        worker.on_chunk = lambda size, *busy_s: measured.append((size, min(busy_s) > 0))
         warm_up(worker)
         assert worker._sessions == {}
     # The window is 9. Both kinds of shapes have had a full one before the first measured chunk.
@@ -192,7 +192,7 @@ def test_warming_up_measures_chunks_that_are_decoded_at_once():
 
     measured = []
     with running(Instant()) as worker:
-        worker.on_chunk = lambda size, busy_s: measured.append(size)
+        worker.on_chunk = lambda size, *busy_s: measured.append(size)
         warm_up(worker)
     assert len(measured) > NUM_MEASURED and set(measured) == {"small"}
 
@@ -203,6 +203,7 @@ class Steady:
 
     size: str
     is_steady: bool = False
+    has_default_speed: bool = True
     origin: str = "origin"
 
 
@@ -215,7 +216,7 @@ class Timed(FakeEngine):
         self.may_decode = threading.Semaphore(0)
 
     def open(self, spec):
-        return Steady(size=chr(spec.seed))
+        return Steady(size=chr(spec.seed), has_default_speed=spec.num_steps is None)
 
     def denoise(self, session, actions, **options):
         self.now += float(actions[0])
@@ -228,26 +229,30 @@ class Timed(FakeEngine):
         return latents
 
 
-def test_a_chunk_is_measured_by_the_longer_of_its_parts_if_another_is_decoded_meanwhile():
-    """A session's first chunk is not measured. Each denoising ends before a decoding goes on."""
+def test_both_parts_of_a_chunk_are_measured_if_another_one_is_decoded_meanwhile():
+    """Not of a session's first chunk, and not of one that has steps of its own.
+
+    Each denoising ends before a decoding goes on.
+    """
     engine, measured = Timed(), []
     with running(engine, clock=lambda: engine.now) as worker:
-        worker.on_chunk = lambda size, busy_s: measured.append((size, busy_s))
+        worker.on_chunk = lambda *chunk: measured.append(chunk)
 
         def show(frames):
             engine.may_decode.release()
             frames.result(SOON_S)
 
-        for name in "ab":
-            execute(worker, OpenSession(name, make_spec(seed=ord(name))))
+        for name, num_steps in (("a", None), ("b", None), ("c", 8)):
+            spec = make_spec(seed=ord(name), num_steps=num_steps)
+            execute(worker, OpenSession(name, spec))
             show(execute(worker, StepSession(name, ["9", "9"])))
         before = execute(worker, StepSession("a", ["8", "8"]))  # no other chunk is decoded
-        for name, actions in (("b", ["3", "1"]), ("a", ["2", "5"])):
+        for name, actions in (("b", ["3", "1"]), ("c", ["0", "7"]), ("a", ["2", "5"])):
             after = execute(worker, StepSession(name, actions))
             show(before)
             before = after
         show(before)
-    assert measured == [("b", 3), ("a", 5)]
+    assert measured == [("b", 3, 1), ("a", 2, 5)]
 
 
 def test_a_command_that_cannot_be_sent_raises_at_once():

@@ -172,7 +172,7 @@ def test_a_step_under_a_new_prompt_may_rebuild_the_window(engine, world):
     expected = engine.denoise(other, WALK[0], context=context, **options)
     with running(engine) as worker:
         measured = []
-        worker.on_chunk = lambda size, busy_s: measured.append(busy_s)
+        worker.on_chunk = lambda size, *busy_s: measured.append(busy_s)
         worker.is_warming_up = True  # all chunks of steady sessions count as typical
         execute(worker, RestoreSession("a", snapshot, CONTEXTS))
         walk = StepSession("a", WALK[0], context, "lava", True)

@@ -2,6 +2,8 @@
 
 import pytest
 
+from tests.waiting import wait_until
+
 ON_DEMAND = {"extensions": True, "realtime_delivery": "on_demand"}
 
 
@@ -75,6 +77,19 @@ def test_a_saved_world_keeps_the_delivery(serve, world):
             peer.init(**ON_DEMAND, snapshot=data)
             peer.read_until("session")
             assert not world.specs[-1].realtime
+
+
+def test_a_session_that_is_resumed_keeps_the_delivery(serve, world):
+    with serve(world) as server:
+        with server.dial() as peer:
+            peer.init(**ON_DEMAND)
+            token = peer.read_until("session")[-1]["resume_token"]
+            peer.socket.close(1006)
+            wait_until(lambda: world.detached)
+        with server.dial() as peer:
+            peer.init(**ON_DEMAND, resume=token)
+            token = peer.read_until("session")[-1]["resume_token"]
+            assert not world.sessions[token].spec.realtime
 
 
 def test_a_program_that_thinks_for_longer_than_an_ack_may_take_is_served(serve, world):
