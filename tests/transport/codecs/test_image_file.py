@@ -193,7 +193,7 @@ def test_a_large_image_looks_like_the_small_one_of_which_it_was_made(kind, monke
     monkeypatch.setattr(image_file, "STRIP_PIXELS", 20_000)  # several strips, the last one shorter
     size = (WIDTH * 16 + 5, HEIGHT * 16 + 3)
     large = Image.fromarray(RGB).resize(size, Image.Resampling.BICUBIC)
-    assert_looks_like(read(encode(large, kind)), RGB)
+    assert_looks_like(read(encode(large, kind)), RGB, mean=3 if kind == "GIF" else 2)  # 256 colours
 
 
 def test_a_jpeg_of_24_megapixels_shows_its_picture():
