@@ -3,8 +3,9 @@
     python -m benchmarks.fleet [--hardware NAME] [--users N] [--target-ongoing T ...] ...
 
 Users arrive at random, hold keys and rest, wait, give up and leave; groups start, are scaled by
-Ray Serve's policy, and die. `--help` lists every option with its default. An option with several
-values gives a row for each, in every combination. The same seed gives the same figures.
+Ray Serve's policy, and die. Sessions of a group that drains or dies go on in another one. `--help`
+lists every option with its default. An option with several values gives a row for each, in every
+combination. The same seed gives the same figures.
 """
 
 import argparse
@@ -68,7 +69,9 @@ def measure(scenario: Scenario) -> Row:
         "refused_percent": round(100 * num_refused / scenario.users, 2),
         "late_percent": round(100 * ratio(sums.late_chunks, sums.chunks), 2),
         "busy_percent": round(100 * ratio(sums.busy_s, sums.group_s), 1),
-        "lost": sums.lost,
+        "moved": sums.moved,
+        "lost": outcomes["world lost"],
+        **percentiles("lost_place_s", sums.lost_place_s or [0.0], digits=1),
         **percentiles("resume_s", sums.resume_waits_s or [0.0], digits=1),
         "suspended": sums.suspended,
         "deaths": sums.deaths,
@@ -143,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise SystemExit(f"python -m benchmarks.fleet: {exc}") from exc
     rows = {label: measure(scenario) for label, scenario in scenarios.items()}
     shown = ("groups", "peak", "gpu_h_per_user_h", "wait_s_p50", "wait_s_p95", "refused_percent")
-    more = ("late_percent", "busy_percent", "lost")
+    more = ("late_percent", "busy_percent", "moved", "lost")
     print_table(
         f"{hardware}: {next(iter(scenarios.values())).users} users",
         {label: {name: row[name] for name in (*shown, *more)} for label, row in rows.items()},

@@ -7,16 +7,16 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
+from msgspec.structs import replace
+
 from benchmarks.fleet_autoscaler import Autoscaler
-from benchmarks.fleet_model import Group, Node, Outcome, Scenario, Sums, User
-from deployments.sessions.admission import Admission, Demand
-from deployments.sessions.line import Line, LineFull
+from benchmarks.fleet_model import DEMAND, Group, Node, Outcome, Scenario, Sums, User
+from deployments.sessions.line import LineFull
 from deployments.sessions.wait_clock import WaitClock
 
-DEMAND = Demand(width=832, height=480)
 ASK_AGAIN_S = 5.0  # how long a client waits in one group's line
 NUM_ASKED = 32  # groups that the router compares at most
-COME_BACK_S = 2.0  # after which a client whose group died asks again
+NOTICE_S = 2.0  # after which a session whose group died asks for another place
 REPORT_S = 10.0  # between two reports of Serve's handles to the autoscaler
 MOVE_S = 1.0  # a session's way to host memory or back
 
@@ -48,7 +48,10 @@ class Fleet:
             downscale_delay_s=scenario.downscale_delay_s,
             look_back_s=scenario.look_back_s,
         )
-        self._draw_users()
+        for arrival, user in scenario.draw_users(self._random):
+            self.users.append(user)
+            self._at(arrival, self._arrive, user)
+            self.window_s = arrival
         for _ in range(self._num_wanted):
             self._start_group(warm=True)
         self._at(0.0, self._scale)
@@ -65,25 +68,10 @@ class Fleet:
 
     # ---- users
 
-    def _draw_users(self) -> None:
-        """Arrivals of a Poisson process whose rate follows one wave, by thinning."""
-        scenario, rng = self.scenario, self._random
-        rate = scenario.concurrent / scenario.session_s
-        day_s = scenario.users / rate
-        now = 0.0
-        while len(self.users) < scenario.users:
-            now += rng.expovariate(rate * (1 + scenario.swing))
-            wave = 1 - scenario.swing * math.cos(2 * math.pi * now / day_s)
-            if rng.random() * (1 + scenario.swing) < wave:
-                length_s = rng.expovariate(1 / scenario.session_s)
-                user = User(f"{len(self.users)}", length_s)
-                self.users.append(user)
-                self._at(now, self._arrive, user)
-        self.window_s = now
-
     def _arrive(self, user: User) -> None:
         scenario = self.scenario
-        user.asked = self.now
+        if not user.has_begun:
+            user.asked = self.now
         user.clock = WaitClock(
             queue_timeout_s=scenario.queue_timeout_s,
             warm_up_timeout_s=scenario.warm_up_timeout_s,
@@ -94,40 +82,51 @@ class Fleet:
 
     def _ask(self, user: User, last: Group | None = None) -> None:
         """Send a client's call to the group with the fewest; `last` is the one that let it go."""
-        user.turn += 1
+        user.num_asked += 1
+        num_asked = user.num_asked
         group = self._route(last)
         if group is None:
             self._unrouted[user.name] = user
-        elif not self._try_to_admit(user, group):
-            assert user.clock is not None
+        else:
             try:
-                group.line.join(user.name, now=self.now, waited_s=user.clock.waited_s(self.now))
+                self._join(user, group)
             except LineFull:
                 self._leave(user, "line full")
-                return
-            user.group = group
-            group.waiting[user.name] = user
-        else:
+        if user.num_asked == num_asked:
+            self._note_wait(user)
+
+    def _join(self, user: User, group: Group) -> None:
+        """Wait in a group's line, or in a session at once. Raises LineFull."""
+        if user.has_begun:
+            group.line.join_first(user.name, now=self.now)
+        elif not len(group.line) and self._fits(user, group):
+            self._admit(user, group)
             return
-        self._note_wait(user)
+        else:
+            assert user.clock is not None
+            group.line.join(user.name, now=self.now, waited_s=user.clock.waited_s(self.now))
+        user.line = group
+        group.waiting[user.name] = user
+        self._update(group)
 
     def _note_wait(self, user: User) -> None:
-        assert user.clock is not None
         starting = self._num_starting > 0 or not self._up
-        user.clock.note("starting" if starting else "queued", self.now)
-        if user.clock.give_up_reason(self.now) is None:
-            self._at(self.now + ASK_AGAIN_S, self._ask_again, user, user.turn)
-        else:
-            self._leave_line(user)
-            self._leave(user, "gave up: starting" if starting else "gave up: queued")
+        if user.group is None:  # else its session goes on where it is
+            assert user.clock is not None
+            user.clock.note("starting" if starting else "queued", self.now)
+            if user.clock.give_up_reason(self.now) is not None:
+                self._leave_line(user)
+                gave_up: Outcome = "gave up: starting" if starting else "gave up: queued"
+                self._leave(user, "world lost" if user.has_begun else gave_up)
+                return
+        self._at(self.now + ASK_AGAIN_S, self._ask_again, user, user.num_asked)
 
-    def _ask_again(self, user: User, turn: int) -> None:
-        if user.turn != turn:
+    def _ask_again(self, user: User, num_asked: int) -> None:
+        if user.num_asked != num_asked:
             return
-        if user.group is None:
+        if (last := user.line) is None:
             self._note_wait(user)  # its call waits for a group still
         else:
-            last = user.group
             self._leave_line(user)
             self._ask(user, last)
 
@@ -141,14 +140,14 @@ class Fleet:
 
     def _leave_line(self, user: User) -> None:
         self._unrouted.pop(user.name, None)
-        if group := user.group:
+        if group := user.line:
             group.line.leave(user.name)
             del group.waiting[user.name]
-            user.group = None
+            user.line = None
             self._update(group)
 
     def _leave(self, user: User, outcome: Outcome) -> None:
-        user.turn += 1
+        user.num_asked += 1
         user.outcome = outcome
         self._num_open -= 1
         self._note_leases(-1)
@@ -159,38 +158,44 @@ class Fleet:
 
     # ---- sessions
 
-    def _try_to_admit(self, user: User, group: Group) -> bool:
-        """Admit a client, unless others wait in front of it."""
-        if len(group.line) or not self._fits(group):
-            return False
-        self._admit(user, group)
-        return True
-
-    def _fits(self, group: Group) -> bool:
-        return group.admission.refusal(DEMAND, self.scenario.hardware.bytes_each) is None
+    def _fits(self, user: User, group: Group) -> bool:
+        """A session that was admitted before is not refused for the group's speed."""
+        demand = replace(DEMAND, returning=user.has_begun)
+        return group.admission.refusal(demand, self.scenario.hardware.bytes_each) is None
 
     def _admit(self, user: User, group: Group) -> None:
         self._account(group)
         group.admission.admit(user.name, DEMAND, self.scenario.hardware.bytes_each)
         group.sessions[user.name] = user
-        user.group = group
+        old, user.group = user.group, group
+        user.num_asked += 1
+        if not user.has_begun:
+            user.has_begun = True
+            user.until += self.now
+            self.sums.waits_s.append(self.now - user.asked)
+        else:
+            self.sums.moved += 1
+            if old is None:
+                self.sums.lost_place_s.append(self.now - user.asked)
+            else:
+                self._end_session(user, old)
         user.turn += 1
-        self.sums.waits_s.append(self.now - user.asked)
-        user.until += self.now
-        self._at(user.until, self._finish, user, user.turn)
+        self._at(max(self.now, user.until), self._finish, user, user.turn)
         self._plan_pause(user)
 
     def _update(self, group: Group) -> None:
         """Serve the line, as rank 0 of a group does after each change."""
         self._account(group)
-        while (name := group.line.first) is not None:
+        while group.state != "gone" and (name := group.line.first) is not None:
             if user := group.sessions.get(name):
                 if not self._give_memory(user, group):
                     return
-            elif group.state == "up" and self._fits(group):
+            elif group.state == "up" and self._fits(client := group.waiting[name], group):
                 group.line.leave(name)
                 group.line.admitted(self.now)
-                self._admit(group.waiting.pop(name), group)
+                del group.waiting[name]
+                client.line = None
+                self._admit(client, group)
             else:
                 return
 
@@ -263,33 +268,29 @@ class Fleet:
             return
         group = user.group
         assert group is not None
+        user.group = None
+        self._leave_line(user)
         self._end_session(user, group)
         self._leave(user, "finished")
-        self._update(group)
-        if group.state == "draining" and not group.sessions:
-            self._remove_group(group)
 
     def _end_session(self, user: User, group: Group) -> None:
+        """Take a session, which may have moved, out of its group."""
         self._account(group)
         del group.sessions[user.name]
         group.admission.leave(user.name)
         group.line.leave(user.name)
-        user.group = user.wants = None
+        user.wants = None
         user.turn += 1
+        self._update(group)
+        if group.state == "draining" and not group.sessions:
+            self._remove_group(group)
 
     def _account(self, group: Group) -> None:
         """Add what has happened in a group since the last time, until the last arrival."""
         until = min(self.now, self.window_s)
         seconds, group.noted = until - group.noted, max(group.noted, until)
-        if seconds <= 0 or not group.sessions:
-            return
-        hardware, load = self.scenario.hardware, group.admission.load
-        num_active = load * hardware.media_s / hardware.chunk_s
-        chunks = seconds * num_active / (hardware.media_s * max(1.0, load))
-        self.sums.chunks += chunks
-        self.sums.late_chunks += chunks if load > 1 else 0.0
-        self.sums.busy_s += seconds * min(1.0, load)
-        self.sums.session_s += seconds * len(group.sessions)
+        if seconds > 0 and group.sessions:
+            self.sums.add(group, seconds, self.scenario.hardware)
 
     # ---- groups
 
@@ -307,16 +308,10 @@ class Fleet:
         while self._num_starting + len(self._up) > self._num_wanted:
             # Serve stops those that start first, and then the newest
             starting = [group for group in self.groups if group.state == "starting"]
-            self._drain((starting or self._up)[-1])
+            self.drain((starting or self._up)[-1])
 
     def _start_group(self, *, warm: bool = False) -> None:
-        scenario, hardware = self.scenario, self.scenario.hardware
-        admission = Admission(
-            scenario.limits, media_s=hardware.media_s, session_bytes=hardware.session_bytes
-        )
-        admission.measure(DEMAND.size, hardware.chunk_s)
-        line = Line(max_waiting=scenario.limits.max_waiting)
-        group = Group(admission, line, self._find_node(), self.now)
+        group = self.scenario.create_group(self._find_node(), self.now)
         group.node.groups.append(group)
         self.groups.append(group)
         self._num_starting += 1
@@ -324,7 +319,7 @@ class Fleet:
         if warm:
             self._bring_up(group)
         else:
-            self._at(self.now + scenario.start_s, self._bring_up, group)
+            self._at(self.now + self.scenario.start_s, self._bring_up, group)
 
     def _find_node(self) -> Node:
         for node in self._nodes:
@@ -350,7 +345,7 @@ class Fleet:
         for user in unrouted.values():
             self._ask(user)
 
-    def _drain(self, group: Group) -> None:
+    def drain(self, group: Group) -> None:
         if group.state == "starting":
             self._remove_group(group)
             return
@@ -359,10 +354,12 @@ class Fleet:
         for user in list(group.waiting.values()):
             self._leave_line(user)
             self._ask(user)
-        if group.sessions:
-            self._at(self.now + self.scenario.drain_s, self._remove_group, group)
-        else:
+        if not self._up or not group.sessions:  # nowhere else to go until another group is up
             self._remove_group(group)
+            return
+        self._at(self.now + self.scenario.drain_s, self._remove_group, group)
+        for user in list(group.sessions.values()):
+            self._ask(user)
 
     def _kill_group(self, group: Group) -> None:
         if group.state != "gone":
@@ -376,7 +373,7 @@ class Fleet:
             self._kill_group(group)
 
     def _remove_group(self, group: Group) -> None:
-        """End a group. Its users come back: those who wait at once, the others after a while."""
+        """End a group. Its clients ask for another one, those with a session after a while."""
         if group.state == "gone":
             return
         self._num_starting -= group.state == "starting"
@@ -387,11 +384,12 @@ class Fleet:
         group.node.groups.remove(group)
         self.sums.group_s += max(0.0, min(self.now, self.window_s) - group.born)
         for user in list(group.sessions.values()):
+            self._leave_line(user)  # of a group to which it was to move
             self._end_session(user, group)
-            user.until -= self.now
-            self.sums.lost += 1
+            user.group, user.asked = None, self.now
+            user.num_asked += 1
             self._note_leases(-1)
-            self._at(self.now + COME_BACK_S, self._arrive, user)
+            self._at(self.now + NOTICE_S, self._arrive, user)
         for user in list(group.waiting.values()):
             self._leave_line(user)
             self._ask(user)

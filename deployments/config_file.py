@@ -41,6 +41,7 @@ class ConfigFile(Struct, frozen=True, kw_only=True):
 
     host: str
     port: int
+    has_tls: bool
     route_prefix: str
     args: ServiceConfig
     deployments: dict[str, dict[str, Any]]  # Ray's sections, by name
@@ -90,6 +91,7 @@ def read_config_file(path: Path) -> ConfigFile:
     return ConfigFile(
         host=http.host,
         port=http.port,
+        has_tls=http.ssl_certfile is not None,
         route_prefix=parsed.route_prefix or "/",
         args=config,
         deployments=by_name,
@@ -148,6 +150,8 @@ def _check_http(http: HTTPOptionsSchema) -> None:
         file = getattr(http, name)
         if file is not None and not Path(file).is_file():
             raise ConfigError(f"http_options.{name}: no file {file}")
+    if http.ssl_keyfile is not None and http.ssl_certfile is None:  # Serve would not use TLS
+        raise ConfigError("http_options.ssl_certfile: missing, expected one with ssl_keyfile")
 
 
 def _check_exposed(schema: ServeDeploySchema, *, path: str) -> None:

@@ -133,8 +133,11 @@ def run(path: Path, file: ConfigFile) -> int:
 
 def address_of(file: ConfigFile) -> str:
     """The page's address, as a browser on this machine reaches it."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(file.host, file.host)
-    return f"http://{host}:{file.port}{file.route_prefix.rstrip('/')}/"
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(file.host, file.host)
+    if ":" in host:
+        host = f"[{host}]"
+    scheme = "https" if file.has_tls else "http"
+    return f"{scheme}://{host}:{file.port}{file.route_prefix.rstrip('/')}/"
 
 
 def wait_for_failure(address: str) -> str:

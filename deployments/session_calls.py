@@ -4,12 +4,13 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deployments.encoded_prompt import warn_of_truncation
+from deployments.encoded_prompt import warn_of_truncation, warn_of_unknown_words
 from deployments.group_sessions import GroupSessions
 from deployments.rank_replies import Chunk, HandedOver, Opened
 from deployments.refusal import Refusal, refusal_of
@@ -24,7 +25,7 @@ if TYPE_CHECKING:  # imported late: WorldGroup imports this module and stays wit
 
     from lingbot.runtime.commands import Command, OpenSession, RestoreSession
     from lingbot.runtime.worker import Worker
-    from lingbot.text.protocol import TextEncoder
+    from lingbot.text.pocket import HashedWordEncoder
 
 Context = NDArray[np.float32]  # [L, text_dim], an encoded prompt
 
@@ -43,7 +44,7 @@ class SessionCalls:
         sessions: GroupSessions,
         work: SessionWork,
         *,
-        text_encoder: "TextEncoder | None",
+        text_encoder: "HashedWordEncoder | None",
         prompt_recache: bool,
         notice_period_s: float,
     ) -> None:
@@ -73,7 +74,7 @@ class SessionCalls:
         from lingbot.runtime.session import SessionSpec
 
         if context is None:
-            if warning := self._warn_if_truncated(spec.prompt):
+            if warning := self._warn_about(spec.prompt):
                 yield warning
             context = await self._encode(spec.prompt)
         session_spec = SessionSpec(
@@ -121,11 +122,12 @@ class SessionCalls:
         activating = asyncio.ensure_future(self._sessions.activate(session_id, epoch))
         async for notice in self._notices(activating):
             yield notice
-        if prompt is not None and context is None:
-            if warning := self._warn_if_truncated(prompt):
+        is_held = partial(self._sessions.is_held, session_id, epoch)
+        if prompt is not None and context is None and is_held():
+            if warning := self._warn_about(prompt):
                 yield warning
             context = await self._encode(prompt)
-        if not self._sessions.is_held(session_id, epoch):
+        if not is_held():
             return
         recache = self._prompt_recache and prompt is not None
         command = StepSession(session_id, list(actions), context, prompt=prompt, recache=recache)
@@ -238,8 +240,12 @@ class SessionCalls:
             yield Queued(1)  # in front of all clients
         waiting.result()
 
-    def _warn_if_truncated(self, prompt: str) -> WarningMessage | None:
+    def _warn_about(self, prompt: str) -> WarningMessage | None:
+        from lingbot.text.pocket import EXAMPLES
+
         assert self._text_encoder is not None
+        if prompt.strip() and not self._text_encoder.knows(prompt):
+            return warn_of_unknown_words(EXAMPLES)
         return warn_of_truncation(self._text_encoder.num_truncated(prompt), "words")
 
     async def _encode(self, prompt: str) -> Context:

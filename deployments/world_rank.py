@@ -39,7 +39,7 @@ if TYPE_CHECKING:  # imported late: WorldGroup imports this class and stays with
     from lingbot.runtime.engine import Engine
     from lingbot.runtime.snapshot import Snapshot
     from lingbot.runtime.worker import Worker
-    from lingbot.text.protocol import TextEncoder
+    from lingbot.text.pocket import HashedWordEncoder
 
 EMPTY_PERIOD_S = 0.2  # between two looks for sessions of a group that ends
 SUSPEND_PERIOD_S = 1.0  # between two looks for sessions that have been paused for too long
@@ -96,7 +96,8 @@ class WorldRank:
         self._store: Any = None  # the rendezvous, on rank 0 of several
         self._failure: asyncio.Future[None]
         self._worker: Worker
-        self._text_encoder: TextEncoder | None = None  # on rank 0, unless a deployment encodes
+        # On rank 0, unless a deployment encodes.
+        self._text_encoder: HashedWordEncoder | None = None
 
     def open_rendezvous(self, host: str) -> int:
         """Open the store at which the ranks meet. Returns its port."""

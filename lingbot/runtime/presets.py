@@ -31,7 +31,6 @@ from lingbot.runtime.fastest_dtype import fastest_dtype
 from lingbot.runtime.fingerprint import fingerprint_of
 from lingbot.runtime.free_memory import free_for_rank
 from lingbot.text.pocket import HashedWordEncoder
-from lingbot.text.protocol import TextEncoder
 from lingbot.vae.codec import LatentCodec, load_tiny_vae
 from lingbot.vae.protocol import VAE
 from lingbot.vae.split import SplitVAE
@@ -191,7 +190,7 @@ def speed_up(model: WorldModel, *, compile: bool, fp8: bool) -> WorldModel:
     return model.compile_blocks() if compile else model
 
 
-def load_text_encoder(preset: str) -> TextEncoder:
+def load_text_encoder(preset: str) -> HashedWordEncoder:
     """The text encoder of a preset. Raises LingbotError for an unknown preset."""
     found = find_preset(preset)
     match found.text_encoder:

@@ -15,6 +15,11 @@ moonlight morning night noon open overcast pine plain ponds red rock rocks round
 stone streets sun sunny sunset the thick town trees village water weather wide winter yellow
 """
 WORDS = frozenset(WORD_LIST.split())
+LINK_WORDS = frozenset({"a", "and", "at", "by", "in", "the"})  # known, and without a meaning
+EXAMPLES = (  # for a client whose words are unknown
+    *("dawn", "noon", "dusk", "night", "sunny", "overcast", "fog"),
+    *("snow", "sand", "rock", "forest", "lake"),
+)
 
 
 class HashedWordEncoder:
@@ -37,6 +42,10 @@ class HashedWordEncoder:
         if not words:
             return np.zeros((1, self.text_dim), np.float32)
         return np.stack([self._vector(word) for word in words])
+
+    def knows(self, prompt: str) -> bool:
+        """Whether the DiT has learned any word of the prompt that has a meaning."""
+        return not LINK_WORDS.issuperset(self._known_words(prompt))
 
     def num_truncated(self, prompt: str) -> int:
         """The known words that `encode` leaves out, because the prompt has too many."""

@@ -1,6 +1,6 @@
 """The text encoder as a caller of the engine sees it.
 
-Tested in `tests/deployments/test_world_rank.py`.
+Tested in `tests/deployments/test_text_encoder.py`.
 """
 
 from typing import Protocol

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import fleet, fleet_model, fleet_simulation
 from benchmarks.fleet_model import Hardware, Scenario
-from benchmarks.fleet_simulation import Fleet
+from benchmarks.fleet_simulation import NOTICE_S, Fleet
 from deployments.sessions import admission, line, wait_clock
 from deployments.sessions.admission import GroupLimits
 
@@ -40,8 +40,8 @@ def erlang_b(num_servers, load):
 
 
 def test_the_policy_is_the_shipped_one():
-    assert fleet_simulation.Admission is admission.Admission
-    assert fleet_simulation.Line is line.Line
+    assert fleet_model.Admission is admission.Admission
+    assert fleet_model.Line is line.Line
     assert fleet_simulation.WaitClock is wait_clock.WaitClock
     assert fleet_model.GroupLimits is admission.GroupLimits
 
@@ -109,8 +109,8 @@ def test_every_user_ends_with_a_named_outcome(options):
     assert sum(outcomes(simulated).values()) == 200
     assert None not in outcomes(simulated)
     sums = simulated.sums
-    # each admission ended: the session was finished, or lost and asked for again
-    assert len(sums.waits_s) == outcomes(simulated)["finished"] + sums.lost
+    ended = outcomes(simulated)
+    assert len(sums.waits_s) == ended["finished"] + ended["world lost"]
     assert 0 < sums.busy_s <= sums.group_s or not sums.waits_s
 
 
@@ -140,10 +140,61 @@ def test_clients_give_up_when_every_group_is_taken():
 
 
 def test_users_of_dead_groups_come_back():
-    simulated = run(group_life_s=300.0, min_groups=10)
-    assert simulated.sums.deaths > 10
-    assert simulated.sums.lost > 10
-    assert outcomes(simulated)["finished"] > 150
+    simulated = run(group_life_s=300.0, min_groups=15)
+    sums = simulated.sums
+    assert sums.deaths > 10
+    assert sums.moved > 10
+    # another group is up, and none of them refuses such a session for its speed
+    assert sums.lost_place_s == pytest.approx([NOTICE_S] * sums.moved)
+    assert sums.late_chunks > 0
+    assert outcomes(simulated) == {"finished": 200}
+
+
+def test_a_session_that_finds_no_other_group_is_lost():
+    simulated = run(users=1, session_s=1e6, start_s=2000.0, group_life_s=60.0)
+    assert outcomes(simulated) == {"world lost": 1}
+
+
+def test_a_session_whose_group_died_goes_in_front_of_the_line():
+    limits = GroupLimits(max_sessions=1)
+    options = {"users": 12, "session_s": 1e4, "limits": limits, "queue_timeout_s": 1e9}
+    simulated = Fleet(Scenario(hardware=ONE_EACH, min_groups=2, max_groups=2, **options))
+    simulated.run(until=simulated.window_s + 1)
+    dead, other = simulated.groups
+    (user,) = dead.sessions.values()
+    simulated.kill_node(dead.node)
+    simulated.run(until=simulated.now + NOTICE_S + 1)
+    assert other.line.first == user.name and len(other.line) > 3
+
+
+def drain_one(**options):
+    """Two groups of one user each, before and after the newer one drains."""
+    scenario = Scenario(hardware=ONE_EACH, users=2, session_s=1e4, min_groups=2, start_s=1e9)
+    simulated = Fleet(replace(scenario, **options))
+    simulated.run(until=simulated.window_s + 1)
+    kept, drained = simulated.groups
+    ends = {user.name: user.until for user in simulated.users}
+    simulated.drain(drained)
+    return simulated, kept, drained, ends
+
+
+def test_the_sessions_of_a_draining_group_move_at_once():
+    simulated, kept, drained, ends = drain_one()
+    assert drained.state == "gone" and len(kept.sessions) == 2
+    assert {user.name: user.until for user in simulated.users} == ends
+    assert simulated.sums.moved == 1 and simulated.sums.lost_place_s == []
+
+
+def test_a_session_of_a_draining_group_goes_on_there_until_another_has_memory():
+    hardware = replace(ONE_EACH, session_bytes=1)
+    simulated, kept, drained, _ = drain_one(hardware=hardware, drain_s=1e9, seed=2)
+    assert drained.state == "draining"
+    (moving,), (other,) = drained.sessions.values(), kept.sessions.values()
+    assert other.until < moving.until
+    simulated.run(until=other.until)
+    assert drained.sessions == {moving.name: moving}
+    simulated.run(until=other.until + 1)
+    assert drained.state == "gone" and kept.sessions == {moving.name: moving}
 
 
 def test_a_node_takes_its_groups_along_and_others_are_started():

@@ -58,6 +58,20 @@ def test_a_session_applies_its_keys(server):
     run(scenario())
 
 
+def test_a_prompt_of_unknown_words_is_a_warning(server):
+    async def scenario():
+        async with connect(server.ws, prompt="a castle") as client:
+            await take(client, 1)
+            await client.prompt("snow")
+            await take(client, 3)
+            assert [one.code for one in client.warnings] == ["unknown_words"]
+            await client.prompt("Schloss")
+            await take(client, 3)
+            assert [one.code for one in client.warnings] == ["unknown_words"] * 2
+
+    run(scenario())
+
+
 def test_the_same_seed_and_keys_give_the_same_frames(server):
     async def generate():
         script = [[], ["w"], ["w"], ["l"], ["l"], []]
@@ -167,12 +181,13 @@ def test_bad_input_is_answered_and_other_sessions_go_on(server):
 
 
 def test_a_clip_is_an_mp4_over_http(server):
-    body = json.dumps({"actions": "w-6,l-4,none-2", "seed": 3, "prompt": "a walk"}).encode()
+    body = json.dumps({"actions": "w-6,l-4,none-2", "seed": 3, "prompt": "a castle"}).encode()
     request = urllib.request.Request(
         f"{server.http}/v1/clips", body, {"content-type": "application/json"}
     )
     with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
         assert answer.headers["content-type"] == "video/mp4"
+        assert "use words such as dawn" in answer.headers["x-warning"]
         with av.open(io.BytesIO(answer.read())) as video:
             assert sum(1 for _ in video.decode(video=0)) == 1 + 4 * 11
 

@@ -122,6 +122,11 @@ def test_an_unknown_key_anywhere_fails_with_the_nearest_one(written, path, neare
             {"ssl_keyfile": __file__, "ssl_certfile": "/no"},
             r"^http_options\.ssl_certfile: no file /no",
         ),
+        (
+            ("http_options", "ssl_keyfile"),
+            __file__,
+            r"^http_options\.ssl_certfile: missing, expected one with ssl_keyfile",
+        ),
         ((*APP, "runtime_env"), {"env_vars": 3}, r"runtime_env\.env_vars: 3 has a wrong"),
         ((*TRANSPORT, "num_replicas"), True, r"deployments\[0\]\.num_replicas: true, expected"),
         ((*GROUP, "num_replicas"), 2, r"deployments\[1\].*num_replicas.*autoscaling_config"),

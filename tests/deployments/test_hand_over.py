@@ -354,10 +354,10 @@ def test_a_client_that_is_lost_while_its_world_is_opened_leaves_nothing():
 def test_a_new_prompt_rebuilds_the_window_where_the_config_says_so(recache):
     async def scenario(rank, engine):
         await opened(rank, "a", 1)
-        for prompt in (None, "rain"):
+        for prompt in (None, "snow"):
             assert len(await start(rank.step("a", 1, ["w"], prompt, 0))) == 2
-        assert [step[1:] for step in engine.steps] == [(None, False), ("rain", recache)]
-        assert await all_of(rank.step("b", 1, ["w"], "rain", 0)) == []
+        assert [step[1:] for step in engine.steps] == [(None, False), ("snow", recache)]
+        assert await all_of(rank.step("b", 1, ["w"], "snow", 0)) == []
 
     run(scenario, prompt_recache=recache)
 

@@ -31,8 +31,9 @@ from benchmarks.local_server import (
     stop_server,
     wait_until_ready,
 )
+from deployments.config_file import read_config_file
 from deployments.schema_keys import ConfigError
-from deployments.serve import ENVIRONMENT, hold_port, main
+from deployments.serve import ENVIRONMENT, address_of, hold_port, main
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -84,6 +85,23 @@ def test_a_port_is_free_again_right_after_its_connections(tmp_path):
 def test_an_address_of_another_machine_is_refused(host):
     with pytest.raises(ConfigError, match=f"cannot listen on {host}:8000: ."):
         hold_port(host, 8000)
+
+
+@pytest.mark.parametrize(
+    "http, address",
+    [
+        ({"host": "0.0.0.0"}, "http://127.0.0.1:8000/"),
+        ({"host": "::"}, "http://[::1]:8000/"),
+        ({"host": "fd00::7"}, "http://[fd00::7]:8000/"),
+        ({"ssl_certfile": __file__, "ssl_keyfile": __file__}, "https://127.0.0.1:8000/"),
+    ],
+)
+def test_the_printed_address_is_one_that_a_browser_reaches(tmp_path, http, address):
+    path = config_file(tmp_path, port=8000)
+    content = yaml.safe_load(path.read_text())
+    content["http_options"] |= http
+    path.write_text(yaml.safe_dump(content))
+    assert address_of(read_config_file(path)) == address
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,23 @@ def test_a_prompt_that_is_cut_is_a_warning():
     run(scenario)
 
 
+def test_a_prompt_of_unknown_words_is_a_warning_that_names_known_ones():
+    async def scenario(rank, engine):
+        await reserved(rank, "a")
+        castle = replace(spec(5), prompt="a castle")
+        warning, done = await start(rank.open("a", 1, castle, IMAGE))
+        assert (warning.code, done) == ("unknown_words", Opened("origin of 5"))
+        warning, denoised, _ = await start(rank.step("a", 1, ["w"], "Schloss!", 0))
+        assert denoised is None
+        assert (warning.code, warning.field) == ("unknown_words", "prompt")
+        assert "such as dawn, noon, dusk" in warning.content
+        assert len(warning.content.split()) <= 25
+        for prompt in ("", " ", "Schloss, snow"):
+            assert len(await start(rank.step("a", 1, ["w"], prompt, 0))) == 2
+
+    run(scenario)
+
+
 def test_a_rank_whose_prompts_are_encoded_elsewhere_uses_the_given_contexts():
     first, second = (np.full((1, 4), value, np.float32) for value in (1, 2))
 

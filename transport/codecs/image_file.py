@@ -1,6 +1,7 @@
 """Image files, read as a browser shows them. The bytes are untrusted, so work has a bound."""
 
 import io
+import re
 import struct
 import threading
 import warnings
@@ -36,6 +37,9 @@ _TRANSPOSE = {
     8: Image.Transpose.ROTATE_90,
 }
 _PHOTOMETRIC = ExifTag.PhotometricInterpretation  # of a TIFF
+
+# The markers of a JPEG but for those without a segment, which entropy-coded data may hold.
+_MARKER = re.compile(rb"\xff([\xc0-\xcf\xd9-\xfe])")
 
 _pillow_lock = threading.Lock()
 
@@ -136,7 +140,7 @@ def _check_cost(image: Image.Image, data: bytes, *, min_size: tuple[int, int]) -
         raise UnsuitableImage(f"too large, {size}, expected at most {MAX_PIXELS} pixels")
     num_bytes = 0
     if image.format in ("JPEG", "MPO"):
-        if data.count(b"\xff\xda") * num_pixels > MAX_SCANNED_PIXELS:
+        if _count_scans(data) * num_pixels > MAX_SCANNED_PIXELS:
             raise UnsuitableImage(
                 f"a JPEG image of {size} in too many scans, expected a baseline JPEG"
             )
@@ -149,6 +153,19 @@ def _check_cost(image: Image.Image, data: bytes, *, min_size: tuple[int, int]) -
             f"a {image.format} image of {size}, which takes {num_bytes // 2**20} MiB to decode, "
             f"expected at most {MAX_DECODER_BYTES // 2**20} MiB, or a JPEG"
         )
+
+
+def _count_scans(data: bytes) -> int:
+    """The scans of a JPEG up to its end: a phone may have appended a video.
+
+    Segments are passed by their lengths, as libjpeg does: one may hold any bytes, such as a
+    thumbnail.
+    """
+    num_scans, at = 0, 0
+    while (found := _MARKER.search(data, at)) and found[1] != b"\xd9":
+        num_scans += found[1] == b"\xda"
+        at = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
+    return num_scans
 
 
 def _read_profile(image: Image.Image, data: bytes) -> bytes | None:

@@ -19,6 +19,7 @@ WarningCode = Literal[
     "codec_failed",
     "size_changed",
     "prompt_truncated",
+    "unknown_words",
     "unknown_keys",
     "script_truncated",
     "not_supported",

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lingbot.text.pocket import WORDS, HashedWordEncoder
+from lingbot.text.pocket import EXAMPLES, LINK_WORDS, WORDS, HashedWordEncoder
 
 encoder = HashedWordEncoder(text_dim=8, text_len=4)
 
@@ -32,6 +32,19 @@ def test_unknown_words_take_no_place(prompt):
 
 def test_a_prompt_of_unknown_words_is_empty():
     assert np.array_equal(encoder.encode("purple elephants"), encoder.encode(""))
+
+
+@pytest.mark.parametrize(
+    "prompt, known",
+    [("a castle by the sea", False), ("Schloss", False), ("", False), ("a castle, SNOW", True)],
+)
+def test_articles_are_no_known_words(prompt, known):
+    assert encoder.knows(prompt) == known
+
+
+def test_the_examples_are_known_words():
+    assert set(EXAMPLES) <= WORDS - LINK_WORDS
+    assert LINK_WORDS < WORDS
 
 
 def test_repeated_words_of_a_long_prompt_count_once():
