@@ -1,7 +1,7 @@
 /** The page: switches screens, and connects walks, player, input and ui. */
 
 import { Gamepad } from "./input/gamepad.js";
-import { isTyping, Keys } from "./input/keys.js";
+import { gameKeyOf, isTyping, Keys, letterOf } from "./input/keys.js";
 import { MouseLook } from "./input/mouse.js";
 import { Player } from "./player/player.js";
 import { Recorder } from "./player/recorder.js";
@@ -40,9 +40,9 @@ const ui = {
   mark: new SpeedMark(),
 };
 const SHORTCUTS = {
-  KeyR: () => recorder.toggle(),
-  KeyP: () => takePicture(),
-  KeyB: () => portable.stepBack(),
+  r: () => recorder.toggle(),
+  p: () => takePicture(),
+  b: () => portable.stepBack(),
 };
 let player = null; // null if this browser cannot run one
 let recorder = null; // as the player
@@ -233,9 +233,10 @@ window.addEventListener("keydown", (event) => {
   else resume();
   const isPlain = !event.ctrlKey && !event.metaKey && !event.altKey && !event.repeat;
   if (walk?.session.state !== "playing" || !isPlain || isTyping(event)) return;
-  if (!(event.code in SHORTCUTS)) return;
+  const shortcut = SHORTCUTS[letterOf(event)];
+  if (shortcut === undefined || gameKeyOf(event) !== undefined) return;
   event.preventDefault(); // R would choose "raw" in a list that has the focus
-  SHORTCUTS[event.code]();
+  shortcut();
 });
 takeDrops(takeFile);
 markTabbing();
