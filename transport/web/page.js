@@ -66,6 +66,7 @@ window.lingbot = Object.freeze({
 async function setUp() {
   const fork = takeSecrets();
   try {
+    if (!("popover" in HTMLElement.prototype)) throw new Error("every panel would be open");
     const canvases = { world: element("world"), glow: element("glow") };
     player = new Player({ ...canvases, onUnsupported: () => start.notify(notices.TOO_OLD) });
   } catch {

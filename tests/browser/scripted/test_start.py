@@ -175,3 +175,15 @@ def test_dragged_text_is_left_to_its_field(page: Page) -> None:
         }"""
     )
     assert not taken
+
+
+@pytest.mark.parametrize(
+    "feature",
+    ["HTMLCanvasElement.prototype.transferControlToOffscreen", "HTMLElement.prototype.popover"],
+)
+def test_a_browser_that_is_too_old_gets_one_sentence(page: Page, feature: str) -> None:
+    page.add_init_script(f"delete {feature}")
+    page.reload()
+    page.wait_for_selector("#start-notice:visible")
+    assert "This browser cannot show a world." in page.inner_text("#start-notice")
+    assert page.is_disabled("#enter")
