@@ -74,6 +74,8 @@ export class Walk {
   changePrompt(prompt) {
     if (!["playing", "paused"].includes(this.#session.state)) return;
     this.choice.prompt = prompt;
+    this.choice.fields = { ...this.choice.fields, prompt };
+    this.#source.setPrompt(prompt);
     this.#session.changePrompt(prompt);
   }
 
