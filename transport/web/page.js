@@ -93,10 +93,7 @@ function setBackdrop(url) {
 
 /** Enters a world at the user's request. chosen: see Walk. */
 function enter(chosen) {
-  if (walk !== null) {
-    walk.leave();
-    enableInputs(false); // a recording ends with its world
-  }
+  if (walk !== null) endWalk();
   start.notify("");
   const choice = { output: start.output, prompt: "", ...chosen };
   element("live-prompt").value = choice.prompt;
@@ -147,10 +144,16 @@ async function forgetKept() {
 
 // ---- screens
 
-function leave() {
+/** A recording ends with its world, and open panels close. */
+function endWalk() {
   walk.leave();
   walk = null;
   enableInputs(false);
+  for (const panel of document.querySelectorAll(":popover-open")) panel.hidePopover();
+}
+
+function leave() {
+  endWalk();
   showScreen("start");
   offerKept();
   start.focus();

@@ -187,3 +187,21 @@ def test_a_browser_that_is_too_old_gets_one_sentence(page: Page, feature: str) -
     page.wait_for_selector("#start-notice:visible")
     assert "This browser cannot show a world." in page.inner_text("#start-notice")
     assert page.is_disabled("#enter")
+
+
+@pytest.mark.parametrize("how", ["leave", "picture", "world"])
+def test_the_next_walk_begins_without_open_panels(page: Page, how: str) -> None:
+    world = enter_scripted(page)
+    page.click("[popovertarget=settings]")
+    if how == "world":
+        drop(page, "my.world", b"a world")
+    else:
+        if how == "picture":
+            drop(page, "a.png", png(30, 20), "image/png")
+            page.wait_for_selector("text=Your picture")
+        else:
+            page.press("#leave", "Enter")
+        page.click("#enter")
+    world.wait_for_init(2)
+    world.open()
+    assert not page.is_visible("#settings")
