@@ -11,6 +11,7 @@ import { announce } from "./ui/announcer.js";
 import { Continue } from "./ui/continue.js";
 import { download } from "./ui/download.js";
 import { takeDrops } from "./ui/drop.js";
+import { readBytes } from "./ui/file.js";
 import { FirstHint } from "./ui/first_hint.js";
 import { focusWorld, markTabbing } from "./ui/focus.js";
 import { Hud } from "./ui/hud.js";
@@ -102,9 +103,8 @@ function enter(chosen) {
   walk = new Walk(choice, { player, world, keys, portable, ui }, listeners);
 }
 
-async function openFile(file) {
-  const snapshot = new Uint8Array(await file.arrayBuffer());
-  enter({ kind: "file", name: file.name, fields: { snapshot } });
+function openFile(name, snapshot) {
+  enter({ kind: "file", name, fields: { snapshot } });
 }
 
 /** Takes a dropped file. A picture is chosen on the start screen, where its prompt can be written. */
@@ -119,8 +119,9 @@ async function takeFile(file) {
 }
 
 async function enterKept({ snapshot, prompt, output }) {
-  const fields = { snapshot: new Uint8Array(await snapshot.arrayBuffer()) };
-  enter({ kind: "kept", name: "The world that was kept", fields, prompt, output });
+  const name = "The world that was kept";
+  const bytes = await readBytes(snapshot, name).catch(({ message }) => start.notify(message));
+  if (bytes) enter({ kind: "kept", name, fields: { snapshot: bytes }, prompt, output });
 }
 
 /** Back to the start screen, with the reason in one line. */

@@ -7,7 +7,7 @@ import pytest
 from msgspec import msgpack
 from playwright.sync_api import Page
 
-from tests.browser.scripted.world import ScriptedWorld, enter_scripted
+from tests.browser.scripted.world import ScriptedWorld, enter_scripted, keep, offer
 from tests.transport.fake_world import png
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("focus")]
@@ -205,3 +205,35 @@ def test_the_next_walk_begins_without_open_panels(page: Page, how: str) -> None:
     world.wait_for_init(2)
     world.open()
     assert not page.is_visible("#settings")
+
+
+UNREADABLE = """() => {
+    Blob.prototype.arrayBuffer = () => Promise.reject(new DOMException("", "NotReadableError"));
+}"""
+
+
+@pytest.mark.parametrize("name", ["hill.world", "hill.png"])
+@pytest.mark.parametrize("how", ["chosen", "dropped", "dropped on a walk"])
+def test_a_file_that_cannot_be_read_is_told_in_one_line(page: Page, name: str, how: str) -> None:
+    """It was moved, or another program holds it, between the choice and the reading."""
+    page.evaluate(UNREADABLE)
+    is_picture = name.endswith(".png")
+    kind, data = ("image/png", png(30, 20)) if is_picture else ("", b"a world")
+    if how == "chosen":
+        file: Any = {"name": name, "mimeType": kind, "buffer": data}
+        page.set_input_files("#upload" if is_picture else "#open", file)
+    else:
+        if how == "dropped on a walk":
+            enter_scripted(page)
+        drop(page, name, data, kind)
+    line = "#toast" if how == "dropped on a walk" else "#start-notice"
+    page.wait_for_selector(f"{line}:has-text('{name} cannot be read.')")
+
+
+def test_a_kept_world_that_cannot_be_read_is_told_in_one_line(page: Page) -> None:
+    keep(page, enter_scripted(page))
+    page.keyboard.press("Escape")
+    offer(page)
+    page.evaluate(UNREADABLE)
+    page.click("#continue")
+    page.wait_for_selector("#start-notice:has-text('The world that was kept cannot be read.')")

@@ -1,5 +1,7 @@
 /** Images that a session can start from: uploads, and previews of openings. */
 
+import { readBytes } from "./file.js";
+
 // An init holds 16 MiB by default. Its other fields need little.
 const MAX_UPLOAD_BYTES = 16 * 2 ** 20 - 2 ** 16;
 const MAX_UPLOAD_PX = 1280; // a PNG with this side is well below MAX_UPLOAD_BYTES
@@ -64,7 +66,7 @@ export async function readUpload(file) {
   }
   const isDrawn = file.size > MAX_UPLOAD_BYTES || DRAWN_TYPES.includes(file.type);
   const blob = isDrawn ? await drawAsPng(image) : file;
-  return { bytes: new Uint8Array(await blob.arrayBuffer()), url: image.src };
+  return { bytes: await readBytes(blob, file.name), url: image.src };
 }
 
 /** A PNG of at most MAX_UPLOAD_PX a side, upright. */

@@ -1,5 +1,6 @@
 /** The start screen: opening image, prompt and options. */
 
+import { readBytes } from "./file.js";
 import { offerFormats } from "./format.js";
 import { isPicture, nearestShape, readUpload } from "./image.js";
 import { Openings } from "./openings.js";
@@ -26,7 +27,7 @@ export class Start {
   #onOpen;
 
   /**
-   * onEnter(choice): see #choice. onOpen(file): called with a saved world.
+   * onEnter(choice): see #choice. onOpen(name, snapshot): called with a saved world.
    * onChoose(url): called with the chosen image.
    */
   constructor({ onEnter, onOpen, onChoose }) {
@@ -143,8 +144,9 @@ export class Start {
       const mebibytes = Math.ceil(file.size / 2 ** 20);
       throw new Error(`${file.name} has ${mebibytes} MiB. A saved world has less than 16.`);
     }
+    const snapshot = await readBytes(file, file.name);
     this.notify("");
-    this.#onOpen(file);
+    this.#onOpen(file.name, snapshot);
   }
 
   async #upload(file) {
