@@ -5,8 +5,7 @@ import { offerFormats } from "./format.js";
 import { isPicture, nearestShape, readUpload } from "./image.js";
 import { Openings } from "./openings.js";
 
-// The default prompt of an upload. The field shows it, because the server replaces a missing or
-// empty prompt by that of its first opening, which describes another image.
+// The default prompt of an upload. Without one, the server takes an empty prompt for a client's image.
 const UPLOAD_PROMPT = "A world to walk in";
 const ANY_SIZE = "832x480"; // requested if the world serves any size; the server takes the nearest
 // An init holds 16 MiB by default. Its other fields need little.
