@@ -242,7 +242,8 @@ def test_the_rate_of_the_line_is_the_best_of_the_last_chunks(page: Page) -> None
         ({"periodMs": 600}, 1, "good", None),  # a new key made it come early
         ({"periodMs": 1000, "serverMs": 980}, 0.75, "fair", "server"),
         ({"periodMs": 1500, "transferMs": 1450}, 0.5, "poor", "line"),
-        ({"periodMs": 1500, "transferMs": None}, 0.5, "poor", "line"),
+        ({"periodMs": 1500, "transferMs": None}, 0.5, "poor", "unclear"),
+        ({"periodMs": 1500, "transferMs": None, "decodeMs": 1400}, 0.5, "poor", "device"),
         ({"periodMs": 1500, "decodeMs": 1400}, 0.5, "poor", "device"),
         ({"periodMs": 1500}, 0.5, "poor", "unclear"),
     ],
@@ -261,3 +262,19 @@ def test_the_cause_of_a_slow_world_is_found(
         usual | chunk,
     )
     assert verdict == {"share": share, "level": level, "cause": cause}
+
+
+def test_the_line_is_the_cause_as_far_as_it_was_measured(page: Page) -> None:
+    """Chunks of one message measure no line."""
+    cause = page.evaluate(
+        """async () => {
+            const { Speed } = await import("/static/session/speed.js");
+            const chunk = { mediaMs: 750, periodMs: 1500, serverMs: 200, decodeMs: 10 };
+            const speed = new Speed();
+            for (const transferMs of [null, 1400, null, null, null]) {
+                speed.add({ ...chunk, transferMs });
+            }
+            return speed.verdict.cause;
+        }"""
+    )
+    assert cause == "line"
