@@ -136,7 +136,7 @@ def measure(page: Page, script: str) -> Any:
             const { LineMeter } = await import("/static/session/line.js");
             const stats = {
                 num_frames: 12, chunk_total_ms: 750, scheduler_forward_ms: 200,
-                raw_payload_build_ms: 0,
+                pace_wait_ms: 0, raw_payload_build_ms: 0,
             };
             return new Function("meter", "stats", script)(new LineMeter(), stats);
         }""",
@@ -278,3 +278,51 @@ def test_the_line_is_the_cause_as_far_as_it_was_measured(page: Page) -> None:
         }"""
     )
     assert cause == "line"
+
+
+@pytest.mark.parametrize(
+    ("period_ms", "wait_ms", "forward_ms", "line_ms", "server_ms", "cause"),
+    [
+        (880, 460, 680, 860, 420, "line"),  # denoising 420, decoding 260
+        (880, 580, 680, 860, 380, "line"),  # denoising 300, decoding 380
+        (900, 600, 1200, 50, 900, "server"),  # the wait for the turn is one for decoding
+        (1000, 0, 1300, 50, 1000, "server"),  # denoising 1000, decoding 300
+        (700, 5000, 680, 50, 680, None),  # the first chunk after a wait has no period
+    ],
+)
+def test_decoding_overlaps_with_the_next_chunk(
+    page: Page,
+    period_ms: int,
+    wait_ms: int,
+    forward_ms: int,
+    line_ms: int,
+    server_ms: int,
+    cause: str | None,
+) -> None:
+    measured = page.evaluate(
+        """async ({ stats, lineMs }) => {
+            const { LineMeter } = await import("/static/session/line.js");
+            const { Speed } = await import("/static/session/speed.js");
+            const [meter, speed] = [new LineMeter(), new Speed()];
+            let chunk;
+            for (let at = 0; at < 5; at++) {
+                const [nowMs, chunkIndex] = [5000 * (at + 1), at];
+                meter.addBatch(nowMs, { chunkIndex, numBytes: 100_000, beganMs: nowMs - lineMs });
+                meter.addDecoded(nowMs + 10, chunkIndex);
+                chunk = meter.finish(stats, 16);
+                speed.add(chunk);
+            }
+            return { serverMs: chunk.serverMs, cause: speed.verdict.cause };
+        }""",
+        {
+            "lineMs": line_ms,
+            "stats": {
+                "num_frames": 12,
+                "chunk_total_ms": period_ms,
+                "pace_wait_ms": wait_ms,
+                "scheduler_forward_ms": forward_ms,
+                "raw_payload_build_ms": 0,
+            },
+        },
+    )
+    assert measured == {"serverMs": server_ms, "cause": cause}

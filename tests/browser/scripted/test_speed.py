@@ -104,6 +104,7 @@ def play(
                 "chunk_index": world.num_chunks,
                 "num_frames": 12,
                 "chunk_total_ms": period_ms,
+                "pace_wait_ms": 0,
                 "scheduler_forward_ms": forward_ms,
                 "raw_payload_build_ms": 0,
             }
@@ -275,7 +276,9 @@ def test_a_change_before_the_socket_is_open_goes_with_the_init(page: Page) -> No
             session.changeOutput({ realtime_output_format: "webp", output_compression: 60 });
             socket.readyState = 1;
             socket.onopen();
-            const stats = { num_frames: 12, scheduler_forward_ms: 1, raw_payload_build_ms: 0 };
+            const stats = {
+                num_frames: 12, pace_wait_ms: 0, scheduler_forward_ms: 1, raw_payload_build_ms: 0,
+            };
             for (const message of [
                 { type: "session", fps: 16, chunk_frames: 12 },
                 { type: "frame_batch", chunk_index: 0, payload: new Uint8Array(9) },
