@@ -1,10 +1,12 @@
 """The start screen: its seed, its pictures, and files that are dropped on the page."""
 
 import base64
+import io
 from typing import Any
 
 import pytest
 from msgspec import msgpack
+from PIL import Image
 from playwright.sync_api import Page
 
 from tests.browser.scripted.world import ScriptedWorld, enter_scripted, keep, offer
@@ -237,3 +239,15 @@ def test_a_kept_world_that_cannot_be_read_is_told_in_one_line(page: Page) -> Non
     page.evaluate(UNREADABLE)
     page.click("#continue")
     page.wait_for_selector("#start-notice:has-text('The world that was kept cannot be read.')")
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "webp", "gif", "bmp", "tiff", "avif", "heic", ""])
+def test_a_picture_of_a_type_that_the_server_does_not_read_is_drawn(page: Page, kind: str) -> None:
+    """Chromium shows no HEIC. It shows this PNG, whatever the file's type says."""
+    data = png(30, 20)
+    drop(page, f"a.{kind}", data, f"image/{kind}" if kind else "")
+    page.wait_for_selector("text=Your picture")
+    sent = enter(page)["first_frame"]
+    assert (sent == data) == (kind not in ("heic", ""))
+    with Image.open(io.BytesIO(sent)) as image:
+        assert (image.format, image.size) == ("PNG", (30, 20))
