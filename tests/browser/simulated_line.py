@@ -156,6 +156,7 @@ class SimulatedWalk:
                 "stats": {
                     "num_frames": NUM_FRAMES,
                     "chunk_total_ms": 1000 * NUM_FRAMES / FPS,
+                    "pace_wait_ms": 1000 * (NUM_FRAMES / FPS - STEP_S),
                     "scheduler_forward_ms": 1000 * STEP_S,
                     "raw_payload_build_ms": 1000 * (encoded_s - now_s),
                 },

@@ -136,7 +136,7 @@ def measure(page: Page, script: str) -> Any:
             const { LineMeter } = await import("/static/session/line.js");
             const stats = {
                 num_frames: 12, chunk_total_ms: 750, scheduler_forward_ms: 200,
-                raw_payload_build_ms: 0,
+                pace_wait_ms: 0, raw_payload_build_ms: 0,
             };
             return new Function("meter", "stats", script)(new LineMeter(), stats);
         }""",
@@ -242,7 +242,8 @@ def test_the_rate_of_the_line_is_the_best_of_the_last_chunks(page: Page) -> None
         ({"periodMs": 600}, 1, "good", None),  # a new key made it come early
         ({"periodMs": 1000, "serverMs": 980}, 0.75, "fair", "server"),
         ({"periodMs": 1500, "transferMs": 1450}, 0.5, "poor", "line"),
-        ({"periodMs": 1500, "transferMs": None}, 0.5, "poor", "line"),
+        ({"periodMs": 1500, "transferMs": None}, 0.5, "poor", "unclear"),
+        ({"periodMs": 1500, "transferMs": None, "decodeMs": 1400}, 0.5, "poor", "device"),
         ({"periodMs": 1500, "decodeMs": 1400}, 0.5, "poor", "device"),
         ({"periodMs": 1500}, 0.5, "poor", "unclear"),
     ],
@@ -261,3 +262,67 @@ def test_the_cause_of_a_slow_world_is_found(
         usual | chunk,
     )
     assert verdict == {"share": share, "level": level, "cause": cause}
+
+
+def test_the_line_is_the_cause_as_far_as_it_was_measured(page: Page) -> None:
+    """Chunks of one message measure no line."""
+    cause = page.evaluate(
+        """async () => {
+            const { Speed } = await import("/static/session/speed.js");
+            const chunk = { mediaMs: 750, periodMs: 1500, serverMs: 200, decodeMs: 10 };
+            const speed = new Speed();
+            for (const transferMs of [null, 1400, null, null, null]) {
+                speed.add({ ...chunk, transferMs });
+            }
+            return speed.verdict.cause;
+        }"""
+    )
+    assert cause == "line"
+
+
+@pytest.mark.parametrize(
+    ("period_ms", "wait_ms", "forward_ms", "line_ms", "server_ms", "cause"),
+    [
+        (880, 460, 680, 860, 420, "line"),  # denoising 420, decoding 260
+        (880, 580, 680, 860, 380, "line"),  # denoising 300, decoding 380
+        (900, 600, 1200, 50, 900, "server"),  # the wait for the turn is one for decoding
+        (1000, 0, 1300, 50, 1000, "server"),  # denoising 1000, decoding 300
+        (700, 5000, 680, 50, 680, None),  # the first chunk after a wait has no period
+    ],
+)
+def test_decoding_overlaps_with_the_next_chunk(
+    page: Page,
+    period_ms: int,
+    wait_ms: int,
+    forward_ms: int,
+    line_ms: int,
+    server_ms: int,
+    cause: str | None,
+) -> None:
+    measured = page.evaluate(
+        """async ({ stats, lineMs }) => {
+            const { LineMeter } = await import("/static/session/line.js");
+            const { Speed } = await import("/static/session/speed.js");
+            const [meter, speed] = [new LineMeter(), new Speed()];
+            let chunk;
+            for (let at = 0; at < 5; at++) {
+                const [nowMs, chunkIndex] = [5000 * (at + 1), at];
+                meter.addBatch(nowMs, { chunkIndex, numBytes: 100_000, beganMs: nowMs - lineMs });
+                meter.addDecoded(nowMs + 10, chunkIndex);
+                chunk = meter.finish(stats, 16);
+                speed.add(chunk);
+            }
+            return { serverMs: chunk.serverMs, cause: speed.verdict.cause };
+        }""",
+        {
+            "lineMs": line_ms,
+            "stats": {
+                "num_frames": 12,
+                "chunk_total_ms": period_ms,
+                "pace_wait_ms": wait_ms,
+                "scheduler_forward_ms": forward_ms,
+                "raw_payload_build_ms": 0,
+            },
+        },
+    )
+    assert measured == {"serverMs": server_ms, "cause": cause}

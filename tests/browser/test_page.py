@@ -198,14 +198,6 @@ def test_an_empty_prompt_falls_back_to_that_of_the_chosen_opening(page: Page) ->
     assert sent[0]["prompt"] == default == page.input_value("#live-prompt")
 
 
-def test_a_browser_that_is_too_old_gets_a_notice(page: Page) -> None:
-    page.add_init_script("delete HTMLCanvasElement.prototype.transferControlToOffscreen")
-    page.reload()
-    page.wait_for_selector("#start-notice:visible")
-    assert "cannot draw from a worker" in page.inner_text("#start-notice")
-    assert page.is_disabled("#enter")
-
-
 def test_leaving_frees_the_world_for_the_next_session(page: Page) -> None:
     for _ in range(3):
         enter(page)

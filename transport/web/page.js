@@ -1,7 +1,7 @@
 /** The page: switches screens, and connects walks, player, input and ui. */
 
 import { Gamepad } from "./input/gamepad.js";
-import { isTyping, Keys } from "./input/keys.js";
+import { gameKeyOf, isTyping, Keys, letterOf } from "./input/keys.js";
 import { MouseLook } from "./input/mouse.js";
 import { Player } from "./player/player.js";
 import { Recorder } from "./player/recorder.js";
@@ -11,6 +11,7 @@ import { announce } from "./ui/announcer.js";
 import { Continue } from "./ui/continue.js";
 import { download } from "./ui/download.js";
 import { takeDrops } from "./ui/drop.js";
+import { readBytes } from "./ui/file.js";
 import { FirstHint } from "./ui/first_hint.js";
 import { focusWorld, markTabbing } from "./ui/focus.js";
 import { Hud } from "./ui/hud.js";
@@ -40,9 +41,9 @@ const ui = {
   mark: new SpeedMark(),
 };
 const SHORTCUTS = {
-  KeyR: () => recorder.toggle(),
-  KeyP: () => takePicture(),
-  KeyB: () => portable.stepBack(),
+  r: () => recorder.toggle(),
+  p: () => takePicture(),
+  b: () => portable.stepBack(),
 };
 let player = null; // null if this browser cannot run one
 let recorder = null; // as the player
@@ -66,6 +67,7 @@ window.lingbot = Object.freeze({
 async function setUp() {
   const fork = takeSecrets();
   try {
+    if (!("popover" in HTMLElement.prototype)) throw new Error("every panel would be open");
     const canvases = { world: element("world"), glow: element("glow") };
     player = new Player({ ...canvases, onUnsupported: () => start.notify(notices.TOO_OLD) });
   } catch {
@@ -92,10 +94,7 @@ function setBackdrop(url) {
 
 /** Enters a world at the user's request. chosen: see Walk. */
 function enter(chosen) {
-  if (walk !== null) {
-    walk.leave();
-    enableInputs(false); // a recording ends with its world
-  }
+  if (walk !== null) endWalk();
   start.notify("");
   const choice = { output: start.output, prompt: "", ...chosen };
   element("live-prompt").value = choice.prompt;
@@ -104,9 +103,8 @@ function enter(chosen) {
   walk = new Walk(choice, { player, world, keys, portable, ui }, listeners);
 }
 
-async function openFile(file) {
-  const snapshot = new Uint8Array(await file.arrayBuffer());
-  enter({ kind: "file", name: file.name, fields: { snapshot } });
+function openFile(name, snapshot) {
+  enter({ kind: "file", name, fields: { snapshot } });
 }
 
 /** Takes a dropped file. A picture is chosen on the start screen, where its prompt can be written. */
@@ -121,8 +119,9 @@ async function takeFile(file) {
 }
 
 async function enterKept({ snapshot, prompt, output }) {
-  const fields = { snapshot: new Uint8Array(await snapshot.arrayBuffer()) };
-  enter({ kind: "kept", name: "The world that was kept", fields, prompt, output });
+  const name = "The world that was kept";
+  const bytes = await readBytes(snapshot, name).catch(({ message }) => start.notify(message));
+  if (bytes) enter({ kind: "kept", name, fields: { snapshot: bytes }, prompt, output });
 }
 
 /** Back to the start screen, with the reason in one line. */
@@ -146,10 +145,16 @@ async function forgetKept() {
 
 // ---- screens
 
-function leave() {
+/** A recording ends with its world, and open panels close. */
+function endWalk() {
   walk.leave();
   walk = null;
   enableInputs(false);
+  for (const panel of document.querySelectorAll(":popover-open")) panel.hidePopover();
+}
+
+function leave() {
+  endWalk();
   showScreen("start");
   offerKept();
   start.focus();
@@ -233,9 +238,10 @@ window.addEventListener("keydown", (event) => {
   else resume();
   const isPlain = !event.ctrlKey && !event.metaKey && !event.altKey && !event.repeat;
   if (walk?.session.state !== "playing" || !isPlain || isTyping(event)) return;
-  if (!(event.code in SHORTCUTS)) return;
+  const shortcut = SHORTCUTS[letterOf(event)];
+  if (shortcut === undefined || gameKeyOf(event) !== undefined) return;
   event.preventDefault(); // R would choose "raw" in a list that has the focus
-  SHORTCUTS[event.code]();
+  shortcut();
 });
 takeDrops(takeFile);
 markTabbing();

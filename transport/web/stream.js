@@ -71,9 +71,9 @@ export class Stream {
     this.#settings.setFormat(codec);
   }
 
-  /** H.264 has failed, in this browser or on the server: requests JPEG. */
-  dropVideo() {
-    const fields = this.#output.dropVideo();
+  /** The codec has failed, in this browser or on the server: requests JPEG. */
+  dropCodec() {
+    const fields = this.#output.dropCodec();
     if (fields === null) this.#show();
     else this.#send(fields);
     this.#settings.setFormat("jpeg");

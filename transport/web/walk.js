@@ -74,6 +74,8 @@ export class Walk {
   changePrompt(prompt) {
     if (!["playing", "paused"].includes(this.#session.state)) return;
     this.choice.prompt = prompt;
+    this.choice.fields = { ...this.choice.fields, prompt };
+    this.#source.setPrompt(prompt);
     this.#session.changePrompt(prompt);
   }
 
@@ -102,7 +104,7 @@ export class Walk {
         onPreview: (preview) => this.#portable.addMoment(preview),
         onChunk: (chunk) => this.#stream.addChunk(chunk),
         onCodec: (codec) => this.#stream.showCodec(codec),
-        onCodecFailed: () => this.#dropVideo(),
+        onCodecFailed: () => this.#dropCodec(),
         onNotice: (text) => ui.toast.show(text),
         onPace: (message) => ui.toast.show(notices.describePace(message)),
         onEnding: (message) => this.#onEnding(message),
@@ -117,8 +119,8 @@ export class Walk {
     if (this.choice.kind === "opening") this.#showOpening(this.#session);
   }
 
-  #dropVideo() {
-    this.#stream.dropVideo();
+  #dropCodec() {
+    this.#stream.dropCodec();
     this.choice.output = this.#stream.chosen;
   }
 

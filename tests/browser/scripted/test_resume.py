@@ -115,6 +115,41 @@ def test_a_new_walk_is_announced_if_nothing_was_kept(page: Page, world: Scripted
     assert world.wait_for_init(3).keys() == OUTPUT_FIELDS | {"size", "seed", "prompt"}
 
 
+def change_prompt(page: Page, world: ScriptedWorld, prompt: str) -> None:
+    page.fill("#live-prompt", prompt)
+    page.press("#live-prompt", "Enter")
+    world.wait_for_event("prompt")
+
+
+@pytest.mark.parametrize("by", ["itself", "button"])
+def test_a_new_walk_has_the_prompt_that_the_field_shows(
+    page: Page, world: ScriptedWorld, by: str
+) -> None:
+    change_prompt(page, world, "a snowy hill")
+    if by == "itself":
+        world.close(1006)
+        world.wait_for_init(2)
+        world.send(GONE)
+    else:
+        world.send({"type": "error", "code": "session_ended", "content": "over"})
+        world.close(1000)
+        page.click("#again")
+    init = world.wait_for_init(3 if by == "itself" else 2)
+    assert init.keys() == OUTPUT_FIELDS | {"size", "seed", "prompt"}
+    assert init["prompt"] == page.input_value("#live-prompt") == "a snowy hill"
+
+
+def test_a_kept_world_that_goes_on_has_the_newest_prompt(page: Page, world: ScriptedWorld) -> None:
+    """The snapshot may be older. A server that resumes the session has the prompt already."""
+    keep(page, world)
+    change_prompt(page, world, "a snowy hill")
+    world.close(1006)
+    assert "prompt" not in world.wait_for_init(2)
+    world.send(GONE)
+    init = world.wait_for_init(3)
+    assert (init["snapshot"], init["prompt"]) == (SNAPSHOT, "a snowy hill")
+
+
 def test_attempts_to_go_on_back_off_in_one_line(page: Page, world: ScriptedWorld) -> None:
     for num in (2, 3):
         world.close(1006)

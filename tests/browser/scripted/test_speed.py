@@ -104,6 +104,7 @@ def play(
                 "chunk_index": world.num_chunks,
                 "num_frames": 12,
                 "chunk_total_ms": period_ms,
+                "pace_wait_ms": 0,
                 "scheduler_forward_ms": forward_ms,
                 "raw_payload_build_ms": 0,
             }
@@ -251,6 +252,24 @@ def test_h264_by_hand_that_cannot_be_decoded_is_chosen_no_more(page: Page) -> No
     assert by_jpeg.items() <= world.wait_for_init(2).items(), "the next session has it, too"
 
 
+@pytest.mark.parametrize(("by_hand", "lowered_to"), [("webp", "h264"), ("h264", "webp")])
+def test_only_h264_by_hand_that_fails_is_left_out_of_the_automatic_format(
+    page: Page, by_hand: str, lowered_to: str
+) -> None:
+    choose_format(page, by_hand)
+    world = enter_scripted(page)
+    world.send({"type": "warning", "code": "codec_failed", "content": f"{by_hand} failed"})
+    by_jpeg = world.wait_for_event("output")
+    assert by_jpeg["payload"]["realtime_output_format"] == "jpeg"
+    page.click("[popovertarget=settings]")
+    page.select_option("#live-format", "auto")
+    change = world.wait_for_event("output", 2)
+    world.send({"type": "control_ack", "event_id": change["event_id"]})
+    play(world, period_ms=750, forward_ms=300, wait_ms=2000, num=1)
+    lowered = world.wait_for_event("output", 3)
+    assert lowered["payload"]["realtime_output_format"] == lowered_to
+
+
 def test_a_change_before_the_socket_is_open_goes_with_the_init(page: Page) -> None:
     """An event would be dropped, and every chunk would wait for its answer."""
     init, is_settled = page.evaluate(
@@ -275,7 +294,9 @@ def test_a_change_before_the_socket_is_open_goes_with_the_init(page: Page) -> No
             session.changeOutput({ realtime_output_format: "webp", output_compression: 60 });
             socket.readyState = 1;
             socket.onopen();
-            const stats = { num_frames: 12, scheduler_forward_ms: 1, raw_payload_build_ms: 0 };
+            const stats = {
+                num_frames: 12, pace_wait_ms: 0, scheduler_forward_ms: 1, raw_payload_build_ms: 0,
+            };
             for (const message of [
                 { type: "session", fps: 16, chunk_frames: 12 },
                 { type: "frame_batch", chunk_index: 0, payload: new Uint8Array(9) },

@@ -1,13 +1,15 @@
 """The start screen: its seed, its pictures, and files that are dropped on the page."""
 
 import base64
+import io
 from typing import Any
 
 import pytest
 from msgspec import msgpack
+from PIL import Image
 from playwright.sync_api import Page
 
-from tests.browser.scripted.world import ScriptedWorld, enter_scripted
+from tests.browser.scripted.world import ScriptedWorld, enter_scripted, keep, offer
 from tests.transport.fake_world import png
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("focus")]
@@ -175,3 +177,77 @@ def test_dragged_text_is_left_to_its_field(page: Page) -> None:
         }"""
     )
     assert not taken
+
+
+@pytest.mark.parametrize(
+    "feature",
+    ["HTMLCanvasElement.prototype.transferControlToOffscreen", "HTMLElement.prototype.popover"],
+)
+def test_a_browser_that_is_too_old_gets_one_sentence(page: Page, feature: str) -> None:
+    page.add_init_script(f"delete {feature}")
+    page.reload()
+    page.wait_for_selector("#start-notice:visible")
+    assert "This browser cannot show a world." in page.inner_text("#start-notice")
+    assert page.is_disabled("#enter")
+
+
+@pytest.mark.parametrize("how", ["leave", "picture", "world"])
+def test_the_next_walk_begins_without_open_panels(page: Page, how: str) -> None:
+    world = enter_scripted(page)
+    page.click("[popovertarget=settings]")
+    if how == "world":
+        drop(page, "my.world", b"a world")
+    else:
+        if how == "picture":
+            drop(page, "a.png", png(30, 20), "image/png")
+            page.wait_for_selector("text=Your picture")
+        else:
+            page.press("#leave", "Enter")
+        page.click("#enter")
+    world.wait_for_init(2)
+    world.open()
+    assert not page.is_visible("#settings")
+
+
+UNREADABLE = """() => {
+    Blob.prototype.arrayBuffer = () => Promise.reject(new DOMException("", "NotReadableError"));
+}"""
+
+
+@pytest.mark.parametrize("name", ["hill.world", "hill.png"])
+@pytest.mark.parametrize("how", ["chosen", "dropped", "dropped on a walk"])
+def test_a_file_that_cannot_be_read_is_told_in_one_line(page: Page, name: str, how: str) -> None:
+    """It was moved, or another program holds it, between the choice and the reading."""
+    page.evaluate(UNREADABLE)
+    is_picture = name.endswith(".png")
+    kind, data = ("image/png", png(30, 20)) if is_picture else ("", b"a world")
+    if how == "chosen":
+        file: Any = {"name": name, "mimeType": kind, "buffer": data}
+        page.set_input_files("#upload" if is_picture else "#open", file)
+    else:
+        if how == "dropped on a walk":
+            enter_scripted(page)
+        drop(page, name, data, kind)
+    line = "#toast" if how == "dropped on a walk" else "#start-notice"
+    page.wait_for_selector(f"{line}:has-text('{name} cannot be read.')")
+
+
+def test_a_kept_world_that_cannot_be_read_is_told_in_one_line(page: Page) -> None:
+    keep(page, enter_scripted(page))
+    page.keyboard.press("Escape")
+    offer(page)
+    page.evaluate(UNREADABLE)
+    page.click("#continue")
+    page.wait_for_selector("#start-notice:has-text('The world that was kept cannot be read.')")
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "webp", "gif", "bmp", "tiff", "avif", "heic", ""])
+def test_a_picture_of_a_type_that_the_server_does_not_read_is_drawn(page: Page, kind: str) -> None:
+    """Chromium shows no HEIC. It shows this PNG, whatever the file's type says."""
+    data = png(30, 20)
+    drop(page, f"a.{kind}", data, f"image/{kind}" if kind else "")
+    page.wait_for_selector("text=Your picture")
+    sent = enter(page)["first_frame"]
+    assert (sent == data) == (kind not in ("heic", ""))
+    with Image.open(io.BytesIO(sent)) as image:
+        assert (image.format, image.size) == ("PNG", (30, 20))

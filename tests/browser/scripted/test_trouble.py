@@ -6,7 +6,7 @@ from typing import get_args
 import pytest
 from playwright.sync_api import Page
 
-from tests.browser.scripted.world import enter_scripted
+from tests.browser.scripted.world import SESSION, ScriptedWorld, enter_scripted
 from transport.wire.errors import ErrorCode
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("saved")]
@@ -113,3 +113,28 @@ def test_the_page_says_when_it_has_stopped_trying(page: Page) -> None:
     page.click("#enter")
     page.wait_for_selector("text=This page has stopped trying.")
     assert page.is_visible("#again")
+
+
+def test_a_refused_event_is_no_reason_of_a_later_end(page: Page) -> None:
+    """No frame comes between them: the world rests."""
+    world = enter_scripted(page)
+    page.fill("#live-prompt", "a hill")
+    page.press("#live-prompt", "Enter")
+    event_id = world.wait_for_event("prompt")["event_id"]
+    world.send({"type": "paused", "reason": "idle"})
+    text = "the prompt stays as it was"
+    world.send({"type": "error", "code": "refused", "content": text, "event_id": event_id})
+    page.wait_for_selector(f"#toast:has-text('{text}')")
+    world.close(1006)
+    assert "resume" in world.wait_for_init(2)
+
+
+def test_a_refused_event_does_not_end_a_world_that_opens(page: Page) -> None:
+    """Its first keys are sent before its first frame."""
+    world = ScriptedWorld(page)
+    page.click("#enter")
+    world.wait_for_init(1)
+    world.send(SESSION, {"type": "error", "code": "invalid", "content": "not now", "event_id": 1})
+    page.wait_for_selector("#toast:has-text('not now')")
+    world.play(world_index=0)
+    assert page.evaluate("lingbot.state") == "playing"

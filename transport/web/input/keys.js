@@ -26,7 +26,7 @@ export class Keys {
     this.#buttons = buttons;
     for (const button of buttons) this.#listenTo(button);
     window.addEventListener("keydown", (event) => this.#keyDown(event));
-    window.addEventListener("keyup", (event) => this.hold(event.code, []));
+    window.addEventListener("keyup", (event) => this.hold(sourceOf(event), []));
     window.addEventListener("blur", () => this.releaseAll());
     document.addEventListener("visibilitychange", () => {
       if (document.hidden) this.releaseAll();
@@ -55,11 +55,13 @@ export class Keys {
       this.releaseAll(); // a shortcut may take the focus, and the keyup with it
       return;
     }
-    const key = KEY_OF_CODE[event.code];
+    const source = sourceOf(event);
+    // The letter of a key that is held may change, with the layout of the keyboard.
+    const [key] = this.#sources.get(source) ?? [gameKeyOf(event)];
     if (!this.#enabled || key === undefined || isTaken(event)) return;
     event.preventDefault(); // arrows scroll, and W would choose WebP in a list
     // Repeats count too: the first keydown may precede the opening of the world, or a blur.
-    this.hold(event.code, [key]);
+    this.hold(source, [key]);
   }
 
   #listenTo(button) {
@@ -94,6 +96,25 @@ export class Keys {
     }
     this.#onChange(held);
   }
+}
+
+/**
+ * The game key that a keyboard's key stands for, or undefined. Its position counts first, because WASD
+ * is a shape; then its letter, because the page names letters.
+ */
+export function gameKeyOf(event) {
+  return KEY_OF_CODE[event.code] ?? ORDER.find((key) => key === letterOf(event));
+}
+
+/** The Latin letter of a key, in lower case: what it types, else what QWERTY has there, else "". */
+export function letterOf({ code, key }) {
+  const [letter] = /^[a-z]$/i.exec(key) ?? /(?<=^Key)[A-Z]$/.exec(code) ?? [""];
+  return letter.toLowerCase();
+}
+
+/** A key on the screen may have no code. */
+function sourceOf(event) {
+  return event.code || letterOf(event);
 }
 
 /** True if the focused element is a text field, which takes every key. */

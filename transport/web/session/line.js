@@ -62,7 +62,7 @@ export class LineMeter {
    *
    * Returns null without a chunk, else
    * mediaMs: the time that its frames last; periodMs: from chunk to chunk, with all waits;
-   * serverMs: what the slower of denoising and encoding took;
+   * serverMs: what the slowest of denoising, decoding and encoding took, which overlap;
    * decodeMs: what this device took after the last byte of a chunk;
    * transferMs: what the line took for all bytes, or null if too few of them were measured; 0 if
    * its bytes came as they were encoded, so that the line is at least as fast;
@@ -84,7 +84,7 @@ export class LineMeter {
     return {
       mediaMs: (1000 * stats.num_frames) / fps,
       periodMs: stats.chunk_total_ms,
-      serverMs: Math.max(stats.scheduler_forward_ms, buildMs),
+      serverMs: Math.max(slowerOfForward(stats), buildMs),
       transferMs: isMeasured ? (lineMs * numBytes) / (numBytes - numUnseen) : null,
       decodeMs: this.#decodeMs,
       numBytes,
@@ -97,4 +97,17 @@ export class LineMeter {
     this.#rates.push(numBytes / Math.max(1, ms));
     if (this.#rates.length > NUM_RATES) this.#rates.shift();
   }
+}
+
+/**
+ * The ms of the slower of denoising and decoding: `scheduler_forward_ms` is their sum, but a chunk is
+ * decoded while the next one is denoised. What a period has beside its wait for its turn is denoising.
+ */
+function slowerOfForward({
+  chunk_total_ms: periodMs,
+  pace_wait_ms: waitMs,
+  scheduler_forward_ms: forwardMs,
+}) {
+  const denoisingMs = Math.max(0, Math.min(forwardMs, periodMs - waitMs));
+  return Math.max(denoisingMs, forwardMs - denoisingMs);
 }

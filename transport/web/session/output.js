@@ -42,10 +42,11 @@ export class Output {
     return this.#ladder.isFirst ? { realtime_output_format: format } : this.#stepFields;
   }
 
-  /** H.264 has failed. Returns the fields to send, or null if JPEG was requested already. */
-  dropVideo() {
+  /** The codec has failed. Returns the fields to send, or null if JPEG was requested already. */
+  dropCodec() {
     const hadVideo = this.#steps === VIDEO_STEPS;
-    this.setVideo(false);
+    // Another codec, chosen by hand, says nothing about H.264.
+    if (this.isAuto || this.#chosen.realtime_output_format === "h264") this.setVideo(false);
     // The server keeps quality and width of the step that failed, so that all fields are sent.
     if (this.isAuto) return hadVideo ? this.#stepFields : null;
     if (this.#chosen.realtime_output_format === "jpeg") return null;

@@ -10,7 +10,7 @@ export class Session {
   #player;
   #listeners;
   #state = "opening";
-  #error = null; // the last error message; the next frame batch clears it
+  #error = null; // the last error that answers no event; the next frame batch clears it
   #isPaused = false;
   #end = null; // the first reason to end, kept while the last frames are shown
   #nextEventId = 1;
@@ -184,8 +184,9 @@ export class Session {
 
   #handleError(error) {
     if (this.#requests.settle(error)) return;
-    this.#error = error;
-    if (this.#state === "playing" || this.#isPaused) this.#listeners.onNotice(error.content);
+    if (!Number.isInteger(error.event_id)) this.#error = error; // else an event was refused
+    if (this.#error !== error || this.#state === "playing" || this.#isPaused)
+      this.#listeners.onNotice(error.content);
     // After a refused init the server waits for another one. This page does not send it.
     else this.#finish({ code: null, reason: "", opened: true });
   }

@@ -2,6 +2,7 @@
 
 export class Source {
   #chosen; // fields of an init
+  #prompt = {}; // the field of an init, once it has changed
   #token = null;
   #snapshot = null;
 
@@ -18,12 +19,18 @@ export class Source {
   /** Fields of an init. */
   get fields() {
     if (this.#token !== null) return { resume: this.#token };
-    return this.#snapshot === null ? this.#chosen : { snapshot: this.#snapshot };
+    const world = this.#snapshot === null ? this.#chosen : { snapshot: this.#snapshot };
+    return { ...world, ...this.#prompt }; // a snapshot may be older than the prompt
   }
 
   /** token: of the session that is open now, or null if it cannot be resumed. */
   setToken(token) {
     this.#token = token;
+  }
+
+  /** The user has changed the world's prompt. */
+  setPrompt(prompt) {
+    this.#prompt = { prompt };
   }
 
   setSnapshot(snapshot) {

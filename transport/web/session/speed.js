@@ -28,20 +28,16 @@ export class Speed {
    */
   get verdict() {
     if (this.#chunks.length < MIN_CHUNKS) return null;
-    const median = (read) => medianOf(this.#chunks.map(read));
-    const share = Math.min(
-      1,
-      median(({ mediaMs, periodMs }) => mediaMs / Math.max(1, periodMs)),
-    );
+    const share = Math.min(1, medianShare(this.#chunks, "mediaMs"));
     const level = levelOf(share);
-    return { share, level, cause: level === "good" ? null : this.#findCause(median) };
+    return { share, level, cause: level === "good" ? null : this.#findCause() };
   }
 
-  #findCause(median) {
-    const part = (read) => median((chunk) => read(chunk) / Math.max(1, chunk.periodMs));
-    if (part(({ serverMs }) => serverMs) >= MAIN_SHARE) return "server";
-    const ofLine = part(({ transferMs, periodMs }) => transferMs ?? periodMs);
-    const ofDevice = part(({ decodeMs }) => decodeMs);
+  #findCause() {
+    if (medianShare(this.#chunks, "serverMs") >= MAIN_SHARE) return "server";
+    const measured = this.#chunks.filter(({ transferMs }) => transferMs !== null);
+    const ofLine = medianShare(measured, "transferMs");
+    const ofDevice = medianShare(this.#chunks, "decodeMs");
     if (Math.max(ofLine, ofDevice) < SOME_SHARE) return "unclear";
     return ofDevice > ofLine ? "device" : "line";
   }
@@ -52,7 +48,9 @@ function levelOf(share) {
   return share >= POOR_SHARE ? "fair" : "poor";
 }
 
-function medianOf(values) {
-  const sorted = values.toSorted((a, b) => a - b);
-  return sorted[Math.floor(sorted.length / 2)];
+/** The median of a time's share of its chunk's period, or 0 without chunks. */
+function medianShare(chunks, name) {
+  const shares = chunks.map((chunk) => chunk[name] / Math.max(1, chunk.periodMs));
+  shares.sort((a, b) => a - b);
+  return shares[Math.floor(shares.length / 2)] ?? 0;
 }

@@ -1,9 +1,14 @@
 /** Images that a session can start from: uploads, and previews of openings. */
 
+import { readBytes } from "./file.js";
+
 // An init holds 16 MiB by default. Its other fields need little.
 const MAX_UPLOAD_BYTES = 16 * 2 ** 20 - 2 ** 16;
 const MAX_UPLOAD_PX = 1280; // a PNG with this side is well below MAX_UPLOAD_BYTES
-const DRAWN_TYPES = ["image/svg+xml", "image/x-icon", "image/vnd.microsoft.icon"]; // unknown to the server
+// What the server reads. Safari shows others, too, and a file without a type may be one of them.
+const SENT_TYPES = ["png", "jpeg", "webp", "gif", "bmp", "tiff", "avif"].map(
+  (name) => `image/${name}`,
+);
 
 /** Crops an image as the server does: an ImageBitmap of width x height, from the centre. */
 export async function cropToCover(url, [width, height]) {
@@ -62,9 +67,9 @@ export async function readUpload(file) {
       `${file.name} is not a picture that this browser can read. PNG, JPEG and WebP work.`,
     );
   }
-  const isDrawn = file.size > MAX_UPLOAD_BYTES || DRAWN_TYPES.includes(file.type);
+  const isDrawn = file.size > MAX_UPLOAD_BYTES || !SENT_TYPES.includes(file.type);
   const blob = isDrawn ? await drawAsPng(image) : file;
-  return { bytes: new Uint8Array(await blob.arrayBuffer()), url: image.src };
+  return { bytes: await readBytes(blob, file.name), url: image.src };
 }
 
 /** A PNG of at most MAX_UPLOAD_PX a side, upright. */

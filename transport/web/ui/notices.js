@@ -21,7 +21,7 @@ export const STARTING = {
 };
 
 export const TOO_OLD =
-  "This browser cannot draw from a worker. Chrome, Edge, Firefox or Safari of 2024 or later can.";
+  "This browser cannot show a world. Chrome, Edge, Firefox or Safari of 2024 or later can.";
 
 export const NOTHING_RECORDED = "This browser could not record anything. P saves a picture.";
 export const RECORDED_AS_JPEG =

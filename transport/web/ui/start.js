@@ -1,11 +1,11 @@
 /** The start screen: opening image, prompt and options. */
 
+import { readBytes } from "./file.js";
 import { offerFormats } from "./format.js";
 import { isPicture, nearestShape, readUpload } from "./image.js";
 import { Openings } from "./openings.js";
 
-// The default prompt of an upload. The field shows it, because the server replaces a missing or
-// empty prompt by that of its first opening, which describes another image.
+// The default prompt of an upload. Without one, the server takes an empty prompt for a client's image.
 const UPLOAD_PROMPT = "A world to walk in";
 const ANY_SIZE = "832x480"; // requested if the world serves any size; the server takes the nearest
 // An init holds 16 MiB by default. Its other fields need little.
@@ -26,7 +26,7 @@ export class Start {
   #onOpen;
 
   /**
-   * onEnter(choice): see #choice. onOpen(file): called with a saved world.
+   * onEnter(choice): see #choice. onOpen(name, snapshot): called with a saved world.
    * onChoose(url): called with the chosen image.
    */
   constructor({ onEnter, onOpen, onChoose }) {
@@ -143,8 +143,9 @@ export class Start {
       const mebibytes = Math.ceil(file.size / 2 ** 20);
       throw new Error(`${file.name} has ${mebibytes} MiB. A saved world has less than 16.`);
     }
+    const snapshot = await readBytes(file, file.name);
     this.notify("");
-    this.#onOpen(file);
+    this.#onOpen(file.name, snapshot);
   }
 
   async #upload(file) {
