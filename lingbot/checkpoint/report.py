@@ -1,5 +1,6 @@
 """The lines of `python -m lingbot.checkpoint`, and the check that a checkpoint can be served."""
 
+from lingbot.checkpoint.expected import check_width
 from lingbot.checkpoint.layout import EXPECTED, Checkpoint
 from lingbot.checkpoint.official_config import is_causal
 from lingbot.checkpoint.scan import TENSORS
@@ -80,10 +81,11 @@ def is_pocket(checkpoint: Checkpoint) -> bool:
 
 
 def check_parts(checkpoint: Checkpoint) -> None:
-    """Raise WeightsError for a part that the model cannot be served without."""
+    """Raise WeightsError for a wrong shape, or a part that the model cannot be served without."""
     if is_pocket(checkpoint):
         checkpoint.require("tiny_vae")
         return
+    check_width(checkpoint.config, folder=checkpoint.folder)
     if checkpoint.tiny_vae is None:  # either VAE decodes a published model
         checkpoint.require("vae")
     checkpoint.require("text_encoder")

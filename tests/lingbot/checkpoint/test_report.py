@@ -9,8 +9,9 @@ from safetensors.torch import save_file
 
 from lingbot.checkpoint.__main__ import main
 from lingbot.checkpoint.layout import find_checkpoint
-from lingbot.checkpoint.report import describe, find_models
+from lingbot.checkpoint.report import check_parts, describe, find_models
 from lingbot.config import PRESETS
+from lingbot.errors import WeightsError
 from tests.lingbot.checkpoint.folders import (
     tiny_tensors,
     write_alone,
@@ -123,6 +124,14 @@ def test_a_whole_file_of_14b_may_be_either_model(tmp_path, name):
     assert dict(describe(found, num_parameters=1))["model"] == (
         "v1-14b or v2-14b: the file's name does not say which"
     )
+
+
+def test_a_wrong_shape_of_a_published_width_is_no_model(tmp_path):
+    write_base(tmp_path)
+    wrong = replace(find_checkpoint(tmp_path), config=replace(SIZES["14b"], num_heads=20))
+    assert find_models(wrong) == []
+    with pytest.raises(WeightsError, match="num_heads 20, but the published one .* num_heads 40"):
+        check_parts(wrong)
 
 
 def test_the_variant_names_diffusers(tmp_path, capsys):
