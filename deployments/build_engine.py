@@ -40,6 +40,7 @@ def build_engine(
         device=config.device,
         dtype=None if config.dtype == "auto" else getattr(torch, config.dtype),
         camera_cache_bytes=config.camera_cache_bytes,
+        other_gpu_bytes=config.other_gpu_bytes or 0,
         group=group,
         attention=config.attention,
         compile=config.compile,

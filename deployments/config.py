@@ -57,6 +57,8 @@ class ServiceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     # of the physical cores that the node grants for each
     threads: PositiveInt | Literal["auto"] = "auto"
     camera_cache_bytes: NonNegativeInt = 256 * 2**20  # the camera cache of a rank; 0: no cache
+    # Bytes that other processes take of each rank's GPU, such as a TextEncoder that shares it
+    other_gpu_bytes: NonNegativeInt | None = None  # None: none are known
     text_encoder_device: Literal["cpu", "cuda"] = "cpu"  # for umT5, if weights are published
     text_cache_bytes: NonNegativeInt = 256 * 2**20  # encoded prompts of a TextEncoder replica
     queue_timeout_s: PositiveFloat = 60.0  # how long a client waits for a free world
@@ -164,6 +166,8 @@ def check_effects(config: ServiceConfig) -> None:
     if config.device == "cpu":
         if config.fp8:
             raise ConfigError("args.fp8: needs a GPU, expected false with device: cpu")
+        if config.other_gpu_bytes is not None:
+            raise ConfigError("args.other_gpu_bytes: has no effect with device: cpu")
         if config.attention not in ("auto", "sdpa"):
             text = f"{config.attention!r} needs a GPU, expected 'auto' or 'sdpa' with device: cpu"
             raise ConfigError(f"args.attention: {text}")

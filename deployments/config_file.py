@@ -86,7 +86,7 @@ def read_config_file(path: Path) -> ConfigFile:
             f"{where}.deployments: WorldGroup needs placement_group_bundles, one for each rank"
         )
     _check_limits(config, by_name, path=where)
-    _check_text_encoder(config, by_name.get("TextEncoder", {}), path=where)
+    _check_text_encoder(config, by_name, path=where)
     (parsed,) = schema.applications
     return ConfigFile(
         host=http.host,
@@ -188,13 +188,25 @@ def _check_limits(
         )
 
 
-def _check_text_encoder(config: ServiceConfig, deployment: dict[str, Any], *, path: str) -> None:
-    """Raise ConfigError for an encoder on a GPU that Ray would hide from it."""
-    options = deployment.get("ray_actor_options") or {}
-    if config.text_encoder_device == "cuda" and not options.get("num_gpus"):
+def _check_text_encoder(
+    config: ServiceConfig, deployments: dict[str, dict[str, Any]], *, path: str
+) -> None:
+    """Raise ConfigError for an encoder on a GPU that Ray would hide from it, or without a sum."""
+    if config.text_encoder_device != "cuda":
+        return
+    options = deployments.get("TextEncoder", {}).get("ray_actor_options") or {}
+    num_gpus = options.get("num_gpus")
+    if not num_gpus:
         raise ConfigError(
             f"{path}.deployments: TextEncoder has no ray_actor_options.num_gpus, expected some "
             "with args.text_encoder_device: cuda"
+        )
+    bundles = deployments["WorldGroup"]["placement_group_bundles"]
+    may_share = any(0 < bundle.get("GPU", 0) <= 1 - num_gpus for bundle in bundles)
+    if may_share and config.other_gpu_bytes is None:
+        raise ConfigError(
+            f"{path}.args.other_gpu_bytes: missing, expected the bytes that TextEncoder takes of a "
+            "rank's GPU: they may share one. umT5 and its process take about 12884901888"
         )
 
 

@@ -21,7 +21,7 @@ from lingbot.errors import LingbotError, WeightsError
 from lingbot.extra import check_extra
 from lingbot.files import check_tensors, read_json, refuse_other_kinds
 from lingbot.memory_plan import plan_memory
-from lingbot.runtime.free_memory import free_host_memory
+from lingbot.runtime.free_memory import free_beside, free_host_memory
 from transport.tokens import TokenFileError, Tokens, read_operator_token
 
 ARGS = "applications[0].args"
@@ -156,6 +156,7 @@ def check_memory(file: ConfigFile, model: ModelConfig, *, free: int | None) -> N
         num_ranks=len(file.bundles),
         is_gpu=config.device == "cuda",
         free=free,
+        other_bytes=config.other_gpu_bytes or 0,
     )
     try:
         plan.check()
@@ -173,18 +174,23 @@ def item_bytes(config: ServiceConfig) -> int:
 def free_per_rank(file: ConfigFile) -> int | None:
     """Bytes for each rank: a GPU's of its own, or a share of this machine's. None: unknown."""
     if file.args.device == "cuda":
-        return free_gpu_memory()
+        return free_gpu_memory(other_bytes=file.args.other_gpu_bytes or 0)
     free = free_host_memory()
     num_ranks = len(file.bundles) * num_replicas(file.deployments["WorldGroup"])
     return None if free is None else free // max(1, num_ranks)
 
 
-def free_gpu_memory() -> int | None:
-    """Free bytes of the GPU that has most, by nvidia-smi: torch would take some of them."""
-    command = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
+def free_gpu_memory(*, other_bytes: int = 0) -> int | None:
+    """Free bytes of the GPU that has most, by nvidia-smi: torch would take some of them.
+
+    Other processes will take `other_bytes` of it.
+    """
+    query = "--query-gpu=memory.free,memory.total"
+    command = ["nvidia-smi", query, "--format=csv,noheader,nounits"]
     try:
         output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
-        return max(int(line) for line in output.stdout.split()) * 2**20
+        rows = [[int(mib) * 2**20 for mib in row.split(",")] for row in output.stdout.splitlines()]
+        return max(free_beside(other_bytes, free=free, total=total) for free, total in rows)
     except (OSError, ValueError, subprocess.SubprocessError):
         return None  # no such command, or a GPU in parts, whose line has no number
 

@@ -59,6 +59,7 @@ class MemoryPlan(Struct, frozen=True, kw_only=True):
     window: int  # latent frames, of these sessions
     sessions: tuple[SessionMemory, ...]  # one of each size
     free: int | None = None  # before anything was loaded; None: unknown
+    other_bytes: int = 0  # of the GPU, which other processes take; not in `free`
 
     @property
     def fixed(self) -> int:
@@ -112,6 +113,8 @@ class MemoryPlan(Struct, frozen=True, kw_only=True):
         }
         fixed = " + ".join(f"{name} {gib(size)}" for name, size in parts.items() if size)
         free = "" if self.free is None else f", and {gib(self.free)} are free"
+        if self.other_bytes:
+            free += f" beside {gib(self.other_bytes)} of other processes"
         return (
             f"GiB of memory: {fixed} = {gib(self.fixed)}; a session of {session.size} with window "
             f"{self.window} takes K/V {gib(session.kv)} + prompt {gib(session.text)} + VAE "
@@ -133,8 +136,12 @@ def plan_memory(
     num_ranks: int = 1,
     is_gpu: bool = False,
     free: int | None = None,
+    other_bytes: int = 0,
 ) -> MemoryPlan:
-    """The plan of each of `num_ranks` ranks; `itemsize` is that of the weights' type in bytes."""
+    """The plan of each of `num_ranks` ranks; `itemsize` is that of the weights' type in bytes.
+
+    Other processes take `other_bytes` of each rank's GPU; they are not in `free`.
+    """
     model = preset.model
     return MemoryPlan(
         weights=weight_bytes(model, itemsize=itemsize),
@@ -164,6 +171,7 @@ def plan_memory(
             for size in world.sizes
         ),
         free=free,
+        other_bytes=other_bytes,
     )
 
 

@@ -23,14 +23,16 @@ Part = Literal["vae", "tiny_vae", "text_encoder", "tokenizer"]
 EXPECTED: dict[Part, str] = {
     "vae": "Wan VAE, expected Wan2.1_VAE.pth or a folder of diffusers like vae",
     "tiny_vae": "tiny VAE, expected a file in TAEHV's layout like taew2_1.pth",
-    "text_encoder": "umT5, expected models_t5_*.pth or a folder of diffusers like text_encoder",
+    "text_encoder": (
+        "umT5, expected models_t5_*.pth or .safetensors, or a folder of diffusers like text_encoder"
+    ),
     "tokenizer": "tokenizer.json, expected in a folder like google/umt5-xxl or tokenizer",
 }
 # The content of a damaged file does not give its part. Its name decides where it is reported.
 NAME_HINTS: dict[Part, re.Pattern[str]] = {
     "vae": re.compile("vae", re.IGNORECASE),
     "tiny_vae": re.compile("tae|tiny", re.IGNORECASE),
-    "text_encoder": re.compile("t5.*pth|text", re.IGNORECASE),
+    "text_encoder": re.compile("t5.*(pth|safetensors)|text", re.IGNORECASE),
     "tokenizer": re.compile("tokenizer", re.IGNORECASE),
 }
 
@@ -47,7 +49,7 @@ class Checkpoint(Struct, frozen=True, kw_only=True):
     config_file: Path | None  # None: the shapes alone gave `config`
     vae: Path | None = None  # Wan2.1_VAE.pth, its .safetensors, or a folder of diffusers
     tiny_vae: Path | None = None
-    text_encoder: Path | None = None  # models_t5_*.pth, or a folder of transformers
+    text_encoder: Path | None = None  # models_t5_*.pth or .safetensors, or a folder
     tokenizer: Path | None = None  # tokenizer.json
     missing: dict[Part, str] = {}  # why a part is None
 
@@ -161,13 +163,13 @@ def find_part(part: Part, scans: list[Scan], *, folder: Path) -> Path | str:
 
 
 def choose_part(part: Part, found: list[FoundPart]) -> Path:
-    """The original file before a copy in diffusers' layout.
+    """The original file before its copy in safetensors, and that before diffusers' layout.
 
     Raises WeightsError for several files, or a damaged one.
     """
-    originals = [one for one in found if one.path.suffix == PTH]
-    if len(originals) == 1 and part != "tiny_vae":
-        found = originals
+    if part != "tiny_vae":
+        originals = [one for one in found if one.path.suffix == PTH]
+        found = originals or [one for one in found if one.path.suffix == TENSORS] or found
     path, tensors = found[0]
     if len(found) > 1:
         others = ", ".join(str(other.path) for other in found[1:])

@@ -1,16 +1,16 @@
 """The lines of `python -m lingbot.checkpoint`, and the check that a checkpoint can be served."""
 
-import re
-
+from lingbot.checkpoint.expected import check_width
 from lingbot.checkpoint.layout import EXPECTED, Checkpoint
 from lingbot.checkpoint.official_config import is_causal
+from lingbot.checkpoint.scan import TENSORS
 from lingbot.config import PRESETS, Preset
 from lingbot.memory_plan import plan_memory
 
 GB = 1e9
 
-# dim, ffn_dim and blocks of the published models.
-SIZES = {(5120, 13824, 40): "14b", (1536, 8960, 30): "1.3b"}
+# The names of the published shards; two models have the same shapes at 14B.
+STEMS = {"diffusion_pytorch_model": "v1-14b", "model": "v2-14b"}
 POCKET = PRESETS["pocket"]
 
 
@@ -24,7 +24,7 @@ def describe(checkpoint: Checkpoint, *, num_parameters: int) -> list[tuple[str, 
     num_files = len(checkpoint.dit_files)
     files = f"{num_files} file{'s' if num_files > 1 else ''}, {checkpoint.num_bytes / GB:.3g} GB"
     rows = [
-        ("model", " or ".join(find_models(checkpoint)) or "of no published size"),
+        ("model", name_models(find_models(checkpoint))),
         (
             "variant",
             config.control + (", in diffusers' layout" if is_diffusers(checkpoint) else ""),
@@ -50,24 +50,24 @@ def memory_of(preset: Preset) -> str:
     return str(plan)
 
 
-def find_models(checkpoint: Checkpoint) -> list[str]:
-    """The published models that this may be, by its shapes and its files' names.
+def name_models(models: list[str]) -> str:
+    """The models that a checkpoint may be, in words."""
+    if len(models) > 1:
+        return f"{' or '.join(models)}: the file's name does not say which"
+    return models[0] if models else "of no published size"
 
-    v1 and v2 have the same shapes at 14 B, and only v1 has an action model.
+
+def find_models(checkpoint: Checkpoint) -> list[str]:
+    """The published models that this may be, by its shape and the name of its shards.
+
+    A file that is whole may have been renamed, and both models have diffusers' names there.
     """
-    config = checkpoint.config
     if is_pocket(checkpoint):
         return ["pocket"]
-    size = SIZES.get((config.dim, config.ffn_dim, config.num_layers))
-    if size == "1.3b":
-        return ["v2-1.3b"] if config.control == "cam" else []
-    if size is None:
-        return []
-    if config.control == "act":
-        return ["v1-14b-act"]
-    if is_diffusers(checkpoint):  # both are written with diffusers' names
-        return ["v1-14b", "v2-14b"]
-    return ["v2-14b"] if re.match(r"model\b", checkpoint.dit.name) else ["v1-14b"]
+    models = [name for name, preset in PRESETS.items() if preset.model == checkpoint.config]
+    is_sharded = checkpoint.dit not in checkpoint.dit_files
+    stem = STEMS.get(checkpoint.dit.name.removesuffix(TENSORS)) if is_sharded else None
+    return [stem] if stem in models and not is_diffusers(checkpoint) else models
 
 
 def is_diffusers(checkpoint: Checkpoint) -> bool:
@@ -81,10 +81,11 @@ def is_pocket(checkpoint: Checkpoint) -> bool:
 
 
 def check_parts(checkpoint: Checkpoint) -> None:
-    """Raise WeightsError for a part that the model cannot be served without."""
+    """Raise WeightsError for a wrong shape, or a part that the model cannot be served without."""
     if is_pocket(checkpoint):
         checkpoint.require("tiny_vae")
         return
+    check_width(checkpoint.config, folder=checkpoint.folder)
     if checkpoint.tiny_vae is None:  # either VAE decodes a published model
         checkpoint.require("vae")
     checkpoint.require("text_encoder")

@@ -48,7 +48,7 @@ SIGNS = (
     Sign("vae", re.compile(r"decoder\.conv1\.weight"), (PTH, TENSORS)),
     Sign("vae", re.compile(r"decoder\.conv_in\.weight"), (TENSORS,), is_folder=True),
     Sign("tiny_vae", re.compile(r"decoder\.\d+\.weight"), (PTH, TENSORS)),
-    Sign("text_encoder", re.compile(r"blocks\.\d+\.attn\.q\.weight"), (PTH,)),
+    Sign("text_encoder", re.compile(r"blocks\.\d+\.attn\.q\.weight"), (PTH, TENSORS)),
     Sign(
         "text_encoder",
         re.compile(r"encoder\.block\.\d+\.layer\.0\.SelfAttention\.q\.weight"),
@@ -139,19 +139,21 @@ def is_searched(path: Path) -> bool:
 
 
 def tensor_paths(entries: list[Path]) -> list[Path]:
-    """The files of tensors in one folder, each whole or in shards."""
-    paths: set[Path] = set()
+    """The files of tensors in one folder, each whole or in shards.
+
+    An index may have another name than its shards.
+    """
+    indexes = [path for path in entries if path.name.endswith(INDEX)]
+    paths = {path.with_name(path.name.removesuffix(".index.json")) for path in indexes}
     indexed: set[Path] = set()
+    for whole in paths:
+        with suppress(WeightsError):  # reported where the path is read
+            indexed |= {whole.parent / shard for shard in read_index(whole).values()}
     for path in entries:
-        if path.name.endswith(INDEX):
-            whole = path.with_name(path.name.removesuffix(".index.json"))
-            paths.add(whole)
-            with suppress(WeightsError):  # reported where the path is read
-                indexed |= {path.parent / shard for shard in read_index(whole).values()}
-        elif path.suffix == TENSORS:
+        if path.suffix == TENSORS and path not in indexed:
             match = SHARD.fullmatch(path.name)
             paths.add(path.with_name(match[1] + TENSORS) if match else path)
-    return sorted(path for path in paths if path not in indexed)
+    return sorted(paths)
 
 
 def identify(path: Path) -> tuple[Kind | None, Path]:

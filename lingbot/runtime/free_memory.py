@@ -12,18 +12,29 @@ if TYPE_CHECKING:  # a start's checks need the host's memory, and no torch
     from lingbot.parallel.ulysses import SequenceParallelGroup
 
 
-def free_for_rank(device: "torch.device", group: "SequenceParallelGroup") -> int | None:
+def free_for_rank(
+    device: "torch.device", group: "SequenceParallelGroup", *, other_bytes: int = 0
+) -> int | None:
     """Bytes that are free on this rank's device; None where the system does not report it.
 
-    Each rank has a GPU of its own. On a CPU the ranks share what rank 0 finds before any of them
-    has loaded its weights.
+    Each rank has a GPU of its own, beside other processes that take `other_bytes` of it sooner or
+    later. On a CPU the ranks share what rank 0 finds before any of them has loaded its weights.
     """
     if device.type == "cuda":
         import torch
 
-        return int(torch.cuda.mem_get_info(device)[0])
+        now, total = torch.cuda.mem_get_info(device)
+        return free_beside(other_bytes, free=int(now), total=int(total))
     free = group.from_rank_0(free_host_memory)
     return None if free is None else free // group.num_ranks
+
+
+def free_beside(other_bytes: int, *, free: int, total: int) -> int:
+    """Bytes of a GPU that stay free once other processes have taken `other_bytes` of `total`.
+
+    They may have taken them already: then `free` lacks them.
+    """
+    return max(0, min(free, total - other_bytes))
 
 
 def free_host_memory(root: Path = Path("/")) -> int | None:

@@ -5,7 +5,7 @@ import shutil
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from msgspec.structs import replace
@@ -24,7 +24,7 @@ from lingbot.dit.fp8 import check_fp8, quantise_blocks
 from lingbot.dit.model import WorldModel
 from lingbot.dit.weights import load_dit
 from lingbot.errors import LingbotError
-from lingbot.memory_plan import plan_memory
+from lingbot.memory_plan import MemoryPlan, plan_memory
 from lingbot.parallel.ulysses import SINGLE, SequenceParallelGroup
 from lingbot.runtime.engine import Engine
 from lingbot.runtime.fastest_dtype import fastest_dtype
@@ -39,6 +39,15 @@ from lingbot.vae.wan import load_wan_vae
 logger = logging.getLogger(__name__)
 
 COMPILERS = ("g++", "gcc", "clang++", "c++")
+
+
+class Place(NamedTuple):
+    """Where a rank computes, and in which type."""
+
+    device: torch.device
+    dtype: torch.dtype
+    group: SequenceParallelGroup
+    other_bytes: int  # of the GPU, which other processes take
 
 
 def find_preset(name: str) -> Preset:
@@ -61,6 +70,7 @@ def load_engine(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     camera_cache_bytes: int = 0,
+    other_gpu_bytes: int = 0,
     group: SequenceParallelGroup = SINGLE,
     attention: AttentionBackend | Literal["auto"] = "auto",
     compile: bool = False,
@@ -70,32 +80,76 @@ def load_engine(
 
     `world` is what `Preset.configure` returned; None is the preset's own. `assets` is a folder of
     parts that `weights` lacks, and `tiny_vae` a file of the tiny VAE. `dtype` None is bfloat16 on a
-    GPU, and on a CPU the type that rank 0 measures as the faster.
+    GPU, and on a CPU the type that rank 0 measures as the faster. Other processes take
+    `other_gpu_bytes` of the GPU.
     `attention` "auto" is the fastest kernel that runs here; `compile` compiles the blocks in their
     first chunks; `fp8` runs their linear layers in 8 bits.
-    Raises LingbotError for an unknown preset, and for one that needs a weights folder and has none.
-    It also does for a switch that this device does not support, and for a world that does not fit
-    into the free memory. Raises WeightsError for a folder that cannot be read.
+    Raises LingbotError for an unknown preset or one without weights, a switch that this device does
+    not support, and a world that does not fit; WeightsError for a folder that cannot be read.
     """
-    found = find_preset(preset)
-    world, vae, device = world or found.world, found.choose_vae(vae), torch.device(device)
-    folder = weights or found.folder
-    if folder is None:
-        raise LingbotError(f"preset {preset!r} needs a folder of weights", field="weights")
+    found, device = find_preset(preset), torch.device(device)
+    world, vae = world or found.world, found.choose_vae(vae)
+    folder, checkpoint = open_checkpoint(found, weights=weights, assets=assets)
     check_switches(device, dtype, compile=compile, fp8=fp8)
-    checkpoint = find_checkpoint(folder / found.dit_file, assets=assets)
-    shape = checkpoint.config
-    check_shape(shape, found, folder=folder)
-    dtype = dtype or choose_dtype(shape, world, device=device, group=group)
+    dtype = dtype or choose_dtype(checkpoint.config, world, device=device, group=group)
+    place = Place(device, dtype, group, other_gpu_bytes)
+    plan = check_memory(checkpoint, found, world, vae, place, cache_bytes=camera_cache_bytes)
+    # These may refuse, so they come before minutes of reading.
+    backend = choose_attention(attention, checkpoint, place)
+    autoencoder = load_vae(found, checkpoint, vae, folder=folder, tiny_vae=tiny_vae, place=place)
+    model = load_dit(checkpoint, device=device, dtype=dtype)
+    return Engine(
+        world,
+        fingerprint=fingerprint_of(model, world),  # of the layers as they were read
+        model=speed_up(model, compile=compile, fp8=fp8),
+        vae=autoencoder,
+        camera_cache_bytes=camera_cache_bytes,
+        group=group,
+        attention=backend,
+        memory=plan,
+    )
+
+
+def open_checkpoint(
+    preset: Preset, *, weights: Path | None, assets: Path | None
+) -> tuple[Path, Checkpoint]:
+    """`weights`, or the preset's own folder, and the checkpoint in it.
+
+    Raises LingbotError where there is neither, and WeightsError for one that cannot be read or has
+    another model.
+    """
+    folder = weights or preset.folder
+    if folder is None:
+        name = preset.world.name
+        raise LingbotError(f"preset {name!r} needs a folder of weights", field="weights")
+    checkpoint = find_checkpoint(folder / preset.dit_file, assets=assets)
+    check_shape(checkpoint.config, preset, folder=folder)
+    return folder, checkpoint
+
+
+def check_memory(
+    checkpoint: Checkpoint,
+    preset: Preset,
+    world: WorldConfig,
+    vae: VaeKind,
+    place: Place,
+    *,
+    cache_bytes: int,
+) -> MemoryPlan:
+    """The memory plan of this rank. Raises LingbotError for a world that does not fit.
+
+    `cache_bytes` is the budget of the camera cache.
+    """
     plan = plan_memory(
-        replace(found, model=shape),
+        replace(preset, model=checkpoint.config),
         world,
         vae=vae,
-        itemsize=dtype.itemsize,
-        camera_cache_bytes=camera_cache_bytes,
-        num_ranks=group.num_ranks,
-        is_gpu=device.type == "cuda",
-        free=free_for_rank(device, group),
+        itemsize=place.dtype.itemsize,
+        camera_cache_bytes=cache_bytes,
+        num_ranks=place.group.num_ranks,
+        is_gpu=place.device.type == "cuda",
+        free=free_for_rank(place.device, place.group, other_bytes=place.other_bytes),
+        other_bytes=place.other_bytes,
     )
     plan.check()
     logger.info("%s", plan)
@@ -105,24 +159,16 @@ def load_engine(
             plan.camera_cache,
             plan.camera_map,
         )
-    find = partial(find_obstacle, device=device, dtype=dtype, head_dim=shape.head_dim)
-    # These may refuse, so they come before minutes of reading.
-    backend = choose_backend(attention, find)
-    autoencoder = load_vae(
-        found, checkpoint, vae, folder=folder, tiny_vae=tiny_vae, device=device, dtype=dtype
-    )
-    model = load_dit(checkpoint, device=device, dtype=dtype)
-    fingerprint = fingerprint_of(model, world)
-    return Engine(
-        world,
-        model=speed_up(model, compile=compile, fp8=fp8),
-        vae=autoencoder,
-        camera_cache_bytes=camera_cache_bytes,
-        group=group,
-        attention=backend,
-        memory=plan,
-        fingerprint=fingerprint,
-    )
+    return plan
+
+
+def choose_attention(
+    attention: AttentionBackend | Literal["auto"], checkpoint: Checkpoint, place: Place
+) -> AttentionBackend:
+    """The kernel that a config names. Raises LingbotError for one that cannot run here."""
+    head_dim = checkpoint.config.head_dim
+    find = partial(find_obstacle, device=place.device, dtype=place.dtype, head_dim=head_dim)
+    return choose_backend(attention, find)
 
 
 def load_vae(
@@ -132,8 +178,7 @@ def load_vae(
     *,
     folder: Path,
     tiny_vae: Path | None,
-    device: torch.device,
-    dtype: torch.dtype,
+    place: Place,
 ) -> VAE:
     """The VAE of a world with weights in `folder`; `tiny_vae` is the file of one that decodes.
 
@@ -141,6 +186,7 @@ def load_vae(
     full one still encodes, provided that the checkpoint has it. Raises WeightsError for a file that
     is missing or damaged.
     """
+    device, dtype = place.device, place.dtype
     if preset.vae_file:
         return LatentCodec.load(folder / preset.vae_file, device=device, dtype=dtype)
     if kind == "full":

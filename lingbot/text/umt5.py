@@ -53,7 +53,7 @@ def load_umt5(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
 ) -> UMT5TextEncoder:
-    """The encoder of an original `.pth` file or a diffusers folder, and of a `tokenizer.json`.
+    """The encoder of an original file or a diffusers folder, and of a `tokenizer.json`.
 
     `text_dim` is the width of the contexts that the DiT takes; None is any. `dtype` None keeps the
     file's. Raises WeightsError for files that are damaged or do not belong

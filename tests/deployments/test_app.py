@@ -68,6 +68,7 @@ def test_a_store_of_no_bytes_is_not_bound():
         ({"tiny_vae": "x"}, r"^args\.tiny_vae: has no effect with preset 'pocket'"),
         ({"assets": "x"}, r"^args\.assets: has no effect with preset 'pocket'"),
         ({"text_encoder_device": "cuda"}, r"^args\.text_encoder_device: has no effect with"),
+        ({"other_gpu_bytes": 1}, r"^args\.other_gpu_bytes: has no effect with device: cpu"),
         ({"preset": "v1-14b", "weights": ""}, r"^args\.weights: .*length >= 1"),
         ({"fp8": True}, r"^args\.fp8: needs a GPU, expected false with device: cpu"),
         ({"attention": "flash3"}, r"^args\.attention: 'flash3' needs a GPU, expected 'auto' or"),

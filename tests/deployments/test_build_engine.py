@@ -45,7 +45,7 @@ def test_a_named_type_stays_as_it_is(built, dtype):
 
 
 def test_switches_reach_the_engine(monkeypatch):
-    given = {"attention": "cudnn", "compile": True, "fp8": True}
+    given = {"attention": "cudnn", "compile": True, "fp8": True, "other_gpu_bytes": 7}
     monkeypatch.setattr(presets, "load_engine", lambda *args, **options: options)
     assert (
         given.items() <= build_engine(ServiceConfig(**given), SimpleNamespace(num_ranks=1)).items()

@@ -77,6 +77,29 @@ def test_a_text_encoder_on_a_gpu_needs_one(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "share, other_gpu_bytes, is_valid",
+    [(0.8, None, False), (0.5, None, False), (0.8, 2**33, True), (0.8, 0, True), (1, None, True)],
+)
+def test_a_text_encoder_on_a_ranks_gpu_needs_its_bytes_in_the_plan(
+    tmp_path, share, other_gpu_bytes, is_valid
+):
+    args = {"preset": "v2-14b", "weights": "/weights", "text_encoder_device": "cuda"}
+    args["device"] = "cuda"
+    if other_gpu_bytes is not None:
+        args["other_gpu_bytes"] = other_gpu_bytes
+    file = text_encoder_file(tmp_path, args, {"ray_actor_options": {"num_gpus": 0.2}})
+    content = yaml.safe_load(file.read_text())
+    bundles = [{"CPU": 1, "GPU": share}]
+    content["applications"][0]["deployments"][1]["placement_group_bundles"] = bundles
+    file.write_text(yaml.safe_dump(content))
+    if is_valid:
+        read_config_file(file)
+        return
+    with pytest.raises(ConfigError, match=r"args\.other_gpu_bytes: missing, expected the bytes"):
+        read_config_file(file)
+
+
+@pytest.mark.parametrize(
     "path, nearest",
     [
         (("http_option",), "http_options"),

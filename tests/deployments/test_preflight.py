@@ -21,7 +21,7 @@ from deployments.preflight import (
 )
 from deployments.schema_keys import ConfigError
 from lingbot import extra
-from lingbot.config import MODEL_14B, PRESETS
+from lingbot.config import MODEL_1_3B, MODEL_14B, PRESETS
 from lingbot.memory_plan import plan_memory
 from tests.deployments.shipped_file import FILE, with_args, with_group
 from tests.lingbot.checkpoint.folders import TINY, tiny_tensors, write_parts, write_shards
@@ -263,7 +263,13 @@ def test_ranks_of_all_groups_share_the_memory_of_a_machine(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "lines, free", [("80994\n", 80994), ("70000\n80994\n", 80994), ("[N/A]\n", None), ("", None)]
+    "lines, free",
+    [
+        ("80994, 81559\n", 80994),
+        ("70000, 81559\n80994, 81559\n", 80994),
+        ("[N/A], [N/A]\n", None),
+        ("", None),
+    ],
 )
 def test_the_gpu_with_most_memory_counts(tmp_path, monkeypatch, lines, free):
     command = tmp_path / "nvidia-smi"
@@ -272,6 +278,30 @@ def test_the_gpu_with_most_memory_counts(tmp_path, monkeypatch, lines, free):
     monkeypatch.setenv("PATH", str(tmp_path))
     expected = None if free is None else free * 2**20
     assert free_gpu_memory() == free_per_rank(with_args(device="cuda")) == expected
+
+
+@pytest.mark.parametrize("now", [81000, 70240])
+def test_other_processes_count_before_and_after_they_take_their_share(tmp_path, monkeypatch, now):
+    command = tmp_path / "nvidia-smi"
+    command.write_text(f"#!/bin/sh\necho '{now}, 81000'\n")
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    shared = with_args(device="cuda", other_gpu_bytes=10760 * 2**20)
+    assert free_per_rank(shared) == 70240 * 2**20
+
+
+def test_a_text_encoder_on_the_same_gpu_leaves_less_for_worlds(tmp_path, monkeypatch):
+    """The figures of `docs/checkpoints.md`: umT5 takes 10.6 GiB."""
+    command, others = tmp_path / "nvidia-smi", int(10.6 * 2**30)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    args = {"preset": "v2-1.3b", "device": "cuda", "camera_cache_bytes": 2**31}
+    alone = replace(FILE, args=parse_args(args))
+    shared = replace(FILE, args=parse_args(args | {"other_gpu_bytes": others}))
+    command.write_text("#!/bin/sh\necho '23859, 24564'\n")
+    command.chmod(0o755)
+    check_memory(alone, MODEL_1_3B, free=free_per_rank(alone))
+    with pytest.raises(ConfigError, match="are free beside 10.60 of other processes: 0 fit"):
+        check_memory(shared, MODEL_1_3B, free=free_per_rank(shared))
 
 
 def test_without_nvidias_command_the_gpus_memory_is_unknown(tmp_path, monkeypatch):

@@ -249,6 +249,12 @@ def test_a_h100_holds_one_world_of_window_9_and_no_world_of_window_30():
     assert str(refused.value).endswith("and 79.00 are free: 0 fit, expected 1")
 
 
+def test_a_plan_names_what_other_processes_take():
+    beside = plan_memory(V1, V1.world, vae="full", itemsize=2, free=GIB, other_bytes=11 * GIB)
+    assert str(beside).endswith("and 1.00 are free beside 11.00 of other processes")
+    assert "other processes" not in str(plan(free=GIB))
+
+
 def test_each_size_has_its_own_session_and_ranks_share_the_heads():
     planned = plan(sizes=["832x464", "832x480"])
     small, large = planned.sessions

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import shlex
 from importlib.metadata import version
 from pathlib import Path
@@ -181,7 +182,6 @@ def test_replicas_go_where_they_belong(config, cluster, workers):
     for name, amount in offered.items():
         used = sum(one["resources"][name] for one in singletons)
         assert num_transports * wanted["resources"][name] + used <= amount
-    assert "resources" not in workers["worlds"]["rayStartParams"]
     (bundle,) = deployments["WorldGroup"]["placement_group_bundles"]
     (container,) = workers["worlds"]["template"]["spec"]["containers"]
     limits = container["resources"]["limits"]
@@ -189,6 +189,25 @@ def test_replicas_go_where_they_belong(config, cluster, workers):
     assert bundle["CPU"] <= int(limits["cpu"])
     (container,) = workers["transports"]["template"]["spec"]["containers"]
     assert "nvidia.com/gpu" not in container["resources"]["limits"]
+
+
+def test_a_text_encoder_goes_where_the_weights_are(spec, workers, tmp_path):
+    """Its section is a comment, because the pocket world has none."""
+    text = re.sub(r"# (- name: TextEncoder\n +)# ", r"\1", spec["serveConfigV2"])
+    file = tmp_path / "serve_config.yaml"
+    published = r"\1preset: v2-14b\n\1weights: /weights/v2"
+    file.write_text(re.sub("( +)preset: pocket", published, text))
+    deployments = read_config_file(file).deployments
+    options = deployments["TextEncoder"]["ray_actor_options"]
+    for group in workers.values():
+        (offered,) = shlex.split(group["rayStartParams"]["resources"])
+        (container,) = group["template"]["spec"]["containers"]
+        mounts = [mount["mountPath"] for mount in container["volumeMounts"]]
+        is_offered = options["resources"].items() <= json.loads(offered).items()
+        assert is_offered == ("/weights" in mounts)
+    (bundle,) = deployments["WorldGroup"]["placement_group_bundles"]
+    (container,) = workers["worlds"]["template"]["spec"]["containers"]
+    assert bundle["CPU"] + options["num_cpus"] <= int(container["resources"]["limits"]["cpu"])
 
 
 def test_pods_suffice_for_the_replicas_that_serve_may_start(config, workers):

@@ -255,7 +255,7 @@ FOLDER_DAMAGE = {
     "vae: web page": (write(VAE, PAGE), f"{VAE}: not a whole PyTorch file of tensors"),
     "vae: empty": (write(VAE, b""), f"{VAE}: is empty"),
     "vae: dangling link": (dangle(VAE), f"{VAE}: is a link to ../../blobs/4d7a: No such file ..."),
-    "umT5: missing": (remove(T5), "...: no umT5, expected models_t5_*.pth or a folder of ..."),
+    "umT5: missing": (remove(T5), "...: no umT5, expected models_t5_*.pth or .safetensors, ..."),
     "umT5: cut": (cut(T5, 1000), f"{T5}: not a whole PyTorch file of tensors"),
     "umT5: folder": (to_folder(T5), f"{T5}: is a folder, expected a file"),
     "tokenizer: missing": (remove(TOKENIZER), "...: no tokenizer.json, expected in a folder ..."),

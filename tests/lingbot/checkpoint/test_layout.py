@@ -15,6 +15,7 @@ from lingbot.config import PRESETS
 from lingbot.dit.weights import load_dit
 from lingbot.errors import WeightsError
 from lingbot.files import read_state_dict
+from lingbot.text.umt5 import load_umt5
 from tests.lingbot.checkpoint.folders import (
     GOLDEN,
     TINY,
@@ -27,6 +28,7 @@ from tests.lingbot.checkpoint.folders import (
     write_v2_14b,
     write_v2_small,
 )
+from tests.lingbot.tiny_umt5 import write_tokenizer
 
 CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
 T5 = "models_t5_umt5-xxl-enc-bf16.pth"
@@ -103,6 +105,25 @@ def test_numbered_shards_need_no_index(tmp_path):
     assert (found.config, found.config_file) == (TINY, None)
     assert found.tokenizer.is_relative_to(tmp_path / "base")
     assert_loads(found)
+
+
+def test_an_index_may_have_another_name_than_its_shards(tmp_path):
+    """Its shards are one DiT, and not a second one by their own names."""
+    write_shards(tmp_path, tiny_tensors(), stem="model", total=2)
+    (tmp_path / "model.safetensors.index.json").rename(tmp_path / "dit.safetensors.index.json")
+    found = find_checkpoint(tmp_path)
+    assert found.dit == tmp_path / "dit.safetensors"
+    assert len(found.dit_files) == 2
+    assert_loads(found)
+
+
+def test_an_index_may_name_one_whole_file(tmp_path):
+    write_shards(tmp_path, tiny_tensors(), stem="model", total=1)
+    shard = tmp_path / "model-00001-of-00001.safetensors"
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(index.read_text().replace(shard.name, "model.safetensors"))
+    shard.rename(tmp_path / "model.safetensors")
+    assert_loads(find_checkpoint(tmp_path))
 
 
 def test_a_folder_of_diffusers_is_found(tmp_path):
@@ -207,16 +228,32 @@ def test_the_original_vae_goes_before_the_copy_of_diffusers(tmp_path):
     write_diffusers(tmp_path)
     write_parts(tmp_path / "original")
     (tmp_path / "original" / "google" / "umt5-xxl" / "tokenizer.json").unlink()
-    assert find_checkpoint(tmp_path).vae == tmp_path / "original" / "Wan2.1_VAE.pth"
+    original = tmp_path / "original" / "Wan2.1_VAE.pth"
+    assert find_checkpoint(tmp_path).vae == original
+    copy = original.with_suffix(".safetensors")
+    save_file(read_state_dict(original), copy)
+    assert find_checkpoint(tmp_path).vae == original
+    original.unlink()
+    assert find_checkpoint(tmp_path).vae == copy
 
 
-def test_the_original_vae_may_be_a_safetensors_file(tmp_path):
-    """A text encoder with the original names may not: its loader reads a `.pth` file."""
+def test_original_parts_may_be_safetensors_files(tmp_path):
     write_v2_small(tmp_path)
     for name, part in (("vae", "vae_wan21/Wan2.1_VAE.pth"), ("t5", "t5/models_t5_tiny.pth")):
         save_file(read_state_dict(GOLDEN / part), tmp_path / f"{name}.safetensors")
     found = find_checkpoint(tmp_path)
-    assert (found.vae, found.text_encoder) == (tmp_path / "vae.safetensors", None)
+    assert found.vae == tmp_path / "vae.safetensors"
+    assert found.text_encoder == tmp_path / "t5.safetensors"
+    write_tokenizer(tmp_path / "tokenizer.json")
+    load_umt5(found.text_encoder, tokenizer=tmp_path / "tokenizer.json", text_len=512)
+
+
+def test_damage_of_a_safetensors_umt5_is_the_reason_why_it_is_missing(tmp_path):
+    write_v2_small(tmp_path)
+    path = tmp_path / "models_t5_umt5-xxl-enc-bf16.safetensors"
+    path.write_bytes(b"junk" * 9)
+    with pytest.raises(WeightsError, match=f"^{path}: not a whole safetensors file"):
+        find_checkpoint(tmp_path).require("text_encoder")
 
 
 @pytest.mark.parametrize("name", ["taew2_1.pth", "lighttaew2_1.safetensors"])

@@ -5,13 +5,16 @@ import sys
 
 import pytest
 from msgspec.structs import replace
+from safetensors.torch import save_file
 
 from lingbot.checkpoint.__main__ import main
 from lingbot.checkpoint.layout import find_checkpoint
-from lingbot.checkpoint.report import find_models
+from lingbot.checkpoint.report import check_parts, describe, find_models
 from lingbot.config import PRESETS
+from lingbot.errors import WeightsError
 from tests.lingbot.checkpoint.folders import (
     tiny_tensors,
+    write_alone,
     write_base,
     write_config,
     write_diffusers,
@@ -98,6 +101,8 @@ def test_a_damaged_tensor_fails_without_reading_weights(tmp_path, capsys):
         (write_base, "14b", "act", ["v1-14b-act"]),
         (write_v2_14b, "14b", "cam", ["v2-14b"]),
         (write_diffusers, "14b", "cam", ["v1-14b", "v2-14b"]),
+        (write_alone, "14b", "cam", ["v1-14b", "v2-14b"]),
+        (write_alone, "14b", "act", ["v1-14b-act"]),
         (write_v2_small, "1.3b", "cam", ["v2-1.3b"]),
         (write_v2_small, "1.3b", "act", []),
     ],
@@ -108,6 +113,25 @@ def test_published_models_are_told_by_shapes_and_names(tmp_path, write, size, co
     found = find_checkpoint(tmp_path)
     config = replace(SIZES[size], control=control)
     assert find_models(replace(found, config=config)) == models
+
+
+@pytest.mark.parametrize("name", ["lingbot_v2_bf16", "model", "diffusion_pytorch_model"])
+def test_a_whole_file_of_14b_may_be_either_model(tmp_path, name):
+    """It may have been renamed, and its schedule is that of one of them."""
+    path = tmp_path / f"{name}.safetensors"
+    save_file(tiny_tensors(), path)
+    found = replace(find_checkpoint(path), config=SIZES["14b"])
+    assert dict(describe(found, num_parameters=1))["model"] == (
+        "v1-14b or v2-14b: the file's name does not say which"
+    )
+
+
+def test_a_wrong_shape_of_a_published_width_is_no_model(tmp_path):
+    write_base(tmp_path)
+    wrong = replace(find_checkpoint(tmp_path), config=replace(SIZES["14b"], num_heads=20))
+    assert find_models(wrong) == []
+    with pytest.raises(WeightsError, match="num_heads 20, but the published one .* num_heads 40"):
+        check_parts(wrong)
 
 
 def test_the_variant_names_diffusers(tmp_path, capsys):

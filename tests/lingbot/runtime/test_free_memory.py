@@ -78,3 +78,11 @@ def test_ranks_on_a_cpu_share_the_hosts_memory(monkeypatch):
 def test_a_rank_on_a_gpu_has_that_gpus_memory(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (7, 80))
     assert free_for_rank(torch.device("cuda"), SINGLE) == 7
+
+
+@pytest.mark.parametrize("now, free", [(80, 69), (75, 69), (69, 69), (60, 60), (5, 5)])
+def test_other_processes_count_before_and_after_they_take_a_gpus_memory(monkeypatch, now, free):
+    """The text encoder loads before a rank measures, meanwhile, or after."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (now, 80))
+    assert free_for_rank(torch.device("cuda"), SINGLE, other_bytes=11) == free
+    assert free_for_rank(torch.device("cuda"), SINGLE, other_bytes=99) == 0

@@ -41,7 +41,7 @@ def test_an_unknown_preset_names_the_known_ones(load):
 
 def test_a_preset_without_weights_needs_a_folder(monkeypatch):
     monkeypatch.setitem(PRESETS, "bare", replace(POCKET, folder=None))
-    with pytest.raises(LingbotError, match="preset 'bare' needs a folder of weights") as refused:
+    with pytest.raises(LingbotError, match="preset 'pocket' needs a folder of weights") as refused:
         load_engine("bare")
     assert refused.value.field == "weights"
     assert load_engine("bare", weights=POCKET.folder).config == POCKET.world
@@ -74,7 +74,7 @@ def test_a_presets_text_encoder_gives_contexts_that_its_model_takes():
 
 
 def test_a_world_that_does_not_fit_is_refused_with_the_sum_before_its_weights_are_read(monkeypatch):
-    monkeypatch.setattr(presets, "free_for_rank", lambda device, group: 2**20)
+    monkeypatch.setattr(presets, "free_for_rank", lambda device, group, **_: 2**20)
     monkeypatch.delattr(presets, "load_dit")
     with pytest.raises(LingbotError, match=r"weights 0\.03 .* window 12 .* 0\.00 are free: 0 fit"):
         load_engine("pocket", dtype=torch.float32)
