@@ -31,6 +31,7 @@ from benchmarks.server_sample import (
 )
 
 MAX_GROWTH = 0.05  # a share of a process's RSS
+METRICS_AGE_S = 10.0  # Ray's figures of its object store are as old at most
 
 
 class Ground(Struct, kw_only=True):
@@ -61,6 +62,7 @@ def look_around(server: LocalServer, *, started_s: float) -> Ground:
         if time.monotonic() > deadline_s:
             break
         time.sleep(1)
+    time.sleep(METRICS_AGE_S)
     states = placement_groups(server)
     return Ground(
         sample=take_sample(server, started_s=started_s),
