@@ -164,13 +164,18 @@ def check_effects(config: ServiceConfig) -> None:
     if built_in := sorted({"CPU", "GPU", "memory"} & config.singleton_resources.keys()):
         raise ConfigError(f"args.singleton_resources.{built_in[0]}: expected custom resources")
     if config.device == "cpu":
-        if config.fp8:
-            raise ConfigError("args.fp8: needs a GPU, expected false with device: cpu")
-        if config.other_gpu_bytes is not None:
-            raise ConfigError("args.other_gpu_bytes: has no effect with device: cpu")
-        if config.attention not in ("auto", "sdpa"):
-            text = f"{config.attention!r} needs a GPU, expected 'auto' or 'sdpa' with device: cpu"
-            raise ConfigError(f"args.attention: {text}")
+        check_cpu(config)
+
+
+def check_cpu(config: ServiceConfig) -> None:
+    """Raise ConfigError for a key that needs a GPU."""
+    if config.fp8:
+        raise ConfigError("args.fp8: needs a GPU, expected false with device: cpu")
+    if config.other_gpu_bytes is not None:
+        raise ConfigError("args.other_gpu_bytes: has no effect with device: cpu")
+    if config.attention not in ("auto", "sdpa"):
+        text = f"{config.attention!r} needs a GPU, expected 'auto' or 'sdpa' with device: cpu"
+        raise ConfigError(f"args.attention: {text}")
 
 
 def parse(section: dict[str, Any], schema: type[T], *, path: str) -> T:

@@ -12,11 +12,11 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from deployments.detached_histories import DetachedHistories
 from deployments.encoded_prompt import EncodedPrompt, warn_of_truncation
-from deployments.fork_store import ClusterForks
-from deployments.history_budget import history_of
-from deployments.lease import Context, Contexts, Frames, HeldLease
-from deployments.left_worlds import TakenWorld
+from deployments.history_budget import budget_of
+from deployments.lease import TAKEN_OVER, Context, Contexts, Frames, HeldLease
+from deployments.left_worlds import LeftWorlds, TakenWorld
 from deployments.mover import Leases, Mover
 from deployments.observability.session_reports import SessionReport
 from deployments.pending_chunk import PendingChunk
@@ -24,14 +24,8 @@ from deployments.saved_world import check_openable
 from deployments.sessions.admission import Demand
 from lingbot.errors import LingbotError
 from lingbot.runtime.history import History
-from lingbot.runtime.snapshot import (
-    RESUMED_CHUNKS,
-    Journal,
-    Snapshot,
-    encode_snapshot,
-    needed_prompts,
-)
-from transport.wire.errors import Refused, TransportError, WorldFailed, WorldLost
+from lingbot.runtime.snapshot import RESUMED_CHUNKS, Snapshot, encode_snapshot, needed_prompts
+from transport.wire.errors import Refused, TakenOver, TransportError, WorldFailed, WorldLost
 from transport.wire.limits import ClientLimits
 from transport.wire.messages import Moved, Queued, Starting, WarningMessage
 from transport.wire.world import OnWait
@@ -44,8 +38,8 @@ class Cluster(Leases, Protocol):
 
     limits: ClientLimits
 
-    @property
-    def forks(self) -> ClusterForks | None: ...
+    left: LeftWorlds
+    histories: DetachedHistories
 
     async def encode(self, prompt: str) -> tuple[Context, WarningMessage | None]: ...
 
@@ -57,14 +51,6 @@ class Cluster(Leases, Protocol):
 
     def is_draining(self) -> bool:
         """True once this process must hand its sockets over."""
-        ...
-
-    def store_world(self, token: str, world: TakenWorld) -> None:
-        """Keep a world in the background, for `World.resume`."""
-        ...
-
-    def forward(self, token: str, number: int, to: str) -> None:
-        """Lead an older token of a session to its newer one; see `LeftWorlds.forward`."""
         ...
 
 
@@ -172,7 +158,7 @@ class PortableSession:
 
     async def fork(self) -> tuple[str, int]:
         """Raises Refused if the fork cannot be stored. The same world again has the same token."""
-        forks = self._cluster.forks
+        forks = self._cluster.left.forks
         if forks is None:
             raise Refused("this server keeps no forks")
         data = await self._encode()
@@ -196,18 +182,13 @@ class PortableSession:
 
     async def reset(self, *, seed: int | None, prompt: str | None) -> None:
         await self._settle()
-        last = self._history.snapshot()
+        last = self._history
         prompt = last.prompt if prompt is None else prompt
-        first = Snapshot(
-            origin=last.origin if seed is None else replace(last.origin, seed=seed),
-            next_chunk=0,
-            pitch=0,
-            prompt=prompt,
-            chunks=(),
-            journal=Journal(actions=(), prompts=((0, prompt),)),
-        )
-        await self._encode_prompts_of(first)
-        self._history = history_of(first, self._cluster.config)
+        origin = last.origin if seed is None else replace(last.origin, seed=seed)
+        budget = budget_of(origin, self._cluster.config)
+        history = History(origin, prompt=prompt, budget_bytes=budget)
+        await self._encode_prompts_of(history.snapshot())
+        self._history = history
         await self._restore_here()
 
     def take_notices(self) -> list[WarningMessage | Moved]:
@@ -240,22 +221,35 @@ class PortableSession:
     def detach(self) -> None:
         """The world waits in its group. One that has no group to wait in is stored."""
         lease = self._mover.lease
+        is_open = self.is_open
         is_known = lease is not None and str(lease.token) == self._known_token
         if not self._is_resumable or (self._mover.can_detach and is_known):
             self._mover.detach()
         else:
-            if self._mover.error is None:
+            if is_open:
                 left = self._history.snapshot(num_more=RESUMED_CHUNKS)
                 world = TakenWorld(left, self.age_s, self._known_epoch)
-                self._cluster.store_world(self._known_token, world)
+                self._cluster.left.store(self._known_token, world)
             self._mover.close()
+        if self._is_resumable and is_open:
+            self._cluster.histories.keep(self._known_token, self._history)
         self._stop()
 
     # ---- for the world
 
+    @property
+    def is_open(self) -> bool:
+        return self._mover.error is None
+
     def end(self, reason: str) -> None:
         """End the session as a lost world, with `reason` for its client."""
         self._mover.fail(WorldLost(reason))
+
+    def note_resumed(self, newer: HeldLease) -> None:
+        """End the session if that lease has taken it over, of which its own may hear later."""
+        lease = self._mover.lease
+        if lease is not None and lease.token == newer.token and lease.epoch < newer.epoch:
+            self._mover.fail(TAKEN_OVER.error)
 
     def world_now(self) -> Snapshot:
         """The world after the last chunk that has arrived."""
@@ -359,7 +353,7 @@ class PortableSession:
         lease.report = self._report
         self._mover.adopt(lease)
         if self._is_resumable:
-            self._cluster.forward(self._known_token, self._known_epoch, str(lease.token))
+            self._cluster.left.forward(self._known_token, self._known_epoch, str(lease.token))
         index = self._history.next_chunk
         self._notices = [one for one in self._notices if not isinstance(one, Moved)]
         self._notices.append(Moved(index, self.resume_token))
@@ -386,6 +380,8 @@ class PortableSession:
         else:
             self._lost.set_exception(error)
             self._lost.exception()  # it may be that nobody awaits it
+        if isinstance(error, TakenOver) and (token := self.resume_token) is not None:
+            self._cluster.histories.keep(token, self._history)  # the other may be of this process
         self._fail_pending(error)
 
     def _stop(self) -> None:

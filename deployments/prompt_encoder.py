@@ -13,6 +13,8 @@ from deployments.config import ServiceConfig
 from deployments.encoded_prompt import EncodedPrompt
 from deployments.readiness import Readiness
 from transport.wire.errors import RETRY_AFTER_S, Busy, TransportError, WorldFailed, WorldLost
+from transport.wire.messages import Starting
+from transport.wire.world import OnWait
 
 NUM_TRIES = 2  # encoding changes nothing, so that a call may be repeated when its replica has died
 
@@ -88,3 +90,19 @@ class PromptEncoder:
                 f"{text}; gave up after {self._start_timeout_s:g} s", retry_after_s=RETRY_AFTER_S
             )
         return None
+
+
+def start_encoding(prompts: PromptEncoder, prompt: str) -> "asyncio.Task[EncodedPrompt]":
+    """The call of `encode` in the background. Its error may stay unread."""
+    encoding = asyncio.create_task(prompts.encode(prompt))
+    encoding.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return encoding
+
+
+async def wait_for_prompt(
+    encoding: "asyncio.Task[EncodedPrompt]", on_wait: OnWait, *, period_s: float
+) -> EncodedPrompt:
+    """Send the client its status until the prompt is encoded. Raises the encoder's error."""
+    while not (await asyncio.wait([encoding], timeout=period_s))[0]:
+        await on_wait(Starting())
+    return encoding.result()

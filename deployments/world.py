@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from ray.serve.handle import DeploymentHandle
 
 from deployments.config import ServiceConfig
+from deployments.detached_histories import DetachedHistories
 from deployments.encoded_prompt import EncodedPrompt, warn_of_truncation
 from deployments.fork_store import ClusterForks
 from deployments.group_memory import GroupMemory
@@ -21,7 +22,7 @@ from deployments.observability.session_metrics import Source
 from deployments.observability.session_reports import SessionReport
 from deployments.place import Losses, take_place
 from deployments.portable import PortableSession
-from deployments.prompt_encoder import PromptEncoder
+from deployments.prompt_encoder import PromptEncoder, start_encoding, wait_for_prompt
 from deployments.rank_replies import Opened
 from deployments.readiness import Readiness
 from deployments.running_replicas import RUNNING_REPLICAS, RunningReplicas
@@ -86,6 +87,7 @@ class ClusterWorld:
         self.left = LeftWorlds(
             group.app_name, config, forks=forks, hand_over=hand_over or take_session
         )
+        self.histories = DetachedHistories(ttl_s=config.resume_grace_s, num_free=self._num_free)
 
     # ---- for the transport room
 
@@ -94,12 +96,13 @@ class ClusterWorld:
         self._check_open()
         on_wait = self._while_open(on_wait)
         demand = demand_of(spec, realtime=spec.realtime, resumable=spec.resumable)
-        encoding = self._start_encoding(spec.prompt)
+        encoding = None if self._prompts is None else start_encoding(self._prompts, spec.prompt)
         encoded: EncodedPrompt | None = None
 
         async def prepare() -> None:
             nonlocal encoded
-            encoded = await self._wait_for_prompt(encoding, on_wait)
+            if encoding is not None:
+                encoded = await wait_for_prompt(encoding, on_wait, period_s=self.notice_period_s)
 
         async def enter(lease: HeldLease) -> Opened:
             context = None if encoded is None else encoded.context
@@ -218,17 +221,15 @@ class ClusterWorld:
     def report(self, session_id: str) -> SessionReport | None:
         return self._report(session_id)
 
-    def store_world(self, token: str, world: TakenWorld) -> None:
-        self.left.store(token, world)
-
-    def forward(self, token: str, number: int, to: str) -> None:
-        self.left.forward(token, number, to)
-
     async def finish(self) -> None:
         """Returns when all worlds without a place have been stored."""
         await self.left.finish()
 
     # ---- opening
+
+    def _num_free(self) -> int:
+        """How many more sessions may be open. Memory is planned for their histories."""
+        return self.limits.max_sockets - sum(session.is_open for session in self._sessions)
 
     def _check_open(self) -> None:
         if self._closing is not None:
@@ -278,11 +279,17 @@ class ClusterWorld:
         return await take_place(find, enter, note_loss=note_loss, pause_s=self.notice_period_s)
 
     async def _restore(
-        self, snapshot: Snapshot, demand: Demand, *, on_wait: OnWait
+        self,
+        snapshot: Snapshot,
+        demand: Demand,
+        *,
+        on_wait: OnWait,
+        history: History | None = None,
     ) -> PortableSession:
+        """`history` is that of the snapshot's world, where it is kept."""
         self._check_open()
         on_wait = self._while_open(on_wait)
-        history = history_of(snapshot, self.config)
+        history = history or history_of(snapshot, self.config)
         needed = history.snapshot()  # the other chunks of `snapshot` are for rewinding
         contexts = await self.contexts_of(needed, {})
 
@@ -321,13 +328,16 @@ class ClusterWorld:
             named = taken
         demand = demand_of(describe(taken.snapshot), realtime=realtime, resumable=True)
         demand = replace(demand, returning=True, age_s=taken.age_s)
+        history = self.histories.take(str(named), taken.snapshot)
         try:
-            session = await self._restore(taken.snapshot, demand, on_wait=on_wait)
+            session = await self._restore(taken.snapshot, demand, on_wait=on_wait, history=history)
         except BaseException:
             self.left.store(str(named), taken)  # the client may try again
+            if history is not None:
+                self.histories.keep(str(named), history)
             raise
         if session.resume_token is not None:  # the socket may be lost before its client has it
-            self.forward(str(named), taken.claim, session.resume_token)
+            self.left.forward(str(named), taken.claim, session.resume_token)
         return session, taken.source
 
     async def _attach(
@@ -352,12 +362,15 @@ class ClusterWorld:
             lease.detach()
             return None
         self.left.claim(token, lease.epoch)
+        for older in set(self._sessions):
+            older.note_resumed(lease)
+        history = self.histories.take(str(token), handed.snapshot)
         demand = demand_of(describe(handed.snapshot), realtime=realtime, resumable=True)
         return self._keep(
             PortableSession(
                 self,
                 lease,
-                history_of(handed.snapshot, self.config),
+                history or history_of(handed.snapshot, self.config),
                 demand=demand,
                 on_wait=on_wait,
                 last_frame=handed.last_frame,
@@ -371,6 +384,7 @@ class ClusterWorld:
             session.detach()
             raise
         self._sessions.add(session)
+        self.histories.make_room()
         if self._stop_following is None:
             self._stop_following = self._running.follow(self._deployment, self._note_groups)
         return session
@@ -378,20 +392,3 @@ class ClusterWorld:
     def _note_groups(self, running: frozenset[str]) -> None:
         for session in set(self._sessions):
             session.note_groups(running)
-
-    def _start_encoding(self, prompt: str) -> "asyncio.Task[EncodedPrompt] | None":
-        if self._prompts is None:
-            return None
-        encoding = asyncio.create_task(self._prompts.encode(prompt))
-        encoding.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return encoding
-
-    async def _wait_for_prompt(
-        self, encoding: "asyncio.Task[EncodedPrompt] | None", on_wait: OnWait
-    ) -> EncodedPrompt | None:
-        """Send the client its status until the prompt is encoded. Raises the encoder's error."""
-        if encoding is None:
-            return None
-        while not (await asyncio.wait([encoding], timeout=self.notice_period_s))[0]:
-            await on_wait(Starting())
-        return encoding.result()

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec import msgpack
 from msgspec.structs import replace
@@ -21,16 +21,12 @@ from transport.codecs.payload import Frame
 from transport.wire.errors import TransportError
 from transport.wire.messages import (
     ControlAck,
-    Ending,
     Error,
     Forked,
     LastFrame,
     Moved,
-    Paced,
-    Paused,
     Queued,
     Reconnect,
-    Resumed,
     Rewound,
     ServerMessage,
     SessionOpened,
@@ -38,6 +34,8 @@ from transport.wire.messages import (
     Starting,
     WarningMessage,
 )
+
+T = TypeVar("T", SnapshotMessage, Forked, Rewound)
 
 
 class Client:
@@ -51,7 +49,7 @@ class Client:
         on_news: OnNews | None = None,
         reconnect: bool = True,
     ) -> None:
-        """`on_news` receives each pause, resume, change of speed, move and announced end.
+        """`on_news` receives each pause, resume, change of speed, move, announced end and refusal.
 
         Once the world is open, it also receives what becomes of a lost socket.
         """
@@ -77,7 +75,7 @@ class Client:
         self.session: SessionOpened | None = None
         self.last_frame: Frame | None = None  # of a world that goes on: what it showed last
         self.acked_events: list[int] = []  # ids of events that the server has accepted
-        self.warnings: list[WarningMessage] = []
+        self.warnings: list[WarningMessage | Error] = []  # with the errors of refused events
 
     async def wait(self) -> AsyncIterator[Queued | Starting]:
         """Yields news of the queue until the world is open; then `session` is set.
@@ -96,7 +94,7 @@ class Client:
     async def next_chunk(self) -> Chunk | None:
         """The next chunk, which is acknowledged; None once the server has closed the session.
 
-        Raises TransportError with the server's reason, or for a message of another protocol.
+        Raises TransportError with the reason of an end, or for a message of another protocol.
         """
         while (item := await self._inbox.get()) is not None:
             if isinstance(item, Received):
@@ -136,8 +134,9 @@ class Client:
 
         `fields` are fields of the wire's init. Returns the event's id.
         """
-        self._init |= fields  # for another socket, too
-        return await self._send_control("output", fields, self._new_event_id())
+        event_id = self._new_event_id()
+        self._controls.note_output(fields, event_id=event_id)
+        return await self._send_control("output", fields, event_id)
 
     async def request_key_frame(self) -> int:
         """Requests an H.264 key frame, where decoding can begin. Returns the event's id."""
@@ -156,18 +155,14 @@ class Client:
 
         It is the world after a chunk that may still be on its way. Raises TransportError.
         """
-        answer = await self._ask("save")
-        assert isinstance(answer, SnapshotMessage)
-        return answer.data
+        return (await self._ask(SnapshotMessage, "save")).data
 
     async def fork(self) -> Forked:
         """Returns a token, with which `connect(fork=...)` opens the same world again.
 
         It may be opened any number of times, until it expires. Raises TransportError.
         """
-        answer = await self._ask("fork")
-        assert isinstance(answer, Forked)
-        return answer
+        return await self._ask(Forked, "fork")
 
     async def rewind(
         self, *, chunk_index: int | None = None, seconds: float | None = None
@@ -180,9 +175,7 @@ class Client:
         if (chunk_index is None) == (seconds is None):
             raise ValueError("expected either `chunk_index` or `seconds`")
         payload = {"seconds": seconds} if chunk_index is None else {"chunk_index": chunk_index}
-        answer = await self._ask("rewind", payload)
-        assert isinstance(answer, Rewound)
-        return answer
+        return await self._ask(Rewound, "rewind", payload)
 
     async def reset(self, *, seed: int | None = None, prompt: str | None = None) -> Rewound:
         """Begins the world anew, from its first frame. None keeps the seed or the prompt.
@@ -191,13 +184,13 @@ class Client:
         """
         fields = {"seed": seed, "prompt": prompt}
         payload = {name: value for name, value in fields.items() if value is not None}
-        answer = await self._ask("reset", payload)
-        assert isinstance(answer, Rewound)
-        return answer
+        return await self._ask(Rewound, "reset", payload)
 
-    async def _ask(self, kind: str, payload: Any = None) -> Answer:
+    async def _ask(self, expected: type[T], kind: str, payload: Any = None) -> T:
         """Sends an event and returns its answer. Raises TransportError in place of one."""
-        return await (await self._send_ask(kind, payload))
+        answer = await (await self._send_ask(kind, payload))
+        assert isinstance(answer, expected)
+        return answer
 
     async def _send_ask(self, kind: str, payload: Any) -> asyncio.Future[Answer]:
         event_id = self._new_event_id()
@@ -297,17 +290,24 @@ class Client:
                 self._announce()
             case ControlAck():
                 self.acked_events.append(message.event_id)
+                self._init |= self._controls.accept(message.event_id)  # for another socket, too
             case WarningMessage():
                 self.warnings.append(message)
-            case Queued() | Starting() | Paused() | Resumed() | Paced() | Ending() | Moved():
+            case _ if isinstance(message, News):
                 if isinstance(message, Moved) and self.session and message.resume_token:
                     self.session = replace(self.session, resume_token=message.resume_token)
                 self._note_news(message)
 
     def _fail(self, message: Error) -> None:
         error = error_of(message)
+        # The prompt of an init has no event, and may be refused once its world is open.
+        is_prompt = message.field == "prompt" and self.session and not self._dialer.is_redialing
         if message.event_id in self._asks.pending:
             self._asks.fail(message.event_id, error)
+        elif message.event_id is not None or is_prompt:
+            self._controls.refuse(message.event_id)
+            self.warnings.append(message)
+            self._note_news(message)
         elif message.code == "busy" and self._dialer.is_redialing:
             raise ConnectionLost(message.content)  # there may be room a little later
         else:

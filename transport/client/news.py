@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from transport.wire.messages import (
     Ending,
+    Error,
     Moved,
     Paced,
     Paused,
@@ -34,7 +35,19 @@ class Reconnected(Struct, frozen=True):
     num_lost_chunks: int  # generated before that, and never received
 
 
-News = Paused | Resumed | Paced | Ending | Moved | Reconnecting | Reconnected | Queued | Starting
+# An Error is of a refused event: the session goes on without it.
+News = (
+    Paused
+    | Resumed
+    | Paced
+    | Ending
+    | Moved
+    | Reconnecting
+    | Reconnected
+    | Queued
+    | Starting
+    | Error
+)
 OnNews = Callable[[News], None]
 
 
@@ -77,6 +90,8 @@ def describe(news: News) -> str:
         case Ending(reason, in_s):
             limit = "its pause" if reason == "idle" else "it"
             return f"the session ends in {in_s} s, because {limit} has lasted so long"
+        case Error(content):
+            return content
     return _describe_move(news)
 
 

@@ -20,6 +20,7 @@ class SentControls:
     _begun: bool = True  # a chunk has followed that event
     _in_init: bool = False  # the rest of the script was in the newest init
     _prompt: tuple[str, int] | None = None  # that no chunk has followed yet
+    _outputs: dict[int, dict[str, Any]] = field(default_factory=dict)  # unanswered, by their ids
 
     def note_script(self, script: Sequence[Sequence[str]], *, event_id: int) -> None:
         self.script, self._states = [list(keys) for keys in script], []
@@ -31,6 +32,23 @@ class SentControls:
 
     def note_prompt(self, text: str, *, event_id: int) -> None:
         self._prompt = (text, event_id)
+
+    def note_output(self, fields: dict[str, Any], *, event_id: int) -> None:
+        self._outputs[event_id] = fields
+
+    def accept(self, event_id: int) -> dict[str, Any]:
+        """The server has accepted an event. Returns the fields that it changes in an init."""
+        return self._outputs.pop(event_id, {})
+
+    def refuse(self, event_id: int | None) -> None:
+        """The server has refused an event, which is not sent again."""
+        if event_id is None:
+            return
+        self._outputs.pop(event_id, None)
+        if self._keys_id == event_id:
+            self.script, self._states = [], []
+        if self._prompt is not None and self._prompt[1] == event_id:
+            self._prompt = None
 
     def note_chunk(self, event_ids: Sequence[int], *, num_latent_frames: int) -> None:
         """A chunk has arrived. `event_ids`: the events that take effect in it first."""
@@ -80,6 +98,7 @@ class SentControls:
         if self._prompt is not None:
             text, prompt_id = self._prompt
             events.append(("prompt", text, prompt_id))
+        events += [("output", fields, output_id) for output_id, fields in self._outputs.items()]
         return events
 
 

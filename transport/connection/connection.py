@@ -182,7 +182,10 @@ class Connection:
         may_idle = request.max_chunks is None
         self._protocol.idle.start(anyio.current_time(), may_idle=may_idle, age_s=session.age_s)
         opened = self._protocol.send_session(
-            session.id, chunk_index=session.chunk_index, resume_token=session.resume_token
+            session.id,
+            chunk_index=session.chunk_index,
+            earliest_chunk=session.earliest_chunk,
+            resume_token=session.resume_token,
         )
         await self._sender.send(opened)
         await self._send_last_frame(session)

@@ -52,6 +52,7 @@ export class Portable {
     this.#opened = opened;
     this.#listeners = listeners;
     this.#timeline.truncate(opened.world_chunk_index ?? 0);
+    this.#timeline.dropUntil((opened.earliest_chunk_index ?? 0) - 1);
     this.#autosave = new Autosave(session, {
       onSaved: (message) => this.#keep(message),
       onFailed: ({ message }) => this.#toast.show(`This world is not kept: ${message}`),

@@ -152,9 +152,10 @@ def describe_session(
     *,
     session_id: str,
     chunk_index: int = 0,
+    earliest_chunk: int = 0,
     resume_token: str | None = None,
 ) -> SessionOpened:
-    """The answer to an init whose world is open. `chunk_index` is that of its next chunk."""
+    """The answer to an init whose world is open, with the indices of its `WorldSession`."""
     return SessionOpened(
         session_id=session_id,
         width=request.world.width,
@@ -172,6 +173,7 @@ def describe_session(
         ),
         seed=request.world.seed,
         world_chunk_index=chunk_index,
+        earliest_chunk_index=earliest_chunk,
         resume_token=resume_token,
         resume_grace_s=None if resume_token is None else info.resume_grace_s,
     )

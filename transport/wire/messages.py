@@ -250,6 +250,7 @@ class SessionOpened(Struct, tag="session", frozen=True, kw_only=True):
     limits: SessionLimits
     seed: int | None = None  # of the world; the drawn one if the init has a negative one
     world_chunk_index: int = 0  # of the next chunk in its world
+    earliest_chunk_index: int = 0  # the first one to which a rewind can lead
     resume_token: str | None = None  # for another socket, should this one be lost
     resume_grace_s: float | None = None  # for so long the world waits then
 

@@ -17,13 +17,7 @@ from transport.wire.closing import Close, build_close, error_message
 from transport.wire.controls import ChunkControls, Controls
 from transport.wire.decoding import decode_message, read_event_id
 from transport.wire.error_budget import ErrorBudget
-from transport.wire.errors import (
-    BadMessage,
-    OutOfOrder,
-    Refused,
-    TooLarge,
-    TransportError,
-)
+from transport.wire.errors import BadMessage, OutOfOrder, Refused, TooLarge, TransportError
 from transport.wire.event import EventPart, NewPrompt, SetPrompt, read_event
 from transport.wire.held_messages import HeldMessages
 from transport.wire.idle import IdleClock
@@ -262,11 +256,16 @@ class ServerProtocol:
         return [encode_message(notice)] if self._extensions else []
 
     def send_session(
-        self, session_id: str, *, chunk_index: int = 0, resume_token: str | None = None
+        self,
+        session_id: str,
+        *,
+        chunk_index: int = 0,
+        earliest_chunk: int = 0,
+        resume_token: str | None = None,
     ) -> Unit:
         """Opens the session, which a client with extensions learns before any chunk.
 
-        `chunk_index` is that of the next chunk in its world.
+        `chunk_index` and `earliest_chunk` are those of its `WorldSession`.
         """
         request = self.request
         assert request is not None
@@ -279,6 +278,7 @@ class ServerProtocol:
             self._limits,
             session_id=session_id,
             chunk_index=chunk_index,
+            earliest_chunk=earliest_chunk,
             resume_token=resume_token,
         )
         return [encode_message(message)]

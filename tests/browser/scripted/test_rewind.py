@@ -141,6 +141,17 @@ def test_a_moment_that_the_server_does_not_keep_goes(page: Page, world: Scripted
     assert moments(page) == clocks[2:]
 
 
+def test_moments_that_a_resumed_session_does_not_have_go(page: Page, world: ScriptedWorld) -> None:
+    play_moments(page, world)
+    earliest = world.num_chunks - 1
+    world.close(1006)
+    world.wait_for_init(2)
+    world.open(world_chunk_index=earliest + 1, earliest_chunk_index=earliest)
+    assert all(one >= clock(earliest) for one in moments(page))
+    page.keyboard.press("b")
+    assert world.wait_for_event("rewind")["payload"] == {"seconds": 5}, "no further than is kept"
+
+
 def test_a_step_back_beyond_the_moments_is_in_seconds(page: Page) -> None:
     """A world from a file has moments that the page never saw."""
     world = ScriptedWorld(page)

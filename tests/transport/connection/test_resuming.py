@@ -69,6 +69,17 @@ def test_a_session_goes_on_with_its_token(server, world):
     wait_until(lambda: not world.live)
 
 
+def test_a_session_that_goes_on_names_the_first_chunk_that_can_be_turned_back_to(server, world):
+    with server.dial() as peer:
+        session = begin(peer)
+        assert session["earliest_chunk_index"] == 0
+        lose(peer, world)
+    world.earliest_chunk = 1
+    with server.dial() as peer:
+        peer.init(resume=session["resume_token"], **FAST)
+        assert peer.read()["earliest_chunk_index"] == 1
+
+
 def test_a_token_that_opens_nothing_is_answered_and_a_snapshot_may_follow(server, world):
     with server.dial() as peer:
         begin(peer)

@@ -41,8 +41,10 @@ def test_a_world_that_goes_on_is_the_one_of_its_source(connect, name):
     assert (world.prompt, world.seed, world.width, world.height) == ("a hill in fog", 7, 112, 64)
     assert (world.num_steps, world.window, world.sink) == (2, 15, 3)
     assert protocol.take_controls().prompt is None
-    message = msgpack.decode(protocol.send_session("s1", chunk_index=4, resume_token="t")[0])
-    assert (message["seed"], message["world_chunk_index"]) == (7, 4)
+    (data,) = protocol.send_session("s1", chunk_index=9, earliest_chunk=4, resume_token="t")
+    message = msgpack.decode(data)
+    assert (message["seed"], message["world_chunk_index"]) == (7, 9)
+    assert message["earliest_chunk_index"] == 4
 
 
 @pytest.mark.parametrize("name", SOURCES)

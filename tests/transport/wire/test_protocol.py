@@ -234,12 +234,12 @@ def test_a_warning_may_name_a_field(start):
 def test_a_session_on_literal_bytes(start):
     (data,) = start(extensions=True, realtime_output_format="jpeg").send_session("s1")
     assert data == (
-        b"\x8e\xa4type\xa7session\xaasession_id\xa2s1\xa5width\x70\xa6height\x40\xa3fps\x10"
+        b"\x8f\xa4type\xa7session\xaasession_id\xa2s1\xa5width\x70\xa6height\x40\xa3fps\x10"
         b"\xb3chunk_latent_frames\x03\xb2first_chunk_frames\x09\xacchunk_frames\x0c"
         b"\xa8encoding\xa4jpeg\xa6limits\x84\xafmax_event_bytes\xce\x00\x01\x00\x00"
         b"\xb8max_script_latent_frames\xcd\x02\x00\xb0max_prompt_chars\xcd\x1f\x40"
         b"\xb9max_unacknowledged_chunks\x02\xa4seed\x2a\xb1world_chunk_index\x00"
-        b"\xacresume_token\xc0\xaeresume_grace_s\xc0"
+        b"\xb4earliest_chunk_index\x00\xacresume_token\xc0\xaeresume_grace_s\xc0"
     )
 
 
