@@ -7,7 +7,7 @@ back, as if they came late, or not at all.
 import asyncio
 import uuid
 
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError
 from ray.serve.exceptions import RequestCancelledError
 
 from deployments.config import ServiceConfig
@@ -170,6 +170,8 @@ class Transport:
 
     def call(self, demand):
         known = sorted(self.running.get(DEPLOYMENT))
+        if not known:  # Serve keeps such a call until a group runs
+            raise RayActorError
         name = demand.group if demand.group in known else known[0]
         self.streams.append(LeaseStream(self.cluster.ranks[name], demand, self.heard))
         return self.streams[-1]
