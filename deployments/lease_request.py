@@ -1,6 +1,6 @@
 """A client's request for a place in any replica group, until it has a lease.
 
-Tested in `tests/deployments/test_lease.py`.
+Tested in `tests/deployments/test_lease_request.py`.
 """
 
 import asyncio

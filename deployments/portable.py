@@ -93,8 +93,8 @@ class PortableSession:
         self._is_paused = False
         self._forked: tuple[bytes, str] | None = None  # the last fork: its digest and its token
         self._lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._known_token, self._known_epoch = str(lease.token), lease.epoch  # to the client
         lease.report = self._report
+        self._known_token, self._known_epoch = str(lease.token), lease.epoch  # to the client
         self._mover = Mover(
             cluster,
             lease,

@@ -1,4 +1,4 @@
-"""Those that wait for one group. Tested in `tests/deployments/test_group_sessions.py`."""
+"""Those that wait for one group. Tested in `tests/deployments/test_kept_places.py`."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

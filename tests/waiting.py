@@ -1,5 +1,6 @@
 """Waiting for what another thread or process does. A busy machine takes its time."""
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -16,3 +17,9 @@ def wait_until(
         assert time.monotonic() < deadline, f"not true within {timeout_s} s"
         time.sleep(every_s)
     return found
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """`wait_until` for what happens on the same event loop."""
+    while not condition():
+        await asyncio.sleep(0.001)

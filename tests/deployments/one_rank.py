@@ -16,6 +16,7 @@ from lingbot.errors import LingbotError
 from lingbot.parallel.ulysses import SINGLE
 from lingbot.runtime.commands import Stop
 from lingbot.runtime.restoring import Part
+from tests.waiting import until
 from transport.wire.world import WorldSpec
 
 IMAGE = np.zeros((1, 1, 3), np.uint8)
@@ -132,11 +133,6 @@ def run(scenario, *, notice_period_s=60, **config):
         await asyncio.wrap_future(rank._worker.submit(Stop(), deadline=0))
 
     asyncio.run(run_in_loop())
-
-
-async def until(condition):
-    while not condition():
-        await asyncio.sleep(0.001)
 
 
 async def collect(replies, collected):

@@ -11,7 +11,8 @@ from lingbot.runtime.history import History
 from lingbot.runtime.snapshot import RESUMED_CHUNKS
 from tests.deployments.fakes import IMAGE, ORIGIN, chunk
 from tests.deployments.two_transports import run
-from tests.deployments.walking import RESUMABLE, start_step, until, walk
+from tests.deployments.walking import RESUMABLE, start_step, walk
+from tests.waiting import until
 from transport.wire.errors import TakenOver
 from transport.wire.limits import ClientLimits
 

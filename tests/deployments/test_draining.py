@@ -17,10 +17,10 @@ from tests.deployments.walking import (
     opened,
     running,
     start_step,
-    until,
     walk,
     walked,
 )
+from tests.waiting import until
 from transport.wire.errors import Busy
 from transport.wire.messages import Moved
 

@@ -24,8 +24,8 @@ from tests.deployments.one_rank import (
     start,
     start_opening,
     start_step,
-    until,
 )
+from tests.waiting import until
 
 
 def restored(seed):

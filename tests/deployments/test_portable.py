@@ -16,16 +16,8 @@ from tests.deployments.fakes import (
     chunk,
     run,
 )
-from tests.deployments.walking import (
-    RESUMABLE,
-    die,
-    grant,
-    next_lease,
-    opened,
-    start_step,
-    until,
-    walk,
-)
+from tests.deployments.walking import RESUMABLE, die, grant, next_lease, opened, start_step, walk
+from tests.waiting import until
 from transport.wire.errors import Refused, TakenOver, WorldFailed, WorldLost
 from transport.wire.messages import Moved, Starting
 

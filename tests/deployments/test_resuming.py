@@ -22,16 +22,8 @@ from tests.deployments.fakes import (
     chunk,
     run,
 )
-from tests.deployments.walking import (
-    die,
-    grant,
-    next_lease,
-    opened,
-    running,
-    until,
-    walk,
-    walked,
-)
+from tests.deployments.walking import die, grant, next_lease, opened, running, walk, walked
+from tests.waiting import until
 from transport.wire.errors import Busy, SessionGone, TakenOver
 
 

@@ -25,8 +25,8 @@ from tests.deployments.one_rank import (
     start,
     start_opening,
     start_step,
-    until,
 )
+from tests.waiting import until
 from transport.wire.messages import Queued
 
 

@@ -10,7 +10,8 @@ from ray.exceptions import RayError
 
 from tests.deployments.fakes import IMAGE
 from tests.deployments.two_transports import run
-from tests.deployments.walking import RESUMABLE, start_step, until, walk
+from tests.deployments.walking import RESUMABLE, start_step, walk
+from tests.waiting import until
 from transport.wire.errors import SessionGone, TakenOver, WorldLost
 
 

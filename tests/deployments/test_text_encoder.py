@@ -13,6 +13,7 @@ from lingbot.dit.weights import save_dit
 from lingbot.errors import LingbotError
 from tests.deployments.umt5_world import SHAPE
 from tests.lingbot.tiny_umt5 import write_diffusers, write_original
+from tests.waiting import until
 
 
 class FakeEncoder:
@@ -44,11 +45,6 @@ def run(scenario, **config):
         await asyncio.wait_for(scenario(deployment, encoder), 10)
 
     asyncio.run(run_in_loop())
-
-
-async def until(condition):
-    while not condition():
-        await asyncio.sleep(0.001)
 
 
 def test_a_prompt_becomes_a_context_and_what_was_cut():

@@ -12,16 +12,8 @@ from tests.deployments.fakes import (
     FakePrompts,
     run,
 )
-from tests.deployments.walking import (
-    die,
-    grant,
-    next_lease,
-    opened,
-    start_step,
-    until,
-    walk,
-    walked,
-)
+from tests.deployments.walking import die, grant, next_lease, opened, start_step, walk, walked
+from tests.waiting import until
 from transport.wire.errors import Busy, Refused
 from transport.wire.limits import ClientLimits
 

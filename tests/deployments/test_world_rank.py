@@ -19,8 +19,8 @@ from tests.deployments.one_rank import (
     reserved,
     run,
     start_step,
-    until,
 )
+from tests.waiting import until
 
 
 def test_a_rank_that_loads_has_no_sessions():

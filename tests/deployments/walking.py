@@ -1,7 +1,5 @@
 """Walks through worlds of fake groups, which a test lets die or drain."""
 
-import asyncio
-
 from msgspec.structs import replace
 
 from deployments.world_group import Lease
@@ -13,6 +11,7 @@ from tests.deployments.fakes import (
     chunk,
     start_opening,
 )
+from tests.waiting import until
 
 RESUMABLE = replace(SPEC, prompt="snow", resumable=True)
 
@@ -23,11 +22,6 @@ def grant(group, name, *, rank=None, group_id=None, attached=False, epoch=1, age
     lease = Lease(name, rank, group_id or f"group-{name}", epoch, SECRET, attached, age_s)
     group.streams[-1].items.put_nowait(lease)
     return rank
-
-
-async def until(condition):
-    while not condition():
-        await asyncio.sleep(0.001)
 
 
 async def next_lease(group, number):
