@@ -72,8 +72,7 @@ class PortableSession:
         """The world is open on the `lease`, and its past is in the `history`.
 
         `demand` is that of another lease. `on_wait` gets the client's status while the world has
-        none. `contexts` are encoded prompts that the world uses, and `encoded` is that of a new
-        world.
+        none. `contexts` are the world's encoded prompts, and `encoded` is that of a new world.
         """
         self.id = lease.session_id
         self.last_frame = last_frame
