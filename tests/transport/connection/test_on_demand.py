@@ -103,15 +103,23 @@ def test_a_program_that_thinks_for_longer_than_an_ack_may_take_is_served(serve, 
         assert read_chunks(peer, 1) == [["w"] * 3]
 
 
+def read_until_all(peer, *kinds):
+    """The messages until one of each kind has come, whatever their order is."""
+    messages = []
+    while not {*kinds} <= {message["type"] for message in messages}:
+        messages.append(peer.read())
+    return messages
+
+
 def test_an_idle_one_is_paused_and_a_script_resumes_it(serve, world):
     with serve(world, idle_after_s=0.1) as server, server.dial() as peer:
-        peer.init(**ON_DEMAND)
-        peer.event("camera_actions", script(3))
-        read_chunks(peer, 1)
-        assert peer.read_until("paused")[-1]["reason"] == "idle"
-        peer.event("camera_actions", script(3))
-        peer.read_until("resumed")
-        assert read_chunks(peer, 1) == [["w"] * 3]
+        peer.init(**ON_DEMAND, condition_inputs={"camera_actions": script(3)})
+        messages = read_until_all(peer, "chunk_stats", "paused")
+        assert [one["reason"] for one in messages if one["type"] == "paused"] == ["idle"]
+        peer.send(type="ack", chunk_index=0)
+        peer.event("camera_actions", script(3, "a"))
+        read_until_all(peer, "resumed", "chunk_stats")
+        assert [actions for actions, _ in world.steps] == [["w"] * 3, ["a"] * 3]
 
 
 @pytest.mark.parametrize("extensions", [None, False])
