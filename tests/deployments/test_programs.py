@@ -89,3 +89,31 @@ def test_a_script_over_two_sockets_shows_the_same_walk(server):
     assert [chunk.applied.actions for chunk in cut] == [[W] * 3] * num_chunks
     for one, other in zip(cut, whole, strict=True):
         assert psnr(one.frames, other.frames) > MIN_PSNR
+
+
+def test_a_world_is_turned_back_behind_the_loss_of_its_socket(server):
+    """A rank hands over the last chunks of a world. Its transport has kept the others."""
+    num_chunks, target = 12, 2
+    script = {"camera_actions": [W] * 3 * num_chunks}
+
+    async def scenario():
+        news = []
+        relay = Relay(int(server.address.rpartition(":")[2]))
+        await relay.start()
+        try:
+            init = {"condition_inputs": script, "realtime_delivery": "on_demand"}
+            async with connect(relay.url, on_news=news.append, **init) as client:
+                for _ in range(num_chunks):
+                    await client.next_chunk()
+                relay.cut()
+                while not any(isinstance(one, Reconnected) for one in news):
+                    await asyncio.sleep(0.01)
+                earliest = client.session.earliest_chunk_index
+                rewound = await client.rewind(chunk_index=target)
+                await client.send_actions([W] * 3)
+                return earliest, rewound.world_chunk_index, await client.next_chunk()
+        finally:
+            await relay.stop()
+
+    earliest, index, chunk = asyncio.run(asyncio.wait_for(scenario(), 120))
+    assert (earliest, index, chunk.world_index) == (0, target, target)
