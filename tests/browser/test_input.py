@@ -132,8 +132,8 @@ def test_hidden_time_counts_neither_as_late_nor_as_control_latency(page: Page) -
 def test_typing_a_prompt_changes_the_world_and_holds_no_keys(page: Page) -> None:
     enter(page)
     page.fill("#live-prompt", "")
-    page.keyboard.type("was die")
-    assert page.input_value("#live-prompt") == "was die"
+    page.keyboard.type("was dusk")
+    assert page.input_value("#live-prompt") == "was dusk"
     assert page.evaluate("lingbot.stats.held") == []
     page.keyboard.press("Enter")
     page.wait_for_function("document.activeElement.id === 'world'")

@@ -97,7 +97,8 @@ def test_all_of_the_start_screen_is_reached_by_keyboard(page: Page) -> None:
 def test_an_upload_can_be_removed(page: Page) -> None:
     upload(page, png(30, 20))
     page.wait_for_selector("text=Your picture")
-    assert page.input_value("#prompt") == "A world to walk in"
+    assert page.input_value("#prompt") == ""
+    assert page.get_attribute("#prompt", "placeholder") == "Describe the world"
     page.click("[aria-label='Remove your picture']")
     page.wait_for_selector("text=Your picture", state="detached")
     assert page.input_value("#prompt") == "a grey hill"

@@ -5,8 +5,7 @@ import { offerFormats } from "./format.js";
 import { isPicture, nearestShape, readUpload } from "./image.js";
 import { Openings } from "./openings.js";
 
-// The default prompt of an upload. Without one, the server takes an empty prompt for a client's image.
-const UPLOAD_PROMPT = "A world to walk in";
+const DESCRIBE = "Describe the world"; // an upload has no prompt of its own
 const ANY_SIZE = "832x480"; // requested if the world serves any size; the server takes the nearest
 // An init holds 16 MiB by default. Its other fields need little.
 const MAX_WORLD_BYTES = 16 * 2 ** 20 - 2 ** 16;
@@ -151,7 +150,7 @@ export class Start {
   async #upload(file) {
     const { bytes, url } = await readUpload(file);
     this.notify("");
-    this.#openings.addUpload({ prompt: UPLOAD_PROMPT, url, bytes });
+    this.#openings.addUpload({ prompt: "", url, bytes });
   }
 
   #update() {
@@ -163,7 +162,7 @@ export class Start {
       return;
     }
     if (!this.#promptIsEdited) this.#prompt.value = opening.prompt;
-    this.#prompt.placeholder = opening.prompt; // the prompt of an emptied field
+    this.#prompt.placeholder = opening.prompt || DESCRIBE; // the prompt of an emptied field
     this.#onChoose(opening.url);
   }
 }
