@@ -101,7 +101,7 @@ class User:
     group: "Group | None" = None  # of the session
     line: "Group | None" = None  # in whose line the client waits; a session that moves has both
     turn: int = 0  # events of an earlier turn of the session are void
-    num_asked: int = 0  # so are those of an earlier question
+    num_asked: int = 0  # events of an earlier question are void, too
     wants: float | None = None  # since when a suspended session wants its memory back
     outcome: Outcome | None = None
 

@@ -384,7 +384,7 @@ class Fleet:
         group.node.groups.remove(group)
         self.sums.group_s += max(0.0, min(self.now, self.window_s) - group.born)
         for user in list(group.sessions.values()):
-            self._leave_line(user)  # of a group to which it was to move
+            self._leave_line(user)  # it may wait for a place in another group
             self._end_session(user, group)
             user.group, user.asked = None, self.now
             user.num_asked += 1

@@ -40,6 +40,7 @@ class WaitingClients:
         changed: Callable[[], object],
     ) -> None:
         """A client is asked to ask again after `hold_s`, and its place is kept for `keep_s`.
+        One whose group died gives way to the worlds that were there for twice as long.
 
         `changed` is called when a kept place is given up.
         """
@@ -81,9 +82,8 @@ class WaitingClients:
             except LineFull:
                 reason = f"every world is taken, and {len(self.line)} clients wait"
                 return Full(reason, self.line.retry_after_s(self._clock()))
-        gives_way = demand.gives_way and not demand.place
-        self._add(client_id, WaitingClient(demand, is_kept=gives_way))
-        if gives_way:  # the worlds of its group ask again, too, and each may be late
+        self._add(client_id, WaitingClient(demand, is_kept=demand.gives_way))
+        if demand.gives_way:  # the worlds of its group ask again, too, and each may be late
             loop = asyncio.get_running_loop()
             loop.call_later(2 * self._keep_s, self._stop_giving_way, client_id)
         return None

@@ -134,9 +134,10 @@ def test_a_client_that_asks_again_keeps_its_place_and_is_never_turned_away():
     run(scenario, max_sessions=1, max_waiting=1)
 
 
-def test_a_client_whose_group_died_lets_the_worlds_that_were_there_go_first():
+@pytest.mark.parametrize("place", [None, "kept in the group that died"])
+def test_a_client_whose_group_died_lets_the_worlds_that_were_there_go_first(place):
     async def scenario(group):
-        waited = replace(WALK, waited_s=9.0, gives_way=True)
+        waited = replace(WALK, waited_s=9.0, gives_way=True, place=place)
         waiting = await group.ask("waiting", waited)
         assert waiting == [Waiting(1)]
         assert (await group.ask("world", replace(WALK, returning=True)))[-1] == 1
