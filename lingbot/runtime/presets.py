@@ -41,13 +41,13 @@ logger = logging.getLogger(__name__)
 COMPILERS = ("g++", "gcc", "clang++", "c++")
 
 
-class Place(NamedTuple):
-    """Where a rank computes, and in which type."""
+class ComputeTarget(NamedTuple):
+    """The hardware of a rank, and the type in which it computes."""
 
     device: torch.device
     dtype: torch.dtype
     group: SequenceParallelGroup
-    other_bytes: int  # of the GPU, which other processes take
+    other_bytes: int  # that other processes take of the GPU
 
 
 def find_preset(name: str) -> Preset:
@@ -92,15 +92,16 @@ def load_engine(
     folder, checkpoint = open_checkpoint(found, weights=weights, assets=assets)
     check_switches(device, dtype, compile=compile, fp8=fp8)
     dtype = dtype or choose_dtype(checkpoint.config, world, device=device, group=group)
-    place = Place(device, dtype, group, other_gpu_bytes)
-    plan = check_memory(checkpoint, found, world, vae, place, cache_bytes=camera_cache_bytes)
+    target = ComputeTarget(device, dtype, group, other_gpu_bytes)
+    plan = check_memory(checkpoint, found, world, vae, target, cache_bytes=camera_cache_bytes)
     # These may refuse, so they come before minutes of reading.
-    backend = choose_attention(attention, checkpoint, place)
-    autoencoder = load_vae(found, checkpoint, vae, folder=folder, tiny_vae=tiny_vae, place=place)
+    backend = choose_attention(attention, checkpoint, target)
+    autoencoder = load_vae(found, checkpoint, vae, folder=folder, tiny_vae=tiny_vae, target=target)
     model = load_dit(checkpoint, device=device, dtype=dtype)
+    fingerprint = fingerprint_of(model, world)  # of the layers before they are fused
     return Engine(
         world,
-        fingerprint=fingerprint_of(model, world),  # of the layers as they were read
+        fingerprint=fingerprint,
         model=speed_up(model, compile=compile, fp8=fp8),
         vae=autoencoder,
         camera_cache_bytes=camera_cache_bytes,
@@ -132,7 +133,7 @@ def check_memory(
     preset: Preset,
     world: WorldConfig,
     vae: VaeKind,
-    place: Place,
+    target: ComputeTarget,
     *,
     cache_bytes: int,
 ) -> MemoryPlan:
@@ -144,12 +145,12 @@ def check_memory(
         replace(preset, model=checkpoint.config),
         world,
         vae=vae,
-        itemsize=place.dtype.itemsize,
+        itemsize=target.dtype.itemsize,
         camera_cache_bytes=cache_bytes,
-        num_ranks=place.group.num_ranks,
-        is_gpu=place.device.type == "cuda",
-        free=free_for_rank(place.device, place.group, other_bytes=place.other_bytes),
-        other_bytes=place.other_bytes,
+        num_ranks=target.group.num_ranks,
+        is_gpu=target.device.type == "cuda",
+        free=free_for_rank(target.device, target.group, other_bytes=target.other_bytes),
+        other_bytes=target.other_bytes,
     )
     plan.check()
     logger.info("%s", plan)
@@ -163,11 +164,11 @@ def check_memory(
 
 
 def choose_attention(
-    attention: AttentionBackend | Literal["auto"], checkpoint: Checkpoint, place: Place
+    attention: AttentionBackend | Literal["auto"], checkpoint: Checkpoint, target: ComputeTarget
 ) -> AttentionBackend:
     """The kernel that a config names. Raises LingbotError for one that cannot run here."""
     head_dim = checkpoint.config.head_dim
-    find = partial(find_obstacle, device=place.device, dtype=place.dtype, head_dim=head_dim)
+    find = partial(find_obstacle, device=target.device, dtype=target.dtype, head_dim=head_dim)
     return choose_backend(attention, find)
 
 
@@ -178,7 +179,7 @@ def load_vae(
     *,
     folder: Path,
     tiny_vae: Path | None,
-    place: Place,
+    target: ComputeTarget,
 ) -> VAE:
     """The VAE of a world with weights in `folder`; `tiny_vae` is the file of one that decodes.
 
@@ -186,7 +187,7 @@ def load_vae(
     full one still encodes, provided that the checkpoint has it. Raises WeightsError for a file that
     is missing or damaged.
     """
-    device, dtype = place.device, place.dtype
+    device, dtype = target.device, target.dtype
     if preset.vae_file:
         return LatentCodec.load(folder / preset.vae_file, device=device, dtype=dtype)
     if kind == "full":
