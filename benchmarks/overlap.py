@@ -94,7 +94,7 @@ def walk_ahead(walk: Sequence[list[str]], options: argparse.Namespace) -> Walked
     for actions in walk:
         if len(decoding) > 1:
             decoding[-2].result()  # at most two chunks are in flight
-        decoding.append(execute(StepSession("walk", actions)))
+        decoding.append(execute(StepSession(session_id="walk", actions=actions)))
     frames = [chunk.result()[0] for chunk in decoding]
     end_s = time.perf_counter()
     execute(Stop())

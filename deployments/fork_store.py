@@ -24,7 +24,7 @@ MAX_CLAIMS = 100_000  # of resume tokens, some 200 bytes each
 logger = logging.getLogger(__name__)
 
 
-class LeftWorld(Struct, frozen=True):
+class LeftWorld(Struct, frozen=True, kw_only=True):
     """The world of a lost socket."""
 
     data: bytes  # the encoded snapshot; the newer resume token of a session that has moved
@@ -102,10 +102,10 @@ class StoredWorlds:
             return None
         known, _ = self._claims.get(token, (0, now))
         if world.has_moved:
-            return LeftWorld(world.data, world.age_s, known, has_moved=True)
+            return LeftWorld(data=world.data, age_s=world.age_s, claim=known, has_moved=True)
         number = known + 1
         self.claim(token, number, now=now)
-        return LeftWorld(world.data, world.age_s + now - world.since, number)
+        return LeftWorld(data=world.data, age_s=world.age_s + now - world.since, claim=number)
 
     def _put(self, token: str, world: StoredWorld) -> bool:
         self._expire(world.since)

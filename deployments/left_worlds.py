@@ -29,7 +29,7 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
-class TakenWorld(Struct, frozen=True):
+class TakenWorld(Struct, frozen=True, kw_only=True):
     """A world that was taken from its only place."""
 
     snapshot: Snapshot
@@ -82,7 +82,7 @@ class LeftWorlds:
         A client whose socket is lost may not have received the newer token.
         """
         if self.forks is not None:
-            moved = LeftWorld(to.encode(), 0.0, number, has_moved=True)
+            moved = LeftWorld(data=to.encode(), age_s=0.0, claim=number, has_moved=True)
             self._follow(self.forks.keep(token, moved))
 
     def claim(self, token: ResumeToken, number: int) -> None:
@@ -125,7 +125,9 @@ class LeftWorlds:
             return None
         self.claim(token, handed.epoch)
         logger.info("session %s taken from its group", token.session_id)
-        return TakenWorld(handed.snapshot, handed.age_s, handed.epoch, "handed_over")
+        return TakenWorld(
+            snapshot=handed.snapshot, age_s=handed.age_s, claim=handed.epoch, source="handed_over"
+        )
 
     async def _take_from_store(
         self, forks: ClusterForks, token: ResumeToken
@@ -135,8 +137,8 @@ class LeftWorlds:
             return newer
         logger.info("session %s taken from the store", token.session_id)
         snapshot = await asyncio.to_thread(read_snapshot, left.data, self._config)
-        return TakenWorld(snapshot, left.age_s, left.claim)
+        return TakenWorld(snapshot=snapshot, age_s=left.age_s, claim=left.claim)
 
     async def _store(self, forks: ClusterForks, token: str, world: TakenWorld) -> None:
         data = await asyncio.to_thread(encode_snapshot, world.snapshot)
-        await forks.keep(token, LeftWorld(data, world.age_s, world.claim))
+        await forks.keep(token, LeftWorld(data=data, age_s=world.age_s, claim=world.claim))

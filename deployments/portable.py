@@ -227,7 +227,7 @@ class PortableSession:
         else:
             if is_open:
                 left = self._history.snapshot(num_more=RESUMED_CHUNKS)
-                world = TakenWorld(left, self.age_s, self._known_epoch)
+                world = TakenWorld(snapshot=left, age_s=self.age_s, claim=self._known_epoch)
                 self._cluster.left.store(self._known_token, world)
             self._mover.close()
         if self._is_resumable and is_open:

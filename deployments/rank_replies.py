@@ -25,7 +25,7 @@ class Chunk(Struct, frozen=True):
     latents: NDArray[np.float32] | NDArray[np.uint16]
 
 
-class HandedOver(Struct, frozen=True):
+class HandedOver(Struct, frozen=True, kw_only=True):
     """A session's world, for a transport that does not hold its lease."""
 
     snapshot: Snapshot

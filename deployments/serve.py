@@ -47,7 +47,7 @@ ENVIRONMENT = {
     "RAY_worker_niceness": "0",
 }
 WATCH_PERIOD_S = 1.0
-FAREWELL_S = 5.0  # clients that wait for a failed world learn the reason meanwhile
+EXIT_GRACE_S = 5.0  # clients that wait for a failed world learn the reason meanwhile
 CLOSING_S = 5.0
 SHUTDOWN_S = 8.0
 
@@ -111,7 +111,7 @@ def run(path: Path, file: ConfigFile) -> int:
         cli(["run", "--non-blocking", str(path)], standalone_mode=False)
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
         failure = wait_for_failure(address_of(file))
-        time.sleep(FAREWELL_S)
+        time.sleep(EXIT_GRACE_S)
     except (KeyboardInterrupt, click.Abort):
         print("shutting down; press Ctrl-C again to end at once", file=sys.stderr, flush=True)
     except SystemExit:  # Serve has printed the traceback

@@ -103,7 +103,9 @@ class SessionCalls:
         if contexts is None:
             prompts = needed_prompts(snapshot, exact=exact)
             contexts = {prompt: await self._encode(prompt) for prompt in prompts}
-        command = RestoreSession(session_id, snapshot, dict(contexts), exact)
+        command = RestoreSession(
+            session_id=session_id, snapshot=snapshot, contexts=dict(contexts), exact=exact
+        )
         async for reply in self._replace(epoch, command):
             yield reply
 
@@ -130,7 +132,13 @@ class SessionCalls:
         if not is_held():
             return
         recache = self._prompt_recache and prompt is not None
-        command = StepSession(session_id, list(actions), context, prompt=prompt, recache=recache)
+        command = StepSession(
+            session_id=session_id,
+            actions=list(actions),
+            context=context,
+            prompt=prompt,
+            recache=recache,
+        )
         is_live = not self._sessions.is_clip(session_id)
         denoising = self._submit(command, time_to_underrun_s=time_to_underrun_s, is_live=is_live)
         finishing = self._work.start(session_id, self._finish_step(session_id, denoising))
@@ -158,7 +166,7 @@ class SessionCalls:
             snapshot = await self._submit(TakeSnapshot(session_id))
             last_frame = self._last_frames.get(session_id)
             age_s, epoch = self._sessions.age_and_epoch(session_id)
-            handed = HandedOver(snapshot, last_frame, age_s, epoch)
+            handed = HandedOver(snapshot=snapshot, last_frame=last_frame, age_s=age_s, epoch=epoch)
         except LingbotError as exc:
             logger.warning("session %s cannot be handed over: %s", session_id, exc)
             handed = None

@@ -114,7 +114,7 @@ class Hold:
 
     def keep(self) -> None:
         """Stay counted until `end`, also by a replica that replaces the one that counted."""
-        self._keeping = asyncio.create_task(self._keep())
+        self._keeping = asyncio.create_task(self._stay_counted())
 
     def end(self) -> None:
         """Not async, so that nothing interrupts it."""
@@ -133,7 +133,7 @@ class Hold:
         first: Refusal | None = await asyncio.shield(answer_of(anext(self._stream)))
         return first  # `end` cancels the stream of one that is not awaited any more
 
-    async def _keep(self) -> None:
+    async def _stay_counted(self) -> None:
         is_counted = True
         while True:
             with suppress(RayError, RayServeException):

@@ -115,7 +115,7 @@ class ClusterWorld:
                 encoding.cancel()
         budget = budget_of(opened.origin, self.config)
         history = History(opened.origin, prompt=spec.prompt, budget_bytes=budget)
-        return self._keep(
+        return self._track(
             PortableSession(self, lease, history, demand=demand, on_wait=on_wait, encoded=encoded)
         )
 
@@ -297,7 +297,7 @@ class ClusterWorld:
             return await lease.restore(needed, contexts, on_wait=on_wait)
 
         lease, opened = await self._enter(demand, enter, on_wait)
-        return self._keep(
+        return self._track(
             PortableSession(
                 self,
                 lease,
@@ -366,7 +366,7 @@ class ClusterWorld:
             older.note_resumed(lease)
         history = self.histories.take(str(token), handed.snapshot)
         demand = demand_of(describe(handed.snapshot), realtime=realtime, resumable=True)
-        return self._keep(
+        return self._track(
             PortableSession(
                 self,
                 lease,
@@ -377,7 +377,7 @@ class ClusterWorld:
             )
         )
 
-    def _keep(self, session: PortableSession) -> PortableSession:
+    def _track(self, session: PortableSession) -> PortableSession:
         try:
             self._check_open()
         except WorldLost:

@@ -28,7 +28,7 @@ from transport.wire.world import WorldMemory
 logger = logging.getLogger(__name__)
 
 
-class Lease(Struct, frozen=True):
+class Lease(Struct, frozen=True, kw_only=True):
     """A session of the group, and the actor that steps it."""
 
     session_id: str
@@ -129,13 +129,13 @@ class WorldGroup:
 
     def _sign(self, lease: Leased) -> Lease:
         return Lease(
-            lease.session_id,
-            self._ranks[0],
-            self._group_id,
-            lease.epoch,
-            lease.secret,
-            lease.attached,
-            lease.age_s,
+            session_id=lease.session_id,
+            rank=self._ranks[0],
+            group_id=self._group_id,
+            epoch=lease.epoch,
+            secret=lease.secret,
+            attached=lease.attached,
+            age_s=lease.age_s,
         )
 
 

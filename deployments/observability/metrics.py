@@ -34,7 +34,7 @@ LAG_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.0, 3.0)
 RATIO = (0.25, 0.5, 0.75, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
 
 
-class Spec(Struct, frozen=True):
+class Spec(Struct, frozen=True, kw_only=True):
     """One metric."""
 
     kind: Literal["counter", "gauge", "histogram"]
@@ -53,62 +53,92 @@ class Spec(Struct, frozen=True):
 METRICS = {
     # A transport replica's. `kind` is stream or clip.
     "lingbot_clients": Spec(
-        "gauge",
-        "clients by state: connected, starting or waiting, then active or paused",
-        ("kind", "state"),
+        kind="gauge",
+        text="clients by state: connected, starting or waiting, then active or paused",
+        tags=("kind", "state"),
     ),
-    "lingbot_opens": Spec("counter", "worlds that were opened", ("kind",)),
+    "lingbot_opens": Spec(kind="counter", text="worlds that were opened", tags=("kind",)),
     "lingbot_refusals": Spec(
-        "counter", "clients that ended without a world, by reason", ("kind", "reason")
+        kind="counter",
+        text="clients that ended without a world, by reason",
+        tags=("kind", "reason"),
     ),
-    "lingbot_resumes": Spec("counter", "sockets that came with a resume token", ("source",)),
-    "lingbot_closes": Spec("counter", "worlds that ended, by reason", ("kind", "reason")),
+    "lingbot_resumes": Spec(
+        kind="counter", text="sockets that came with a resume token", tags=("source",)
+    ),
+    "lingbot_closes": Spec(
+        kind="counter", text="worlds that ended, by reason", tags=("kind", "reason")
+    ),
     "lingbot_wait_seconds": Spec(
-        "histogram", "from a valid request to its world, or to giving up", ("kind",), SECONDS
+        kind="histogram",
+        text="from a valid request to its world, or to giving up",
+        tags=("kind",),
+        bounds=SECONDS,
     ),
     "lingbot_first_chunk_seconds": Spec(
-        "histogram", "from a valid request to its first chunk, the wait included", (), SECONDS
+        kind="histogram",
+        text="from a valid request to its first chunk, the wait included",
+        bounds=SECONDS,
     ),
     "lingbot_chunk_period_ratio": Spec(
-        "histogram", "time from chunk to chunk, over the time that a chunk plays", (), RATIO
+        kind="histogram",
+        text="time from chunk to chunk, over the time that a chunk plays",
+        bounds=RATIO,
     ),
     "lingbot_control_to_frame_seconds": Spec(
-        "histogram", "from the arrival of keys to the chunk in which they take effect", (), SECONDS
+        kind="histogram",
+        text="from the arrival of keys to the chunk in which they take effect",
+        bounds=SECONDS,
     ),
-    "lingbot_stalls": Spec("counter", "chunks that came over a frame's time too late"),
-    "lingbot_stall_seconds": Spec("counter", "time for which clients had nothing left to show"),
-    "lingbot_dropped_frames": Spec("counter", "frames that slow clients in `latest` mode missed"),
-    "lingbot_sent_frames": Spec("counter", "frames that were sent", ("kind",)),
-    "lingbot_sent_bytes": Spec("counter", "bytes of frames that were sent", ("kind",)),
+    "lingbot_stalls": Spec(kind="counter", text="chunks that came over a frame's time too late"),
+    "lingbot_stall_seconds": Spec(
+        kind="counter", text="time for which clients had nothing left to show"
+    ),
+    "lingbot_dropped_frames": Spec(
+        kind="counter", text="frames that slow clients in `latest` mode missed"
+    ),
+    "lingbot_sent_frames": Spec(kind="counter", text="frames that were sent", tags=("kind",)),
+    "lingbot_sent_bytes": Spec(
+        kind="counter", text="bytes of frames that were sent", tags=("kind",)
+    ),
     "lingbot_event_loop_lag_seconds": Spec(
-        "histogram", "how late a timer of the event loop was", (), LAG_S
+        kind="histogram", text="how late a timer of the event loop was", bounds=LAG_S
     ),
     # A rank's.
     "lingbot_camera_cache_hits": Spec(
-        "counter", "latent frames whose camera maps were cached", ("rank",)
+        kind="counter", text="latent frames whose camera maps were cached", tags=("rank",)
     ),
     "lingbot_camera_cache_misses": Spec(
-        "counter", "latent frames whose camera maps had to be computed", ("rank",)
+        kind="counter", text="latent frames whose camera maps had to be computed", tags=("rank",)
     ),
     "lingbot_camera_cache_evictions": Spec(
-        "counter", "cached camera maps that were removed to make room for others", ("rank",)
+        kind="counter",
+        text="cached camera maps that were removed to make room for others",
+        tags=("rank",),
     ),
     "lingbot_camera_cache_conditioner_s": Spec(
-        "counter", "seconds spent on computing camera maps", ("rank",)
+        kind="counter", text="seconds spent on computing camera maps", tags=("rank",)
     ),
     "lingbot_camera_cache_stored_bytes": Spec(
-        "gauge", "bytes of the cached camera maps", ("rank",)
+        kind="gauge", text="bytes of the cached camera maps", tags=("rank",)
     ),
     # A replica group's, from its rank 0.
-    "lingbot_group_sessions": Spec("gauge", "sessions of a replica group, by state", ("state",)),
-    "lingbot_group_waiting": Spec("gauge", "clients in a replica group's line"),
-    "lingbot_group_session_bytes": Spec(
-        "gauge", "bytes of a rank that the sessions take: KV windows, decoder states, images"
+    "lingbot_group_sessions": Spec(
+        kind="gauge", text="sessions of a replica group, by state", tags=("state",)
     ),
-    "lingbot_group_load": Spec("gauge", "share of real time that the active sessions take"),
-    "lingbot_lease_ends": Spec("counter", "sessions that ended, by reason", ("reason",)),
+    "lingbot_group_waiting": Spec(kind="gauge", text="clients in a replica group's line"),
+    "lingbot_group_session_bytes": Spec(
+        kind="gauge",
+        text="bytes of a rank that the sessions take: KV windows, decoder states, images",
+    ),
+    "lingbot_group_load": Spec(
+        kind="gauge", text="share of real time that the active sessions take"
+    ),
+    "lingbot_lease_ends": Spec(
+        kind="counter", text="sessions that ended, by reason", tags=("reason",)
+    ),
     "lingbot_expired_leases": Spec(
-        "counter", "leases that no transport replica touched for too long"
+        kind="counter", text="leases that no transport replica touched for too long"
     ),
 }
 

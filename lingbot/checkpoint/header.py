@@ -14,7 +14,7 @@ LENGTH_BYTES = 8  # before the header: its length, little-endian
 MAX_HEADER_BYTES = 100_000_000  # as the safetensors library
 
 
-class StoredTensor(Struct, frozen=True):
+class StoredTensor(Struct, frozen=True, kw_only=True):
     """The place of a tensor in a file."""
 
     file: Path
@@ -75,7 +75,13 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
         raise WeightsError(f"{file}: not a whole safetensors file: {exc}") from exc
     origin = LENGTH_BYTES + length
     return {
-        name: StoredTensor(file, entry.dtype, entry.shape, origin + start, end - start)
+        name: StoredTensor(
+            file=file,
+            dtype=entry.dtype,
+            shape=entry.shape,
+            start=origin + start,
+            num_bytes=end - start,
+        )
         for name, entry in found.items()
         for start, end in [entry.data_offsets]
     }

@@ -27,7 +27,7 @@ class OpenSession(Struct, frozen=True, tag=True):
     spec: SessionSpec
 
 
-class RestoreSession(Struct, frozen=True, tag=True):
+class RestoreSession(Struct, frozen=True, tag=True, kw_only=True):
     """Open a session that goes on from a snapshot, in place of one of the same name.
 
     The result is its `Opening`. See `Engine.begin_restore`. `Worker.submit` queues the other parts
@@ -52,7 +52,7 @@ class TakeSnapshot(Struct, frozen=True, tag=True):
     session_id: str
 
 
-class StepSession(Struct, frozen=True, tag=True):
+class StepSession(Struct, frozen=True, tag=True, kw_only=True):
     """Denoise the session's next chunk.
 
     On rank 0 the result is a future of (frames, latents): the frames uint8 [T, H, W, 3], which are

@@ -53,7 +53,7 @@ class History:
         history = cls(origin, prompt=snapshot.prompt, budget_bytes=budget_bytes)
         history.next_chunk, history.pitch = snapshot.next_chunk, snapshot.pitch
         for chunk in snapshot.chunks:
-            history._keep(replace(chunk, latents=_owned(chunk.latents)))
+            history._append(replace(chunk, latents=_owned(chunk.latents)))
         journal = snapshot.journal
         history._journal = None if journal is None else _Journal.of(journal)
         if journal is not None:
@@ -92,7 +92,7 @@ class History:
             self.prompt = prompt
             if recache:
                 self._recaches.append((index, prompt))
-        self._keep(
+        self._append(
             KeptChunk(
                 index=index,
                 latents=latents.copy(),
@@ -163,7 +163,7 @@ class History:
         yield from self._sink
         yield from self._recent
 
-    def _keep(self, chunk: KeptChunk) -> None:
+    def _append(self, chunk: KeptChunk) -> None:
         is_sink = chunk.index < self.origin.sink_chunks
         (self._sink if is_sink else self._recent).append(chunk)
         self._num_bytes += chunk.latents.nbytes

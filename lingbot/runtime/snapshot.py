@@ -126,7 +126,7 @@ Prompt = Annotated[str, Meta(max_length=MAX_PROMPT_CHARS)]
 Run = tuple[Annotated[str, Meta(max_length=8)], Annotated[int, Meta(ge=1, le=MAX_JOURNAL_FRAMES)]]
 
 
-class StoredChunk(Struct, forbid_unknown_fields=True):
+class StoredChunk(Struct, forbid_unknown_fields=True, kw_only=True):
     """A kept chunk without its latents."""
 
     index: Index
@@ -192,7 +192,12 @@ def encode_snapshot(snapshot: Snapshot) -> bytes:
         prompt=number(snapshot.prompt),
         texts=[],
         chunks=[
-            StoredChunk(chunk.index, chunk.pitch, number(chunk.prompt), list(chunk.actions))
+            StoredChunk(
+                index=chunk.index,
+                pitch=chunk.pitch,
+                prompt=number(chunk.prompt),
+                actions=list(chunk.actions),
+            )
             for chunk in snapshot.chunks
         ],
         journal=NO_JOURNAL,

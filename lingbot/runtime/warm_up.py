@@ -35,7 +35,9 @@ def _warm_up(worker: Worker, size: Size) -> None:
     decoding = []
     for index in range(-(-config.window // config.chunk) + 1 + NUM_MEASURED):
         # A chunk of one pose has other shapes than a chunk of several.
-        step = StepSession(name, [["", "w"][index % 2]] + [""] * (config.chunk - 1))
+        step = StepSession(
+            session_id=name, actions=[["", "w"][index % 2]] + [""] * (config.chunk - 1)
+        )
         decoding.append(worker.submit(step, deadline=first).result())
     for chunk in decoding:
         chunk.result()

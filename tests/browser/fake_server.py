@@ -137,7 +137,11 @@ def chunk(
     """
     encoder = open_encoder(Encoding(format=name, quality=quality), fps=FPS)
     batches = split_chunk(frames, encoder, position=index * len(frames))
-    extras = HeaderExtras(AppliedControls([], []), world_index, cut_over=flushes_older)
+    extras = HeaderExtras(
+        applied_controls=AppliedControls([], []),
+        world_chunk_index=world_index,
+        cut_over=flushes_older,
+    )
     parts: list[bytes | memoryview] = []
     for batch_index, batch in enumerate(batches):
         payload = encoder.encode(batch)
@@ -198,16 +202,16 @@ class Relay:
             socket.send(data)
             message = header or msgpack.decode(data)
             if header is not None:
-                self._keep(decoder, message, data)
+                self._note_chunk(decoder, message, data)
                 header = None
             elif message["type"] == "frame_batch_header":
                 header = message
             elif message["type"] == "frame_batch":
-                self._keep(decoder, message, message["payload"])
+                self._note_chunk(decoder, message, message["payload"])
 
         server.on_message(forward)
 
-    def _keep(self, decoder: Decoder, header: dict[str, Any], payload: bytes) -> None:
+    def _note_chunk(self, decoder: Decoder, header: dict[str, Any], payload: bytes) -> None:
         index = header["chunk_index"]
         if header["frame_batch_index"] == 0:
             self.codecs.append(header["encoding"])

@@ -141,7 +141,7 @@ class Crowd:
 
 def check_group(crowd):
     group, sessions = crowd.group, crowd.sessions
-    waiting = {place.client_id for place in sessions.line._places}
+    waiting = {entry.client_id for entry in sessions.line._entries}
     assert waiting == {name for name, _ in sessions.waiting.in_order()}
     assert len(sessions.admission) == len(sessions.registry)
     held = {record.session_id for record in sessions.registry if record.detached_at is None}

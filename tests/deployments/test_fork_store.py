@@ -15,7 +15,7 @@ def stored(budget_bytes=10):
 
 
 def left(data, *, age_s=0.0, claim=1):
-    return LeftWorld(data, age_s, claim)
+    return LeftWorld(data=data, age_s=age_s, claim=claim)
 
 
 def kept(worlds, names, *, now):
@@ -85,7 +85,7 @@ def test_a_fork_is_kept_for_its_time_and_read_any_number_of_times():
 def test_worlds_that_nobody_reads_make_room_after_their_time(kind):
     worlds = stored()
     worlds.put_left("left", left(bytes(4)), now=0)
-    worlds.put_left("moved", LeftWorld(bytes(2), 0.0, 1, has_moved=True), now=0)
+    worlds.put_left("moved", LeftWorld(data=bytes(2), age_s=0.0, claim=1, has_moved=True), now=0)
     worlds.put_fork("fork", bytes(4), session="s", now=30)
     if kind == "a fork":
         assert worlds.put_fork("new", bytes(6), session="s", now=61)
@@ -131,9 +131,9 @@ def test_what_an_older_socket_leaves_is_not_kept_beside_a_later_one():
 
 def test_the_newer_token_of_a_session_is_read_again_until_its_world_is_stored():
     worlds = stored()
-    assert worlds.put_left("a", LeftWorld(b"b", 0.0, 1, has_moved=True), now=0)
+    assert worlds.put_left("a", LeftWorld(data=b"b", age_s=0.0, claim=1, has_moved=True), now=0)
     taken = [worlds.take("a", now=1) for _ in range(2)]
-    assert taken == [LeftWorld(b"b", 0.0, 1, has_moved=True)] * 2
+    assert taken == [LeftWorld(data=b"b", age_s=0.0, claim=1, has_moved=True)] * 2
     assert worlds.put_left("a", left(b"world"), now=2)
     assert worlds.take("a", now=2) == left(b"world", claim=2)
 
@@ -141,11 +141,11 @@ def test_the_newer_token_of_a_session_is_read_again_until_its_world_is_stored():
 @pytest.mark.parametrize("last", ["the world", "the newer token"])
 def test_a_world_stays_where_the_newer_token_of_its_session_comes_later(last):
     worlds = stored()
-    sent = [LeftWorld(b"b", 0.0, 1, has_moved=True), left(b"world")]
+    sent = [LeftWorld(data=b"b", age_s=0.0, claim=1, has_moved=True), left(b"world")]
     for one in sent if last == "the world" else sent[::-1]:
         assert worlds.put_left("a", one, now=0)
     assert worlds.take("a", now=1).data == b"world"
-    assert worlds.put_left("a", LeftWorld(b"c", 0.0, 2, has_moved=True), now=2)
+    assert worlds.put_left("a", LeftWorld(data=b"c", age_s=0.0, claim=2, has_moved=True), now=2)
     assert worlds.take("a", now=2).has_moved
 
 

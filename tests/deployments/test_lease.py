@@ -35,7 +35,7 @@ async def opened(world, group, *replies, messages=None):
     """An open session, whose next call of the rank gets `replies`."""
     opening = await start_opening(world, group, [] if messages is None else messages)
     rank = FakeRank()
-    group.streams[-1].items.put_nowait(Lease("a", rank))
+    group.streams[-1].items.put_nowait(Lease(session_id="a", rank=rank))
     session = await opening
     rank.replies = replies or None
     return session
@@ -48,7 +48,8 @@ async def step(session):
 def test_a_spec_that_the_rank_refuses_is_refused():
     async def scenario(world, group, messages):
         opening = await start_opening(world, group, [])
-        group.streams[0].items.put_nowait(Lease("a", FakeRank(Refusal("too big", "size"))))
+        rank = FakeRank(Refusal("too big", "size"))
+        group.streams[0].items.put_nowait(Lease(session_id="a", rank=rank))
         with pytest.raises(Refused, match="too big") as refused:
             await opening
         assert refused.value.field == "size" and group.streams[0].cancelled
@@ -60,7 +61,7 @@ def test_a_client_whose_open_is_queued_gets_its_position():
     async def scenario(world, group, messages):
         opening = await start_opening(world, group, messages)
         rank = FakeRank(Queued(2), Queued(1), OPENED)
-        group.streams[0].items.put_nowait(Lease("a", rank))
+        group.streams[0].items.put_nowait(Lease(session_id="a", rank=rank))
         await opening
         assert messages == [Queued(2), Queued(1)]
 
@@ -73,7 +74,7 @@ def test_warnings_of_the_rank_are_kept_until_they_are_taken():
     async def scenario(world, group, messages):
         opening = await start_opening(world, group, messages)
         rank = FakeRank(first, Queued(1), OPENED)
-        group.streams[-1].items.put_nowait(Lease("a", rank))
+        group.streams[-1].items.put_nowait(Lease(session_id="a", rank=rank))
         session = await opening
         assert (messages, session.take_notices()) == ([Queued(1)], [first])
         rank.replies = (second, None, chunk(0))
@@ -87,7 +88,7 @@ def test_warnings_of_the_rank_are_kept_until_they_are_taken():
 def test_a_client_that_leaves_while_its_world_is_opened_leaves_nothing():
     async def scenario(world, group, messages):
         opening = await start_opening(world, group, messages)
-        group.streams[0].items.put_nowait(Lease("a", FakeRank(Queued(1), HANGS)))
+        group.streams[0].items.put_nowait(Lease(session_id="a", rank=FakeRank(Queued(1), HANGS)))
         while not messages:
             await asyncio.sleep(0)
         opening.cancel()
@@ -117,7 +118,8 @@ def test_an_opening_that_fails_again_and_again_raises_its_reason(replies, expect
         opening = await start_opening(world, group, [])
         for number in range(tries):
             await until(lambda number=number: len(group.streams) > number)
-            group.streams[-1].items.put_nowait(Lease("a", FakeRank(Queued(1), *replies)))
+            rank = FakeRank(Queued(1), *replies)
+            group.streams[-1].items.put_nowait(Lease(session_id="a", rank=rank))
         with pytest.raises(expected, match=text):
             await opening
         assert len(group.streams) == tries and all(stream.cancelled for stream in group.streams)
@@ -165,7 +167,7 @@ def test_groups_and_ranks_are_called_outside_of_the_request():
 def test_worlds_that_are_closed_tell_their_clients_the_reason_and_no_other_one_opens():
     async def scenario(world, group, messages):
         opening = await start_opening(world, group, messages)
-        group.streams[0].items.put_nowait(Lease("a", rank := FakeRank()))
+        group.streams[0].items.put_nowait(Lease(session_id="a", rank=(rank := FakeRank())))
         session = await opening
         world.close(None)
         assert not group.streams[0].cancelled

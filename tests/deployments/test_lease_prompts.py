@@ -25,7 +25,7 @@ SNOW = replace(SPEC, prompt="snow")
 async def opened_with_prompt(world, group, spec=SNOW):
     opening = await start_opening(world, group, [], spec=spec)
     rank = FakeRank()
-    group.streams[-1].items.put_nowait(Lease("a", rank))
+    group.streams[-1].items.put_nowait(Lease(session_id="a", rank=rank))
     session = await opening
     return session, rank
 
@@ -67,7 +67,7 @@ def test_the_prompt_is_encoded_while_the_client_waits_for_its_lease():
         while not world._prompts.asked:
             await asyncio.sleep(0)
         assert group.streams[0].items.empty()
-        group.streams[0].items.put_nowait(Lease("a", FakeRank()))
+        group.streams[0].items.put_nowait(Lease(session_id="a", rank=FakeRank()))
         (await opening).close()
         assert world._prompts.asked == ["snow"]
 
@@ -79,7 +79,7 @@ def test_a_client_whose_prompt_takes_long_hears_that_the_world_is_warming_up():
         world._prompts.gate.clear()
         opening = await start_opening(world, group, messages, spec=SNOW)
         rank = FakeRank()
-        group.streams[0].items.put_nowait(Lease("a", rank))
+        group.streams[0].items.put_nowait(Lease(session_id="a", rank=rank))
         while len(messages) < 3:
             await asyncio.sleep(0.01)
         assert set(messages) == {Starting()} and rank.calls == []
@@ -113,7 +113,7 @@ def test_a_prompt_that_cannot_be_encoded_opens_no_world_and_leaves_no_lease(erro
         world._prompts.error = error
         opening = await start_opening(world, group, [], spec=SNOW)
         rank = FakeRank()
-        group.streams[0].items.put_nowait(Lease("a", rank))
+        group.streams[0].items.put_nowait(Lease(session_id="a", rank=rank))
         with pytest.raises(type(error), match=str(error)):
             await opening
         assert group.streams[0].cancelled and rank.calls == []
@@ -140,7 +140,7 @@ def test_a_client_that_leaves_leaves_no_encoding(has_lease):
         world._prompts.gate.clear()
         opening = await start_opening(world, group, messages, spec=SNOW)
         if has_lease:
-            group.streams[0].items.put_nowait(Lease("a", FakeRank()))
+            group.streams[0].items.put_nowait(Lease(session_id="a", rank=FakeRank()))
         while Starting() not in messages and Queued(1, all_taken=True) not in messages:
             await asyncio.sleep(0.01)
         opening.cancel()

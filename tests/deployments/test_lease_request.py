@@ -37,7 +37,7 @@ def test_a_waiting_client_gets_its_position_in_the_groups_line():
         for place, told in ((Waiting(2), (2, True)), (Waiting(1, 40), (1, True, 40))):
             answer(group, place)
             await until(lambda told=told: messages and messages[-1] == Queued(*told))
-        answer(group, Lease("a", FakeRank()))
+        answer(group, Lease(session_id="a", rank=FakeRank()))
         assert (await opening).id == "a"
 
     run(scenario)
@@ -49,7 +49,7 @@ def test_a_request_names_all_that_its_admission_depends_on():
         spec = replace(SPEC, **asked)
         opening = await start_opening(world, group, messages, spec=spec)
         assert group.demands[0] == Demand(**asked, waited_s=pytest.approx(0, abs=0.1))
-        answer(group, Lease("a", FakeRank()))
+        answer(group, Lease(session_id="a", rank=FakeRank()))
         await opening
 
     run(scenario)
@@ -71,7 +71,7 @@ def test_a_client_asks_again_and_keeps_its_place(reply):
         known = ("one", "kept") if reply is ASK_AGAIN else (None, None)
         assert (demand.last_group, demand.place) == known
         assert demand.gives_way is (reply is not ASK_AGAIN)
-        answer(group, Lease("a", FakeRank()))
+        answer(group, Lease(session_id="a", rank=FakeRank()))
         assert (await opening).id == "a"
         assert not group.streams[1].cancelled
 
@@ -111,7 +111,7 @@ def test_a_client_that_waits_gets_no_world_of_a_server_that_closes(freed):
         await until(lambda: messages)
         world.close("the server stops")
         if freed:
-            answer(group, Lease("a", rank))
+            answer(group, Lease(session_id="a", rank=rank))
         with pytest.raises(WorldLost, match="the server stops"):
             await opening
         assert group.streams[0].cancelled and rank.calls == []
@@ -138,7 +138,7 @@ def test_the_queue_clock_starts_after_a_long_warm_up():
         answer(group, Waiting(1))
         await until(lambda: Queued(1, all_taken=True) in messages)
         assert messages[0] == Starting() and not opening.done()
-        answer(group, Lease("a", FakeRank()))
+        answer(group, Lease(session_id="a", rank=FakeRank()))
         await opening
 
     run(scenario, ready=[False] * 20 + [True], queue_timeout_s=0.15, warm_up_timeout_s=60)

@@ -94,7 +94,7 @@ def test_a_token_attaches_to_a_session_that_waits_in_its_group():
         await next_lease(group, 0)
         assert group.demands[0].resume == ("a", SECRET) and group.demands[0].group == "group-a"
         rank = FakeRank()
-        rank.handed_over = HandedOver(snapshot_of(9), IMAGE)
+        rank.handed_over = HandedOver(snapshot=snapshot_of(9), last_frame=IMAGE)
         rank.next_chunk = 9
         grant(group, "a", rank=rank, attached=True, epoch=2, age_s=70.0)
         session, saved = await resuming
@@ -125,14 +125,16 @@ class HandOver:
 @pytest.mark.parametrize("where", ["a group that drains", "the store"])
 def test_a_token_takes_the_world_of_a_group_that_does_not_run(monkeypatch, where):
     monkeypatch.setattr("deployments.saved_world.check_snapshot", lambda snapshot, config: None)
-    handed = HandedOver(snapshot_of(3), IMAGE, age_s=70.0)
+    handed = HandedOver(snapshot=snapshot_of(3), last_frame=IMAGE, age_s=70.0)
     hand_over = HandOver(a=handed) if where == "a group that drains" else HandOver()
     token = f"group-a.a.{SECRET}"
 
     async def scenario(world, group, messages):
         running(world, "group-b")
         if where == "the store":
-            world.forks.left = {token: LeftWorld(encode_snapshot(snapshot_of(3)), 70.0, 2)}
+            world.forks.left = {
+                token: LeftWorld(data=encode_snapshot(snapshot_of(3)), age_s=70.0, claim=2)
+            }
         resuming = asyncio.create_task(world.resume(token, on_wait=ignore))
         await next_lease(group, 0)
         assert group.demands[0].returning and group.demands[0].resume is None
@@ -175,12 +177,14 @@ def test_a_resumed_world_asks_for_a_place_as_its_new_socket_plays(monkeypatch, w
 
     async def scenario(world, group, messages):
         running(world, "group-a" if where == "its group" else "group-b")
-        world.forks.left[token] = LeftWorld(encode_snapshot(snapshot_of(3)), 70.0, 2)
+        world.forks.left[token] = LeftWorld(
+            data=encode_snapshot(snapshot_of(3)), age_s=70.0, claim=2
+        )
         resuming = asyncio.create_task(world.resume(token, on_wait=ignore, realtime=realtime))
         await next_lease(group, 0)
         rank = FakeRank()
         if where == "its group":
-            rank.handed_over = HandedOver(snapshot_of(3), IMAGE)
+            rank.handed_over = HandedOver(snapshot=snapshot_of(3), last_frame=IMAGE)
             grant(group, "a", rank=rank, attached=True, epoch=2)
             session, _ = await resuming
             running(world, "group-b")  # it moves
@@ -262,7 +266,7 @@ def test_a_world_that_was_taken_and_finds_no_place_is_stored_for_another_try(mon
         assert rank.restored[0].next_chunk == 3
         session.close()
 
-    run(scenario, hand_over=HandOver(a=HandedOver(snapshot_of(3), IMAGE)))
+    run(scenario, hand_over=HandOver(a=HandedOver(snapshot=snapshot_of(3), last_frame=IMAGE)))
 
 
 def test_the_first_of_two_sockets_that_resume_at_once_hears_of_the_other():
@@ -294,7 +298,7 @@ def test_a_world_that_is_taken_when_no_client_waits_is_stored(monkeypatch, where
                 return None
             asked.set()
             await answer.wait()
-            return HandedOver(snapshot_of(3), IMAGE)
+            return HandedOver(snapshot=snapshot_of(3), last_frame=IMAGE)
 
         async def take(token):
             asked.set()
@@ -307,7 +311,9 @@ def test_a_world_that_is_taken_when_no_client_waits_is_stored(monkeypatch, where
             world.forks.timeout_s = 0.01
             monkeypatch.setattr("deployments.left_worlds.MARGIN_S", 0.0)
         if where == "the store":
-            world.forks.left[token] = LeftWorld(encode_snapshot(snapshot_of(3)), 70.0, 2)
+            world.forks.left[token] = LeftWorld(
+                data=encode_snapshot(snapshot_of(3)), age_s=70.0, claim=2
+            )
         resuming = asyncio.create_task(world.resume(token, on_wait=ignore))
         await asked.wait()
         if event == "its client leaves":

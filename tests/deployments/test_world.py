@@ -118,7 +118,9 @@ async def start(opening, group, rank):
     task = asyncio.create_task(opening)
     while not group.streams:
         await asyncio.sleep(0)
-    group.streams[-1].items.put_nowait(Lease("a", rank, "group-a", 1, SECRET, False))
+    group.streams[-1].items.put_nowait(
+        Lease(session_id="a", rank=rank, group_id="group-a", epoch=1, secret=SECRET, attached=False)
+    )
     return await task
 
 
@@ -195,7 +197,7 @@ def find(rank):
 
 @pytest.mark.parametrize("state", ["it has the session", "unknown", "it dies", "it is gone"])
 def test_a_group_that_drains_is_asked_by_the_name_of_its_rank(monkeypatch, state):
-    handed = HandedOver(saved(), IMAGE)
+    handed = HandedOver(snapshot=saved(), last_frame=IMAGE)
 
     async def scenario():
         rank = FakeRank()
@@ -247,7 +249,7 @@ def test_a_stored_world_is_read_beside_the_event_loop(source, monkeypatch):
             session = await start(world.open_snapshot(found, on_wait=ignore), group, rank)
         else:
             running(world, "group-b")
-            world.forks.left[str(TOKEN)] = LeftWorld(data, 0.0, 2)
+            world.forks.left[str(TOKEN)] = LeftWorld(data=data, age_s=0.0, claim=2)
             session, _ = await start(world.resume(str(TOKEN), on_wait=ignore), group, rank)
         session.close()
         assert len(threads) == 1 and threads[0] != threading.get_ident()

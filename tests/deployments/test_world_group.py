@@ -158,7 +158,9 @@ def test_a_lease_names_its_session_the_group_and_the_first_rank():
     first, second, third = lease(rank, 3)
     ((call_id, demand),) = rank.demands
     assert (first, second) == (Waiting(2), Waiting(1)) and demand == Demand(width=16, height=16)
-    assert third == Lease("a", rank, "one", epoch=2, secret="s", attached=True)
+    assert third == Lease(
+        session_id="a", rank=rank, group_id="one", epoch=2, secret="s", attached=True
+    )
     assert rank.left == [call_id]
 
 

@@ -7,6 +7,7 @@ back, as if they came late, or not at all.
 import asyncio
 import uuid
 
+import msgspec
 from ray.exceptions import RayActorError, RayError
 from ray.serve.exceptions import RequestCancelledError
 
@@ -124,8 +125,8 @@ class LeaseStream(FakeStream):
     async def read(self, demand):
         async for reply in self.rank.sessions.lease(self.call_id, demand):
             if isinstance(reply, Leased):
-                fields = reply.session_id, self.rank, self.rank.name, reply.epoch, reply.secret
-                self.items.put_nowait(Lease(*fields, reply.attached, reply.age_s))
+                group = {"rank": self.rank, "group_id": self.rank.name}
+                self.items.put_nowait(Lease(**group, **msgspec.structs.asdict(reply)))
             else:
                 await self.heard.wait()
                 self.items.put_nowait(reply)

@@ -19,7 +19,15 @@ RESUMABLE = replace(SPEC, prompt="snow", resumable=True)
 def grant(group, name, *, rank=None, group_id=None, attached=False, epoch=1, age_s=0.0):
     """Answer the newest lease call."""
     rank = rank or FakeRank()
-    lease = Lease(name, rank, group_id or f"group-{name}", epoch, SECRET, attached, age_s)
+    lease = Lease(
+        session_id=name,
+        rank=rank,
+        group_id=group_id or f"group-{name}",
+        epoch=epoch,
+        secret=SECRET,
+        attached=attached,
+        age_s=age_s,
+    )
     group.streams[-1].items.put_nowait(lease)
     return rank
 

@@ -30,5 +30,7 @@ def execute(worker, command, *, deadline=0.0):
 
 def walk_ahead(worker, session_id, walk=WALK):
     """The frames of a walk that submits each step as soon as the last one is denoised."""
-    decoding = [execute(worker, StepSession(session_id, actions)) for actions in walk]
+    decoding = [
+        execute(worker, StepSession(session_id=session_id, actions=actions)) for actions in walk
+    ]
     return [chunk.result(SOON_S)[0] for chunk in decoding]

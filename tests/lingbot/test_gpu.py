@@ -281,5 +281,7 @@ def test_a_suspended_session_frees_the_gpu_and_goes_on_bit_for_bit():
             assert torch.cuda.memory_allocated() <= used - held
             pieces = [piece for one in session.suspension.storages for piece in one.pieces]
             assert pieces and all(piece.is_pinned() for piece in pieces)
-            execute(worker, StepSession("b", actions))  # it is decoded while `a` is resumed
+            execute(
+                worker, StepSession(session_id="b", actions=actions)
+            )  # it is decoded while `a` is resumed
     assert all(map(np.array_equal, shown, expected))

@@ -90,7 +90,7 @@ def describe(news: News) -> str:
         case Ending(reason, in_s):
             limit = "its pause" if reason == "idle" else "it"
             return f"the session ends in {in_s} s, because {limit} has lasted so long"
-        case Error(content):
+        case Error(content=content):
             return content
     return _describe_move(news)
 

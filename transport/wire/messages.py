@@ -175,7 +175,7 @@ class VideoLayout(EncodedLayout, frozen=True, kw_only=True):
     key_frame: bool
 
 
-class HeaderExtras(Struct, frozen=True, omit_defaults=True):
+class HeaderExtras(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Extension: more fields of a header."""
 
     applied_controls: "AppliedControls"
@@ -213,7 +213,7 @@ class ChunkStats(Struct, tag="chunk_stats", frozen=True, kw_only=True):
     content_type: str
 
 
-class Error(Struct, tag="error", frozen=True, omit_defaults=True):
+class Error(Struct, tag="error", frozen=True, omit_defaults=True, kw_only=True):
     content: str
     code: ErrorCode
     field: str | None = None

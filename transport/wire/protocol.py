@@ -305,8 +305,10 @@ class ServerProtocol:
         extras = None
         if self._extensions:
             extras = HeaderExtras(
-                AppliedControls([list(action) for action in controls.actions], controls.event_ids),
-                world_index,
+                applied_controls=AppliedControls(
+                    [list(action) for action in controls.actions], controls.event_ids
+                ),
+                world_chunk_index=world_index,
                 cut_over=is_first and self._flushes_older(controls),
                 dropped_frames=dropped_frames,
             )

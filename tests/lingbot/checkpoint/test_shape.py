@@ -24,7 +24,9 @@ def stored_tensors(config=SHAPE):
     with torch.device("meta"):
         model = WorldModel(config)
     return {
-        to_checkpoint(name): StoredTensor(PATH, "F32", tuple(tensor.shape), 0, 0)
+        to_checkpoint(name): StoredTensor(
+            file=PATH, dtype="F32", shape=tuple(tensor.shape), start=0, num_bytes=0
+        )
         for name, tensor in model.state_dict().items()
     }
 

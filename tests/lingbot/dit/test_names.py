@@ -92,7 +92,10 @@ def test_names_return_from_the_models_own(expected):
 def test_the_published_shapes_give_the_published_config(tmp_path, config, expected):
     """No config.json is needed: heads are 128 wide, and prompts have 512 tokens."""
     path = tmp_path / "model.safetensors"
-    stored = {n: StoredTensor(path, "F32", tuple(shape), 0, 0) for n, shape in expected.items()}
+    stored = {
+        n: StoredTensor(file=path, dtype="F32", shape=tuple(shape), start=0, num_bytes=0)
+        for n, shape in expected.items()
+    }
     assert infer_config(stored, path=path, official=None) == config
 
 

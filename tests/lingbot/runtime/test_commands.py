@@ -20,8 +20,8 @@ from tests.lingbot.runtime.worlds import is_same, make_history
 from tests.lingbot.toy import encode, make_spec
 
 COMMANDS = [
-    StepSession("a", ["w", "", "ä"]),
-    StepSession("x" * 10_000, []),
+    StepSession(session_id="a", actions=["w", "", "ä"]),
+    StepSession(session_id="x" * 10_000, actions=[]),
     SuspendSession("b", is_first=True),
     SuspendSession("b", is_first=False),
     ResumeSession("b"),
@@ -57,16 +57,26 @@ def test_a_session_arrives_as_it_was_sent(image):
 def test_a_restoration_arrives_as_it_was_sent(dtype):
     """The latents of both kinds, and a context by its prompt."""
     history = make_history(7, prompts={2: "snow", 5: ""}, recached={5}, dtype=dtype)
-    sent = RestoreSession("a", history.snapshot(), {"snow": encode("snow")}, exact=True)
+    sent = RestoreSession(
+        session_id="a", snapshot=history.snapshot(), contexts={"snow": encode("snow")}, exact=True
+    )
     arrived = decode_command(encode_command(sent))
     assert is_same(arrived.snapshot, sent.snapshot) and arrived.exact
     assert np.array_equal(arrived.contexts["snow"], sent.contexts["snow"])
-    without = RestoreSession("a", replace(sent.snapshot, journal=None), {})
+    without = RestoreSession(
+        session_id="a", snapshot=replace(sent.snapshot, journal=None), contexts={}
+    )
     assert is_same(decode_command(encode_command(without)).snapshot, without.snapshot)
 
 
 def test_a_steps_new_context_arrives_as_it_was_sent():
-    sent = StepSession("a", ["w"], encode("snow at night"), "snow at night", recache=True)
+    sent = StepSession(
+        session_id="a",
+        actions=["w"],
+        context=encode("snow at night"),
+        prompt="snow at night",
+        recache=True,
+    )
     arrived = decode_command(encode_command(sent))
     assert (arrived.prompt, arrived.recache) == ("snow at night", True)
     assert arrived.context.dtype == np.float32

@@ -30,7 +30,10 @@ def test_a_worker_shows_the_engines_frames(engine):
             for index, actions in enumerate(WALK)
             for name in "ab"
         ]
-        decoding = [execute(worker, StepSession(*turn)) for turn in turns]
+        decoding = [
+            execute(worker, StepSession(session_id=name, actions=actions, context=context))
+            for name, actions, context in turns
+        ]
         shown = [chunk.result(SOON_S) for chunk in decoding]
     for (frames, latents), (name, actions, context) in zip(shown, turns, strict=True):
         assert np.array_equal(frames, engine.step(alone[name], actions, context=context))
@@ -44,12 +47,12 @@ def test_a_refused_command_raises_and_changes_nothing(engine):
             execute(worker, OpenSession("a", make_spec(num_steps=9)))
         assert refused.value.field == "num_steps"
         with pytest.raises(SessionClosed, match="session a is not open"):
-            execute(worker, StepSession("a", WALK[0]))
+            execute(worker, StepSession(session_id="a", actions=WALK[0]))
         execute(worker, OpenSession("a", make_spec()))
         for wrong in (["w"], ["w", "x", ""]):
             with pytest.raises(LingbotError):
-                execute(worker, StepSession("a", wrong))
-        frames, _ = execute(worker, StepSession("a", WALK[0])).result(SOON_S)
+                execute(worker, StepSession(session_id="a", actions=wrong))
+        frames, _ = execute(worker, StepSession(session_id="a", actions=WALK[0])).result(SOON_S)
         assert np.array_equal(frames, expected)
 
 
@@ -59,7 +62,7 @@ def test_a_closed_session_cannot_be_stepped_and_may_be_closed_again(engine):
         for _ in range(2):
             execute(worker, CloseSession("a"))
         with pytest.raises(SessionClosed):
-            execute(worker, StepSession("a", WALK[0]))
+            execute(worker, StepSession(session_id="a", actions=WALK[0]))
 
 
 @pytest.fixture
@@ -78,9 +81,9 @@ def test_an_unexpected_error_breaks_its_session_only(two_sessions, engine, monke
     with monkeypatch.context() as patch:
         patch.setattr(engine.model, "write_cache", None)
         with pytest.raises(TypeError):
-            execute(worker, StepSession("a", WALK[0]))
+            execute(worker, StepSession(session_id="a", actions=WALK[0]))
     with pytest.raises(LingbotError, match="open another"):
-        execute(worker, StepSession("a", WALK[0]))
+        execute(worker, StepSession(session_id="a", actions=WALK[0]))
     assert all(map(np.array_equal, walk_ahead(worker, "b", WALK[:2]), expected))
 
 
@@ -91,9 +94,9 @@ def test_an_error_in_decoding_is_raised_by_the_future_of_the_frames(
     with monkeypatch.context() as patch:
         patch.setattr(engine.vae.network, "decode", None)
         with pytest.raises(TypeError):
-            execute(worker, StepSession("a", WALK[0])).result(SOON_S)
+            execute(worker, StepSession(session_id="a", actions=WALK[0])).result(SOON_S)
     with pytest.raises(LingbotError, match="open another"):
-        execute(worker, StepSession("a", WALK[1])).result(SOON_S)
+        execute(worker, StepSession(session_id="a", actions=WALK[1])).result(SOON_S)
     assert all(map(np.array_equal, walk_ahead(worker, "b", WALK[:2]), expected))
 
 
@@ -154,7 +157,7 @@ def test_closing_frees_at_once_and_lets_the_running_decoding_end():
     with running(engine) as worker:
         execute(worker, OpenSession("a", make_spec(seed=ord("a"))))
         engine.may["denoise"].release()
-        frames = execute(worker, StepSession("a", ["1"]))
+        frames = execute(worker, StepSession(session_id="a", actions=["1"]))
         assert engine.begun["decode"].acquire(timeout=SOON_S)
         execute(worker, CloseSession("a"))
         assert engine.closed.is_set()
@@ -245,10 +248,12 @@ def test_both_parts_of_a_chunk_are_measured_if_another_one_is_decoded_meanwhile(
         for name, num_steps in (("a", None), ("b", None), ("c", 8)):
             spec = make_spec(seed=ord(name), num_steps=num_steps)
             execute(worker, OpenSession(name, spec))
-            show(execute(worker, StepSession(name, ["9", "9"])))
-        before = execute(worker, StepSession("a", ["8", "8"]))  # no other chunk is decoded
+            show(execute(worker, StepSession(session_id=name, actions=["9", "9"])))
+        before = execute(
+            worker, StepSession(session_id="a", actions=["8", "8"])
+        )  # no other chunk is decoded
         for name, actions in (("b", ["3", "1"]), ("c", ["0", "7"]), ("a", ["2", "5"])):
-            after = execute(worker, StepSession(name, actions))
+            after = execute(worker, StepSession(session_id=name, actions=actions))
             show(before)
             before = after
         show(before)
@@ -273,7 +278,7 @@ def test_busy_is_the_time_of_the_longest_running_call():
     with running(engine, clock=lambda: now) as worker:
         execute(worker, OpenSession("a", make_spec(seed=ord("a"))))
         assert worker.busy_s() == 0
-        denoised = worker.submit(StepSession("a", ["1"]), deadline=0)
+        denoised = worker.submit(StepSession(session_id="a", actions=["1"]), deadline=0)
         assert engine.begun["denoise"].acquire(timeout=SOON_S)
         now = 103.0
         assert worker.busy_s() == 3
@@ -281,7 +286,7 @@ def test_busy_is_the_time_of_the_longest_running_call():
         frames = denoised.result(SOON_S)
         assert engine.begun["decode"].acquire(timeout=SOON_S)
         now = 105.0
-        denoised = worker.submit(StepSession("a", ["2"]), deadline=0)
+        denoised = worker.submit(StepSession(session_id="a", actions=["2"]), deadline=0)
         assert engine.begun["denoise"].acquire(timeout=SOON_S)
         now = 110.0
         assert worker.busy_s() == 7  # the decoding

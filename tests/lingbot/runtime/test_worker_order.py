@@ -27,7 +27,10 @@ OPENED = [(-math.inf, OpenSession(name, make_spec(seed=ord(name)))) for name in 
 def test_the_earliest_deadline_is_first_and_ties_go_by_arrival():
     steps = [(3, "a", "1"), (1, "c", "2"), (1, "b", "3"), (1, "c", "4"), (2, "a", "5"),
              (-1, "b", "6")]  # fmt: skip
-    queued = [(deadline, StepSession(name, [action])) for deadline, name, action in steps]
+    queued = [
+        (deadline, StepSession(session_id=name, actions=[action]))
+        for deadline, name, action in steps
+    ]
     assert execute_all(FakeEngine(), *OPENED, *queued) == ["b6", "c2", "b3", "c4", "a5", "a1"]
 
 
@@ -38,12 +41,16 @@ def test_a_session_with_a_late_deadline_gets_its_turn():
         def denoise(self, session, actions, **options):
             now = len(self.done)
             if session == "a" and now < 8:
-                worker.submit(StepSession("a", [""]), deadline=now + 1)
+                worker.submit(StepSession(session_id="a", actions=[""]), deadline=now + 1)
             return super().denoise(session, actions)
 
     engine = Eager()
     worker = Worker(engine, clock=lambda: -100.0)
-    for deadline, command in [*OPENED, (4.5, StepSession("b", [""])), (0, StepSession("a", [""]))]:
+    for deadline, command in [
+        *OPENED,
+        (4.5, StepSession(session_id="b", actions=[""])),
+        (0, StepSession(session_id="a", actions=[""])),
+    ]:
         worker.submit(command, deadline=deadline)
     worker.submit(Stop(), deadline=math.inf)
     worker.run()
@@ -53,7 +60,7 @@ def test_a_session_with_a_late_deadline_gets_its_turn():
 def test_a_cancelled_command_leaves_the_queue_at_once_and_is_not_executed():
     engine = FakeEngine()
     worker = Worker(engine)
-    assert worker.submit(StepSession("a", ["1"]), deadline=0).cancel()
+    assert worker.submit(StepSession(session_id="a", actions=["1"]), deadline=0).cancel()
     assert len(worker._scheduler) == 0
     worker.submit(Stop(), deadline=1)
     worker.run()
@@ -67,10 +74,13 @@ def test_a_session_that_ends_takes_its_queued_commands_along():
     queued = [
         worker.submit(command, deadline=0)
         for _ in range(20)
-        for command in (OpenSession("a", make_spec(seed=ord("a"))), StepSession("a", ["1"]))
+        for command in (
+            OpenSession("a", make_spec(seed=ord("a"))),
+            StepSession(session_id="a", actions=["1"]),
+        )
     ]
     worker.submit(OPENED[1][1], deadline=0)
-    worker.submit(StepSession("b", ["1"]), deadline=9)
+    worker.submit(StepSession(session_id="b", actions=["1"]), deadline=9)
     worker.end_session("a")
     for result in queued:
         with pytest.raises(SessionClosed):
@@ -90,7 +100,9 @@ def test_a_session_that_ends_while_it_is_opened_is_freed_right_after():
     engine = Opening()
     worker = Worker(engine)
     worker.submit(OPENED[0][1], deadline=0)
-    worker.submit(StepSession("b", ["1"]), deadline=-1e9).add_done_callback(Future.exception)
+    worker.submit(StepSession(session_id="b", actions=["1"]), deadline=-1e9).add_done_callback(
+        Future.exception
+    )
     worker.submit(Stop(), deadline=math.inf)
     worker.run()
     assert engine.done == ["open", "close a"]
@@ -111,12 +123,12 @@ def test_opens_and_the_steps_of_a_running_session_alternate():
             nonlocal now
             now += 0.4
             if len(self.done) < 8:
-                worker.submit(StepSession(session, [""]), deadline=now)
+                worker.submit(StepSession(session_id=session, actions=[""]), deadline=now)
             return super().denoise(session, actions)
 
     now, engine = 100.0, Walking()
     worker = Worker(engine, clock=lambda: now)
-    worker.submit(StepSession("a", [""]), deadline=101)
+    worker.submit(StepSession(session_id="a", actions=[""]), deadline=101)
     for _, command in OPENED:
         worker.submit(command, deadline=now)
     worker.submit(Stop(), deadline=math.inf)
@@ -132,10 +144,10 @@ def test_a_step_for_which_nobody_watches_lets_the_live_ones_go_first():
         worker.submit(command, deadline=-math.inf)
     for _ in OPENED:
         worker._lead()
-    worker.submit(StepSession("a", ["clip"]), deadline=0.1, is_live=False)
+    worker.submit(StepSession(session_id="a", actions=["clip"]), deadline=0.1, is_live=False)
     worker.submit(OpenSession("d", make_spec(seed=ord("d"))), deadline=0.1)
     for name in "bc":
-        worker.submit(StepSession(name, ["live"]), deadline=0.5)
+        worker.submit(StepSession(session_id=name, actions=["live"]), deadline=0.5)
     assert worker.position("d") == 2
     worker.submit(Stop(), deadline=math.inf)
     worker.run()
@@ -150,7 +162,9 @@ def test_whatever_a_session_has_queued_goes_with_its_client(is_live):
     worker = Worker(engine, free_host=lambda: None)
     worker.submit(OPENED[0][1], deadline=-math.inf)
     worker._lead()
-    queued = [worker.submit(StepSession("a", ["1"]), deadline=0, is_live=is_live)]
+    queued = [
+        worker.submit(StepSession(session_id="a", actions=["1"]), deadline=0, is_live=is_live)
+    ]
     queued.append(worker.suspend("a"))
     worker.end_session("a")
     for result in queued:

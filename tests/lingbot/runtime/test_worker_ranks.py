@@ -76,32 +76,41 @@ def walk_together(worker):
         refusal_of(
             worker, OpenSession("a", make_spec(first_frame=np.zeros((32, 48, 3), np.float32)))
         ),
-        refusal_of(worker, StepSession("a", WALK[0])),
+        refusal_of(worker, StepSession(session_id="a", actions=WALK[0])),
     ]
     warm_up(worker)
     for name, seed in (("a", 7), ("b", 2), ("c", 3)):
         execute(worker, OpenSession(name, make_spec(seed=seed)))
     refusals += [
-        refusal_of(worker, StepSession("a", ["w"])),
-        refusal_of(worker, StepSession("a", ["w", "x", ""])),
+        refusal_of(worker, StepSession(session_id="a", actions=["w"])),
+        refusal_of(worker, StepSession(session_id="a", actions=["w", "x", ""])),
     ]
     decoding = {"a": [], "b": []}
     for index, actions in enumerate(WALK):
         context = OTHER_CONTEXT if index == 3 else None
-        decoding["a"].append(execute(worker, StepSession("a", actions, context, "another prompt")))
-        decoding["b"].append(execute(worker, StepSession("b", actions[::-1])))
+        decoding["a"].append(
+            execute(
+                worker,
+                StepSession(
+                    session_id="a", actions=actions, context=context, prompt="another prompt"
+                ),
+            )
+        )
+        decoding["b"].append(execute(worker, StepSession(session_id="b", actions=actions[::-1])))
         if index in (0, 3):
             assert worker.suspend("a").result(SOON_S) is True
         if index == 1:
-            execute(worker, StepSession("c", actions))
+            execute(worker, StepSession(session_id="c", actions=actions))
             execute(worker, CloseSession("c"))
-            refusals.append(refusal_of(worker, StepSession("c", actions)))
+            refusals.append(refusal_of(worker, StepSession(session_id="c", actions=actions)))
     frames = {name: [one.result(SOON_S)[0] for one in chunks] for name, chunks in decoding.items()}
     return frames, refusals, restore_together(worker)
 
 
 CONTEXTS = {"a toy": encode("a toy"), "another prompt": OTHER_CONTEXT}
-RECACHED = StepSession("d", WALK[0], CONTEXTS["a toy"], "a toy", True)
+RECACHED = StepSession(
+    session_id="d", actions=WALK[0], context=CONTEXTS["a toy"], prompt="a toy", recache=True
+)
 
 
 def restore_together(worker):
@@ -110,18 +119,23 @@ def restore_together(worker):
     Another restoration is ended before its last part.
     """
     snapshot = execute(worker, TakeSnapshot("a"))
-    refusals = [refusal_of(worker, RestoreSession("b", snapshot, {}))]
-    ended = worker.submit(RestoreSession("e", snapshot, CONTEXTS), deadline=0)
+    refusals = [refusal_of(worker, RestoreSession(session_id="b", snapshot=snapshot, contexts={}))]
+    ended = worker.submit(
+        RestoreSession(session_id="e", snapshot=snapshot, contexts=CONTEXTS), deadline=0
+    )
     worker.end_session("e")
     with pytest.raises(SessionClosed):
         ended.result(SOON_S)
-    opening = execute(worker, RestoreSession("d", snapshot, CONTEXTS))
+    opening = execute(worker, RestoreSession(session_id="d", snapshot=snapshot, contexts=CONTEXTS))
     frames = [
-        execute(worker, step).result(SOON_S)[0] for step in (StepSession("d", WALK[1]), RECACHED)
+        execute(worker, step).result(SOON_S)[0]
+        for step in (StepSession(session_id="d", actions=WALK[1]), RECACHED)
     ]
-    exact = execute(worker, RestoreSession("x", snapshot, CONTEXTS, exact=True))
-    exact_frames = execute(worker, StepSession("x", WALK[1])).result(SOON_S)[0]
-    going_on = execute(worker, StepSession("a", WALK[1])).result(SOON_S)[0]
+    exact = execute(
+        worker, RestoreSession(session_id="x", snapshot=snapshot, contexts=CONTEXTS, exact=True)
+    )
+    exact_frames = execute(worker, StepSession(session_id="x", actions=WALK[1])).result(SOON_S)[0]
+    going_on = execute(worker, StepSession(session_id="a", actions=WALK[1])).result(SOON_S)[0]
     return SimpleNamespace(
         snapshot=snapshot,
         refusals=refusals,
@@ -212,7 +226,7 @@ COLLECTIVE_TIMEOUT_S, HEARTBEAT_S = 3.0, 0.5
 def stay_idle(worker):
     execute(worker, OpenSession("a", make_spec()))
     time.sleep(1.5 * COLLECTIVE_TIMEOUT_S)
-    return execute(worker, StepSession("a", WALK[0])).result(SOON_S)[0].shape
+    return execute(worker, StepSession(session_id="a", actions=WALK[0])).result(SOON_S)[0].shape
 
 
 def fail(*args, **kwargs):
@@ -223,7 +237,7 @@ def run_until_failure(worker):
     """The name of the exception that `run` raised on this rank, and after how many seconds."""
     if worker.is_leader:
         worker.submit(OpenSession("a", make_spec()), deadline=0)
-        worker.submit(StepSession("a", WALK[0]), deadline=1)
+        worker.submit(StepSession(session_id="a", actions=WALK[0]), deadline=1)
     began = time.monotonic()
     try:
         worker.run()

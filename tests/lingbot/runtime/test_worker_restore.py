@@ -40,7 +40,10 @@ def test_a_worker_restores_a_world_and_shows_its_last_frame(engine, world, exact
         other = engine.restore(snapshot, CONTEXTS, exact=True)
         expected = [engine.step(other, actions) for actions in WALK]
     with running(engine) as worker:
-        opening = execute(worker, RestoreSession("a", snapshot, CONTEXTS, exact))
+        opening = execute(
+            worker,
+            RestoreSession(session_id="a", snapshot=snapshot, contexts=CONTEXTS, exact=exact),
+        )
         shown = walk_ahead(worker, "a")
         again = execute(worker, TakeSnapshot("a"))
     assert opening.origin == snapshot.origin
@@ -53,7 +56,12 @@ def test_a_worker_restores_a_world_and_shows_its_last_frame(engine, world, exact
 def test_a_world_before_its_first_chunk_has_no_last_frame(engine):
     snapshot = engine.open(make_spec()).snapshot()
     with running(engine) as worker:
-        assert execute(worker, RestoreSession("a", snapshot, CONTEXTS)).last_frame is None
+        assert (
+            execute(
+                worker, RestoreSession(session_id="a", snapshot=snapshot, contexts=CONTEXTS)
+            ).last_frame
+            is None
+        )
         shown = walk_ahead(worker, "a", WALK[:1])
     assert np.array_equal(shown[0], engine.step(engine.open(make_spec()), WALK[0]))
 
@@ -69,11 +77,15 @@ def test_other_sessions_steps_go_between_the_parts(engine, world):
         def record(command):
             order.append(type(command).__name__)
             if isinstance(command, RestoreSession | ContinueRestore):
-                steps.append(worker.submit(StepSession("b", WALK[0]), deadline=now))
+                steps.append(
+                    worker.submit(StepSession(session_id="b", actions=WALK[0]), deadline=now)
+                )
             return execute_command(command)
 
         steps, worker._execute = [], record
-        worker.submit(RestoreSession("a", snapshot, CONTEXTS), deadline=now).result(SOON_S)
+        worker.submit(
+            RestoreSession(session_id="a", snapshot=snapshot, contexts=CONTEXTS), deadline=now
+        ).result(SOON_S)
         shown = walk_ahead(worker, "a")
         num_parts = order.count("ContinueRestore") + 1
         for step in steps:
@@ -93,11 +105,11 @@ def test_a_restoration_takes_the_place_of_an_open_world(engine, world):
         execute(worker, OpenSession("a", make_spec()))
         old = worker._sessions["a"]
         with pytest.raises(LingbotError, match="no context") as refused:
-            execute(worker, RestoreSession("a", snapshot, {}))
+            execute(worker, RestoreSession(session_id="a", snapshot=snapshot, contexts={}))
         assert refused.value.field == "contexts"
         assert not old.broken
         walk_ahead(worker, "a", WALK[:2])
-        execute(worker, RestoreSession("a", snapshot, CONTEXTS))
+        execute(worker, RestoreSession(session_id="a", snapshot=snapshot, contexts=CONTEXTS))
         assert old.broken and old.window.k_NBFTHD.numel() == 0
         assert all(map(np.array_equal, walk_ahead(worker, "a"), expected))
 
@@ -119,7 +131,9 @@ def test_an_open_takes_the_place_of_an_open_world(engine):
 def test_a_session_that_ends_while_it_is_restored_is_freed(engine, world, parts_before):
     snapshot, _, _ = world
     worker = Worker(engine)
-    restored = worker.submit(RestoreSession("a", snapshot, CONTEXTS), deadline=0)
+    restored = worker.submit(
+        RestoreSession(session_id="a", snapshot=snapshot, contexts=CONTEXTS), deadline=0
+    )
     for _ in range(parts_before):
         worker._lead()
     session = worker._restoring["a"].session if parts_before else None
@@ -138,16 +152,20 @@ def test_a_restoration_that_fails_frees_its_session(engine, world, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(engine.model, "write_cache", None)
             with pytest.raises(TypeError):
-                execute(worker, RestoreSession("a", snapshot, CONTEXTS))
+                execute(
+                    worker, RestoreSession(session_id="a", snapshot=snapshot, contexts=CONTEXTS)
+                )
         assert worker._restoring == {}
         with monkeypatch.context() as patch:
             patch.setattr(engine.vae.network, "decode", None)
             with pytest.raises(TypeError):
-                execute(worker, RestoreSession("a", snapshot, CONTEXTS))
+                execute(
+                    worker, RestoreSession(session_id="a", snapshot=snapshot, contexts=CONTEXTS)
+                )
         with pytest.raises(SessionClosed):
-            execute(worker, StepSession("a", WALK[0]))
+            execute(worker, StepSession(session_id="a", actions=WALK[0]))
         assert worker._restoring == worker._sessions == {}
-        execute(worker, RestoreSession("a", snapshot, CONTEXTS))
+        execute(worker, RestoreSession(session_id="a", snapshot=snapshot, contexts=CONTEXTS))
         assert all(map(np.array_equal, walk_ahead(worker, "a"), expected))
 
 
@@ -155,7 +173,9 @@ def test_a_restoration_in_the_queue_has_a_position_and_goes_with_its_client(engi
     snapshot, _, _ = world
     worker = Worker(engine)
     opened = worker.submit(OpenSession("b", make_spec()), deadline=0)
-    restored = worker.submit(RestoreSession("a", snapshot, CONTEXTS), deadline=0)
+    restored = worker.submit(
+        RestoreSession(session_id="a", snapshot=snapshot, contexts=CONTEXTS), deadline=0
+    )
     assert worker.position("b") == 1 and worker.position("a") == 2
     worker.end_session("a")
     worker.submit(Stop(), deadline=math.inf)
@@ -174,8 +194,10 @@ def test_a_step_under_a_new_prompt_may_rebuild_the_window(engine, world):
         measured = []
         worker.on_chunk = lambda size, *busy_s: measured.append(busy_s)
         worker.is_warming_up = True  # all chunks of steady sessions count as typical
-        execute(worker, RestoreSession("a", snapshot, CONTEXTS))
-        walk = StepSession("a", WALK[0], context, "lava", True)
+        execute(worker, RestoreSession(session_id="a", snapshot=snapshot, contexts=CONTEXTS))
+        walk = StepSession(
+            session_id="a", actions=WALK[0], context=context, prompt="lava", recache=True
+        )
         _, latents = execute(worker, walk).result(SOON_S)
         assert measured == []  # it takes longer than others
         assert execute(worker, TakeSnapshot("a")).journal.recached == (7,)

@@ -60,9 +60,12 @@ def test_the_steps_of_others_go_between_the_parts(moving, small_parts):
 
         worker._execute = record
         now = time.monotonic()
-        steps = [worker.submit(StepSession("b", WALK[0]), deadline=now)]
+        steps = [worker.submit(StepSession(session_id="b", actions=WALK[0]), deadline=now)]
         suspended = worker.suspend("a")
-        steps += [worker.submit(StepSession("b", WALK[0]), deadline=now) for _ in range(4)]
+        steps += [
+            worker.submit(StepSession(session_id="b", actions=WALK[0]), deadline=now)
+            for _ in range(4)
+        ]
         held.set()
         assert suspended.result(SOON_S) is True
         for step in steps:
@@ -81,7 +84,9 @@ def test_a_step_that_comes_while_a_session_is_being_suspended_ends_that(moving, 
 
         def step_after_the_first_part(session, **options):
             if not stepped:
-                stepped.append(worker.submit(StepSession("a", WALK[0]), deadline=0))
+                stepped.append(
+                    worker.submit(StepSession(session_id="a", actions=WALK[0]), deadline=0)
+                )
             return move(session, **options)
 
         moving.suspend = step_after_the_first_part
@@ -110,7 +115,7 @@ def test_a_chunk_that_is_being_decoded_is_finished_before_its_session_moves(movi
     moving.suspend = suspend
     with running(moving) as worker:
         execute(worker, OpenSession("a", make_spec()))
-        first = execute(worker, StepSession("a", WALK[0]))
+        first = execute(worker, StepSession(session_id="a", actions=WALK[0]))
         suspended = worker.suspend("a")
         may_decode.set()
         assert suspended.result(SOON_S) is True

@@ -147,8 +147,8 @@ SENT = [
     Reconnect("the server is replaced"),
     ControlAck(9),
     WarningMessage("h264 failed", "codec_failed"),
-    *(Error("why", code) for code in get_args(ErrorCode)),
-    Error("why", "invalid_field", "size", 7, 30),
+    *(Error(content="why", code=code) for code in get_args(ErrorCode)),
+    Error(content="why", code="invalid_field", field="size", event_id=7, retry_after_s=30),
 ]
 
 

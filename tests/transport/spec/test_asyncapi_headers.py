@@ -11,7 +11,12 @@ from transport.codecs import open_encoder
 from transport.codecs.payload import build_header, split_chunk
 from transport.wire.messages import AppliedControls, Encoding, Format, HeaderExtras, encode_batch
 
-EXTRAS = HeaderExtras(AppliedControls([["w"], [], []], [4]), 7, cut_over=True, dropped_frames=12)
+EXTRAS = HeaderExtras(
+    applied_controls=AppliedControls([["w"], [], []], [4]),
+    world_chunk_index=7,
+    cut_over=True,
+    dropped_frames=12,
+)
 
 
 def batches(encoding, *, size=(64, 32), extras=None):

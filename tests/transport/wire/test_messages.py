@@ -250,14 +250,21 @@ def test_a_payload_goes_bare_from_64_kib_on(num_bytes, num_parts):
 
 def test_applied_controls_travel_with_the_extras():
     applied = AppliedControls([["w"], [], ["w", "l"]], [4, 5])
-    (data,) = encode_batch(header(), RAW, bytes(48), extras=HeaderExtras(applied, 3))
+    (data,) = encode_batch(
+        header(), RAW, bytes(48), extras=HeaderExtras(applied_controls=applied, world_chunk_index=3)
+    )
     fields = msgpack.decode(data)
     assert fields["applied_controls"] == {"actions": [["w"], [], ["w", "l"]], "event_ids": [4, 5]}
     assert not {"cut_over", "dropped_frames"} & set(fields)
 
 
 def test_cut_over_and_dropped_frames_travel_if_set():
-    extras = HeaderExtras(AppliedControls([], []), 3, cut_over=True, dropped_frames=24)
+    extras = HeaderExtras(
+        applied_controls=AppliedControls([], []),
+        world_chunk_index=3,
+        cut_over=True,
+        dropped_frames=24,
+    )
     (data,) = encode_batch(header(), RAW, bytes(48), extras=extras)
     fields = msgpack.decode(data)
     assert (fields["cut_over"], fields["dropped_frames"]) == (True, 24)
@@ -271,10 +278,13 @@ def test_stats_keep_their_order_and_a_null_event_id():
 
 
 def test_an_error_may_have_a_field():
-    assert encode_message(Error("why", "busy")) == (
+    assert encode_message(Error(content="why", code="busy")) == (
         b"\x83\xa4type\xa5error\xa7content\xa3why\xa4code\xa4busy"
     )
-    assert msgpack.decode(encode_message(Error("why", "busy", "size")))["field"] == "size"
+    assert (
+        msgpack.decode(encode_message(Error(content="why", code="busy", field="size")))["field"]
+        == "size"
+    )
 
 
 def test_control_ack():

@@ -203,7 +203,7 @@ def test_an_error_about_something_else_names_no_event(connect, data):
 def test_replies_on_literal_bytes(connect):
     protocol = connect()
     assert protocol.send_reply(ControlAck(9)) == [b"\x82\xa4type\xabcontrol_ack\xa8event_id\x09"]
-    assert protocol.send_reply(Error("why", "busy")) == [
+    assert protocol.send_reply(Error(content="why", code="busy")) == [
         b"\x83\xa4type\xa5error\xa7content\xa3why\xa4code\xa4busy"
     ]
 
