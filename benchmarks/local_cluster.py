@@ -66,6 +66,15 @@ class LocalCluster:
         alive = (actor for actor in actors if actor["state"] == "ALIVE")
         return [actor["node_id"] for actor in alive if actor["class_name"].endswith(name)]
 
+    def kill_node(self, node_id: str) -> None:
+        """SIGKILL to all processes of a node at once, as when its machine is lost."""
+        word = f"--node_id={node_id}"
+        for process in _processes(self):
+            with suppress(psutil.NoSuchProcess):
+                if word in process.cmdline():
+                    for each in (*process.children(recursive=True), process):
+                        each.kill()
+
 
 @contextmanager
 def local_cluster(

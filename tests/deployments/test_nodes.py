@@ -15,6 +15,8 @@ from benchmarks.faults import Walk, walk
 from benchmarks.local_cluster import local_cluster
 from benchmarks.local_server import LocalServer, edit_config, free_port, wait_until_ready
 from benchmarks.tiny_world import write_tiny_world
+from transport.client import Reconnected
+from transport.wire.messages import Moved
 
 pytestmark = [
     pytest.mark.cluster,
@@ -130,6 +132,26 @@ def story(cluster, server):
     return asyncio.run(play())
 
 
+@pytest.fixture(scope="module")
+def node_lost(cluster, server, story):
+    """A walk whose group's node is lost: the walker's observations, and the group's nodes."""
+
+    async def play():
+        async with walker(server) as seen:
+            await until(lambda: len(seen.arrived_s) > 4)
+            before = await asyncio.to_thread(cluster.nodes_of, "WorldRank")
+            lost_s = time.monotonic()
+            await asyncio.to_thread(cluster.kill_node, *before)
+            await until(lambda: Moved in seen.news_s)
+            num_chunks = len(seen.arrived_s)
+            await until(lambda: len(seen.arrived_s) > num_chunks + 8)
+            after = await asyncio.to_thread(cluster.nodes_of, "WorldRank")
+        print(f"the world has moved after {seen.news_s[Moved] - lost_s:.1f} s")
+        return seen, before, after
+
+    return asyncio.run(play())
+
+
 def test_a_transport_and_each_group_have_nodes_of_their_own(story):
     before, during, after, *_ = story
     for seen in (before, during, after):
@@ -161,3 +183,10 @@ def test_the_first_users_frames_never_pause_for_two_chunk_periods(story):
         gaps_s = [after - before for before, after in pairwise(seen.arrived_s)]
         print(f"{len(gaps_s)} chunks, longest gap {max(gaps_s):.2f} s")
         assert max(gaps_s) < 2 * CHUNK_S, gaps_s
+
+
+def test_a_world_whose_node_is_lost_goes_on_on_another(node_lost):
+    seen, before, after = node_lost
+    assert seen.error is None and Reconnected not in seen.news_s
+    assert seen.indices == list(range(len(seen.indices)))
+    assert len(before) == 1 and not set(before) & set(after)

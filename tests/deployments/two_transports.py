@@ -108,7 +108,8 @@ class Rank:
         if not known(session_id, secret):
             return None
         snapshot = self.worlds[session_id].snapshot(num_more=RESUMED_CHUNKS)
-        handed = HandedOver(snapshot, IMAGE, *self.sessions.age_and_epoch(session_id))
+        age_s, epoch = self.sessions.age_and_epoch(session_id)
+        handed = HandedOver(snapshot=snapshot, last_frame=IMAGE, age_s=age_s, epoch=epoch)
         if end:
             self.sessions.end_moved(session_id)
         return handed
