@@ -1,5 +1,6 @@
 """Generates the API documents beside this file: `python -m transport.spec`."""
 
+import argparse
 import json
 from pathlib import Path
 
@@ -20,6 +21,7 @@ def to_text(document: Schema) -> str:
 
 
 def main() -> None:
+    argparse.ArgumentParser("python -m transport.spec", description=__doc__).parse_args()
     for name, document in build_documents().items():
         (FOLDER / name).write_text(to_text(document), encoding="utf-8")
         print(FOLDER / name)
