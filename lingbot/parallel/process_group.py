@@ -20,6 +20,7 @@ T = TypeVar("T")
 
 START_TIMEOUT_S = 300.0  # from the first rank's arrival to the last one's
 COLLECTIVE_TIMEOUT_S = 20.0  # a collective that takes longer never ends: a rank hangs or is gone
+SPAWNED_TIMEOUT_S = 120.0  # for spawned ranks, which share CPUs with whatever else is running
 
 
 def create_rendezvous(host: str) -> TCPStore:
@@ -65,19 +66,14 @@ def join(
     return SequenceParallelGroup(group)
 
 
-def spawn_ranks(
-    num_ranks: int,
-    call: Callable[..., T],
-    *args: object,
-    collective_timeout_s: float = COLLECTIVE_TIMEOUT_S,
-) -> T:
+def spawn_ranks(num_ranks: int, call: Callable[..., T], *args: object) -> T:
     """Run `call(group, *args)` in `num_ranks` new processes on this machine's CPUs.
 
     Returns rank 0's result. Call, arguments and result must be picklable. Raises
     torch.multiprocessing.ProcessRaisedException, with the traceback of the first rank that raises.
     """
     with tempfile.TemporaryDirectory() as folder:
-        parameters = (num_ranks, Path(folder), collective_timeout_s, call, args)
+        parameters = (num_ranks, Path(folder), call, args)
         # Forked from a process that has imported torch: an import in each rank takes seconds.
         get_context("forkserver").set_forkserver_preload(["__main__", __name__])
         start_processes(_run_rank, parameters, nprocs=num_ranks, start_method="forkserver")
@@ -89,7 +85,6 @@ def _run_rank(
     rank: int,
     num_ranks: int,
     folder: Path,
-    collective_timeout_s: float,
     call: Callable[..., Any],
     args: tuple[object, ...],
 ) -> None:
@@ -100,7 +95,7 @@ def _run_rank(
         rank=rank,
         num_ranks=num_ranks,
         device=torch.device("cpu"),
-        collective_timeout_s=collective_timeout_s,
+        collective_timeout_s=SPAWNED_TIMEOUT_S,
     )
     try:
         result = call(group, *args)
