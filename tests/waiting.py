@@ -7,6 +7,8 @@ from typing import TypeVar
 
 Found = TypeVar("Found")
 
+TIMEOUT_S = 60  # for what takes a moment on an idle machine
+
 
 def wait_until(
     condition: Callable[[], Found], *, timeout_s: float = 200, every_s: float = 0.01

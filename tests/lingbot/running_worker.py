@@ -7,8 +7,7 @@ from contextlib import contextmanager
 from lingbot.runtime.commands import StepSession, Stop
 from lingbot.runtime.worker import Worker
 from tests.lingbot.toy import WALK
-
-SOON_S = 20  # longer than any call here takes
+from tests.waiting import TIMEOUT_S
 
 
 @contextmanager
@@ -20,12 +19,12 @@ def running(engine, **options):
     try:
         yield worker
     finally:
-        worker.submit(Stop(), deadline=math.inf).result(SOON_S)
-        thread.join(SOON_S)
+        worker.submit(Stop(), deadline=math.inf).result(TIMEOUT_S)
+        thread.join(TIMEOUT_S)
 
 
 def execute(worker, command, *, deadline=0.0):
-    return worker.submit(command, deadline=deadline).result(SOON_S)
+    return worker.submit(command, deadline=deadline).result(TIMEOUT_S)
 
 
 def walk_ahead(worker, session_id, walk=WALK):
@@ -33,4 +32,4 @@ def walk_ahead(worker, session_id, walk=WALK):
     decoding = [
         execute(worker, StepSession(session_id=session_id, actions=actions)) for actions in walk
     ]
-    return [chunk.result(SOON_S)[0] for chunk in decoding]
+    return [chunk.result(TIMEOUT_S)[0] for chunk in decoding]

@@ -15,6 +15,7 @@ from safetensors.torch import save
 
 from lingbot.errors import WeightsError
 from lingbot.files import check_tensors, read_json, read_state_dict, read_tensors, tensors_exist
+from tests.waiting import TIMEOUT_S
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 1234\n"
 WHOLE = save({"weight": torch.arange(100.0)})
@@ -168,7 +169,7 @@ def test_a_directory_is_no_file(tmp_path):
 
 def test_a_check_imports_no_torch():
     code = "import sys, lingbot.files; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], timeout=TIMEOUT_S).returncode == 0
 
 
 def saved(value):

@@ -25,8 +25,9 @@ from lingbot.parallel.ulysses import SINGLE
 from lingbot.runtime.commands import OpenSession, StepSession
 from lingbot.verify.dit import find_schedule
 from lingbot.verify.recorded import relative_error
-from tests.lingbot.running_worker import SOON_S, execute, running, walk_ahead
+from tests.lingbot.running_worker import execute, running, walk_ahead
 from tests.lingbot.toy import WALK, make_engine, make_spec
+from tests.waiting import TIMEOUT_S
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 DEVICE = torch.device("cuda")
@@ -277,7 +278,7 @@ def test_a_suspended_session_frees_the_gpu_and_goes_on_bit_for_bit():
             tensors = [*session.tensors(), *engine.vae.state_tensors(session.decoder)]
             held = sum({t.data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
             used = torch.cuda.memory_allocated()
-            assert worker.suspend("a").result(SOON_S) is True
+            assert worker.suspend("a").result(TIMEOUT_S) is True
             assert torch.cuda.memory_allocated() <= used - held
             pieces = [piece for one in session.suspension.storages for piece in one.pieces]
             assert pieces and all(piece.is_pinned() for piece in pieces)

@@ -29,6 +29,7 @@ from tests.lingbot.checkpoint.folders import (
     write_v2_small,
 )
 from tests.lingbot.tiny_umt5 import write_tokenizer
+from tests.waiting import TIMEOUT_S
 
 CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
 T5 = "models_t5_umt5-xxl-enc-bf16.pth"
@@ -314,4 +315,4 @@ def test_a_search_imports_no_torch():
         "import sys; from pathlib import Path; from lingbot.checkpoint.layout import "
         f"find_checkpoint; find_checkpoint(Path({str(folder)!r})); sys.exit('torch' in sys.modules)"
     )
-    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], timeout=TIMEOUT_S).returncode == 0

@@ -13,8 +13,9 @@ from lingbot.runtime.commands import CloseSession, OpenSession, StepSession
 from lingbot.runtime.warm_up import NUM_MEASURED, warm_up
 from lingbot.runtime.worker import Worker
 from tests.lingbot.fake_engine import FakeEngine
-from tests.lingbot.running_worker import SOON_S, execute, running, walk_ahead
+from tests.lingbot.running_worker import execute, running, walk_ahead
 from tests.lingbot.toy import WALK, encode, make_spec
+from tests.waiting import TIMEOUT_S
 
 # ---- sessions
 
@@ -34,7 +35,7 @@ def test_a_worker_shows_the_engines_frames(engine):
             execute(worker, StepSession(session_id=name, actions=actions, context=context))
             for name, actions, context in turns
         ]
-        shown = [chunk.result(SOON_S) for chunk in decoding]
+        shown = [chunk.result(TIMEOUT_S) for chunk in decoding]
     for (frames, latents), (name, actions, context) in zip(shown, turns, strict=True):
         assert np.array_equal(frames, engine.step(alone[name], actions, context=context))
         assert np.array_equal(latents, engine.newest_latents(alone[name]))
@@ -52,7 +53,7 @@ def test_a_refused_command_raises_and_changes_nothing(engine):
         for wrong in (["w"], ["w", "x", ""]):
             with pytest.raises(LingbotError):
                 execute(worker, StepSession(session_id="a", actions=wrong))
-        frames, _ = execute(worker, StepSession(session_id="a", actions=WALK[0])).result(SOON_S)
+        frames, _ = execute(worker, StepSession(session_id="a", actions=WALK[0])).result(TIMEOUT_S)
         assert np.array_equal(frames, expected)
 
 
@@ -94,9 +95,9 @@ def test_an_error_in_decoding_is_raised_by_the_future_of_the_frames(
     with monkeypatch.context() as patch:
         patch.setattr(engine.vae.network, "decode", None)
         with pytest.raises(TypeError):
-            execute(worker, StepSession(session_id="a", actions=WALK[0])).result(SOON_S)
+            execute(worker, StepSession(session_id="a", actions=WALK[0])).result(TIMEOUT_S)
     with pytest.raises(LingbotError, match="open another"):
-        execute(worker, StepSession(session_id="a", actions=WALK[1])).result(SOON_S)
+        execute(worker, StepSession(session_id="a", actions=WALK[1])).result(TIMEOUT_S)
     assert all(map(np.array_equal, walk_ahead(worker, "b", WALK[:2]), expected))
 
 
@@ -111,12 +112,12 @@ def test_a_chunk_is_decoded_while_the_next_is_denoised():
 
         def denoise(self, session, actions, **options):
             if actions == ["second"]:
-                self.met.wait(SOON_S)
+                self.met.wait(TIMEOUT_S)
             return super().denoise(session, actions)
 
         def decode(self, session, latents):
             if latents == "afirst":
-                self.met.wait(SOON_S)
+                self.met.wait(TIMEOUT_S)
             return latents
 
     with running(Handshake()) as worker:
@@ -136,7 +137,7 @@ class Held(FakeEngine):
 
     def _hold(self, call):
         self.begun[call].release()
-        assert self.may[call].acquire(timeout=SOON_S)
+        assert self.may[call].acquire(timeout=TIMEOUT_S)
 
     def denoise(self, session, actions, **options):
         self._hold("denoise")
@@ -158,11 +159,11 @@ def test_closing_frees_at_once_and_lets_the_running_decoding_end():
         execute(worker, OpenSession("a", make_spec(seed=ord("a"))))
         engine.may["denoise"].release()
         frames = execute(worker, StepSession(session_id="a", actions=["1"]))
-        assert engine.begun["decode"].acquire(timeout=SOON_S)
+        assert engine.begun["decode"].acquire(timeout=TIMEOUT_S)
         execute(worker, CloseSession("a"))
         assert engine.closed.is_set()
         engine.may["decode"].release()
-        assert frames.result(SOON_S) == ("a1", "latents")
+        assert frames.result(TIMEOUT_S) == ("a1", "latents")
 
 
 def test_warming_up_measures_the_chunks_after_the_window_has_wrapped(engine, monkeypatch):
@@ -226,7 +227,7 @@ class Timed(FakeEngine):
         return float(actions[1])
 
     def decode(self, session, latents):
-        assert self.may_decode.acquire(timeout=SOON_S)
+        assert self.may_decode.acquire(timeout=TIMEOUT_S)
         self.now += latents
         session.is_steady = True
         return latents
@@ -243,7 +244,7 @@ def test_both_parts_of_a_chunk_are_measured_if_another_one_is_decoded_meanwhile(
 
         def show(frames):
             engine.may_decode.release()
-            frames.result(SOON_S)
+            frames.result(TIMEOUT_S)
 
         for name, num_steps in (("a", None), ("b", None), ("c", 8)):
             spec = make_spec(seed=ord(name), num_steps=num_steps)
@@ -279,21 +280,21 @@ def test_busy_is_the_time_of_the_longest_running_call():
         execute(worker, OpenSession("a", make_spec(seed=ord("a"))))
         assert worker.busy_s() == 0
         denoised = worker.submit(StepSession(session_id="a", actions=["1"]), deadline=0)
-        assert engine.begun["denoise"].acquire(timeout=SOON_S)
+        assert engine.begun["denoise"].acquire(timeout=TIMEOUT_S)
         now = 103.0
         assert worker.busy_s() == 3
         engine.may["denoise"].release()
-        frames = denoised.result(SOON_S)
-        assert engine.begun["decode"].acquire(timeout=SOON_S)
+        frames = denoised.result(TIMEOUT_S)
+        assert engine.begun["decode"].acquire(timeout=TIMEOUT_S)
         now = 105.0
         denoised = worker.submit(StepSession(session_id="a", actions=["2"]), deadline=0)
-        assert engine.begun["denoise"].acquire(timeout=SOON_S)
+        assert engine.begun["denoise"].acquire(timeout=TIMEOUT_S)
         now = 110.0
         assert worker.busy_s() == 7  # the decoding
         engine.may["decode"].release()
-        frames.result(SOON_S)
+        frames.result(TIMEOUT_S)
         assert worker.busy_s() == 5  # the second denoising
         engine.may["denoise"].release()
         engine.may["decode"].release()
-        denoised.result(SOON_S).result(SOON_S)
+        denoised.result(TIMEOUT_S).result(TIMEOUT_S)
         assert worker.busy_s() == 0

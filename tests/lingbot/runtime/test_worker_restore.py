@@ -16,8 +16,9 @@ from lingbot.runtime.commands import (
     TakeSnapshot,
 )
 from lingbot.runtime.worker import Worker
-from tests.lingbot.running_worker import SOON_S, execute, running, walk_ahead
+from tests.lingbot.running_worker import execute, running, walk_ahead
 from tests.lingbot.toy import WALK, encode, make_spec
+from tests.waiting import TIMEOUT_S
 
 CONTEXTS = {"a toy": encode("a toy")}
 
@@ -85,11 +86,11 @@ def test_other_sessions_steps_go_between_the_parts(engine, world):
         steps, worker._execute = [], record
         worker.submit(
             RestoreSession(session_id="a", snapshot=snapshot, contexts=CONTEXTS), deadline=now
-        ).result(SOON_S)
+        ).result(TIMEOUT_S)
         shown = walk_ahead(worker, "a")
         num_parts = order.count("ContinueRestore") + 1
         for step in steps:
-            step.result(SOON_S).result(SOON_S)
+            step.result(TIMEOUT_S).result(TIMEOUT_S)
     assert num_parts >= 3
     parts = [name for name in order if name != "StepSession"][:num_parts]
     assert order[: 2 * num_parts : 2] == parts and set(order[1 : 2 * num_parts : 2]) == {
@@ -141,7 +142,7 @@ def test_a_session_that_ends_while_it_is_restored_is_freed(engine, world, parts_
     worker.submit(Stop(), deadline=math.inf)
     worker.run()
     with pytest.raises(SessionClosed):
-        restored.result(SOON_S)
+        restored.result(TIMEOUT_S)
     assert worker._restoring == worker._sessions == {}
     assert session is None or session.broken
 
@@ -198,7 +199,7 @@ def test_a_step_under_a_new_prompt_may_rebuild_the_window(engine, world):
         walk = StepSession(
             session_id="a", actions=WALK[0], context=context, prompt="lava", recache=True
         )
-        _, latents = execute(worker, walk).result(SOON_S)
+        _, latents = execute(worker, walk).result(TIMEOUT_S)
         assert measured == []  # it takes longer than others
         assert execute(worker, TakeSnapshot("a")).journal.recached == (7,)
     assert torch.equal(torch.from_numpy(latents)[None], expected)

@@ -10,8 +10,9 @@ import pytest
 from lingbot.errors import SessionClosed
 from lingbot.runtime import worker as worker_module
 from lingbot.runtime.commands import CloseSession, OpenSession, StepSession
-from tests.lingbot.running_worker import SOON_S, execute, running, walk_ahead
+from tests.lingbot.running_worker import execute, running, walk_ahead
 from tests.lingbot.toy import WALK, make_engine, make_spec
+from tests.waiting import TIMEOUT_S
 
 
 @pytest.fixture
@@ -37,9 +38,9 @@ def test_a_session_is_suspended_part_by_part_and_resumed_by_its_next_step(moving
         shown = []
         for actions in WALK:
             shown += walk_ahead(worker, "a", [actions])
-            assert worker.suspend("a").result(SOON_S) is True
+            assert worker.suspend("a").result(TIMEOUT_S) is True
             assert all(t.untyped_storage().nbytes() == 0 for t in worker._sessions["a"].tensors())
-            assert worker.suspend("a").result(SOON_S) is True  # once more changes nothing
+            assert worker.suspend("a").result(TIMEOUT_S) is True  # once more changes nothing
     assert all(map(np.array_equal, shown, expected))
 
 
@@ -54,7 +55,7 @@ def test_the_steps_of_others_go_between_the_parts(moving, small_parts):
 
         def record(command):
             if isinstance(command, StepSession):
-                held.wait(SOON_S)
+                held.wait(TIMEOUT_S)
             order.append(type(command).__name__)
             return execute_command(command)
 
@@ -67,9 +68,9 @@ def test_the_steps_of_others_go_between_the_parts(moving, small_parts):
             for _ in range(4)
         ]
         held.set()
-        assert suspended.result(SOON_S) is True
+        assert suspended.result(TIMEOUT_S) is True
         for step in steps:
-            step.result(SOON_S).result(SOON_S)
+            step.result(TIMEOUT_S).result(TIMEOUT_S)
     assert order[:5] == ["StepSession"] * 5
     assert order.count("SuspendSession") > 4
 
@@ -90,8 +91,8 @@ def test_a_step_that_comes_while_a_session_is_being_suspended_ends_that(moving, 
             return move(session, **options)
 
         moving.suspend = step_after_the_first_part
-        assert worker.suspend("a").result(SOON_S) is False
-        assert np.array_equal(stepped[0].result(SOON_S).result(SOON_S)[0], expected)
+        assert worker.suspend("a").result(TIMEOUT_S) is False
+        assert np.array_equal(stepped[0].result(TIMEOUT_S).result(TIMEOUT_S)[0], expected)
         assert worker._sessions["a"].suspension is None
 
 
@@ -101,7 +102,7 @@ def test_a_chunk_that_is_being_decoded_is_finished_before_its_session_moves(movi
     decode, may_decode, order = moving.vae.decode, threading.Event(), []
 
     def decode_later(latents, state):
-        may_decode.wait(SOON_S)
+        may_decode.wait(TIMEOUT_S)
         order.append("decoded")
         return decode(latents, state)
 
@@ -118,7 +119,7 @@ def test_a_chunk_that_is_being_decoded_is_finished_before_its_session_moves(movi
         first = execute(worker, StepSession(session_id="a", actions=WALK[0]))
         suspended = worker.suspend("a")
         may_decode.set()
-        assert suspended.result(SOON_S) is True
+        assert suspended.result(TIMEOUT_S) is True
         shown = [first.result(0)[0], *walk_ahead(worker, "a", WALK[1:2])]
     assert order == ["decoded", "suspended", "decoded"]
     assert all(map(np.array_equal, shown, expected))
@@ -141,11 +142,11 @@ def test_a_session_that_ends_while_it_is_being_suspended_is_freed(moving, small_
 
         moving.suspend = end_meanwhile
         with pytest.raises(SessionClosed):
-            worker.suspend("a").result(SOON_S)
+            worker.suspend("a").result(TIMEOUT_S)
         execute(worker, CloseSession("a"))
         assert session.suspension is None and worker._sessions == {}
         with pytest.raises(SessionClosed, match="session a is not open"):
-            worker.suspend("a").result(SOON_S)
+            worker.suspend("a").result(TIMEOUT_S)
 
 
 def test_a_session_stays_where_host_memory_has_no_room(moving, small_parts, caplog):
@@ -154,7 +155,7 @@ def test_a_session_stays_where_host_memory_has_no_room(moving, small_parts, capl
     twin = moving.open(make_spec())
     with running(moving, free_host=lambda: next(free)) as worker:
         execute(worker, OpenSession("a", make_spec()))
-        assert worker.suspend("a").result(SOON_S) is False
+        assert worker.suspend("a").result(TIMEOUT_S) is False
         assert worker._sessions["a"].suspension is None
         assert "session a keeps its memory" in caplog.text
         (frames,) = walk_ahead(worker, "a", WALK[:1])
@@ -165,5 +166,5 @@ def test_on_a_cpu_a_session_is_suspended_at_once_and_frees_nothing(engine):
     with running(engine, free_host=lambda: 0) as worker:
         execute(worker, OpenSession("a", make_spec()))
         assert not worker.suspend_frees_memory
-        assert worker.suspend("a").result(SOON_S) is True
+        assert worker.suspend("a").result(TIMEOUT_S) is True
         assert worker._sessions["a"].window.k_NBFTHD.untyped_storage().nbytes() > 0
