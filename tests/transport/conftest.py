@@ -216,9 +216,11 @@ def listen():
             thread.start()
             while not server.started:
                 time.sleep(0.01)
-            yield listener.getsockname()[1]
-            server.should_exit = True
-            thread.join()
+            try:
+                yield listener.getsockname()[1]
+            finally:  # a thread that goes on would keep the process after a test that failed
+                server.should_exit = True
+                thread.join()
 
     return listening
 

@@ -17,6 +17,7 @@ import pytest
 from msgspec import msgpack
 from websockets.sync.server import serve as serve_sockets
 
+from tests.waiting import until
 from transport.access import Access
 from transport.access_config import AccessConfig
 from transport.client import connect
@@ -85,25 +86,42 @@ def test_a_full_server_says_when_to_come_back(url, world, tmp_path, capsys):
     assert capsys.readouterr().err == "error: the line is full; try again in 40 s\n"
 
 
-def test_a_client_follows_pause_speed_and_end(world, listen):
-    limits = {"idle_after_s": 1.5, "max_paused_s": 0.8}  # two chunks come before it is idle
+def test_a_client_follows_a_pause(url):
+    async def scenario():
+        news = []
+        async with connect(url, on_news=news.append) as client:
+
+            async def hide_for_a_while():
+                await client.show(visible=False)
+                await until(lambda: news)
+                await client.show(visible=True)
+
+            chunks = client.chunks()
+            await anext(chunks)
+            hiding = asyncio.create_task(hide_for_a_while())
+            while len(news) < 2:
+                await anext(chunks)
+            await hiding
+        return news, client.status.paused
+
+    assert asyncio.run(scenario()) == ([Paused("hidden"), Resumed()], None)
+
+
+def test_a_client_follows_the_end_of_a_pause(world, listen, monkeypatch):
+    monkeypatch.setattr("transport.wire.idle.NOTICE_SHARE", 2.0)  # announced with the pause
 
     async def scenario(url):
-        news, num_chunks = [], 0
-        with pytest.raises(TransportError, match="paused for 0.8 s") as ended:
+        news = []
+        with pytest.raises(TransportError, match="paused for 0.1 s") as ended:
             async with connect(url, on_news=news.append) as client:
                 async for _ in client.chunks():
-                    num_chunks += 1
-                    if num_chunks == 2:
-                        await client.show(visible=False)
-                        await client.show(visible=True)
-        return client, news, ended.value
+                    await client.show(visible=False)
+        return client.status, news, ended.value
 
-    with listen(world, **limits) as port:
-        client, news, error = asyncio.run(scenario(f"ws://127.0.0.1:{port}{SOCKET_PATH}"))
-    assert news[:2] == [Paused("hidden"), Resumed()]
-    assert news[-2:] == [Paused("idle"), Ending("idle", 1)]
-    assert (client.status.paused, client.status.ending) == ("idle", Ending("idle", 1))
+    with listen(world, max_paused_s=0.1) as port:
+        status, news, error = asyncio.run(scenario(f"ws://127.0.0.1:{port}{SOCKET_PATH}"))
+    assert news == [Paused("hidden"), Ending("idle", 1)]
+    assert (status.paused, status.ending) == ("hidden", Ending("idle", 1))
     assert error.code == "session_ended"
 
 
@@ -168,7 +186,6 @@ def test_the_reason_of_an_error_is_raised(url, world):
         (["--url", "ws://127.0.0.1/\udcff"], "--url ws://127.0.0.1/\\udcff: "),
         (["--url", "http://127.0.0.1/"], "--url http://127.0.0.1/: "),
         (["--url", "walk"], "--url walk: "),
-        (["--url", "ws://none.invalid/"], "cannot reach ws://none.invalid/: "),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_1(url, tmp_path, capsys, options, reason):
@@ -189,10 +206,22 @@ def test_an_unusable_proxy_is_one_line_and_exit_1(tmp_path, capsys, monkeypatch,
 
 
 def test_an_unreachable_server_is_one_line_and_exit_1(tmp_path, capsys):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
+    with socket.socket() as taken:  # which does not listen
+        taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
-    assert walk(f"ws://127.0.0.1:{port}/", tmp_path / "a.mp4") == 1
+        assert walk(f"ws://127.0.0.1:{port}/", tmp_path / "a.mp4") == 1
     assert capsys.readouterr().err.startswith(f"error: cannot reach ws://127.0.0.1:{port}/")
+
+
+def test_an_unknown_host_is_one_line_and_exit_1(tmp_path, capsys, monkeypatch):
+    def find(*args, **options):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", find)  # a resolver may take long to answer
+    assert walk("ws://none.invalid/", tmp_path / "a.mp4") == 1
+    assert capsys.readouterr().err == (
+        "error: cannot reach ws://none.invalid/: Name or service not known\n"
+    )
 
 
 def test_a_url_without_a_world_is_one_line_and_exit_1(url, tmp_path, capsys):
@@ -216,9 +245,11 @@ def answer(data):
 
         thread = threading.Thread(target=serve)
         thread.start()
-        yield listener.getsockname()[1]
-        listener.shutdown(socket.SHUT_RDWR)
-        thread.join()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
 
 
 @pytest.mark.parametrize(
