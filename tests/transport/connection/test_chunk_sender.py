@@ -7,6 +7,7 @@ import pytest
 from msgspec import msgpack
 from msgspec.structs import replace
 
+from tests.waiting import TIMEOUT_S
 from transport.codecs import open_encoder
 from transport.codecs.decoder import Decoder
 from transport.codecs.picture import PictureEncoder
@@ -126,7 +127,7 @@ def test_the_first_frames_leave_before_the_last_are_encoded(send, scenery, monke
 
     def encode_late(self, piece):
         if piece.start:
-            assert first_left.wait(10)
+            assert first_left.wait(TIMEOUT_S)
         return encode(self, piece)
 
     monkeypatch.setattr(PictureEncoder, "encode", encode_late)
@@ -144,7 +145,7 @@ def test_batches_are_encoded_side_by_side_and_sent_in_order(send, scenery, monke
 
     def encode_early(self, piece):
         if not piece.start:
-            assert second_done.wait(10)
+            assert second_done.wait(TIMEOUT_S)
         payload = encode(self, piece)
         if piece.start:
             second_done.set()

@@ -6,6 +6,8 @@ import pytest
 from msgspec import msgpack
 from PIL import Image
 
+from tests.transport.connection.virtual_clock import serve_on_virtual_clock
+from tests.waiting import until
 from transport.wire.errors import Refused
 from transport.wire.messages import Queued, Starting, WarningMessage
 
@@ -68,13 +70,17 @@ def jpeg_settings(data):
     ],
 )
 @pytest.mark.parametrize("by_event", [False, True])
-def test_the_default_quality_of_jpeg_is_that_of_the_client(peer, fields, quality, is_444, by_event):
+def test_the_default_quality_of_jpeg_is_that_of_the_client(
+    peer, world, fields, quality, is_444, by_event
+):
+    world.running.clear()
     settings = fields | {"realtime_output_format": "jpeg"}
     if by_event:
         peer.init(extensions=fields.get("extensions"), realtime_output_format="webp")
         peer.event("output", {k: v for k, v in settings.items() if k != "extensions"})
     else:
         peer.init(**settings)
+    world.running.set()
     batch = peer.read()
     while batch.get("content_type") != "image/jpeg" or "payload" not in batch:
         batch = peer.read()
@@ -179,9 +185,11 @@ def test_a_world_has_the_requested_size_or_the_shape_of_its_first_frame(
 def test_a_warning_of_the_world_is_sent_when_it_comes(peer, world):
     first, second = (WarningMessage(text, "prompt_truncated", "prompt") for text in ("one", "two"))
     world.warnings = [first]
+    world.running.clear()
     peer.init(extensions=True)
     assert [peer.read()["type"], peer.read()["content"]] == ["session", "one"]
     world.warnings = [second]
+    world.running.set()
     assert peer.read_until("warning")[-1]["content"] == "two"
     assert world.warnings == []
 
@@ -255,11 +263,13 @@ def test_a_text_frame_and_bad_bytes_are_answered(peer):
     assert peer.read()["type"] == "frame_batch"
 
 
-def test_an_invalid_event_is_answered_and_the_session_continues(peer):
+def test_an_invalid_event_is_answered_and_the_session_continues(peer, world):
+    world.running.clear()
     peer.init(max_chunks=3)
     peer.event("camera_actions", [[5]])
     error = peer.read_until("error")[-1]
     assert (error["code"], error["field"]) == ("invalid_field", "payload[0][0]")
+    world.running.set()
     assert peer.close_of() == (1000, "done")
 
 
@@ -300,9 +310,7 @@ def test_sending_a_chunk_overlaps_the_generation_of_the_next(make_socket, make_w
             tasks.start_soon(socket.serve, world)
             await socket.inbox.send(msgpack.encode({"type": "init", "max_chunks": 2} | FAST))
             await socket.stuck.wait()
-            with anyio.fail_after(5):
-                while len(world.steps) < 2:
-                    await anyio.sleep(0.005)
+            await until(lambda: len(world.steps) == 2)
             assert len(socket.sent) == 3  # session, header, and the payload that is stuck
             socket.release.set()
         assert socket.closed_with == (1000, "done")
@@ -310,17 +318,8 @@ def test_sending_a_chunk_overlaps_the_generation_of_the_next(make_socket, make_w
     anyio.run(scenario)
 
 
-def test_a_plain_client_is_paced_by_the_media_clock(make_socket, make_world):
-    world = make_world()
-
-    async def scenario():
-        socket = make_socket()
-        started = anyio.current_time()
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(socket.serve, world)
-            init = {"type": "init", "max_chunks": 4}
-            await socket.inbox.send(msgpack.encode(init))
-        return anyio.current_time() - started
-
-    # The fourth chunk starts 0.1 s before the first three have been shown: (9 + 12 + 12) / 60 s.
-    assert anyio.run(scenario) > 0.4
+def test_a_plain_client_is_paced_by_the_media_clock(world, monkeypatch):
+    socket = serve_on_virtual_clock(world, {"max_chunks": 4}, monkeypatch, seconds=60)
+    times = [at_s for at_s, message in socket.received if message["type"] == "frame_batch"]
+    # Each chunk starts 0.1 s before those before it have been shown: 9, 21 and 33 frames.
+    assert times == pytest.approx([0, 9 / 60 - 0.1, 21 / 60 - 0.1, 33 / 60 - 0.1])

@@ -7,6 +7,7 @@ import time
 import anyio
 from msgspec import msgpack
 
+from tests.waiting import TIMEOUT_S
 from transport.wire.errors import BadMessage
 from transport.wire.init import SessionRequest
 
@@ -52,7 +53,7 @@ def test_an_upload_does_not_delay_a_live_session(make_world, serve, monkeypatch)
 
     def decode_slowly(*args, **options):
         uploading.set()
-        release.wait(5)
+        release.wait(TIMEOUT_S)
         released.set()
         raise BadMessage("not an image")
 
@@ -62,7 +63,7 @@ def test_an_upload_does_not_delay_a_live_session(make_world, serve, monkeypatch)
         player.read_until("chunk_stats")
         monkeypatch.setattr("transport.connection.opening.decode_image", decode_slowly)
         stranger.init()
-        assert uploading.wait(5)
+        assert uploading.wait(TIMEOUT_S)
         for index in range(3):
             player.send(type="ack", chunk_index=index)
             player.read_until("chunk_stats")

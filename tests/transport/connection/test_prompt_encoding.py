@@ -100,6 +100,7 @@ def test_a_prompt_that_cannot_be_encoded_is_answered_and_the_old_one_stays(
 ):
     world.on_encode = WorldLost("the text encoder died")
     world.encoding.set()
+    world.running.clear()
     with server.dial() as peer:
         peer.init(extensions=extensions)
         peer.event("prompt", "rain", event_id=4)
@@ -109,6 +110,7 @@ def test_a_prompt_that_cannot_be_encoded_is_answered_and_the_old_one_stays(
         world.on_encode = None
         peer.event("prompt", "snow", event_id=5)
         wait_until(lambda: world.encoded == ["rain", "snow"])
+        world.running.set()
         peer.read_until("chunk_stats")
         wait_until(lambda: prompts(world))
     assert list(prompts(world).values()) == ["snow"]

@@ -11,7 +11,7 @@ import weakref
 import numpy as np
 import pytest
 
-from tests.waiting import wait_until
+from tests.waiting import TIMEOUT_S, wait_until
 
 SIZE = (832, 480)
 CHUNK_BYTES = 12 * 832 * 480 * 3
@@ -75,10 +75,11 @@ def test_a_client_that_reads_nothing_stops_its_world_after_two_chunks(big, liste
         assert big.most_alive <= MAX_CHUNKS * CHUNK_BYTES
 
 
-def test_a_client_that_reads_nothing_is_closed(big, listen, dial_raw):
+def test_a_client_that_reads_nothing_is_closed(big, listen, dial_raw, monkeypatch):
+    monkeypatch.setattr("transport.connection.close.CLOSE_TIMEOUT_S", TIMEOUT_S)
     with listen(big, ack_timeout_s=1.0) as port, dial_raw(port, extensions=True) as client:
-        wait_until(lambda: big.steps and big.live == big.detached, timeout_s=10)
-        client.socket.settimeout(10)
+        wait_until(lambda: big.steps and big.live == big.detached)
+        client.socket.settimeout(TIMEOUT_S)
         while client.read() is not None:
             pass
         assert client.closed_with.reason == "a message could not be sent within 1 s"
