@@ -12,6 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from tests.waiting import TIMEOUT_S
 from transport.image_fetcher import ImageFetcher, public_connector
 from transport.wire.errors import BadMessage
 
@@ -100,7 +101,7 @@ class Site:
             return connector(resolver=self.resolver, ssl=trusted)
 
         try:
-            yield ImageFetcher(hosts, **({"connect": connect, "timeout_s": 60} | options))
+            yield ImageFetcher(hosts, **({"connect": connect, "timeout_s": TIMEOUT_S} | options))
         finally:
             await runner.cleanup()
 

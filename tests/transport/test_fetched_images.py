@@ -8,6 +8,7 @@ import pytest
 from aiohttp import web
 
 from tests.transport.image_site import PIXELS, URL
+from tests.waiting import until
 from transport.image_fetcher import MAX_BYTES, MAX_FETCHES
 
 
@@ -104,7 +105,7 @@ def test_a_slow_server_is_given_up_after_the_time_for_all(site, moment):
     began = time.monotonic()
     text = site.refusal(URL, timeout_s=0.5)
     assert text == "`image` took too long to fetch, expected at most 0.5 s"
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
 
 
 def test_a_body_that_breaks_off_is_refused(site):
@@ -124,11 +125,11 @@ def test_a_cancelled_fetch_leaves_its_server_at_once(site):
 
     async def scenario():
         async with site.open() as fetcher:
-            with anyio.move_on_after(0.3):
-                await fetcher.fetch(URL, field="image")
-            with anyio.fail_after(5):
-                while not site.gone:
-                    await anyio.sleep(0.01)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(partial(fetcher.fetch, URL, field="image"))
+                await until(lambda: site.asked)
+                tasks.cancel_scope.cancel()
+            await until(lambda: site.gone)
 
     site.handle = wait
     anyio.run(scenario)

@@ -5,6 +5,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from tests.waiting import until
 from transport.freed_memory import find_trim, give_back
 
 NUM_BLOCKS, BLOCK_BYTES = 2000, 50_000  # in the arena: larger blocks have a mapping of their own
@@ -23,9 +24,7 @@ def test_freed_blocks_leave_the_process():
         before = resident_bytes()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(give_back, 0.01)
-            with anyio.fail_after(10):
-                while before - resident_bytes() < NUM_BLOCKS * BLOCK_BYTES / 2:
-                    await anyio.sleep(0.01)
+            await until(lambda: before - resident_bytes() >= NUM_BLOCKS * BLOCK_BYTES / 2)
             tasks.cancel_scope.cancel()
         assert len(held) == BLOCK_BYTES
 

@@ -5,6 +5,7 @@ import pytest
 from aiohttp import TCPConnector
 
 from tests.transport.image_site import HOSTS, PIXELS, URL
+from tests.waiting import TIMEOUT_S
 from transport.image_fetcher import ImageFetcher, is_public
 from transport.wire.errors import BadMessage
 
@@ -154,7 +155,8 @@ def test_names_are_resolved_as_the_system_does(caplog):
     caplog.set_level("INFO")
 
     async def scenario():
-        await ImageFetcher(["localhost"]).fetch("https://localhost/", field="image")
+        fetcher = ImageFetcher(["localhost"], timeout_s=TIMEOUT_S)
+        await fetcher.fetch("https://localhost/", field="image")
 
     with pytest.raises(BadMessage, match="cannot be fetched"):
         anyio.run(scenario)

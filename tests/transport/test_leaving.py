@@ -153,10 +153,9 @@ def test_a_world_waits_for_a_client_whose_socket_was_lost(world, listen, caplog,
 
 def test_a_client_that_vanishes_in_a_pause_is_noticed(world, listen):
     """It sends no close, and its pong is missing."""
-    with listen(world, ping_s=0.5) as port:
+    with listen(world, ping_s=3) as port:
         client = WebSocketClient(port, **INIT)
         client.send(**HIDE)
         wait_until(lambda: world.pauses)
-        assert world.live
-        wait_until(lambda: not world.live, timeout_s=10)
+        wait_until(lambda: not world.live)
         client.close()

@@ -7,6 +7,7 @@ from msgspec import msgpack
 from starlette.websockets import WebSocketDisconnect
 
 from tests.transport.access.clients import BOB, bearer, first_message
+from tests.waiting import TIMEOUT_S
 from transport import access
 from transport.paths import CLIPS_PATH, SOCKET_PATH
 
@@ -25,10 +26,10 @@ def test_a_token_has_so_many_opens_a_minute(guard):
         for _ in range(2):
             assert first_message(http, headers=bearer()) == "frame_batch"
         code, close_code, _, retry_after_s = first_message(http, headers=bearer())
-        assert (code, close_code) == ("busy", 1013) and 50 < retry_after_s <= 60
+        assert (code, close_code) == ("busy", 1013) and 0 < retry_after_s <= 60
         answer = http.post(CLIPS_PATH, json={"actions": "w-1"}, headers=bearer())
         assert answer.status_code == 429
-        assert 50 < int(answer.headers["retry-after"]) <= 60
+        assert 0 < int(answer.headers["retry-after"]) <= 60
         assert http.get("/v1/world", headers=bearer()).status_code == 200
 
 
@@ -51,7 +52,7 @@ def test_a_clip_that_is_generated_takes_its_token_s_place(guard, world):
     world.running.clear()
     with guard(max_clips=1) as http, ThreadPoolExecutor(1) as thread:
         first = thread.submit(http.post, CLIPS_PATH, **fields)
-        assert world.stepping.wait(30)
+        assert world.stepping.wait(TIMEOUT_S)
         refused = http.post(CLIPS_PATH, **fields)
         assert (refused.status_code, refused.headers["retry-after"]) == (429, "5")
         world.running.set()

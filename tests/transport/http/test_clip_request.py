@@ -3,6 +3,7 @@ from urllib.parse import quote
 
 import pytest
 
+from tests.waiting import TIMEOUT_S
 from transport.http.clip_request import FIELDS
 
 FORM = "application/x-www-form-urlencoded"
@@ -202,7 +203,7 @@ def test_json_takes_integers_as_forms_do(post, world):
 def test_a_body_that_stops_ends_its_request(world, listen, leave):
     head = b"POST /v1/clips HTTP/1.1\r\nhost: x\r\ncontent-type: %b\r\ncontent-length: 99\r\n\r\n"
     with listen(world, init_timeout_s=0.3) as port:
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        with socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_S) as client:
             client.sendall(head % FORM.encode() + b"actions=w-1")
             if not leave:
                 answer = b"".join(iter(lambda: client.recv(65536), b""))

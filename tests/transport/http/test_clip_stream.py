@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from starlette.requests import Request
 
+from tests.waiting import TIMEOUT_S
 from transport.http.clip import clip
 from transport.wire.errors import WorldLost
 from transport.wire.limits import ClientLimits
@@ -48,7 +49,7 @@ def stream_clip(
         on_send(message)
 
     async def scenario():
-        with anyio.fail_after(10):
+        with anyio.fail_after(TIMEOUT_S):
             request = Request(scope, receive)
             response = await clip(
                 request,
@@ -158,7 +159,7 @@ def test_a_client_that_reads_nothing_frees_the_world(world):
         response = await clip(
             Request(scope, receive), world, limits=limits, capacity=CapacityLimits()
         )
-        with anyio.fail_after(5), pytest.raises(ExceptionGroup):
+        with anyio.fail_after(TIMEOUT_S), pytest.raises(ExceptionGroup):
             await response(scope, receive, send)
 
     anyio.run(scenario)

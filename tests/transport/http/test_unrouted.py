@@ -5,6 +5,7 @@ from starlette.testclient import WebSocketDenialResponse
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
+from tests.waiting import TIMEOUT_S
 from transport.paths import SOCKET_PATH
 
 WRONG_SOCKETS = [
@@ -24,7 +25,7 @@ WRONG_SOCKETS = [
 
 def ask(port, method, path, **headers):
     """(status, headers, text) from a server on loopback."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
     try:
         connection.request(method, path, headers=headers)
         answer = connection.getresponse()
@@ -116,7 +117,7 @@ def test_a_server_on_a_real_socket_answers_so_too(world, listen):
     with listen(world) as port:
         for path in ("/v1/realtime_video", "/health", "/static/x"):
             with pytest.raises(InvalidStatus) as denied:
-                connect(f"ws://127.0.0.1:{port}{path}")
+                connect(f"ws://127.0.0.1:{port}{path}", open_timeout=TIMEOUT_S)
             assert denied.value.response.status_code == 404
             assert SOCKET_PATH.encode() in denied.value.response.body
         assert ask(port, "GET", SOCKET_PATH)[0] == 426
