@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
 
 from benchmarks.chromium import MISSING, STEP_MS, VIEWPORT, find_chromium, launch
+from tests.browser.driver import NOTE_TEXTS
 
 
 class Server(Protocol):
@@ -42,6 +43,7 @@ def page(chromium: str, browser: Browser, server: Server) -> Iterator[Page]:
     """
     context = browser.new_context(viewport=VIEWPORT)
     context.set_default_timeout(STEP_MS)
+    context.add_init_script(NOTE_TEXTS)
     page = context.new_page()
     errors: list[str] = []
     hosts: set[str] = set()

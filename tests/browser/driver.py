@@ -9,13 +9,30 @@ from playwright.sync_api import Page, WebSocket
 
 from transport.codecs.payload import Frames
 
-# `said` has what the page's live region has said since then.
-LISTEN_TO_ANNOUNCER = """() => {
-    window.said = [];
-    const region = document.getElementById("announcer");
-    const note = () => region.textContent && said.push(region.textContent);
-    new MutationObserver(note).observe(region, { childList: true });
-}"""
+# `texts` has, by id, what each element has shown since the page was loaded: some texts stand for a
+# second, and a busy machine polls less often.
+NOTE_TEXTS = """
+window.texts = {};
+new MutationObserver((changes) => {
+    for (const element of new Set(changes.map(({ target }) => target))) {
+        const { id, textContent } = element;
+        if (id && textContent && element.checkVisibility()) (texts[id] ??= []).push(textContent);
+    }
+}).observe(document, { childList: true, subtree: true });
+"""
+
+
+def texts_of(page: Page, element: str) -> list[str]:
+    """The texts that the element of this id has shown since the page was loaded."""
+    texts: list[str] = page.evaluate("id => texts[id] ?? []", element)
+    return texts
+
+
+def wait_for_text(page: Page, element: str, text: str) -> None:
+    """Wait until the element of this id has shown a text that contains this one."""
+    page.wait_for_function(
+        "([id, text]) => texts[id]?.some((one) => one.includes(text))", arg=[element, text]
+    )
 
 
 def wait_for_async(page: Page, predicate: str, arg: Any = None) -> None:

@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import Page, ViewportSize, expect
 
 from benchmarks.chromium import STEP_MS
-from tests.browser.driver import LISTEN_TO_ANNOUNCER, wait_for_async
+from tests.browser.driver import texts_of, wait_for_async
 from tests.browser.fake_server import chunk, grey
 from tests.browser.scripted.contrast import texts_with_contrast
 from tests.browser.scripted.world import ScriptedWorld, enter_scripted
@@ -122,26 +122,27 @@ def test_the_accessibility_tree_of_the_start_screen(page: Page) -> None:
 
 
 def test_each_state_is_announced(page: Page) -> None:
-    page.evaluate(LISTEN_TO_ANNOUNCER)
     world = ScriptedWorld(page)
     page.click("#enter")
     world.wait_for_init(1)
-    page.wait_for_function("said.includes('Opening the world – A moment.')")
+    page.wait_for_function("texts.announcer?.includes('Opening the world – A moment.')")
     world.send({"type": "queued", "position": 2, "all_taken": True})
-    page.wait_for_function("said.at(-1) === 'Every world is taken – You are 2nd in line.'")
+    page.wait_for_function(
+        "texts.announcer?.at(-1) === 'Every world is taken – You are 2nd in line.'"
+    )
     world.open()
-    page.wait_for_function("said.at(-1).startsWith('You are in the world. Hold W')")
+    page.wait_for_function("texts.announcer?.at(-1).startsWith('You are in the world. Hold W')")
     pause(page, world)
-    page.wait_for_function("said.at(-1).startsWith('Paused')")
+    page.wait_for_function("texts.announcer?.at(-1).startsWith('Paused')")
     world.send({"type": "ending", "reason": "idle", "in_s": 60})
-    page.wait_for_function("said.at(-1).startsWith('This walk ends in 60 s')")
+    page.wait_for_function("texts.announcer?.at(-1).startsWith('This walk ends in 60 s')")
     world.send({"type": "resumed"})
-    page.wait_for_function("said.at(-1).startsWith('You are in the world.')")
+    page.wait_for_function("texts.announcer?.at(-1).startsWith('You are in the world.')")
     world.send({"type": "paced", "speed_percent": 45})
-    page.wait_for_function("said.at(-1).startsWith('The world runs at 45 %')")
+    page.wait_for_function("texts.announcer?.at(-1).startsWith('The world runs at 45 %')")
     end(page, world)
-    page.wait_for_function("said.at(-1).startsWith('The walk has ended')")
-    assert page.evaluate("said.filter((text) => text.includes('in 59 s'))") == []
+    page.wait_for_function("texts.announcer?.at(-1).startsWith('The walk has ended')")
+    assert not [text for text in texts_of(page, "announcer") if "in 59 s" in text]
 
 
 @pytest.mark.parametrize("level", [SNOW, NIGHT], ids=["snow", "night"])
@@ -151,6 +152,7 @@ def test_texts_are_legible_over_any_picture(
 ) -> None:
     page.set_viewport_size(ViewportSize(width=viewport[0], height=viewport[1]))
     world = enter_world_of(page, level)
+    page.evaluate("() => { window.setTimeout = () => 0; }")  # the toast stays
     world.send({"type": "paced", "speed_percent": 45})
     world.send({"type": "ending", "reason": "longest_session", "in_s": 60})
     page.wait_for_selector("#ending")

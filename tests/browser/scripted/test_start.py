@@ -9,6 +9,7 @@ from msgspec import msgpack
 from PIL import Image
 from playwright.sync_api import Page
 
+from tests.browser.driver import wait_for_text
 from tests.browser.scripted.world import ScriptedWorld, enter_scripted, keep, offer
 from tests.transport.fake_world import png
 
@@ -119,9 +120,9 @@ def test_the_same_file_is_taken_twice(page: Page) -> None:
 @pytest.mark.parametrize("removed", [1, 2])
 def test_removing_one_of_two_uploads_leaves_the_other(page: Page, removed: int) -> None:
     files = [png(30, 20), png(40, 20)]
-    for data in files:
+    for number, data in enumerate(files):
         upload(page, data)
-    page.wait_for_selector("text=Your picture 2")
+        page.locator("#openings .removable").nth(number).wait_for()
     page.locator(".remove").nth(removed - 1).click()
     assert enter(page)["first_frame"] == files[2 - removed]
 
@@ -158,11 +159,11 @@ def test_a_saved_world_dropped_on_a_walk_is_opened(page: Page) -> None:
 def test_what_cannot_be_taken_does_not_end_the_walk(page: Page) -> None:
     world = enter_scripted(page)
     drop(page, "broken.png", b"no", "image/png")
-    page.wait_for_selector("#toast:has-text('broken.png is not a picture')")
+    wait_for_text(page, "toast", "broken.png is not a picture")
     drop(page, "huge.world", b"", padding=16 * 2**20)
-    page.wait_for_selector("#toast:has-text('huge.world has 16 MiB')")
+    wait_for_text(page, "toast", "huge.world has 16 MiB")
     drop(page, "notes.txt", b"no picture", "text/plain")
-    page.wait_for_selector("#toast:has-text('notes.txt is neither a picture nor a saved world')")
+    wait_for_text(page, "toast", "notes.txt is neither a picture nor a saved world")
     assert page.evaluate("lingbot.state") == "playing"
     assert len(world.sockets) == 1
 
@@ -229,8 +230,8 @@ def test_a_file_that_cannot_be_read_is_told_in_one_line(page: Page, name: str, h
         if how == "dropped on a walk":
             enter_scripted(page)
         drop(page, name, data, kind)
-    line = "#toast" if how == "dropped on a walk" else "#start-notice"
-    page.wait_for_selector(f"{line}:has-text('{name} cannot be read.')")
+    line = "toast" if how == "dropped on a walk" else "start-notice"
+    wait_for_text(page, line, f"{name} cannot be read.")
 
 
 def test_a_kept_world_that_cannot_be_read_is_told_in_one_line(page: Page) -> None:

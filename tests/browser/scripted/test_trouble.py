@@ -6,6 +6,7 @@ from typing import get_args
 import pytest
 from playwright.sync_api import Page
 
+from tests.browser.driver import texts_of, wait_for_text
 from tests.browser.scripted.world import SESSION, ScriptedWorld, enter_scripted
 from transport.wire.errors import ErrorCode
 
@@ -87,19 +88,14 @@ def test_a_server_that_restarts_is_told_from_the_first_word_to_the_last(page: Pa
     """It says so, closes, and knows the walk no more; the next walk is announced."""
     world = enter_scripted(page)
     world.send({"type": "reconnect", "reason": "code 1012"})
-    page.wait_for_selector("text=This server goes away, and another one takes over.")
+    wait_for_text(page, "toast", "This server goes away, and another one takes over.")
     world.close(1012, "1012")
     world.wait_for_init(2)
     world.send({"type": "error", "code": "session_gone", "content": "1012: no such session"})
-    # Read at once: the next walk begins after 2 s.
-    text = page.wait_for_function(
-        """() => {
-            const text = document.body.innerText;
-            return text.includes("A new walk from the same picture in") && text;
-        }"""
-    ).json_value()
-    assert "That world is gone" in text
-    assert not CLOSE_CODE.search(text)
+    wait_for_text(page, "card-retry", "A new walk from the same picture in")
+    assert "That world is gone" in texts_of(page, "card-title")
+    for element in ("toast", "card-title", "card-text", "card-detail", "card-retry"):
+        assert not [text for text in texts_of(page, element) if CLOSE_CODE.search(text)]
 
 
 def test_the_page_says_when_it_has_stopped_trying(page: Page) -> None:
@@ -124,7 +120,7 @@ def test_a_refused_event_is_no_reason_of_a_later_end(page: Page) -> None:
     world.send({"type": "paused", "reason": "idle"})
     text = "the prompt stays as it was"
     world.send({"type": "error", "code": "refused", "content": text, "event_id": event_id})
-    page.wait_for_selector(f"#toast:has-text('{text}')")
+    wait_for_text(page, "toast", text)
     world.close(1006)
     assert "resume" in world.wait_for_init(2)
 
@@ -135,6 +131,6 @@ def test_a_refused_event_does_not_end_a_world_that_opens(page: Page) -> None:
     page.click("#enter")
     world.wait_for_init(1)
     world.send(SESSION, {"type": "error", "code": "invalid", "content": "not now", "event_id": 1})
-    page.wait_for_selector("#toast:has-text('not now')")
+    wait_for_text(page, "toast", "not now")
     world.play(world_index=0)
     assert page.evaluate("lingbot.state") == "playing"
