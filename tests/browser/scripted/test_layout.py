@@ -82,6 +82,28 @@ def test_the_pads_stand_on_the_picture_or_beside_it(page: Page, viewport: tuple[
             assert not straddles or narrow, (size, key)
 
 
+def test_an_opening_that_comes_late_leaves_the_shape_of_the_frame(page: Page) -> None:
+    """A busy page's thread crops it after the first frame."""
+    page.evaluate(
+        """() => {
+            const { createImageBitmap } = window;
+            window.createImageBitmap = async (...image) => {
+                await new Promise((resolve) => { window.crop = resolve; });
+                const cropped = await createImageBitmap(...image);
+                window.isCropped = true;
+                return cropped;
+            };
+        }"""
+    )
+    world = enter_scripted(page)
+    page.wait_for_function("window.crop !== undefined")
+    show_size(page, world, 64, 112)
+    page.evaluate("() => { crop(); }")
+    page.wait_for_function("window.isCropped")
+    left, top, right, bottom = box(page, "#world")
+    assert (right - left) / (bottom - top) == pytest.approx(64 / 112, rel=0.01)
+
+
 @pytest.mark.parametrize("viewport", [PORTRAIT, SMALL])
 def test_the_world_is_as_wide_as_a_phone(page: Page, viewport: tuple[int, int]) -> None:
     resize(page, viewport)

@@ -115,6 +115,12 @@ def keep(page: Page, world: ScriptedWorld, world_index: int = 1) -> None:
     page.evaluate("keeping")
 
 
+def wait_for_moments(page: Page, num: int) -> None:
+    page.wait_for_function(
+        "num => document.querySelectorAll('#moments img').length >= num", arg=num
+    )
+
+
 def offer(page: Page) -> str:
     page.wait_for_selector("#continue:visible")
     return page.inner_text("#continue")

@@ -13,6 +13,7 @@ export class FramePlayer {
   #decoding = Promise.resolve(); // a chain: batches decode in the order of their arrival
   #numReceived = 0;
   #numInChunk = 0; // frames of the arriving chunk, undecodable ones included
+  #numFlushes = 0;
   #draining = false;
   #lastPreview = { atMs: -PREVIEW_PERIOD_MS, chunkIndex: null };
   #closed = false;
@@ -21,7 +22,8 @@ export class FramePlayer {
   /**
    * onReport({ report, stats, ... }): `report` is one of
    * "decoded" with numFrames and header, "shown" with width, height, eventIds and worldChunkIndex,
-   * "preview" with image (an ImageBitmap) and worldChunkIndex, "decode_failed" with recovery ("none", "key_frame" or "jpeg"), "finished".
+   * "preview" with image (an ImageBitmap), worldChunkIndex and numFlushes before its frame,
+   * "decode_failed" with recovery ("none", "key_frame" or "jpeg"), "finished".
    */
   constructor({ fps, chunkFrames, canvas, onReport }) {
     this.#canvas = canvas;
@@ -49,7 +51,10 @@ export class FramePlayer {
 
   /** Drops the frames of the batches so far, once they are decoded. */
   flush() {
-    this.#decoding = this.#decoding.then(() => this.#buffer.flush());
+    this.#decoding = this.#decoding.then(() => {
+      this.#numFlushes += 1;
+      this.#buffer.flush();
+    });
   }
 
   /** A hidden page shows no frames. Frames due in that time do not count as late. */
@@ -139,8 +144,9 @@ export class FramePlayer {
     if (startsChunk) this.#lastPreview.chunkIndex = chunkIndex;
     if (!startsChunk || nowMs - atMs < PREVIEW_PERIOD_MS) return;
     this.#lastPreview.atMs = nowMs;
+    const numFlushes = this.#numFlushes;
     this.#canvas.makePreview().then(
-      (image) => this.#emit("preview", { image, worldChunkIndex }),
+      (image) => this.#emit("preview", { image, worldChunkIndex, numFlushes }),
       () => {}, // the strip lacks a moment, and nobody misses it
     );
   }

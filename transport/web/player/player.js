@@ -14,6 +14,8 @@ export class Player {
   #pending = new Map(); // id of a question to the resolve function of its promise
   #nextId = 0;
   #fps = null;
+  #hasShown = false; // a frame of this session
+  #numFlushes = 0; // of this session
   #recording = null; // { onSecond, onEnd, onFile } and its id
   #hasReported = false;
 
@@ -46,12 +48,14 @@ export class Player {
     this.#sessionId += 1;
     this.#onReport = onReport;
     this.#fps = fps;
+    this.#hasShown = false;
+    this.#numFlushes = 0;
     this.#send("open", { sessionId: this.#sessionId, fps, chunkFrames });
   }
 
   /** Shows an ImageBitmap until the first frame. Takes ownership of the bitmap. */
   showImage(image) {
-    this.#setAspect(image);
+    if (!this.#hasShown) this.#setAspect(image);
     this.#send("showImage", { image }, [image]);
   }
 
@@ -63,8 +67,9 @@ export class Player {
     else image.close();
   }
 
-  /** Drops the frames that were received before, and are not shown yet. */
+  /** Drops the frames that were received before, and are not shown yet, and previews under way. */
   flush() {
+    this.#numFlushes += 1;
     this.#send("flush");
   }
 
@@ -152,20 +157,24 @@ export class Player {
       if (message.report === "recording") this.#recording.onSecond(message.seconds);
       else this.#recording.onEnd();
     } else if (message.sessionId === this.#sessionId) {
-      if (message.report === "shown") this.#setAspect(message);
+      if (message.report === "shown") {
+        this.#hasShown = true;
+        this.#setAspect(message);
+      }
       if (message.report === "preview") this.#encodePreview(message);
       else this.#onReport(message);
     }
   }
 
   /** Reports a preview as a JPEG. Its stats are old by then, and left out. */
-  async #encodePreview({ image, sessionId, worldChunkIndex }) {
+  async #encodePreview({ image, sessionId, numFlushes, worldChunkIndex }) {
     const canvas = document.createElement("canvas");
     Object.assign(canvas, { width: image.width, height: image.height });
     canvas.getContext("bitmaprenderer").transferFromImageBitmap(image);
     const encoded = (resolve) => canvas.toBlob(resolve, "image/jpeg", PREVIEW_QUALITY);
     const jpeg = await new Promise(encoded);
-    if (jpeg !== null && sessionId === this.#sessionId) {
+    const isOfThisPast = sessionId === this.#sessionId && numFlushes === this.#numFlushes;
+    if (jpeg !== null && isOfThisPast) {
       this.#onReport({ report: "preview", image: jpeg, worldChunkIndex });
     }
   }
