@@ -10,7 +10,15 @@ from PIL import Image
 from playwright.sync_api import Page
 
 from benchmarks.page import enter, wait_until_playing
-from tests.browser.driver import fake_visibility, play_until, read_card, wait_for_async
+from tests.browser.driver import (
+    fake_visibility,
+    listen_to_client,
+    play_until,
+    read_card,
+    texts_of,
+    wait_for_async,
+    wait_for_text,
+)
 from tests.browser.scripted.world import (
     OUTPUT_FIELDS,
     REFUSED,
@@ -18,6 +26,7 @@ from tests.browser.scripted.world import (
     ScriptedWorld,
     keep,
     offer,
+    wait_for_moments,
 )
 
 pytestmark = [pytest.mark.browser]
@@ -31,7 +40,7 @@ def test_a_saved_world_is_a_file(page: Page, world: ScriptedWorld, tmp_path: Pat
     assert re.fullmatch(r"lingbot-[\d-]+T[\d-]+\.world", download.value.suggested_filename)
     download.value.save_as(tmp_path / "saved")
     assert (tmp_path / "saved").read_bytes() == SNAPSHOT
-    page.wait_for_selector("text=The world was saved to a file.")
+    wait_for_text(page, "toast", "The world was saved to a file.")
 
 
 def test_an_error_of_the_server_is_one_line_and_the_walk_goes_on(
@@ -41,7 +50,7 @@ def test_an_error_of_the_server_is_one_line_and_the_walk_goes_on(
     page.click("#save")
     event_id = world.wait_for_event("save")["event_id"]
     world.send({"type": "error", "code": "refused", "content": "not now", "event_id": event_id})
-    page.wait_for_selector("#toast:has-text('not now')")
+    wait_for_text(page, "toast", "not now")
     world.play(world_index=1)
     assert page.evaluate("lingbot.state") == "playing"
 
@@ -49,10 +58,11 @@ def test_an_error_of_the_server_is_one_line_and_the_walk_goes_on(
 def test_a_kept_world_goes_on_after_a_reload(page: Page, world: ScriptedWorld) -> None:
     page.fill("#live-prompt", "a hill")
     page.press("#live-prompt", "Enter")
+    wait_for_moments(page, 1)
     keep(page, world)
     page.reload()
     assert "0:00 into a walk" in offer(page)
-    assert page.evaluate("document.querySelector('#continue-image').naturalWidth") == 210
+    page.wait_for_function("document.querySelector('#continue-image').naturalWidth === 210")
     page.click("#continue")
     init = world.wait_for_init(2)
     assert init.keys() == OUTPUT_FIELDS | {"snapshot"}
@@ -84,6 +94,36 @@ def test_a_world_is_kept_every_ten_seconds_while_it_goes_on(page: Page) -> None:
     world.play(world_index=1)
     page.evaluate("() => { lingbot.keep(); }")
     world.wait_for_event("save", 2)
+
+
+def test_a_world_that_is_being_kept_is_awaited(page: Page, world: ScriptedWorld) -> None:
+    page.evaluate("() => { lingbot.keep(); lingbot.keep().then(() => { window.isKept = true; }); }")
+    world.wait_for_event("save")
+    assert page.evaluate("window.isKept") is None
+    world.answer_save(1)
+    page.wait_for_function("window.isKept")
+    assert len(world.events("save")) == 1
+    page.reload()
+    offer(page)
+
+
+@pytest.mark.parametrize("code", [1000, 1006])
+@pytest.mark.parametrize("action", ["save", "fork", "step-back", "keep"])
+def test_an_end_is_no_error_of_what_is_under_way(
+    page: Page, world: ScriptedWorld, action: str, code: int
+) -> None:
+    """After code 1000 the page shows the frames that it has, before the end."""
+    if action == "keep":
+        page.evaluate("() => { lingbot.keep(); }")
+    else:
+        page.evaluate("id => document.getElementById(id).click()", action)
+    world.wait_for_event({"keep": "save", "step-back": "rewind"}.get(action, action))
+    world.close(code)
+    if code == 1000:
+        read_card(page)
+    else:
+        world.wait_for_init(2)
+    assert not [text for text in texts_of(page, "toast") if "No world is open" in text]
 
 
 def test_a_world_is_kept_when_its_page_is_hidden(page: Page, world: ScriptedWorld) -> None:
@@ -206,10 +246,13 @@ def test_a_world_of_the_server_is_saved_opened_and_kept(page: Page, tmp_path: Pa
     page.click("#continue")
     play_until(page, kept)
     page.keyboard.press("Escape")
+    sent = listen_to_client(page)
     page.set_input_files("#open", path)
     wait_until_playing(page)
-    index = msgpack.decode(path.read_bytes())["chunk_index"]
-    assert index <= page.evaluate("lingbot.stats.worldChunkIndex") <= kept + 1, "from the file"
+    snapshot = path.read_bytes()
+    assert sent[0]["snapshot"] == snapshot
+    index = msgpack.decode(snapshot)["chunk_index"]
+    assert page.evaluate("lingbot.stats.worldChunkIndex") >= index
     page.keyboard.press("Escape")
     path.write_bytes(b"{}")
     page.set_input_files("#open", path)

@@ -85,10 +85,10 @@ export class Session {
 
   close() {
     document.removeEventListener("visibilitychange", this.#onVisibility);
-    this.#requests.end(CLOSED);
     this.#wire.close();
     this.#player.close();
-    this.#state = "ended";
+    this.#state = "ended"; // first: who asked is silent after an end
+    this.#requests.end(CLOSED);
   }
 
   #tellVisibility() {
@@ -195,7 +195,6 @@ export class Session {
   #finish(close) {
     if (this.#end !== null) return;
     this.#end = { ...close, error: this.#error };
-    this.#requests.end(CLOSED);
     this.#player.finish({ drain: close.code === 1000 });
   }
 

@@ -15,7 +15,7 @@ export class Autosave {
   #onVisibility = () => {
     if (document.hidden) this.save(); // the page may never be shown again
   };
-  #isSaving = false;
+  #saving = null; // the promise of the save under way
   #savedIndex = null; // newest chunk at the last save
   #numBytes = USUAL_BYTES; // of the last save
 
@@ -31,12 +31,18 @@ export class Autosave {
     document.addEventListener("visibilitychange", this.#onVisibility);
   }
 
-  /** Saves the world unless nothing is new, or a save is under way. */
-  async save() {
+  /** Saves the world unless nothing is new. Resolves when it is saved, also by a save under way. */
+  save() {
+    this.#saving ??= this.#save().finally(() => {
+      this.#saving = null;
+    });
+    return this.#saving;
+  }
+
+  async #save() {
     const { state, stats } = this.#session;
     const isOpen = state === "playing" || state === "paused";
-    if (!isOpen || this.#isSaving || stats.chunkIndex === this.#savedIndex) return;
-    this.#isSaving = true;
+    if (!isOpen || stats.chunkIndex === this.#savedIndex) return;
     try {
       const message = await this.#session.ask("save");
       this.#savedIndex = stats.chunkIndex;
@@ -47,8 +53,6 @@ export class Autosave {
         this.stop();
         this.#onFailed(error);
       }
-    } finally {
-      this.#isSaving = false;
     }
   }
 
