@@ -3,6 +3,7 @@
 const MAX_SHARE_UNSEEN = 2 / 3; // of a chunk's bytes that came before its first measured moment
 const MIN_RATE_BYTES = 5_000; // fewer bytes measure the encoder instead of the line
 const NUM_RATES = 12;
+const RANK = 3; // a page that stands still gets all messages of a chunk at once, as by a fast line
 const CLEARLY_LONGER = 1.25; // than encoding: then the line was the bottleneck
 
 export class LineMeter {
@@ -13,11 +14,12 @@ export class LineMeter {
   #awaitedId = null; // the event id of a change of output that the server has not read yet
 
   /**
-   * Bytes per ms that the line has carried at best lately, or null if that is not known. The line may
-   * be faster: a chunk also waits for its encoder.
+   * Bytes per ms of the line: the third best of the last chunks, or null without one. The line may be
+   * faster: a chunk also waits for its encoder.
    */
   get rate() {
-    return this.#rates.length === 0 ? null : Math.max(...this.#rates);
+    const best = [...this.#rates].sort((a, b) => b - a).slice(0, RANK);
+    return best.at(-1) ?? null;
   }
 
   /** A change of output was sent with this event id. Chunks before its answer show the old one. */
