@@ -89,14 +89,20 @@ def play(
 ) -> None:
     """Send so many chunks, their last frames `wait_ms` after the first, and their figures.
 
-    Without a wait the second message has one frame, too few bytes for the page to measure the line:
-    the time between two messages of this process is as long as a busy machine makes it.
+    The page's clock stands still but for these waits. Without one the second message has one frame,
+    too few bytes for the page to measure the line: the time between two messages of this process is
+    as long as a busy machine makes it.
     """
+    if wait_ms:
+        world.page.evaluate(
+            "() => { window.now ??= performance.now(); performance.now = () => now; }"
+        )
     for _ in range(num):
         frames = grey(12 if wait_ms else 7, 90)
         parts = chunk(frames, index=world.num_chunks, name="jpeg", world_index=1)
         world.send(*parts[:-1])
-        world.page.wait_for_timeout(wait_ms)
+        if wait_ms:
+            world.page.evaluate("ms => { window.now += ms; }", wait_ms)
         world.send(parts[-1])
         world.send(
             {
