@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,16 +99,19 @@ def test_a_page_of_another_server_cannot_use_the_cookie(tab: Page, address: str)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
 
-        def answer() -> None:
-            connection, _ = listener.accept()
-            connection.recv(65536)
-            connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi")
-            connection.close()
+        def answer(connection: socket.socket) -> None:
+            with connection, suppress(OSError):  # the browser has closed it
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi")
 
-        thread = threading.Thread(target=answer)
-        thread.start()
+        def accept() -> None:
+            with suppress(OSError):  # the listener is closed
+                while True:
+                    connection, _ = listener.accept()
+                    threading.Thread(target=answer, args=[connection], daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
         tab.goto(f"http://127.0.0.1:{port}/")
-        thread.join()
     url = address.replace("http", "ws") + "/v1/realtime_video/generate"
     code = tab.evaluate(
         """url => new Promise((resolve) => {
