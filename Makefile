@@ -15,7 +15,7 @@ test: .venv/dev
 		&& $(BIN)/pytest $(PARALLEL) -m "not slow and not alone" && $(BIN)/pytest -m "alone and not slow" \
 		&& echo "make test: $$(( $$(date +%s) - start )) s"
 
-# CI runs these too: tests of minutes, or with a server of their own, and repeated claims.
+# CI runs these too: tests of minutes, most tests of the page, and repeated claims.
 test-slow: .venv/dev
 	$(BIN)/pytest $(PARALLEL) -m "slow and not alone" && $(BIN)/pytest -m "slow and alone"
 

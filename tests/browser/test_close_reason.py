@@ -8,7 +8,7 @@ from benchmarks.page import wait_until_playing
 from tests.browser.driver import read_card
 from tests.browser.fake_server import answer_init, close_with, route_sockets
 
-pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.xdist_group("browser")]
 
 
 def test_a_finished_session_is_shown_to_its_last_frame(page: Page) -> None:

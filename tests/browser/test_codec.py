@@ -22,7 +22,7 @@ from tests.browser.fake_server import Relay, answer_init, chunk, decode, grey
 from transport.codecs.payload import Frames
 from transport.wire.messages import Format
 
-pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.xdist_group("browser")]
 
 LOSSLESS = ("raw", "delta-zstd")
 MIN_PSNR_DB = 35.0  # the error of rounding and of chroma upsampling

@@ -13,7 +13,7 @@ from tests.browser.driver import (
 )
 from tests.browser.fake_server import keep_visible
 
-pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("server")]
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.xdist_group("server")]
 
 
 def middle(page: Page, selector: str) -> tuple[float, float]:

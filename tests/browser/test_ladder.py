@@ -10,7 +10,7 @@ from playwright.sync_api import Page
 from tests.browser.fake_server import serve_page
 from tests.transport.fake_world import FakeWorld
 
-pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.xdist_group("browser")]
 
 JPEG_KB = 56  # a chunk of the pocket world
 MBIT = 125.0  # kB/s

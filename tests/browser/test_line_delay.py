@@ -12,7 +12,7 @@ from tests.browser.simulated_line import SimulatedWalk, Tap
 from tests.transport.fake_world import FakeWorld
 from transport.wire.messages import Format
 
-pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.xdist_group("browser")]
 
 TWO_CHUNKS_S = 1.5
 SECONDS = 60
@@ -70,7 +70,6 @@ def test_a_line_that_does_not_carry_the_lowest_step_is_told_apart(page: Page) ->
     assert max(tap.delay_s for tap in walk(page, 0.03)) > TWO_CHUNKS_S
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("megabits_per_s", [10, 1, 0.3])
 def test_the_automatic_format_is_no_slower_than_any_fixed_one(
     page: Page, megabits_per_s: float

@@ -21,7 +21,7 @@ from tests.browser.fake_server import ScriptedServer, chunk, grey, serve_page
 from tests.transport.conftest import FakeWorld
 from transport.wire.limits import ClientLimits
 
-pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("presence")]
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.xdist_group("presence")]
 
 PAUSED = {"type": "paused", "reason": "idle"}
 RESUMED = {"type": "resumed"}

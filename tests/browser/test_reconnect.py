@@ -7,7 +7,7 @@ from benchmarks.page import wait_until_playing
 from tests.browser.driver import texts_of
 from tests.browser.fake_server import close_with, route_sockets
 
-pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("server")]
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.xdist_group("server")]
 
 
 def wait_for_reconnect(page: Page) -> None:

@@ -16,7 +16,7 @@ from tests.browser.driver import choose_format, wait_for_actions, wait_for_async
 from tests.browser.painted_world import serve_painted_worlds
 from tests.browser.video_file import assert_moves, assert_seeks, read_video
 
-pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.xdist_group("browser")]
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from tests.browser.scripted.contrast import texts_with_contrast
 from tests.browser.scripted.world import ScriptedWorld, enter_scripted
 from tests.transport.fake_world import png
 
-pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("focus")]
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.xdist_group("focus")]
 
 AXE = resources.files("axe_playwright_python").joinpath("axe.min.js").read_text()
 RUN_AXE = """async () => {

@@ -5,7 +5,7 @@ from playwright.sync_api import Page
 
 from tests.browser.scripted.world import ScriptedWorld
 
-pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("focus")]
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.xdist_group("focus")]
 
 # A keyboard of Playwright is a QWERTY one.
 PRESS = """([kind, code, key]) => {

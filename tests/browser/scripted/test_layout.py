@@ -12,7 +12,7 @@ from tests.browser.driver import wait_for_async
 from tests.browser.fake_server import chunk, grey
 from tests.browser.scripted.world import ScriptedWorld, enter_scripted
 
-pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("focus")]
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.xdist_group("focus")]
 
 DESKTOP, PORTRAIT, LANDSCAPE, SMALL = (1280, 800), (390, 844), (844, 390), (320, 480)
 OTHERS = [(1440, 700), (1080, 700), (900, 700), (812, 375), (768, 1024), (360, 640), (568, 320)]

@@ -18,7 +18,7 @@ from tests.browser.scripted.world import (
     wait_for_moments,
 )
 
-pytestmark = [pytest.mark.browser]
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 def moments(page: Page) -> list[str]:

@@ -11,7 +11,7 @@ from tests.browser.driver import choose_format
 from tests.browser.fake_server import chunk, grey
 from tests.browser.scripted.world import ScriptedWorld, enter_scripted
 
-pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("saved")]
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.xdist_group("saved")]
 
 expect.set_options(timeout=STEP_MS)  # its own is short for busy machines
 H264_STEP = {"format": "h264", "quality": 90, "width": 1}

@@ -10,7 +10,7 @@ from tests.browser.driver import texts_of, wait_for_text
 from tests.browser.scripted.world import SESSION, ScriptedWorld, enter_scripted
 from transport.wire.errors import ErrorCode
 
-pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("saved")]
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.xdist_group("saved")]
 
 CLOSE_CODE = re.compile(r"\b(10[01]\d|[34]\d{3})\b")
 ADVICE = re.compile(r"walk|choose|wait|open|begin|again|look", re.IGNORECASE)
