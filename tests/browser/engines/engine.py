@@ -67,7 +67,7 @@ class Engine:
         self._keys({"type": "keyUp", "value": key})
 
     def click(self, selector: str) -> None:
-        """Click the middle of an element, once it is there and enabled."""
+        """Click the middle of an element, once it is there, enabled and at rest."""
         middle = """selector => {
             const element = document.querySelector(selector);
             if (element === null || element.disabled) return null;
@@ -75,7 +75,10 @@ class Engine:
             const { x, y, width, height } = element.getBoundingClientRect();
             return width > 0 && [Math.round(x + width / 2), Math.round(y + height / 2)];
         }"""
-        x, y = self.wait_for(middle, selector)
+        place = None
+        while place != (newest := self.wait_for(middle, selector)):
+            place = newest
+        x, y = newest
         moves = [
             {"type": "pointerMove", "x": x, "y": y, "duration": 0},
             {"type": "pointerDown", "button": 0},

@@ -4,13 +4,13 @@ import base64
 import glob
 import json
 import os
-import socket
 import subprocess
 import time
 import urllib.error
 import urllib.request
 from typing import Any
 
+from benchmarks.local_server import free_port
 from tests.browser.engines.engine import SIZE, STEP_S
 
 BROWSERS = "/usr/lib/*/webkit2gtk-4*/MiniBrowser"
@@ -26,6 +26,7 @@ class WebKit:
             display = self._open_display()
             self._address = self._start_driver(path, display)
             self._session = self._open_session()
+            self._decoration = self._measure_decoration()
         except BaseException:
             self._end()
             raise
@@ -51,11 +52,16 @@ class WebKit:
         self._send("POST", f"/element/{found[ELEMENT]}/value", text=path)
 
     def resize(self, width: int, height: int) -> None:
-        self._send("POST", "/window/rect", width=width, height=height)
-        inner = json.loads(
-            self.evaluate("(async () => JSON.stringify([innerWidth, innerHeight]))()")
-        )
-        self._send("POST", "/window/rect", width=2 * width - inner[0], height=2 * height - inner[1])
+        across, along = self._decoration
+        self._send("POST", "/window/rect", width=width + across, height=height + along)
+        deadline_s = time.monotonic() + STEP_S
+        while True:
+            inner = self._inner_size()
+            if inner[0] >= width and inner[1] == height:  # a window is as wide as its tools
+                return
+            if time.monotonic() > deadline_s:
+                raise RuntimeError(f"the page has {inner}, not {width}x{height}")
+            time.sleep(0.1)
 
     def screenshot(self) -> bytes:
         return base64.b64decode(self._send("GET", "/screenshot"))
@@ -63,6 +69,17 @@ class WebKit:
     def close(self) -> None:
         self._send("DELETE", "")
         self._end()
+
+    def _inner_size(self) -> tuple[int, int]:
+        size = self.evaluate("(async () => JSON.stringify([innerWidth, innerHeight]))()")
+        width, height = json.loads(size)
+        return width, height
+
+    def _measure_decoration(self) -> tuple[int, int]:
+        """How much wider and higher a window is than its page."""
+        window = self._send("GET", "/window/rect")
+        width, height = self._inner_size()
+        return window["width"] - width, window["height"] - height
 
     def _open_display(self) -> str:
         read, write = os.pipe()
@@ -74,8 +91,7 @@ class WebKit:
             return f":{pipe.readline().strip()}"
 
     def _start_driver(self, path: str, display: str) -> str:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            port = listener.getsockname()[1]
+        port = free_port()
         environment = os.environ | {"DISPLAY": display, "GDK_BACKEND": "x11"}
         self._start([path, f"--port={port}", "--host=127.0.0.1"], env=environment)
         return f"http://127.0.0.1:{port}/session"
