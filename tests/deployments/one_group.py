@@ -88,7 +88,7 @@ async def settle():
 def run(scenario, **options):
     async def run_in_loop():
         group = Group(**options)
-        await asyncio.wait_for(scenario(group), 5)
+        await asyncio.wait_for(scenario(group), 60)
         for call in group.calls.values():
             call.cancel()
 

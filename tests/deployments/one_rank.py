@@ -63,7 +63,7 @@ class FakeEngine:
             raise LingbotError("thirteen is unlucky", field="seed")
 
     def open(self, spec):
-        self.gate.wait(5)
+        self.gate.wait(60)
         self.opened.append(spec.seed)
         self.context = spec.context
         self.check_open(spec)
@@ -82,14 +82,14 @@ class FakeEngine:
         parts = [Part((snapshot.seed,)), Part(is_last=True)]
 
         def advance():
-            self.gate.wait(5)
+            self.gate.wait(60)
             return parts.pop(0)
 
         return SimpleNamespace(session=session, advance=advance)
 
     def denoise(self, session, actions, *, context, prompt, recache):
         self.steps.append((context, prompt, recache))
-        self.gate.wait(5)
+        self.gate.wait(60)
         self.order.append(session)
         if self.broken:
             raise self.broken
@@ -100,7 +100,7 @@ class FakeEngine:
         return np.full((16, 1, 1, 1), session.num_chunks, np.float32)
 
     def decode(self, session, latents):
-        self.decode_gate.wait(5)
+        self.decode_gate.wait(60)
         return np.full((2, 1, 1, 3), latents, np.uint8)
 
     def close(self, session):
@@ -127,7 +127,7 @@ def run(scenario, *, notice_period_s=60, **config):
         assert engine.order and not engine.live  # it has been warmed up
         for notes in (engine.order, engine.opened, engine.steps):
             notes.clear()
-        await asyncio.wait_for(scenario(rank, engine), 10)
+        await asyncio.wait_for(scenario(rank, engine), 120)
         engine.gate.set()
         engine.decode_gate.set()
         await asyncio.wrap_future(rank._worker.submit(Stop(), deadline=0))
@@ -185,7 +185,7 @@ async def start_opening(rank, session_id, seed, **demand):
 
 async def opened(rank, session_id, seed, **demand):
     """The lease of a session whose world is open."""
-    (reply,) = await (await start_opening(rank, session_id, seed, **demand))
+    *_, reply = await (await start_opening(rank, session_id, seed, **demand))
     assert reply == Opened(f"origin of {seed}", None)
     return HELD[session_id].lease
 

@@ -47,8 +47,12 @@ def test_a_request_names_all_that_its_admission_depends_on():
     async def scenario(world, group, messages):
         asked = {"width": 32, "height": 16, "window": 6, "num_steps": 8, "realtime": False}
         spec = replace(SPEC, **asked)
+        now = asyncio.get_running_loop().time
+        began = now()
         opening = await start_opening(world, group, messages, spec=spec)
-        assert group.demands[0] == Demand(**asked, waited_s=pytest.approx(0, abs=0.1))
+        waited_s = group.demands[0].waited_s
+        assert 0 <= waited_s <= now() - began
+        assert group.demands[0] == Demand(**asked, waited_s=waited_s)
         answer(group, Lease(session_id="a", rank=FakeRank()))
         await opening
 
@@ -67,7 +71,7 @@ def test_a_client_asks_again_and_keeps_its_place(reply):
         answer(group, reply)
         await until(lambda: len(group.streams) == 2)
         demand = group.demands[1]
-        assert 0.05 <= demand.waited_s < 2
+        assert demand.waited_s >= 0.05
         known = ("one", "kept") if reply is ASK_AGAIN else (None, None)
         assert (demand.last_group, demand.place) == known
         assert demand.gives_way is (reply is not ASK_AGAIN)
@@ -93,7 +97,7 @@ def test_a_client_waits_for_a_group_that_is_being_added_and_its_queue_clock_stan
     async def scenario(world, group, messages):
         opening = await start_opening(world, group, messages)
         answer(group, Waiting(1))
-        await asyncio.sleep(0.3)
+        await until(lambda: len(messages) > 20)  # one in 10 ms: its queue clock would be over
         assert set(messages) == {Starting()}
         world._readiness.is_adding = False
         with pytest.raises(Busy, match="taken"):

@@ -58,7 +58,7 @@ def run(scenario, *answers, ready=(True,), **config):
             readiness=FakeReadiness(ready),
             notice_period_s=0.01,
         )
-        await asyncio.wait_for(scenario(encoder, handle), 5)
+        await asyncio.wait_for(scenario(encoder, handle), 60)
 
     asyncio.run(run_in_loop())
 

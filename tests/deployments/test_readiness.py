@@ -17,6 +17,7 @@ from ray.serve.schema import (
 )
 
 from deployments.readiness import Outcome, Readiness, outcome_of, reason_of
+from tests.waiting import until
 from transport.wire.errors import WorldFailed
 
 STARTING, RUNNING = {ReplicaState.STARTING: 1}, {ReplicaState.RUNNING: 1}
@@ -75,6 +76,7 @@ def ask_each(*statuses, **options):
             "lingbot",
             "WorldGroup",
             status_period_s=0.0,
+            answer_timeout_s=60,
             ask_status=answer,
             find_coming=lambda application, deployment, num_starting: True,
             **options,
@@ -124,6 +126,7 @@ def test_another_replica_is_being_added_while_one_comes_up(states, options, is_c
         readiness = Readiness(
             "lingbot",
             "WorldGroup",
+            answer_timeout_s=60,
             ask_status=lambda: group_status(states, **options),
             find_coming=find_coming,
         )
@@ -183,7 +186,7 @@ def test_the_controller_is_asked_once_for_all_callers():
         return group_status(RUNNING)
 
     async def scenario():
-        readiness = Readiness("lingbot", "WorldGroup", ask_status=ask_status)
+        readiness = Readiness("lingbot", "WorldGroup", answer_timeout_s=60, ask_status=ask_status)
         return await asyncio.gather(*(readiness.ask() for _ in range(20)))
 
     assert asyncio.run(scenario()) == [True] * 20
@@ -205,12 +208,13 @@ def test_resources_that_no_node_has_are_a_failure_until_a_replica_runs():
 
 
 def test_a_controller_that_does_not_answer_delays_nobody_for_long():
-    release, asked = threading.Event(), []
+    release, asked, answered = threading.Event(), [], []
 
     def ask_status():
         asked.append(1)
         if len(asked) > 1:
-            release.wait(10)
+            release.wait(60)
+        answered.append(1)
         return group_status(RUNNING)
 
     async def scenario():
@@ -218,16 +222,18 @@ def test_a_controller_that_does_not_answer_delays_nobody_for_long():
             "lingbot",
             "WorldGroup",
             status_period_s=0.0,
-            answer_timeout_s=0.05,
+            answer_timeout_s=60,
             ask_status=ask_status,
         )
-        async with asyncio.timeout(5):
-            answers = [await readiness.ask() for _ in range(4)]
+        answers = [await readiness.ask()]
+        readiness._answer_timeout_s = 0.05
+        answers += [await readiness.ask() for _ in range(3)]
+        await until(lambda: len(asked) == 2)  # a question at a time
+        assert len(answered) == 1
         release.set()
         return answers
 
     assert asyncio.run(scenario()) == [True] * 4
-    assert len(asked) == 2  # a question at a time
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ class FakeEncoder:
         self.num_running += 1
         self.most_running = max(self.most_running, self.num_running)
         self.encoded.append(prompt)
-        self.gate.wait(5)
+        self.gate.wait(60)
         self.num_running -= 1
         if self.error:
             raise self.error
@@ -42,7 +42,7 @@ def run(scenario, **config):
     async def run_in_loop():
         encoder = FakeEncoder()
         deployment = TextEncoder(ServiceConfig(**config), load=lambda: encoder)
-        await asyncio.wait_for(scenario(deployment, encoder), 10)
+        await asyncio.wait_for(scenario(deployment, encoder), 120)
 
     asyncio.run(run_in_loop())
 

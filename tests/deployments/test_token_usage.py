@@ -64,18 +64,18 @@ def test_a_held_session_is_one_call_that_is_cancelled_at_its_end():
 
 
 @pytest.mark.parametrize(
-    "item, text, retry_after_s",
+    "item, timeout_s, text, retry_after_s",
     [
-        (Refusal("enough", 7), "enough", 7),
-        (RayActorError(), "what this token uses is not known yet", 5),  # and no other comes
+        (Refusal("enough", 7), 60, "enough", 7),
+        (RayActorError(), 0.1, "what this token uses is not known yet", 5),  # and no other comes
     ],
 )
-def test_a_refusal_and_a_dead_counter_are_busy(item, text, retry_after_s):
+def test_a_refusal_and_a_dead_counter_are_busy(item, timeout_s, text, retry_after_s):
     async def scenario():
         handle = FakeHandle()
         answering = asyncio.create_task(handle.answer(item))
         with pytest.raises(Busy, match=text) as refused:
-            async with ClusterUsage(handle, timeout_s=0.1).hold(ALICE, "session"):
+            async with ClusterUsage(handle, timeout_s=timeout_s).hold(ALICE, "session"):
                 pytest.fail("it was let in")
         await answering
         assert refused.value.retry_after_s == retry_after_s
