@@ -32,16 +32,24 @@ def logged(server, words):
     return re.findall(words, server.log.read_text())
 
 
-async def until(server, condition, timeout_s=TIMEOUT_S):
-    deadline = time.monotonic() + timeout_s
+async def until(server, condition):
+    deadline = time.monotonic() + TIMEOUT_S
     while not condition():
         assert time.monotonic() < deadline, server.log.read_text()[-5000:]
         await asyncio.sleep(0.1)
 
 
+async def until_logged(server):
+    """Returns once the log has the lines of all earlier clients: those of a process keep order."""
+    async with connect(server.ws) as client:
+        await client.next_chunk()
+        name = client.session.session_id
+    await until(server, lambda: logged(server, f"session {name} closed, "))
+
+
 def test_no_socket_deflates_and_the_log_shows_it(server):
     """This client asks for permessage-deflate, as browsers do."""
-    assert logged(server, "WebSockets without permessage-deflate")
+    run(until(server, lambda: logged(server, "WebSockets without permessage-deflate")))
     before = len(logged(server, "WebSocket opened, extensions: none"))
     with websockets.sync.client.connect(server.ws, compression="deflate") as client:
         assert "permessage-deflate" in client.request.headers["Sec-WebSocket-Extensions"]
@@ -67,16 +75,15 @@ def test_an_image_of_nearly_16_mib_opens_a_world(server):
 def test_a_session_changes_its_codec_while_it_streams(server, psnr_of):
     """With the same seed, every codec shows the frames of raw."""
     formats = ["jpeg", "webp", "h264", "delta-zstd", "raw"]
-    script = [["w"], ["w"], ["l"]] * 6
 
     async def stream(*, change):
-        init = {"seed": 4, "condition_inputs": {"camera_actions": script}}
-        async with connect(server.ws, **init, max_chunks=6) as client:
-            chunks, wanted = [], list(formats)
-            async for chunk in client.chunks():
-                chunks.append(chunk)
+        async with connect(server.ws, seed=4, realtime_delivery="on_demand") as client:
+            chunks = []
+            for wanted in [None, *formats]:
                 if change and wanted:
-                    await client.change_output(realtime_output_format=wanted.pop(0))
+                    await client.change_output(realtime_output_format=wanted)
+                await client.send_actions([["w"], ["w"], ["l"]])  # a chunk's: none begins before
+                chunks.append(await client.next_chunk())
             return chunks
 
     async def scenario():
@@ -85,7 +92,7 @@ def test_a_session_changes_its_codec_while_it_streams(server, psnr_of):
     plain, changed = asyncio.run(asyncio.wait_for(scenario(), TIMEOUT_S))
     assert {chunk.content_type for chunk in plain} == {"application/x-raw-rgb"}
     kinds = [chunk.content_type for chunk in changed]
-    assert len(set(kinds)) >= 4, kinds  # a change may come too late for one chunk
+    assert len(set(kinds)) == len(formats) and kinds[0] == kinds[-1], kinds
     for one, other in zip(plain, changed, strict=True):
         if other.content_type in ("application/x-raw-rgb", "application/x-delta-zstd-rgb"):
             assert (one.frames == other.frames).all()
@@ -95,15 +102,17 @@ def test_a_session_changes_its_codec_while_it_streams(server, psnr_of):
 
 def test_a_plain_client_that_reads_nothing_is_closed_and_sent_no_more_than_its_pace(server):
     """No send blocks behind the proxy. Only missing pongs reveal such a client."""
-    began, known = time.monotonic(), set(logged(server, r"session (\w+) opened"))
+    run(until_logged(server))
+    opened = r"session (\w+) opened: "  # a transport's line
+    began, known = time.monotonic(), set(logged(server, opened))
     num_bytes = stored_bytes(server)
     port = int(server.address.partition(":")[2])
     with WebSocketClient(port, receive_buffer_bytes=16_384):
         bound_s = PING_INTERVAL_S + PING_TIMEOUT_S + CLOSE_GRACE_S
 
         async def scenario():
-            await until(server, lambda: set(logged(server, r"session (\w+) opened")) > known)
-            (mine,) = set(logged(server, r"session (\w+) opened")) - known
+            await until(server, lambda: set(logged(server, opened)) > known)
+            (mine,) = set(logged(server, opened)) - known
             closed = rf"session {mine} closed, .* chunks, (\d+) frames"
             async with connect(server.ws) as other:  # it must not be delayed
                 async for chunk in other.chunks():
@@ -112,11 +121,10 @@ def test_a_plain_client_that_reads_nothing_is_closed_and_sent_no_more_than_its_p
                         break
             return int(logged(server, closed)[0])
 
-        num_frames = asyncio.run(asyncio.wait_for(scenario(), bound_s + 30))
-    assert num_frames <= 16 * (bound_s + 5) + 2 * 12
-    assert time.monotonic() - began < bound_s + 15
+        num_frames = asyncio.run(asyncio.wait_for(scenario(), bound_s + 120))
+    assert num_frames <= 16 * (time.monotonic() - began) + 2 * 12
     # Its frames, about 13 MB, leave the object store.
-    run(until(server, lambda: stored_bytes(server) < num_bytes + 2**20, timeout_s=10))
+    run(until(server, lambda: stored_bytes(server) < num_bytes + 2**20))
 
 
 def test_a_socket_on_a_wrong_path_gets_404_and_the_right_one(server):
@@ -130,11 +138,13 @@ def test_a_clip_whose_client_disconnects_is_not_finished(server):
     body = json.dumps({"actions": "w-240", "seed": 3}).encode()
     headers = {"content-type": "application/json"}
     request = urllib.request.Request(f"{server.http}/v1/clips", body, headers)
-    began = time.monotonic()
+    run(until_logged(server))
+    left = r"session \w+ closed, 499 the client left: (\d+) chunks"
+    before = len(logged(server, left))
     with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
         assert b"ftyp" in answer.read(64)  # the clip plays before it is complete
-    run(until(server, lambda: logged(server, r"session \w+ closed, 499 the client left")))
-    assert time.monotonic() - began < 20
+    run(until(server, lambda: len(logged(server, left)) > before))
+    assert int(logged(server, left)[-1]) < 80
 
 
 def test_a_python_client_may_leave_in_the_middle_of_a_chunk(server):
