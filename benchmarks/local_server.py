@@ -170,7 +170,7 @@ def start_server(config: Path, address: str) -> LocalServer:
     return LocalServer(address, process, folder)
 
 
-def stop_server(server: LocalServer, *, timeout_s: float = 60.0) -> None:
+def stop_server(server: LocalServer, *, timeout_s: float = 180.0) -> None:
     """Interrupt the server; kill it if it still runs after `timeout_s`."""
     server.process.send_signal(signal.SIGINT)
     try:
