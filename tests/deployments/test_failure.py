@@ -23,16 +23,18 @@ from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("pair")]
 
-STEP_TIMEOUT_S = 10  # of `pair`
-DEATH_TIMEOUT_S = STEP_TIMEOUT_S / 2  # a death is noticed by itself, before a step times out
 RANK = "ray::WorldRank"
 
 
 def find_rank(server, number):
     """The process id of a rank, from the line that it logs once it has loaded."""
-    alive = server.descendants(RANK)
-    logged = re.findall(r"WorldRank pid=(\d+)\).*rank (\d) of 2 loaded", server.log.read_text())
-    (pid,) = {int(pid) for pid, rank in logged if int(rank) == number and int(pid) in alive}
+
+    def pids():
+        alive = server.descendants(RANK)
+        loaded = rf"WorldRank pid=(\d+)\).*rank {number} of 2 loaded"
+        return set(map(int, re.findall(loaded, server.log.read_text()))) & set(alive)
+
+    (pid,) = wait_until(pids, every_s=0.1)
     return pid
 
 
@@ -83,46 +85,40 @@ async def stream_on(server, on_chunk, *, num_chunks):
 
 
 @pytest.mark.parametrize(
-    "victim, blow, timeout_s",
+    "victim, blow",
     [
-        pytest.param(
-            partial(find_rank, number=0), signal.SIGKILL, DEATH_TIMEOUT_S, id="kill rank 0"
-        ),
+        pytest.param(partial(find_rank, number=0), signal.SIGKILL, id="kill rank 0"),
         pytest.param(
             partial(find_rank, number=1),
             signal.SIGKILL,
-            DEATH_TIMEOUT_S,
             id="kill rank 1",
             marks=pytest.mark.slow,
         ),
         pytest.param(
             find_replica,
             signal.SIGKILL,
-            DEATH_TIMEOUT_S,
             id="kill the replica",
             marks=pytest.mark.slow,
         ),
         pytest.param(
             partial(find_rank, number=0),
             signal.SIGSTOP,
-            STEP_TIMEOUT_S + DEATH_TIMEOUT_S,
             id="hang rank 0",
             marks=pytest.mark.slow,
         ),
         pytest.param(
             partial(find_rank, number=1),
             signal.SIGSTOP,
-            STEP_TIMEOUT_S + DEATH_TIMEOUT_S,
             id="hang rank 1",
             marks=pytest.mark.slow,
         ),
     ],
 )
 def test_the_world_of_a_group_that_breaks_in_a_step_goes_on_in_the_next_one_and_nothing_is_left(
-    pair, victim, blow, timeout_s
+    pair, victim, blow
 ):
     wait_until_ready(pair)
-    memory = shared_memory()
+    memory, start = shared_memory(), len(pair.log.read_text())
     ranks = set(pair.descendants(RANK))
     process, struck = victim(pair), []
 
@@ -134,12 +130,10 @@ def test_the_world_of_a_group_that_breaks_in_a_step_goes_on_in_the_next_one_and_
     async def scenario():
         indices, messages = await stream_on(pair, strike, num_chunks=8)
         assert indices == list(range(8))
-        later = [(at, message["type"]) for at, message in messages if struck and at > struck[0]]
-        later = [(at, kind) for at, kind in later if kind != "paced"]  # of a busy machine
-        types = [kind for _, kind in later]
+        types = [message["type"] for at, message in messages if at > struck[0]]
+        types = [kind for kind in types if kind != "paced"]  # of a busy machine
         # It is in a line once the next group's process runs, and its ranks do not yet.
         assert types[0] in ("starting", "queued") and types[-1] == "moved"
-        assert later[0][0] - struck[0] < timeout_s
         while ranks & set(pair.descendants(RANK)):
             await asyncio.sleep(0.1)
 
@@ -147,7 +141,16 @@ def test_the_world_of_a_group_that_breaks_in_a_step_goes_on_in_the_next_one_and_
     assert len(pair.descendants(RANK)) == 2
     *removed, group = sorted(placement_groups(pair), key=lambda state: state == "CREATED")
     assert group == "CREATED" and set(removed) == {"REMOVED"}
-    assert leaked_memory(pair, memory) == set()
+    # Another cluster's segment may be there before its processes map it.
+    wait_until(lambda: not leaked_memory(pair, memory), timeout_s=30, every_s=0.5)
+
+    def has_timed_out():
+        return "did not answer or finish a step" in pair.log.read_text()[start:]
+
+    if blow is signal.SIGSTOP:
+        wait_until(has_timed_out, every_s=0.5)
+    else:  # a death is noticed by itself, before a step times out
+        assert not has_timed_out()
 
 
 def test_a_group_that_cannot_start_shows_its_reason(pair):
@@ -161,7 +164,7 @@ def test_a_group_that_cannot_start_shows_its_reason(pair):
     ask_dashboard(pair, APPLICATIONS, put=config | {"applications": [running, broken]})
     try:
         wait_until(lambda: reason in str(ask_dashboard(pair, APPLICATIONS)), every_s=0.5)
-        assert reason in pair.log.read_text()
+        wait_until(lambda: reason in pair.log.read_text(), every_s=0.5)
     finally:
         ask_dashboard(pair, APPLICATIONS, put=config)
     wait_until(
