@@ -93,7 +93,8 @@ def test_clients_that_leave_leave_no_session_and_no_traceback(server):
                 await leave(server, after="chunk_stats", delay_s=delay_s, abort=abort, max_chunks=1)
         async with contextlib.AsyncExitStack() as stack:
             for _ in range(WORLDS):
-                await stack.enter_async_context(connect(server.ws))
+                client = await stack.enter_async_context(connect(server.ws))
+                await client.next_chunk()  # it has its world
             for abort in (False, True):
                 await leave(server, after="queued", delay_s=0.1, abort=abort)
         for delay_s in (0.0, 0.1, 0.5):

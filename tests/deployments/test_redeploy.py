@@ -48,7 +48,7 @@ def dashboard_of(server):
 
 def health_of(server):
     try:
-        answer = urllib.request.urlopen(f"{server.http}/health", timeout=5)
+        answer = urllib.request.urlopen(f"{server.http}/health", timeout=30)
     except urllib.error.HTTPError as error:
         answer = error
     return msgspec.json.decode(answer.read())["status"]
@@ -158,9 +158,10 @@ def test_changed_args_replace_all_processes_and_the_walkers_world_goes_on(server
                 indices.append(chunk.world_index)
                 if len(indices) == 3:
                     await asyncio.to_thread(deploy, server, smaller_cache)
-                if len(indices) > 6 and await asyncio.to_thread(is_replaced):
+                if len(indices) <= 6 or Reconnected not in map(type, news):
+                    continue  # the last chunks of the old socket may come after its transport's end
+                if await asyncio.to_thread(is_replaced):
                     break
         assert indices == list(range(len(indices)))
-        assert Reconnected in [type(one) for one in news]
 
     asyncio.run(asyncio.wait_for(scenario(), 180))

@@ -15,6 +15,7 @@ import pytest
 
 from benchmarks.dashboard import APPLICATIONS, ask_dashboard
 from benchmarks.local_server import local_server, two_groups, wait_until_ready
+from tests.waiting import wait_until
 from transport.client import Reconnected, connect
 from transport.wire.messages import Moved
 
@@ -95,12 +96,17 @@ async def walk_through(server, strike, *, is_over=lambda walk: len(walk.frames) 
 
 
 def sessions(server):
-    """The sessions of all groups, for an operator."""
+    """The sessions of all groups, once all answer: one may be late, or have just died."""
     request = urllib.request.Request(
         f"{server.http}/v1/sessions", headers={"authorization": "Bearer s3cret"}
     )
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.loads(answer.read())["sessions"]
+
+    def complete():
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            found = json.loads(answer.read())
+        return found["complete"] and found
+
+    return wait_until(complete, every_s=0.2)["sessions"]
 
 
 async def held(server):
