@@ -16,7 +16,7 @@ REFUSED = {"send_garbage", "send_too_much", "send_text", "flood_with_events"}
 
 
 def test_rude_clients_leave_nothing_and_a_walker_walks_on(server, capsys):
-    report = asyncio.run(observe(server, minutes=0.3, every_s=1.0))
+    report = asyncio.run(observe(server, minutes=0.5, every_s=1.0))
     first, *_, last = report.samples
     assert len(report.walks) == 1 and report.gaps_s()
     assert report.clients and not any(ends["not connected"] for ends in report.clients.values())
