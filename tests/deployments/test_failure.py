@@ -21,7 +21,7 @@ from benchmarks.local_server import wait_until_ready
 from benchmarks.machine import shared_memory
 from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("pair")]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.xdist_group("pair")]
 
 RANK = "ray::WorldRank"
 
@@ -88,30 +88,10 @@ async def stream_on(server, on_chunk, *, num_chunks):
     "victim, blow",
     [
         pytest.param(partial(find_rank, number=0), signal.SIGKILL, id="kill rank 0"),
-        pytest.param(
-            partial(find_rank, number=1),
-            signal.SIGKILL,
-            id="kill rank 1",
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            find_replica,
-            signal.SIGKILL,
-            id="kill the replica",
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            partial(find_rank, number=0),
-            signal.SIGSTOP,
-            id="hang rank 0",
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            partial(find_rank, number=1),
-            signal.SIGSTOP,
-            id="hang rank 1",
-            marks=pytest.mark.slow,
-        ),
+        pytest.param(partial(find_rank, number=1), signal.SIGKILL, id="kill rank 1"),
+        pytest.param(find_replica, signal.SIGKILL, id="kill the replica"),
+        pytest.param(partial(find_rank, number=0), signal.SIGSTOP, id="hang rank 0"),
+        pytest.param(partial(find_rank, number=1), signal.SIGSTOP, id="hang rank 1"),
     ],
 )
 def test_the_world_of_a_group_that_breaks_in_a_step_goes_on_in_the_next_one_and_nothing_is_left(
