@@ -4,19 +4,18 @@ import asyncio
 import os
 import re
 import signal
-import subprocess
-import sys
 import tempfile
 import time
-from contextlib import AsyncExitStack
-from itertools import pairwise
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import msgspec
 import pytest
 from msgspec import msgpack
 from websockets.asyncio.client import connect as open_socket
+from websockets.exceptions import ConnectionClosed
 
+from benchmarks.dashboard import APPLICATIONS, ask_dashboard
 from benchmarks.local_server import (
     edit_config,
     free_port,
@@ -24,6 +23,7 @@ from benchmarks.local_server import (
     stop_server,
     wait_until_ready,
 )
+from tests.waiting import wait_until
 
 pytestmark = [
     pytest.mark.cluster,
@@ -32,6 +32,7 @@ pytestmark = [
     pytest.mark.xdist_group("serve"),
 ]
 
+RANK, TRANSPORT = "ray::WorldRank", "ServeReplica:lingbot:Transport"
 INIT = {"type": "init", "prompt": "x", "extensions": True, "num_inference_steps": 1}
 
 
@@ -73,14 +74,12 @@ def set_groups(application, number):
 
 
 def deploy(server, change):
-    """Change the server's config file and deploy it as an operator does."""
+    """Change the server's config file and deploy it."""
     path = server.folder / "serve_config.yaml"
     config = msgspec.yaml.decode(path.read_bytes())
     change(config["applications"][0])
     path.write_bytes(msgspec.yaml.encode(config))
-    dashboard = re.search(r"http://127\.0\.0\.1:\d+", server.log.read_text())[0]
-    command = [Path(sys.executable).with_name("serve"), "deploy", path, "--address", dashboard]
-    subprocess.run(command, check=True, timeout=60)
+    ask_dashboard(server, APPLICATIONS, put=config)
 
 
 class Client:
@@ -91,16 +90,18 @@ class Client:
         self.reading = asyncio.create_task(self.read())
 
     async def read(self):
-        async for data in self.socket:
-            try:
-                message = msgpack.decode(data)
-            except (ValueError, msgspec.DecodeError):
-                continue  # a bare payload
-            if isinstance(message, dict):
-                self.messages.append(message)
-                if message.get("type") == "chunk_stats":
-                    ack = {"type": "ack", "chunk_index": message["chunk_index"]}
-                    await self.socket.send(msgpack.encode(ack))
+        with suppress(ConnectionClosed):
+            async for data in self.socket:
+                try:
+                    message = msgpack.decode(data)
+                except (ValueError, msgspec.DecodeError):
+                    continue  # a bare payload
+                if isinstance(message, dict):
+                    self.messages.append(message)
+                    if message.get("type") == "chunk_stats":
+                        ack = {"type": "ack", "chunk_index": message["chunk_index"]}
+                        with suppress(ConnectionClosed):  # the error before it is still to be read
+                            await self.socket.send(msgpack.encode(ack))
 
     def types(self):
         return [message["type"] for message in self.messages]
@@ -114,6 +115,9 @@ class Client:
         while type_ not in self.types():
             await asyncio.sleep(0.02)
 
+    def first(self, type_):
+        return next(one for one in self.messages if one["type"] == type_)
+
 
 async def join(stack, server):
     socket = await open_socket(server.ws, max_size=None)
@@ -122,16 +126,6 @@ async def join(stack, server):
     stack.callback(client.reading.cancel)
     await socket.send(msgpack.encode(INIT))
     return client
-
-
-async def time_of_chunks(client):
-    """Seconds that the slowest of three chunks takes."""
-    times = []
-    for number in range(1, 5):
-        while client.types().count("chunk_stats") < number:
-            await asyncio.sleep(0.01)
-        times.append(time.monotonic())
-    return max(later - earlier for earlier, later in pairwise(times))
 
 
 def run(scenario):
@@ -145,34 +139,32 @@ def share(application):
 def test_clients_of_all_transports_wait_in_one_line_and_limits_change_without_a_restart(server):
     async def scenario():
         async with AsyncExitStack() as stack:
-            asked = time.monotonic()
             walker = await join(stack, server)
             await walker.until("session")
-            opening_s = time.monotonic() - asked
-            chunk_s = await time_of_chunks(walker)
             others = []
             for position in range(1, 6):
                 others.append(await join(stack, server))
-                await others[-1].until("queued")
-                assert others[-1].position == position
+                while others[-1].position != position:
+                    await asyncio.sleep(0.02)
             await asyncio.sleep(6)  # they have been asked to ask again
-            assert [client.position for client in others] == [1, 2, 3, 4, 5]
+            while [client.position for client in others] != [1, 2, 3, 4, 5]:  # one may be late
+                await asyncio.sleep(0.05)
             left = time.monotonic()
             walker.socket.transport.abort()
             await others[0].until("session")
-            assert time.monotonic() - left < 2 * opening_s + 3 * chunk_s  # on cores that others use
+            assert time.monotonic() - left < 20  # a lease that nobody ends expires after 30 s
             while [client.position for client in others[1:]] != [1, 2, 3, 4]:
                 await asyncio.sleep(0.05)
-            before = server.descendants("ray::WorldRank")
+            before = server.descendants(RANK)
             await asyncio.to_thread(deploy, server, share)
             for client in others:
                 await client.until("chunk_stats")
-            assert server.descendants("ray::WorldRank") == before
+            assert server.descendants(RANK) == before
             assert not any("error" in client.types() for client in others)
 
     run(scenario)
     opened = r"Transport pid=(\d+)\)\S* .*session_log -- session \w+ opened"
-    assert len(set(re.findall(opened, server.log.read_text()))) == 2
+    wait_until(lambda: len(set(re.findall(opened, server.log.read_text()))) == 2)
 
 
 def test_sessions_are_shared_out_over_the_groups(server):
@@ -180,41 +172,61 @@ def test_sessions_are_shared_out_over_the_groups(server):
         share(application)
         set_groups(application, 2)
 
-    async def scenario():
-        warm = server.log.read_text().count("ranks are warm")
-        await asyncio.to_thread(deploy, server, two_groups)
-        while server.log.read_text().count("ranks are warm") == warm:
-            await asyncio.sleep(0.2)
-        await asyncio.sleep(2)  # until the transports know it
-        start = len(server.log.read_text())
+    async def open_four():
+        """The transport and the rank of each, and the numbers of the groups' sessions then."""
         async with AsyncExitStack() as stack:
+            clients = []
             for _ in range(4):
-                client = await join(stack, server)
-                await client.until("session")
-        opened: list[str] = []
-        while len(opened) < 4:  # a line may come later than its session
-            await asyncio.sleep(0.1)
-            opened = re.findall(r"opened, (\d) in all", server.log.read_text()[start:])
-        assert sorted(opened) == ["1", "1", "2", "2"]
+                clients.append(await join(stack, server))
+                await clients[-1].until("session")
+        names = [client.first("session")["session_id"] for client in clients]
+        found = await asyncio.to_thread(wait_until, lambda: lines_of(server, names), every_s=0.1)
+        homes = {(transport[1], rank[1]) for transport, rank, _ in found}
+        return homes, sorted(rank[2] for _, rank, _ in found)
+
+    async def scenario():
+        await asyncio.to_thread(deploy, server, two_groups)
+        homes = set()
+        while len(homes) < 4:  # until both transports know both groups
+            homes |= (await open_four())[0]
+        tries = [(await open_four())[1] for _ in range(3)]
+        # A group that does not answer for a second gets no session.
+        assert tries.count(["1", "1", "2", "2"]) >= 2, tries
 
     run(scenario)
 
 
+def lines_of(server, names):
+    """What transports and ranks have logged of these sessions; False before they have ended."""
+    log = server.log.read_text()
+    found = [
+        (
+            re.search(rf"Transport pid=(\d+)\)\S* .*session {name} opened", log),
+            re.search(rf"WorldRank pid=(\d+)\)\S* .*session {name} opened, (\d) in all", log),
+            re.search(rf"WorldRank .*session {name} closed", log),
+        )
+        for name in names
+    ]
+    return all(all(lines) for lines in found) and found
+
+
 def test_a_client_that_waits_for_a_group_that_dies_waits_behind_the_world_that_was_there(server):
     def one_group_for_one(application):
+        """One transport asks for both clients: neither is late."""
         set_groups(application, 1)
+        deployment_of(application, "Transport")["num_replicas"] = 1
         deployment_of(application, "WorldGroup")["user_config"] = {"group": {"max_sessions": 1}}
 
     async def scenario():
         await asyncio.to_thread(deploy, server, one_group_for_one)
-        while len(server.descendants("ray::WorldRank")) != 1:
+        while any(len(server.descendants(name)) != 1 for name in (RANK, TRANSPORT)):
             await asyncio.sleep(0.2)
         async with AsyncExitStack() as stack:
             walker = await join(stack, server)
             await walker.until("session")
             waiting = await join(stack, server)
             await waiting.until("queued")
-            (rank,) = server.descendants("ray::WorldRank")
+            (rank,) = server.descendants(RANK)
             os.kill(rank, signal.SIGKILL)
             await walker.until("moved")
             assert "session" not in waiting.types()
