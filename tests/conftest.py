@@ -15,7 +15,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # The first test of a group waits for its server, whose start takes minutes on a busy machine.
 SERVER_TIMEOUT_S = 600
-# These wait most of the time. They start first, so that the others fill the cores meanwhile.
+# These wait most of the time, those of clusters longest. They start first, so that the others fill
+# the cores meanwhile.
 WITH_SERVER = ("cluster", "browser")
 
 
@@ -24,13 +25,15 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(item.module.__name__))
-        if may_start_a_server(item) and item.get_closest_marker("timeout") is None:
+        if kind_of_server(item) < len(WITH_SERVER) and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(SERVER_TIMEOUT_S))
-    items.sort(key=lambda item: not may_start_a_server(item))
+    items.sort(key=kind_of_server)
 
 
-def may_start_a_server(item):
-    return any(item.get_closest_marker(name) for name in WITH_SERVER)
+def kind_of_server(item):
+    """The index in WITH_SERVER of the first mark that a test has; its length for none."""
+    marks = [item.get_closest_marker(name) for name in WITH_SERVER]
+    return next((kind for kind, mark in enumerate(marks) if mark), len(WITH_SERVER))
 
 
 class SharedServers:
