@@ -2,6 +2,7 @@
 
 import json
 import re
+import urllib.error
 import urllib.request
 from typing import Any
 
@@ -23,8 +24,12 @@ def ask_json(url: str, *, put: Any = None) -> Any:
     if put is not None:
         request.method, request.data = "PUT", json.dumps(put).encode()
         request.add_header("content-type", "application/json")
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.loads(answer.read() or "null")
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.loads(answer.read() or "null")
+    except urllib.error.HTTPError as error:
+        error.close()  # unread; the garbage collector would warn of its socket
+        raise
 
 
 def placement_groups(server: LocalServer) -> list[str]:

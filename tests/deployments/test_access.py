@@ -63,7 +63,8 @@ def get(server, path, **headers):
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
             return answer.status, dict(answer.headers), answer.read()
     except urllib.error.HTTPError as answer:
-        return answer.code, dict(answer.headers), answer.read()
+        with answer:
+            return answer.code, dict(answer.headers), answer.read()
 
 
 async def outcome(url, **fields):

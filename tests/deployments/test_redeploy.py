@@ -51,7 +51,8 @@ def health_of(server):
         answer = urllib.request.urlopen(f"{server.http}/health", timeout=30)
     except urllib.error.HTTPError as error:
         answer = error
-    return msgspec.json.decode(answer.read())["status"]
+    with answer:
+        return msgspec.json.decode(answer.read())["status"]
 
 
 def processes(server):

@@ -316,8 +316,11 @@ def ask_for_clip(server):
     body = json.dumps({"actions": "w-240"}).encode()
     headers = {"content-type": "application/json"}
     request = urllib.request.Request(f"{server.http}/v1/clips", body, headers)
-    with pytest.raises((http.client.HTTPException, OSError)) as error:
-        urllib.request.urlopen(request, timeout=60).read()
+    broken = pytest.raises((http.client.HTTPException, OSError))
+    with broken as error, urllib.request.urlopen(request, timeout=60) as answer:
+        answer.read()
+    if isinstance(error.value, urllib.error.HTTPError):
+        error.value.close()  # the garbage collector would warn of its socket in some other test
     return error.value
 
 

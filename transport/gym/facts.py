@@ -1,5 +1,6 @@
 """The served world's facts, and the spaces that follow from them."""
 
+import urllib.error
 import urllib.request
 from typing import cast
 from urllib.parse import urlsplit, urlunsplit
@@ -39,6 +40,8 @@ def fetch_facts(url: str, *, token: str | None = None) -> Facts:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
             return msgspec.json.decode(response.read(), type=Facts)
     except (OSError, msgspec.MsgspecError) as exc:
+        if isinstance(exc, urllib.error.HTTPError):
+            exc.close()  # unread; the garbage collector would warn of its socket
         raise TransportError(f"{address} does not describe a world: {exc}") from exc
 
 

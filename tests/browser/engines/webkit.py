@@ -126,7 +126,8 @@ class WebKit:
             with urllib.request.urlopen(request, timeout=2 * STEP_S) as answer:
                 return json.load(answer)["value"]
         except urllib.error.HTTPError as error:
-            raise RuntimeError(f"{method} {path}: {error.read().decode()}") from None
+            with error:
+                raise RuntimeError(f"{method} {path}: {error.read().decode()}") from None
 
     def _start(self, command: list[str], **options: Any) -> None:
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}

@@ -1,6 +1,9 @@
 import pytest
 
+from transport.access import Access
+from transport.access_config import AccessConfig
 from transport.gym.facts import Facts, choose_size, fetch_facts
+from transport.tokens import Tokens
 from transport.wire.errors import TransportError
 
 FACTS = Facts(sizes=((32, 16), (64, 32)), fps=16, chunk_latent_frames=3, chunk_frames=12)
@@ -17,6 +20,16 @@ def test_the_facts_are_the_servers(url, world):
 def test_an_address_of_another_kind_is_named(url):
     with pytest.raises(TransportError, match="expected ws://HOST:PORT/PATH"):
         fetch_facts(url)
+
+
+def test_a_refusal_is_told_and_leaves_no_open_socket(listen, world, tmp_path):
+    file = tmp_path / "tokens.yaml"
+    file.write_text("[{name: alice, token: alice-0123456789abcdef}]")
+    access = Access(tokens=Tokens(AccessConfig(tokens_file=str(file))))
+    refused = pytest.raises(TransportError, match="does not describe a world: HTTP Error 401")
+    with listen(world, access=access) as port, refused as told:
+        fetch_facts(f"ws://127.0.0.1:{port}/")
+    assert told.value.__cause__.closed
 
 
 def test_a_server_that_does_not_answer_is_named():
