@@ -8,7 +8,7 @@ from playwright.sync_api import Page
 
 from tests.browser.fake_server import chunk, read_batches
 
-pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.xdist_group("browser")]
 
 
 def test_a_batch_with_a_corrupt_file_closes_the_others(page: Page) -> None:

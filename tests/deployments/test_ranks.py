@@ -16,7 +16,7 @@ from lingbot.runtime.presets import load_engine, load_text_encoder
 from lingbot.runtime.session import SessionSpec
 from transport.client import connect
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("pair")]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.xdist_group("pair")]
 
 IMAGE = (PRESETS_FOLDER / "pocket/openings/pines.png").read_bytes()
 SCRIPT = ["w", "w", "wl", "l", "i", "s", "", "a", "a"]
