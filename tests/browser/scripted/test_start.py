@@ -95,6 +95,18 @@ def test_all_of_the_start_screen_is_reached_by_keyboard(page: Page) -> None:
     assert "first_frame" not in world.wait_for_init(1)
 
 
+def test_enter_walks_in_before_anything_has_the_focus(page: Page) -> None:
+    world = ScriptedWorld(page)
+    assert page.evaluate("document.activeElement === document.body")
+    page.keyboard.press("Enter")
+    world.wait_for_init(1)
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("Enter")  # not on the start screen
+    page.keyboard.press("Enter")
+    page.wait_for_timeout(300)
+    assert len(world.inits) == 1
+
+
 def test_an_upload_can_be_removed(page: Page) -> None:
     upload(page, png(30, 20))
     page.wait_for_selector("text=Your picture")

@@ -41,6 +41,13 @@ export class Start {
       event.preventDefault();
       this.#enter(onEnter);
     });
+    // Enter walks in also before anything has the focus.
+    window.addEventListener("keydown", ({ key, repeat, target }) => {
+      const isShown = this.#form.getClientRects().length > 0;
+      if (key === "Enter" && !repeat && isShown && target === document.body) {
+        this.#form.requestSubmit();
+      }
+    });
   }
 
   /** Fills the screen from the answer of /v1/world. */
