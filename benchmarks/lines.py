@@ -6,7 +6,7 @@ Keys are changed every 1 to 2.5 s, for a minute from the first frame on, the sam
 
 frames_per_s: frames shown. control_ms: from a key to the first frame that follows it; a key whose
 frames did not come within the run is not counted, so that `keys` is small where the delay is long.
-`encoding`: what arrives at the end. `state`: that of the page then; a lost socket ends a walk.
+`encoding` arrives at the end. `state` is that of the page then; a lost socket ends a walk.
 Prints a table, then one JSON line with the machine's load.
 """
 

@@ -10,7 +10,7 @@ ROOMS = ("benchmarks", "deployments", "examples", "lingbot", "pocket", "transpor
 
 
 def commands():
-    """What `python -m` runs: modules that say so, and packages with a `__main__`."""
+    """The names that `python -m` runs: modules with a `main`, and packages with a `__main__`."""
     for path in (path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))):
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
         if '__name__ == "__main__"' in path.read_text():

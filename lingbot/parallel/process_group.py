@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 START_TIMEOUT_S = 300.0  # from the first rank's arrival to the last one's
 COLLECTIVE_TIMEOUT_S = 20.0  # a collective that takes longer never ends: a rank hangs or is gone
-SPAWNED_TIMEOUT_S = 120.0  # for spawned ranks, which share CPUs with whatever else is running
+SPAWNED_TIMEOUT_S = 120.0  # spawned ranks share CPUs with other programs
 
 
 def create_rendezvous(host: str) -> TCPStore:

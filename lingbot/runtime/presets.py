@@ -47,7 +47,7 @@ class ComputeTarget(NamedTuple):
     device: torch.device
     dtype: torch.dtype
     group: SequenceParallelGroup
-    other_bytes: int  # that other processes take of the GPU
+    other_bytes: int  # other processes take them of the GPU
 
 
 def find_preset(name: str) -> Preset:
@@ -98,7 +98,7 @@ def load_engine(
     backend = choose_attention(attention, checkpoint, target)
     autoencoder = load_vae(found, checkpoint, vae, folder=folder, tiny_vae=tiny_vae, target=target)
     model = load_dit(checkpoint, device=device, dtype=dtype)
-    fingerprint = fingerprint_of(model, world)  # of the layers before they are fused
+    fingerprint = fingerprint_of(model, world)  # before layers are fused
     return Engine(
         world,
         fingerprint=fingerprint,

@@ -197,7 +197,7 @@ def test_sessions_are_shared_out_over_the_groups(server):
 
 
 def lines_of(server, names):
-    """What transports and ranks have logged of these sessions; False before they have ended."""
+    """The lines of transports and ranks about these sessions; False before all have ended."""
     log = server.log.read_text()
     found = [
         (

@@ -111,7 +111,7 @@ def test_the_world_of_a_group_that_breaks_in_a_step_goes_on_in_the_next_one_and_
         indices, messages = await stream_on(pair, strike, num_chunks=8)
         assert indices == list(range(8))
         types = [message["type"] for at, message in messages if at > struck[0]]
-        types = [kind for kind in types if kind != "paced"]  # of a busy machine
+        types = [kind for kind in types if kind != "paced"]  # a busy machine may send it
         # It is in a line once the next group's process runs, and its ranks do not yet.
         assert types[0] in ("starting", "queued") and types[-1] == "moved"
         while ranks & set(pair.descendants(RANK)):

@@ -302,16 +302,14 @@ class ServerProtocol:
         is_first = header.frame_batch_index == 0
         if is_first:
             self._pacer.sent(header.chunk_index)
-        extras = None
-        if self._extensions:
-            extras = HeaderExtras(
-                applied_controls=AppliedControls(
-                    [list(action) for action in controls.actions], controls.event_ids
-                ),
-                world_chunk_index=world_index,
-                cut_over=is_first and self._flushes_older(controls),
-                dropped_frames=dropped_frames,
-            )
+        if not self._extensions:
+            return encode_batch(header, layout, payload)
+        extras = HeaderExtras(
+            applied_controls=AppliedControls(list(map(list, controls.actions)), controls.event_ids),
+            world_chunk_index=world_index,
+            cut_over=is_first and self._flushes_older(controls),
+            dropped_frames=dropped_frames,
+        )
         return encode_batch(header, layout, payload, extras=extras)
 
     def send_stats(self, stats: ChunkStats) -> Unit:

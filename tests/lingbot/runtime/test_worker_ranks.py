@@ -124,7 +124,7 @@ def restore_together(worker):
     snapshot = execute(worker, TakeSnapshot("a"))
     refusals = [refusal_of(worker, RestoreSession(session_id="b", snapshot=snapshot, contexts={}))]
     may_decode = threading.Event()
-    worker._decoding.submit(may_decode.wait, TIMEOUT_S)  # what the last part waits for
+    worker._decoding.submit(may_decode.wait, TIMEOUT_S)  # the last part waits for it
     ended = worker.submit(
         RestoreSession(session_id="e", snapshot=snapshot, contexts=CONTEXTS), deadline=0
     )

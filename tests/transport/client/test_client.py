@@ -107,7 +107,8 @@ def test_a_client_follows_a_pause(url):
     assert asyncio.run(scenario()) == ([Paused("hidden"), Resumed()], None)
 
 
-def test_a_client_follows_the_end_of_a_pause(world, listen, monkeypatch):
+@pytest.mark.parametrize("reason", ["hidden", "idle"])
+def test_a_client_follows_the_end_of_a_pause(world, listen, monkeypatch, reason):
     monkeypatch.setattr("transport.wire.idle.NOTICE_SHARE", 2.0)  # announced with the pause
 
     async def scenario(url):
@@ -115,13 +116,14 @@ def test_a_client_follows_the_end_of_a_pause(world, listen, monkeypatch):
         with pytest.raises(TransportError, match="paused for 0.1 s") as ended:
             async with connect(url, on_news=news.append) as client:
                 async for _ in client.chunks():
-                    await client.show(visible=False)
+                    if reason == "hidden":
+                        await client.show(visible=False)
         return client.status, news, ended.value
 
-    with listen(world, max_paused_s=0.1) as port:
+    with listen(world, idle_after_s=0.1 if reason == "idle" else None, max_paused_s=0.1) as port:
         status, news, error = asyncio.run(scenario(f"ws://127.0.0.1:{port}{SOCKET_PATH}"))
-    assert news == [Paused("hidden"), Ending("idle", 1)]
-    assert (status.paused, status.ending) == ("hidden", Ending("idle", 1))
+    assert news == [Paused(reason), Ending("idle", 1)]
+    assert (status.paused, status.ending) == (reason, Ending("idle", 1))
     assert error.code == "session_ended"
 
 

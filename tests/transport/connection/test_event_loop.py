@@ -14,7 +14,7 @@ NUM_CLIENTS = 8
 # Each of eight clients gets a chunk of WebP, which takes 150 to 200 ms to encode. The clients share
 # this process: `benchmarks.transport` measures without them.
 MAX_LAG_MS = 250
-NUM_TRIES = 3  # of at most 100 samples each: the largest is the p99, so one hiccup spoils a try
+NUM_TRIES = 3  # a try has at most 100 samples, so its p99 is the largest, and one hiccup spoils it
 
 pytestmark = pytest.mark.alone
 

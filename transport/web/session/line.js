@@ -3,7 +3,7 @@
 const MAX_SHARE_UNSEEN = 2 / 3; // of a chunk's bytes that came before its first measured moment
 const MIN_RATE_BYTES = 5_000; // fewer bytes measure the encoder instead of the line
 const NUM_RATES = 12;
-const RANK = 3; // a page that stands still gets all messages of a chunk at once, as by a fast line
+const NTH_BEST = 3; // a page that stands still gets all messages of a chunk at once, as by a fast line
 const CLEARLY_LONGER = 1.25; // than encoding: then the line was the bottleneck
 
 export class LineMeter {
@@ -18,7 +18,7 @@ export class LineMeter {
    * faster: a chunk also waits for its encoder.
    */
   get rate() {
-    const best = [...this.#rates].sort((a, b) => b - a).slice(0, RANK);
+    const best = [...this.#rates].sort((a, b) => b - a).slice(0, NTH_BEST);
     return best.at(-1) ?? null;
   }
 
