@@ -2,10 +2,10 @@
 
 import json
 import re
-import urllib.error
 import urllib.request
 from typing import Any
 
+from benchmarks.http_answer import answer_to
 from benchmarks.local_server import LocalServer
 
 APPLICATIONS = "/api/serve/applications/"  # a PUT of a Serve config deploys it
@@ -24,12 +24,10 @@ def ask_json(url: str, *, put: Any = None) -> Any:
     if put is not None:
         request.method, request.data = "PUT", json.dumps(put).encode()
         request.add_header("content-type", "application/json")
-    try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.loads(answer.read() or "null")
-    except urllib.error.HTTPError as error:
-        error.close()  # unread; the garbage collector would warn of its socket
-        raise
+    answer = answer_to(request)
+    if answer.status >= 400:
+        raise OSError(f"{url} answers {answer.status}: {answer.body[:500]!r}")
+    return json.loads(answer.body or "null")
 
 
 def placement_groups(server: LocalServer) -> list[str]:

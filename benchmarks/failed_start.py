@@ -16,8 +16,6 @@ import json
 import shutil
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -30,6 +28,7 @@ from websockets.asyncio.client import connect as open_socket
 from websockets.exceptions import ConnectionClosed
 
 from benchmarks.dashboard import APPLICATIONS, ask_dashboard
+from benchmarks.http_answer import answer_to
 from benchmarks.local_server import LocalServer, edit_config, free_port, start_server, stop_server
 from benchmarks.printing import Row, print_json, print_table
 from lingbot.config import PRESETS
@@ -78,13 +77,10 @@ def unfit_server(*, min_replicas: int) -> Iterator[LocalServer]:
 def get(url: str) -> tuple[int, bytes]:
     """Status and content of an answer; status 0 while nobody answers."""
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            return answer.status, answer.read()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read()
+        answer = answer_to(url, timeout_s=5)
     except OSError:
         return 0, b""
+    return answer.status, answer.body
 
 
 async def wait_for_sockets(server: LocalServer) -> None:

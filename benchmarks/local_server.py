@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +16,8 @@ from typing import Any
 
 import msgspec
 import psutil
+
+from benchmarks.http_answer import answer_to
 
 ROOT = Path(__file__).parents[1]
 
@@ -187,13 +188,10 @@ def wait_until_ready(
     headers = {} if token is None else {"authorization": f"Bearer {token}"}
     request = urllib.request.Request(f"{server.http}/health", headers=headers)
     while time.monotonic() < deadline and server.process.poll() is None:
-        try:
-            with urllib.request.urlopen(request, timeout=5):
+        with suppress(OSError):
+            if answer_to(request, timeout_s=5).status == 200:
                 return
-        except OSError as error:
-            if isinstance(error, urllib.error.HTTPError):
-                error.close()  # unread; the garbage collector would warn of its socket in some test
-            time.sleep(0.5)  # each answer asks Serve for its status, which takes CPU from the start
+        time.sleep(0.5)  # each answer asks Serve for its status, which takes CPU from the start
     log = server.log.read_text()[-5000:]
     raise RuntimeError(f"the server did not become ready:\n{log}")
 

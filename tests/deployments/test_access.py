@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import time
-import urllib.error
 import urllib.request
 from contextlib import AsyncExitStack, suppress
 
@@ -14,6 +13,7 @@ from msgspec import msgpack
 from websockets.asyncio.client import connect as open_socket
 from websockets.exceptions import ConnectionClosed
 
+from benchmarks.http_answer import answer_to
 from benchmarks.local_server import local_server
 from transport.client import connect
 from transport.wire.errors import TransportError
@@ -59,12 +59,7 @@ def run(scenario):
 
 def get(server, path, **headers):
     request = urllib.request.Request(server.http + path, headers=headers)
-    try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
-            return answer.status, dict(answer.headers), answer.read()
-    except urllib.error.HTTPError as answer:
-        with answer:
-            return answer.code, dict(answer.headers), answer.read()
+    return answer_to(request, timeout_s=TIMEOUT_S)
 
 
 async def outcome(url, **fields):

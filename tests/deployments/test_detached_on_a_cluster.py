@@ -1,11 +1,9 @@
 """Sessions whose sockets are lost, on two groups and two transports of a real cluster."""
 
 import asyncio
-import json
 import os
 import re
 import signal
-import urllib.request
 from contextlib import AsyncExitStack
 
 import psutil
@@ -15,6 +13,7 @@ from websockets.asyncio.client import connect as open_socket
 
 from benchmarks.dashboard import APPLICATIONS, ask_dashboard
 from benchmarks.local_server import local_server
+from tests.deployments.session_list import all_sessions
 from tests.deployments.test_admission_on_a_cluster import (
     RANK,
     Client,
@@ -74,18 +73,8 @@ def run(scenario):
 
 
 async def list_sessions(server):
-    """By id, once all groups answer: one may be late, or have just died."""
-    request = urllib.request.Request(
-        f"{server.http}/v1/sessions", headers={"authorization": "Bearer s3cret"}
-    )
-
-    def get():
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.loads(answer.read())
-
-    while not (found := await asyncio.to_thread(get))["complete"]:
-        await asyncio.sleep(0.2)
-    return {one["id"]: one for one in found["sessions"]}
+    """By id."""
+    return {one["id"]: one for one in await asyncio.to_thread(all_sessions, server)}
 
 
 def groups(server):

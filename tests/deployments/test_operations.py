@@ -4,11 +4,11 @@ import asyncio
 import json
 import re
 import time
-import urllib.error
 import urllib.request
 
 import pytest
 
+from benchmarks.http_answer import answer_to
 from benchmarks.local_server import local_server
 from benchmarks.server_sample import read_metrics
 from deployments.observability.metrics import METRICS
@@ -38,12 +38,8 @@ def traced(tmp_path_factory):
 
 def get(server, path, **headers):
     request = urllib.request.Request(server.http + path, headers=headers)
-    try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read().decode()
+    answer = answer_to(request)
+    return answer.status, answer.body.decode()
 
 
 async def walk(server, *, during):

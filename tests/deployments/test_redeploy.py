@@ -4,8 +4,6 @@ import asyncio
 import re
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import msgspec
@@ -14,6 +12,7 @@ from msgspec import msgpack
 from websockets.asyncio.client import connect as open_socket
 from websockets.exceptions import ConnectionClosed
 
+from benchmarks.http_answer import answer_to
 from benchmarks.local_server import local_server, wait_until_ready
 from transport.client import Reconnected, connect
 
@@ -47,12 +46,7 @@ def dashboard_of(server):
 
 
 def health_of(server):
-    try:
-        answer = urllib.request.urlopen(f"{server.http}/health", timeout=30)
-    except urllib.error.HTTPError as error:
-        answer = error
-    with answer:
-        return msgspec.json.decode(answer.read())["status"]
+    return msgspec.json.decode(answer_to(f"{server.http}/health").body)["status"]
 
 
 def processes(server):

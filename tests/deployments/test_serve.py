@@ -23,6 +23,7 @@ from websockets.asyncio.client import connect as open_socket
 from websockets.exceptions import ConnectionClosed
 
 from benchmarks.failed_start import ABSENT, write_unfit_weights
+from benchmarks.http_answer import answer_to
 from benchmarks.local_server import (
     command_line,
     free_port,
@@ -181,13 +182,10 @@ def test_a_start_that_serve_gives_up_is_told_to_the_terminal_to_health_and_to_cl
 
 def health_of(server):
     """Status and content of an answer of a transport that is an error; None before one comes."""
-    try:
-        urllib.request.urlopen(f"{server.http}/health", timeout=30).close()
-    except urllib.error.HTTPError as answer:
-        with answer, suppress(json.JSONDecodeError):  # Serve's proxy answers alone at first
-            return answer.code, json.loads(answer.read())
-    except OSError:  # no proxy answers yet
-        pass
+    with suppress(OSError, json.JSONDecodeError):  # nobody answers at first, then Serve's proxy
+        answer = answer_to(f"{server.http}/health")
+        if answer.status != 200:
+            return answer.status, json.loads(answer.body)
     return None
 
 

@@ -4,18 +4,16 @@ Each walk is compared with its twin: the same seed and keys on the same server, 
 """
 
 import asyncio
-import json
 import os
 import re
 import signal
-import urllib.request
 
 import msgspec
 import pytest
 
 from benchmarks.dashboard import APPLICATIONS, ask_dashboard
 from benchmarks.local_server import local_server, two_groups, wait_until_ready
-from tests.waiting import wait_until
+from tests.deployments.session_list import all_sessions
 from transport.client import Reconnected, connect
 from transport.wire.messages import Moved
 
@@ -95,22 +93,8 @@ async def walk_through(server, strike, *, is_over=lambda walk: len(walk.frames) 
     return walk
 
 
-def sessions(server):
-    """The sessions of all groups, once all answer: one may be late, or have just died."""
-    request = urllib.request.Request(
-        f"{server.http}/v1/sessions", headers={"authorization": "Bearer s3cret"}
-    )
-
-    def complete():
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            found = json.loads(answer.read())
-        return found["complete"] and found
-
-    return wait_until(complete, every_s=0.2)["sessions"]
-
-
 async def held(server):
-    return await asyncio.to_thread(sessions, server)
+    return await asyncio.to_thread(all_sessions, server)
 
 
 def running_groups(server):
@@ -138,12 +122,12 @@ def walk_and_settle(server, strike, **options):
     """A walk through a fault; afterwards no session is left, and two groups run."""
     walk = asyncio.run(asyncio.wait_for(walk_through(server, strike, **options), 180))
     until_groups(server, 2)
-    until(lambda: sessions(server) == [])
+    until(lambda: all_sessions(server) == [])
     return walk
 
 
 def group_of_the_walker(server):
-    (session,) = sessions(server)
+    (session,) = all_sessions(server)
     return session["group"]
 
 
@@ -225,7 +209,7 @@ def test_the_sessions_of_a_group_that_is_scaled_down_move_to_the_other(server, t
     assert [type(one) for one in walk.news] == [Moved]
     until_groups(server, 1)
     assert newest not in running_groups(server)
-    until(lambda: sessions(server) == [])
+    until(lambda: all_sessions(server) == [])
     scale(server, 2)
     until_groups(server, 2)
 
